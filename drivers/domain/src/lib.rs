@@ -1,0 +1,1 @@
+//! Libvirt, and the only crate that knows it.

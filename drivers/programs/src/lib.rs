@@ -1,0 +1,1 @@
+//! What the executables share: start-up and the mapping of results to exit codes.

@@ -1,0 +1,1 @@
+//! Fakes and a fake host, for tests only.

@@ -1,0 +1,1 @@
+//! Watching a migration from outside: probes, results, plots.

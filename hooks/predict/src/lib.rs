@@ -1,0 +1,1 @@
+//! The migration model: time, downtime, bytes and convergence, each with its interval.

@@ -1,0 +1,1 @@
+//! Plans and steps of the transfer manager.

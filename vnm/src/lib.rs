@@ -1,0 +1,1 @@
+//! The desired network of a VM, and the fabrics it is applied to.
