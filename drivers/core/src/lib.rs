@@ -1,1 +1,5 @@
-//! What every driver speaks and none owns.
+//! What every driver speaks and none owns: names, oned's lines and documents, plans and the engine that runs them, the
+//! ways to reach a host, settings and answers.
+
+pub mod answer;
+pub mod names;
