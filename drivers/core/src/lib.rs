@@ -3,3 +3,5 @@
 
 pub mod answer;
 pub mod names;
+pub mod outcome;
+pub mod plan;

@@ -1,0 +1,508 @@
+//! An action as data: named steps, each in its place, each with its undo.
+//!
+//! A plan is pure. It is what `--dry-run` prints, what golden tests compare, what kill points are generated from, what
+//! the log shows, and what the rollback walks backwards. Nothing in it refers to a running process.
+//!
+//! A step calls a *slot* with the argv and the standard input that the contract gives the stock script in that place
+//! (contract VMM 2.4), or does one of the few file operations that the stock driver does itself. Whether the slot is
+//! ours or somebody else's is looked up where the step runs; the plan is the same.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::names::{DeployId, DiskPath, HostName, NameError, VmId};
+
+/// Where a step runs.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    /// On the front-end, as a child of the driver process.
+    FrontEnd,
+    /// On a host, through the resident on its one kept ssh session.
+    Host(HostName),
+    /// On a host, over an ssh session of its own that forwards the agent and ends with the action (contract VMM 1.2,
+    /// option `-d`).
+    Delegated(HostName),
+}
+
+impl Place {
+    /// The host, where the place is one.
+    pub fn host(&self) -> Option<&HostName> {
+        match self {
+            Place::FrontEnd => None,
+            Place::Host(host) | Place::Delegated(host) => Some(host),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::FrontEnd => f.write_str("front-end"),
+            Place::Host(host) => write!(f, "{host}"),
+            Place::Delegated(host) => write!(f, "{host} (agent)"),
+        }
+    }
+}
+
+/// The place of an executable below the remotes: `vmm/kvm/deploy`, `vnm/vxlan/pre`, `tm/qcow2/clone.ssh`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Slot {
+    family: String,
+    driver: String,
+    verb: String,
+}
+
+impl Slot {
+    /// The slot of `verb` for that family and driver.
+    ///
+    /// # Errors
+    /// A part that is empty, holds anything but letters, digits, `_`, `-` and `.`, or begins with a dot.
+    pub fn new(family: &str, driver: &str, verb: &str) -> Result<Self, NameError> {
+        for part in [family, driver, verb] {
+            let word = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
+            if part.is_empty()
+                || part.len() > 64
+                || part.starts_with(['.', '-'])
+                || !part.bytes().all(word)
+            {
+                return Err(NameError::new(
+                    "slot part",
+                    part,
+                    "a name of letters, digits, '_', '-' and '.'",
+                ));
+            }
+        }
+        Ok(Slot {
+            family: family.to_owned(),
+            driver: driver.to_owned(),
+            verb: verb.to_owned(),
+        })
+    }
+
+    /// `vmm`, `vnm`, `tm` or `datastore`.
+    pub fn family(&self) -> &str {
+        &self.family
+    }
+
+    /// The driver's directory: `kvm`, `vxlan`, `qcow2`.
+    pub fn driver(&self) -> &str {
+        &self.driver
+    }
+
+    /// The executable's name.
+    pub fn verb(&self) -> &str {
+        &self.verb
+    }
+
+    /// The same slot with the last `.suffix` of its verb dropped, where it has one (contract TM 1.3).
+    pub fn without_suffix(&self) -> Option<Slot> {
+        let (verb, _) = self.verb.rsplit_once('.')?;
+        Slot::new(&self.family, &self.driver, verb).ok()
+    }
+}
+
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.family, self.driver, self.verb)
+    }
+}
+
+impl FromStr for Slot {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let mut parts = text.split('/');
+        match (parts.next(), parts.next(), parts.next(), parts.next()) {
+            (Some(family), Some(driver), Some(verb), None) => Slot::new(family, driver, verb),
+            _ => Err(NameError::new("slot", text, "FAMILY/DRIVER/VERB")),
+        }
+    }
+}
+
+impl TryFrom<String> for Slot {
+    type Error = NameError;
+    fn try_from(text: String) -> Result<Self, NameError> {
+        text.parse()
+    }
+}
+
+impl From<Slot> for String {
+    fn from(slot: Slot) -> String {
+        slot.to_string()
+    }
+}
+
+/// One argument of a slot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Arg {
+    /// Known when the plan is made.
+    Text(String),
+    /// The first word that an earlier step of this name prints: DEPLOY's `post` needs the id that `deploy` printed.
+    Output(String),
+}
+
+impl From<&str> for Arg {
+    fn from(text: &str) -> Self {
+        Arg::Text(text.to_owned())
+    }
+}
+
+impl From<String> for Arg {
+    fn from(text: String) -> Self {
+        Arg::Text(text)
+    }
+}
+
+/// The bytes a step reads, by their name in [`Plan::inputs`]: one envelope serves many steps and travels once.
+pub type InputName = String;
+
+/// What a step does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Work {
+    /// Calls an executable's place, with the contract's argv and standard input.
+    Slot {
+        /// Which one.
+        slot: Slot,
+        /// Its arguments, without the program's name.
+        argv: Vec<Arg>,
+        /// Its standard input; none means an empty one.
+        input: Option<InputName>,
+    },
+    /// `mkdir -p` of the VM directory.
+    MakeDir {
+        /// The directory.
+        path: DiskPath,
+    },
+    /// Writes a side file of the VM directory (`vm.xml`, `ds.xml`), mode 0600, under its final name at once.
+    WriteFile {
+        /// The file.
+        path: DiskPath,
+        /// Its content.
+        input: InputName,
+    },
+    /// A piece of the transfer manager's work, in its own form; run in a child that can be killed.
+    Transfer {
+        /// Understood by the `tm` crate only.
+        call: serde_json::Value,
+        /// Bytes that travel beside the call.
+        inputs: Vec<InputName>,
+    },
+    /// Brings a guest whose migration broke to rest on the one host where it was proved to be.
+    Settle {
+        /// The guest.
+        id: DeployId,
+        /// What is to happen to it on this host.
+        order: Order,
+    },
+}
+
+/// What [`Work::Settle`] does with a guest on one host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// Let it run again: it was proved to be nowhere else.
+    Resume,
+    /// Destroy a copy that never ran: the guest was proved to run elsewhere.
+    Discard,
+}
+
+/// How long a step may take and whom it holds up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lane {
+    /// Bounded by milliseconds to seconds of host work.
+    Short,
+    /// Bounded by the guest or by a copy: a shutdown, a migration, a backup. A deploy never waits for it.
+    Long,
+}
+
+/// What a step's failure means for the action.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFailure {
+    /// The action fails with this step's text, after the undo.
+    Stop,
+    /// A warning in the VM's log; the action goes on (contract VMM 2.4, *(ig)*).
+    Warn,
+}
+
+/// What must be true of the guest once a step is done; asked of the hosts when the step's own answer is lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Goal {
+    /// The guest runs on the first host and is on none of the others.
+    RunsOn {
+        /// The guest.
+        id: DeployId,
+        /// Where it is to run.
+        host: HostName,
+        /// Where it may be instead: the source of a migration.
+        from: Option<HostName>,
+    },
+    /// The guest is not on the host any more.
+    Gone {
+        /// The guest.
+        id: DeployId,
+        /// The host.
+        host: HostName,
+    },
+}
+
+impl Goal {
+    /// The guest the goal is about.
+    pub fn id(&self) -> &DeployId {
+        match self {
+            Goal::RunsOn { id, .. } | Goal::Gone { id, .. } => id,
+        }
+    }
+}
+
+/// One named step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    /// Unique in its plan: `pre:vxlan`, `deploy`, `vm.xml`.
+    pub name: String,
+    /// Where it runs.
+    pub place: Place,
+    /// What it does.
+    pub work: Work,
+    /// Undoes it, in this order; run when this step or a later one fails. Only for what this action changed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub undo: Vec<Step>,
+    /// What its failure means.
+    pub on_failure: OnFailure,
+    /// Whom it holds up.
+    pub lane: Lane,
+    /// Longest time it may take.
+    pub deadline: Duration,
+    /// Whether the resident stops it when the driver process goes away, instead of letting it finish.
+    pub cancellable: bool,
+    /// What to ask the hosts when its answer is lost; none means that it is simply run again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub goal: Option<Goal>,
+}
+
+impl Step {
+    /// A short, cancellable step without undo, whose failure stops the action.
+    pub fn new(name: impl Into<String>, place: Place, work: Work, deadline: Duration) -> Self {
+        Step {
+            name: name.into(),
+            place,
+            work,
+            undo: Vec::new(),
+            on_failure: OnFailure::Stop,
+            lane: Lane::Short,
+            deadline,
+            cancellable: true,
+            goal: None,
+        }
+    }
+
+    /// With this undo.
+    pub fn undone_by(mut self, undo: Vec<Step>) -> Self {
+        self.undo = undo;
+        self
+    }
+
+    /// Its failure only warns.
+    pub fn ignored(mut self) -> Self {
+        self.on_failure = OnFailure::Warn;
+        self
+    }
+
+    /// In the long lane.
+    pub fn long(mut self) -> Self {
+        self.lane = Lane::Long;
+        self
+    }
+
+    /// Left to finish when the driver process goes away: stopping it half-way would be worse.
+    pub fn finishes(mut self) -> Self {
+        self.cancellable = false;
+        self
+    }
+
+    /// With what must be true afterwards.
+    pub fn reaching(mut self, goal: Goal) -> Self {
+        self.goal = Some(goal);
+        self
+    }
+}
+
+/// What the reply carries on success.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// Nothing: `-`.
+    Empty,
+    /// The output of the step of that name.
+    Output(String),
+}
+
+/// A whole action.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The action's word, as oned sends it.
+    pub action: String,
+    /// The VM.
+    pub vm: VmId,
+    /// Its guest, where one exists already.
+    pub deploy_id: Option<DeployId>,
+    /// The steps, in order.
+    pub steps: Vec<Step>,
+    /// The bytes that steps read, by name.
+    #[serde(default)]
+    pub inputs: BTreeMap<InputName, Input>,
+    /// What the reply carries.
+    pub answer: Answer,
+    /// First word of the reply's payload, in success and failure (UPDATESG, UPDATENIC; contract VMM 1.4).
+    pub first_word: Option<u32>,
+}
+
+impl Plan {
+    /// The plan as `--dry-run` prints it: a line a step, its undo indented below it; no inputs, for they hold secrets.
+    pub fn render(&self) -> String {
+        let mut text = format!("{} {}\n", self.action, self.vm);
+        for step in &self.steps {
+            render_step(&mut text, "  ", step);
+            for undo in &step.undo {
+                render_step(&mut text, "    undo ", undo);
+            }
+        }
+        text
+    }
+
+    /// Whether any step is in the long lane.
+    pub fn lane(&self) -> Lane {
+        if self.steps.iter().any(|s| s.lane == Lane::Long) {
+            Lane::Long
+        } else {
+            Lane::Short
+        }
+    }
+}
+
+fn render_step(text: &mut String, indent: &str, step: &Step) {
+    let work = match &step.work {
+        Work::Slot { slot, argv, input } => {
+            let args: Vec<String> = argv
+                .iter()
+                .map(|arg| match arg {
+                    Arg::Text(text) => format!("{text:?}"),
+                    Arg::Output(name) => format!("<{name}>"),
+                })
+                .collect();
+            format!(
+                "{slot} [{}] < {}",
+                args.join(", "),
+                input.as_deref().unwrap_or("nothing")
+            )
+        }
+        Work::MakeDir { path } => format!("make directory {path}"),
+        Work::WriteFile { path, input } => format!("write {path} < {input}"),
+        Work::Transfer { call, .. } => format!("transfer {call}"),
+        Work::Settle { id, order } => format!("{order:?} {id}").to_lowercase(),
+    };
+    let ignored = if step.on_failure == OnFailure::Warn {
+        " (failure ignored)"
+    } else {
+        ""
+    };
+    text.push_str(&format!(
+        "{indent}{} @ {}: {work}{ignored}\n",
+        step.name, step.place
+    ));
+}
+
+/// Bytes a step reads. Serialised as text where they are text, so that a log or a frame can be read by a person.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "InputForm", into = "InputForm")]
+pub struct Input(pub std::sync::Arc<[u8]>);
+
+impl Input {
+    /// Input of those bytes.
+    pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
+        Input(bytes.into().into())
+    }
+}
+
+impl fmt::Debug for Input {
+    /// Only the length: inputs carry decrypted datastore secrets (contract VMM 7, G9).
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Input({} bytes)", self.0.len())
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum InputForm {
+    Text(String),
+    Base64(String),
+}
+
+impl From<Input> for InputForm {
+    fn from(input: Input) -> Self {
+        use base64::prelude::{BASE64_STANDARD, Engine};
+        match std::str::from_utf8(&input.0) {
+            Ok(text) => InputForm::Text(text.to_owned()),
+            Err(_) => InputForm::Base64(BASE64_STANDARD.encode(&input.0)),
+        }
+    }
+}
+
+impl From<InputForm> for Input {
+    fn from(form: InputForm) -> Self {
+        use base64::prelude::{BASE64_STANDARD, Engine};
+        match form {
+            InputForm::Text(text) => Input::new(text.into_bytes()),
+            // A frame is ours on both ends; one with broken base64 yields an empty input, which every reader refuses.
+            InputForm::Base64(text) => Input::new(BASE64_STANDARD.decode(text).unwrap_or_default()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_cannot_leave_its_directory() {
+        for text in [
+            "vmm/kvm",
+            "vmm/kvm/a/b",
+            "vmm/../deploy",
+            "/kvm/deploy",
+            "vmm/kvm/",
+            "vmm/kvm/a b",
+            "a/-b/c",
+        ] {
+            assert!(text.parse::<Slot>().is_err(), "{text:?}");
+        }
+        let slot: Slot = "tm/qcow2/snap_create.ssh".parse().unwrap();
+        assert_eq!(
+            slot.without_suffix().unwrap().to_string(),
+            "tm/qcow2/snap_create"
+        );
+        assert_eq!(slot.without_suffix().unwrap().without_suffix(), None);
+    }
+
+    #[test]
+    fn inputs_survive_a_frame_and_hide_in_debug() {
+        for bytes in [b"<VM/>".to_vec(), vec![0xff, 0, 1], Vec::new()] {
+            let input = Input::new(bytes.clone());
+            let json = serde_json::to_string(&input).unwrap();
+            assert_eq!(
+                serde_json::from_str::<Input>(&json).unwrap().0.as_ref(),
+                bytes
+            );
+        }
+        assert_eq!(format!("{:?}", Input::new("secret")), "Input(6 bytes)");
+    }
+}
