@@ -1,0 +1,50 @@
+#!/bin/bash
+# get-qemu.sh DIR: QEMU 10 from bookworm-backports, private to DIR; nothing on the machine is installed or replaced.
+# Promise: afterwards DIR/qemu is an emulator that runs and that libvirt may be given by name. A DIR that already
+# holds one is reused without any download. A download that breaks off leaves DIR as it was.
+# Why not Debian 12's own 7.2: under TCG it loses guest writes during live migration.
+set -euo pipefail
+# shellcheck source=debs.sh
+. "$(dirname "$(readlink -f "$0")")/debs.sh"
+
+dir=${1:?usage: get-qemu.sh DIR}
+mkdir -p "$dir"
+dir=$(cd "$dir" && pwd)
+libraries=usr/lib/x86_64-linux-gnu
+
+works() { "$dir/qemu" --version 2>/dev/null | head -n 1 | grep -q 'version 10\.'; }
+lacking() { LD_LIBRARY_PATH=$1/$libraries ldd "$1/usr/bin/qemu-system-x86_64" | awk '/not found/ { print $1 }'; }
+
+if works; then
+  exit 0
+fi
+
+work=$(mktemp -d)
+trap 'rm -rf "$work" "$dir/tree.new"' EXIT
+trap 'exit 130' INT TERM
+mkdir "$work/apt" "$work/tree"
+private_apt "$work/apt"
+unpack_debs bookworm-backports "$work/tree" qemu-system-x86 qemu-system-common qemu-system-data qemu-block-extra seabios
+
+# Libraries that the machine lacks come beside the emulator, unpacked like it.
+if [ -n "$(lacking "$work/tree")" ]; then
+  mapfile -t packages < <(missing_libraries bookworm-backports qemu-system-x86)
+  unpack_debs bookworm "$work/tree" "${packages[@]}"
+  missing=$(lacking "$work/tree")
+  [ -z "$missing" ] || { echo "get-qemu.sh: QEMU wants libraries that no package brought: ${missing//$'\n'/ }" >&2; exit 1; }
+fi
+
+rm -rf "$work"/tree/usr/share/{doc,man,locale} "$dir/tree.new"
+cp -a "$work/tree" "$dir/tree.new"
+rm -rf "$dir/tree"
+mv "$dir/tree.new" "$dir/tree"
+# libvirt clears the environment of what it starts, so a wrapper says where modules and libraries are. Without the
+# module path QEMU 10 would load whatever the machine has under /usr/lib, and abort.
+cat >"$dir/qemu" <<WRAPPER
+#!/bin/sh
+export QEMU_MODULE_DIR='$dir/tree/$libraries/qemu' LD_LIBRARY_PATH='$dir/tree/$libraries'
+exec '$dir/tree/usr/bin/qemu-system-x86_64' "\$@"
+WRAPPER
+chmod 755 "$dir/qemu"
+works || { echo "get-qemu.sh: the unpacked emulator does not run:" >&2; "$dir/qemu" --version >&2; exit 1; }
+echo "get-qemu.sh: $("$dir/qemu" --version | head -n 1)"

@@ -1,0 +1,51 @@
+#!/bin/busybox sh
+# shellcheck shell=dash
+# The guest's first process; make-guest.sh puts it into the initramfs as /init.
+# Promise: once "GUEST-READY" is on the console the guest has its address, echoes on port 7, answers its verifier on
+# UDP 7007, and switches itself off when ACPI asks it to.
+# Read from the kernel's command line: ip4=ADDR/PLEN gw=ADDR mtu=BYTES dirty=MIB,PAGES_PER_SECOND
+/bin/busybox --install -s /bin
+export PATH=/bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+
+while read -r module; do
+  insmod "/lib/modules/$module"
+done </lib/modules/order
+
+ip4='' gw='' mtu='' dirty=0,0
+read -r line </proc/cmdline
+for word in $line; do
+  case $word in
+  ip4=*) ip4=${word#*=} ;;
+  gw=*) gw=${word#*=} ;;
+  mtu=*) mtu=${word#*=} ;;
+  dirty=*) dirty=${word#*=} ;;
+  esac
+done
+
+ip link set lo up
+waited=0
+while [ ! -e /sys/class/net/eth0 ] && [ $waited -lt 50 ]; do
+  sleep 0.1
+  waited=$((waited + 1))
+done
+[ -z "$mtu" ] || ip link set eth0 mtu "$mtu"
+ip link set eth0 up
+if [ -n "$ip4" ]; then
+  ip addr add "$ip4" dev eth0
+  arping -U -c 2 -I eth0 "${ip4%/*}" >/dev/null 2>&1 &
+fi
+[ -z "$gw" ] || ip route add default via "$gw"
+
+# Both sit at the default priority: an echo that waits for the writer would show as a gap in the network.
+echo-server &
+dirtier "${dirty%,*}" "${dirty#*,}" &
+acpid -l /dev/null -p /tmp/acpid.pid
+
+echo "GUEST-READY up=$(cut -d' ' -f1 /proc/uptime) mem=$(awk '/MemAvailable/ { print $2 }' /proc/meminfo)kB"
+while :; do
+  setsid cttyhack sh </dev/console >/dev/console 2>&1
+  sleep 1
+done
