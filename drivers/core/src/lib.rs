@@ -2,6 +2,10 @@
 //! ways to reach a host, settings and answers.
 
 pub mod answer;
+pub mod document;
+pub mod engine;
+pub mod journal;
 pub mod names;
 pub mod outcome;
 pub mod plan;
+pub mod reach;

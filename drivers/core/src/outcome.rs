@@ -16,6 +16,8 @@ pub enum Sighting {
     Absent,
     /// Its processors run.
     Running,
+    /// Its processors run, and it is being sent to another host.
+    Migrating,
     /// It stands still for a reason that no migration gave: its owner or an I/O error paused it. It lives here.
     Paused,
     /// It stands still at the end of a migration's sending side: it may run again only if it runs nowhere else.
@@ -36,7 +38,7 @@ impl Sighting {
 
     /// Whether the guest lives here.
     fn lives(&self) -> bool {
-        matches!(self, Sighting::Running | Sighting::Paused)
+        matches!(self, Sighting::Running | Sighting::Migrating | Sighting::Paused)
     }
 }
 
@@ -47,6 +49,8 @@ pub enum Verdict {
     Source(Orders),
     /// It lives on the destination.
     Destination(Orders),
+    /// It is on its way: ask again until it has arrived or the move has ended.
+    Moving,
     /// It was proved to run nowhere: it died, or its host's memory is gone.
     Nowhere,
     /// Not proved; ask again.
@@ -67,7 +71,7 @@ pub struct Orders {
 /// The source is resumed only when the destination was asked and has no running copy. A guest that runs on both cannot
 /// be told apart from a lie; it is [`Unknown`](Verdict::Unknown), never a reason to kill one.
 pub fn judge_migration(source: &Sighting, destination: &Sighting) -> Verdict {
-    use Sighting::{Absent, Ended, Incoming, PausedByMigration, Running, Unreachable};
+    use Sighting::{Absent, Ended, Incoming, Migrating, PausedByMigration, Running, Unreachable};
     let nothing = Orders::default();
     let discard_incoming = Orders {
         destination: Some(Order::Discard),
@@ -85,7 +89,7 @@ pub fn judge_migration(source: &Sighting, destination: &Sighting) -> Verdict {
         (s, d) if s.lives() && d.lives() => {
             Verdict::Unknown("the guest is seen running on both hosts".to_owned())
         }
-        // A migration that is still under way looks like this too: the caller aborts the job first.
+        (Migrating, _) => Verdict::Moving,
         (s, Incoming) if s.lives() => Verdict::Source(discard_incoming),
         (s, Absent | Ended) if s.lives() => Verdict::Source(nothing),
         // It runs on the source, so the destination cannot run it: QEMU lets go of one before it starts the other.

@@ -389,6 +389,16 @@ impl Plan {
     }
 }
 
+/// The names of the inputs that a step reads; its undo travels in an exchange of its own.
+pub fn inputs_of(step: &Step) -> Vec<&str> {
+    match &step.work {
+        Work::Slot { input, .. } => input.iter().map(String::as_str).collect(),
+        Work::WriteFile { input, .. } => vec![input],
+        Work::Transfer { inputs, .. } => inputs.iter().map(String::as_str).collect(),
+        Work::MakeDir { .. } | Work::Settle { .. } => Vec::new(),
+    }
+}
+
 fn render_step(text: &mut String, indent: &str, step: &Step) {
     let work = match &step.work {
         Work::Slot { slot, argv, input } => {

@@ -1,0 +1,223 @@
+//! What a driver process knows of its requests, kept across its own death.
+//!
+//! One line of JSON per event, appended and not synced: it survives the process, not the machine (after the loss of a
+//! machine the truth is read from the hosts). Mode 0600, and no input, no argv and no secret in it: only which steps of
+//! which plan have begun and ended, and what is needed to ask the hosts where the guest is.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::engine::Outcome;
+use crate::names::{DeployId, HostName, RequestId, VmId};
+use crate::plan::{Goal, Plan};
+use crate::reach::wire::StepEnd;
+
+/// One event in the life of a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Note {
+    /// Its plan is about to run.
+    Begin {
+        /// The action's word.
+        action: String,
+        /// The VM.
+        vm: VmId,
+        /// The guest, where it exists already.
+        deploy_id: Option<DeployId>,
+        /// The steps' names, in order.
+        steps: Vec<String>,
+        /// What the step of that name must reach.
+        goals: BTreeMap<String, Goal>,
+        /// The hosts that the plan touches.
+        hosts: Vec<HostName>,
+        /// The first word that the reply must carry.
+        first_word: Option<u32>,
+    },
+    /// A step began.
+    Started {
+        /// Its name.
+        step: String,
+    },
+    /// A step ended.
+    Ended {
+        /// Its name.
+        step: String,
+        /// Whether it succeeded.
+        ok: bool,
+    },
+    /// The request was answered, or needs no answer.
+    End {
+        /// Whether it succeeded.
+        ok: bool,
+    },
+}
+
+impl Note {
+    /// The first note of a plan.
+    pub fn begin(plan: &Plan) -> Self {
+        let mut hosts: Vec<HostName> = plan.steps.iter().filter_map(|s| s.place.host().cloned()).collect();
+        hosts.sort();
+        hosts.dedup();
+        Note::Begin {
+            action: plan.action.clone(),
+            vm: plan.vm,
+            deploy_id: plan.deploy_id.clone(),
+            steps: plan.steps.iter().map(|s| s.name.clone()).collect(),
+            goals: plan.steps.iter().filter_map(|s| Some((s.name.clone(), s.goal.clone()?))).collect(),
+            hosts,
+            first_word: plan.first_word,
+        }
+    }
+
+    /// The note of a step's end.
+    pub fn ended(end: &StepEnd) -> Self {
+        Note::Ended { step: end.step.clone(), ok: end.result.is_ok() }
+    }
+
+    /// The last note.
+    pub fn end(outcome: &Outcome) -> Self {
+        Note::End { ok: matches!(outcome, Outcome::Success(_)) }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Line {
+    request: RequestId,
+    note: Note,
+}
+
+/// A request that was in flight when its process died.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unfinished {
+    /// The request.
+    pub request: RequestId,
+    /// Its first note.
+    pub begin: Note,
+    /// What followed.
+    pub notes: Vec<Note>,
+}
+
+/// The file.
+pub struct Journal {
+    path: Option<PathBuf>,
+    file: Mutex<Option<File>>,
+}
+
+impl Journal {
+    /// Opens the journal at `path` and returns what it says was in flight. Only those requests are kept in it.
+    ///
+    /// # Errors
+    /// The file can't be read, written or replaced.
+    pub fn open(path: &Path) -> io::Result<(Journal, Vec<Unfinished>)> {
+        let unfinished = match File::open(path) {
+            Ok(file) => read(BufReader::new(file))?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(e) => return Err(e),
+        };
+        // Written beside and renamed: a death in here leaves the old journal.
+        let fresh = path.with_extension("new");
+        let mut options = OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+        for old in &unfinished {
+            for note in std::iter::once(&old.begin).chain(&old.notes) {
+                file.write_all(&line(&old.request, note))?;
+            }
+        }
+        drop(file);
+        fs::rename(&fresh, path)?;
+        let file = OpenOptions::new().append(true).open(path)?;
+        Ok((Journal { path: Some(path.to_owned()), file: Mutex::new(Some(file)) }, unfinished))
+    }
+
+    /// A journal that keeps nothing: for dry runs and stand-alone slots, which nobody adopts.
+    pub fn none() -> Self {
+        Journal { path: None, file: Mutex::new(None) }
+    }
+
+    /// Appends one event. A full disk costs the adoption after a crash, not the action: it is logged.
+    pub fn note(&self, request: &RequestId, note: &Note) {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(file) = file.as_mut() else { return };
+        // One write call per line, in append mode: lines of two threads never mix.
+        if let Err(e) = file.write_all(&line(request, note)) {
+            tracing::error!(error = %e, path = ?self.path, %request, "cannot write the journal");
+        }
+    }
+}
+
+fn line(request: &RequestId, note: &Note) -> Vec<u8> {
+    let mut bytes =
+        serde_json::to_vec(&Line { request: request.clone(), note: note.clone() }).unwrap_or_default();
+    bytes.push(b'\n');
+    bytes
+}
+
+/// Reads the requests without an end. A line that was cut off by a death is passed over.
+fn read(file: impl BufRead) -> io::Result<Vec<Unfinished>> {
+    let mut open: Vec<Unfinished> = Vec::new();
+    for bytes in file.split(b'\n') {
+        let Ok(Line { request, note }) = serde_json::from_slice(&bytes?) else { continue };
+        let known = open.iter().position(|u| u.request == request);
+        match (note, known) {
+            (begin @ Note::Begin { .. }, None) => open.push(Unfinished { request, begin, notes: Vec::new() }),
+            (Note::End { .. }, Some(index)) => {
+                open.remove(index);
+            }
+            (note, Some(index)) => {
+                if let Some(unfinished) = open.get_mut(index) {
+                    unfinished.notes.push(note);
+                }
+            }
+            (_, None) => {}
+        }
+    }
+    Ok(open)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn begin(vm: u32) -> Note {
+        Note::Begin {
+            action: "DEPLOY".to_owned(),
+            vm: VmId(vm),
+            deploy_id: None,
+            steps: vec!["deploy".to_owned()],
+            goals: BTreeMap::new(),
+            hosts: vec!["h1".parse().unwrap()],
+            first_word: None,
+        }
+    }
+
+    #[test]
+    fn only_what_has_no_end_is_unfinished() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vmm.journal");
+        let (journal, unfinished) = Journal::open(&path).unwrap();
+        assert_eq!(unfinished, []);
+        let (one, two) = (RequestId::new(1, 2, 1), RequestId::new(1, 2, 2));
+        journal.note(&one, &begin(1));
+        journal.note(&two, &begin(2));
+        journal.note(&two, &Note::Started { step: "deploy".to_owned() });
+        journal.note(&one, &Note::End { ok: true });
+        // A death in the middle of a line.
+        OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"request\":\"1-2-2\",\"no").unwrap();
+        drop(journal);
+
+        let (journal, unfinished) = Journal::open(&path).unwrap();
+        let started = vec![Note::Started { step: "deploy".to_owned() }];
+        assert_eq!(unfinished, [Unfinished { request: two.clone(), begin: begin(2), notes: started }]);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        journal.note(&two, &Note::End { ok: false });
+        drop(journal);
+        assert_eq!(Journal::open(&path).unwrap().1, []);
+    }
+}

@@ -1,0 +1,187 @@
+//! Runs an executable of somebody else's: argv and standard input exactly as the contract says, both pipes drained at
+//! once, the whole process group killed when its time is up.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, Command};
+
+use crate::answer::{Failure, Kind};
+use crate::reach::wire::Severity;
+
+/// How much of each output stream is kept; the rest is read and dropped.
+const OUTPUT_LIMIT: usize = 1 << 20;
+
+/// What a script left behind when it ended by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Script {
+    /// Its standard output.
+    pub stdout: String,
+    /// Its log lines, in order (contract VMM 2.3 step 7).
+    pub log: Vec<(Severity, String)>,
+    /// What it says to a person: error lines and unmarked lines, apart from each other.
+    pub complaint: String,
+    /// Whether it ended with exit code 0.
+    pub success: bool,
+    /// How it ended: `exit code 1`.
+    pub status: String,
+}
+
+/// A process group that is killed when this value goes.
+struct Group(Option<Pid>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(pid) = self.0 {
+            // Gone already is the usual case.
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
+    }
+}
+
+/// Runs `program` and waits for its end.
+///
+/// # Errors
+/// [`Kind::HostState`] when it can't be started, [`Kind::Timeout`] when it does not end within `deadline`; a script
+/// that ends with a failure is no error here.
+pub async fn run(program: &Path, argv: &[String], stdin: &[u8], deadline: Duration) -> Result<Script, Failure> {
+    let mut command = Command::new(program);
+    command.args(argv).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.process_group(0).kill_on_drop(true);
+    let started = command.spawn();
+    let mut child =
+        started.map_err(|e| Failure::new(Kind::HostState, format!("cannot start {}: {e}", program.display())))?;
+    // The group is killed on every way out of here, also when this future is dropped by a cancel.
+    let _group = Group(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw));
+    match tokio::time::timeout(deadline, talk(&mut child, stdin)).await {
+        Ok(Ok(script)) => Ok(script),
+        Ok(Err(e)) => Err(Failure::new(Kind::HostState, format!("{}: {e}", program.display()))),
+        Err(_) => Err(Failure::new(
+            Kind::Timeout,
+            format!("{} did not end within {} s and was killed", program.display(), deadline.as_secs()),
+        )),
+    }
+}
+
+async fn talk(child: &mut Child, stdin: &[u8]) -> std::io::Result<Script> {
+    let mut input = child.stdin.take();
+    let stdout = child.stdout.take();
+    let stderr = child.stderr.take();
+    let feed = async {
+        if let Some(input) = &mut input {
+            // A script that does not read its input closes it: that is its right.
+            let _ = input.write_all(stdin).await;
+        }
+        drop(input.take());
+    };
+    let (_, stdout, stderr, status) = tokio::join!(feed, drain(stdout), drain(stderr), child.wait());
+    let status = status?;
+    let (log, complaint) = sort_stderr(&stderr?);
+    Ok(Script {
+        stdout: stdout?.trim_end_matches('\n').to_owned(),
+        log,
+        complaint,
+        success: status.success(),
+        status: match status.code() {
+            Some(code) => format!("exit code {code}"),
+            None => status.to_string(),
+        },
+    })
+}
+
+async fn drain(stream: Option<impl AsyncRead + Unpin>) -> std::io::Result<String> {
+    let Some(mut stream) = stream else { return Ok(String::new()) };
+    let mut kept = Vec::new();
+    let mut chunk = [0; 8192];
+    loop {
+        let length = stream.read(&mut chunk).await?;
+        let Some(read) = chunk.get(..length).filter(|read| !read.is_empty()) else { break };
+        let room = OUTPUT_LIMIT.saturating_sub(kept.len());
+        kept.extend(read.iter().take(room));
+    }
+    Ok(String::from_utf8_lossy(&kept).into_owned())
+}
+
+/// Sorts a script's standard error into log lines and the complaint for the user.
+///
+/// `ERROR: [id] text` and its three sisters are log lines. An error line and every unmarked line also belong to the
+/// complaint; unlike the stock engine we keep a separator between them (contract VMM 7, A10).
+pub fn sort_stderr(stderr: &str) -> (Vec<(Severity, String)>, String) {
+    let mut log = Vec::new();
+    let mut complaint: Vec<&str> = Vec::new();
+    for line in stderr.lines().map(str::trim_end).filter(|l| !l.is_empty()) {
+        let marks = [
+            ("ERROR:", Severity::Error),
+            ("INFO:", Severity::Info),
+            ("WARN:", Severity::Warning),
+            ("WARNING:", Severity::Warning),
+            ("DEBUG:", Severity::Debug),
+        ];
+        let marked = marks.iter().find_map(|(mark, severity)| Some((line.strip_prefix(mark)?, *severity)));
+        let (text, severity) = match marked {
+            Some((text, severity)) => (without_id(text.trim_start()), severity),
+            None => (line, Severity::Info),
+        };
+        if marked.is_none() || severity == Severity::Error {
+            complaint.push(text);
+        }
+        log.push((severity, text.to_owned()));
+    }
+    (log, complaint.join("; "))
+}
+
+/// Drops the optional VM id in front of a log line's text.
+fn without_id(text: &str) -> &str {
+    match text.split_once(' ') {
+        Some((id, rest)) if !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit()) => rest.trim_start(),
+        _ => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sh(script: &str, stdin: &[u8], deadline: Duration) -> Result<Script, Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(run(Path::new("/bin/sh"), &["-c".to_owned(), script.to_owned()], stdin, deadline))
+    }
+
+    #[test]
+    fn large_input_and_output_do_not_block_each_other() {
+        let input = vec![b'x'; 3 << 20];
+        let script = sh("cat; echo done >&2", &input, Duration::from_secs(60)).unwrap();
+        assert!(script.success);
+        assert_eq!(script.stdout.len(), OUTPUT_LIMIT);
+        assert_eq!(script.complaint, "done");
+    }
+
+    #[test]
+    fn a_script_that_hangs_is_killed_with_its_children() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pid");
+        let script = format!("sleep 1000 & echo $! > {}; wait", file.display());
+        let failure = sh(&script, b"", Duration::from_millis(300)).unwrap_err();
+        assert_eq!(failure.kind, Kind::Timeout);
+        let pid: i32 = std::fs::read_to_string(file).unwrap().trim().parse().unwrap();
+        for _ in 0..100 {
+            let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            if state.is_empty() || state.contains(") Z ") {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("process {pid} of the killed group still runs");
+    }
+
+    #[test]
+    fn log_lines_and_complaints_are_told_apart() {
+        let (log, complaint) = sort_stderr("ERROR: 7 no disk\nplain\n\nWARNING: odd\nINFO: fine\n");
+        assert_eq!(complaint, "no disk; plain");
+        let severities: Vec<Severity> = log.iter().map(|(s, _)| *s).collect();
+        assert_eq!(severities, [Severity::Error, Severity::Info, Severity::Warning, Severity::Info]);
+    }
+}
