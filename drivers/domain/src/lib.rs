@@ -1,1 +1,20 @@
 //! Libvirt, and the only crate that knows it.
+//!
+//! [`Hypervisor`] is the door; [`Libvirt`] is the real side of it, [`fake::Fake`] a recording one for tests.
+//! [`domain_xml`] reads and edits domain XML without any hypervisor.
+
+pub mod domain;
+pub mod domain_xml;
+pub mod error;
+pub mod fake;
+pub mod host;
+pub mod hypervisor;
+pub mod job;
+pub mod migrate;
+
+pub use domain::{Domain, PauseReason, State};
+pub use error::{Cause, Code, DomainError, Operation};
+pub use host::{HostFacts, MemoryStats, Version};
+pub use hypervisor::{Hypervisor, XmlView};
+pub use job::{JobOperation, JobPhase, JobStats};
+pub use migrate::{AutoConverge, Disks, Drive, MigrateRequest};

@@ -1,0 +1,71 @@
+//! A domain that a [`Fake`](super::Fake) holds.
+
+use std::time::Duration;
+
+use causeway_core::names::DeployId;
+
+use crate::domain::Domain;
+use crate::error::{Cause, Code};
+use crate::host::MemoryStats;
+use crate::job::JobStats;
+
+/// A domain and what a test can set on it.
+#[derive(Debug, Clone)]
+pub(super) struct Guest {
+    pub domain: Domain,
+    pub xml: String,
+    pub ignores_shutdown: bool,
+    pub max_downtime: Duration,
+    pub max_speed: Option<u32>,
+    pub job: JobStats,
+    pub completed_job: JobStats,
+    pub memory: MemoryStats,
+    pub abort_wanted: bool,
+    pub post_copy: bool,
+}
+
+impl Guest {
+    pub fn new(domain: Domain, xml: &str) -> Self {
+        Guest {
+            domain,
+            xml: xml.to_owned(),
+            ignores_shutdown: false,
+            // QEMU's default.
+            max_downtime: Duration::from_millis(300),
+            max_speed: None,
+            job: JobStats::default(),
+            completed_job: JobStats::default(),
+            memory: MemoryStats::default(),
+            abort_wanted: false,
+            post_copy: false,
+        }
+    }
+
+    pub fn is(&self, id: &DeployId) -> bool {
+        match id.uuid() {
+            Some(uuid) => self.domain.uuid == uuid,
+            None => self.domain.name == id.as_str(),
+        }
+    }
+
+    pub fn check_running(&self) -> Result<(), Cause> {
+        if self.domain.state.is_running() {
+            Ok(())
+        } else {
+            Err(Cause::libvirt(Code::WrongState, "domain is not running"))
+        }
+    }
+
+    pub fn check_active(&self) -> Result<(), Cause> {
+        if self.domain.state.is_active() {
+            Ok(())
+        } else {
+            Err(Cause::libvirt(Code::WrongState, "domain is not active"))
+        }
+    }
+}
+
+/// libvirt's answer about a domain that it does not know.
+pub(super) fn absent() -> Cause {
+    Cause::libvirt(Code::NoDomain, "Domain not found")
+}
