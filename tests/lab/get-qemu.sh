@@ -12,7 +12,9 @@ mkdir -p "$dir"
 dir=$(cd "$dir" && pwd)
 libraries=usr/lib/x86_64-linux-gnu
 
-works() { "$dir/qemu" --version 2>/dev/null | head -n 1 | grep -q 'version 10\.'; }
+works() { # enough to start a machine: version, modules, firmware
+  grep -qs -- "-L '$dir/" "$dir/qemu" && "$dir/qemu" --version 2>/dev/null | grep -q 'version 10\.'
+}
 lacking() { LD_LIBRARY_PATH=$1/$libraries ldd "$1/usr/bin/qemu-system-x86_64" | awk '/not found/ { print $1 }'; }
 
 if works; then
@@ -34,16 +36,17 @@ if [ -n "$(lacking "$work/tree")" ]; then
   [ -z "$missing" ] || { echo "get-qemu.sh: QEMU wants libraries that no package brought: ${missing//$'\n'/ }" >&2; exit 1; }
 fi
 
-rm -rf "$work"/tree/usr/share/{doc,man,locale} "$dir/tree.new"
+find "$work/tree/usr/share" -mindepth 1 -maxdepth 1 ! -name qemu ! -name seabios -exec rm -rf {} +
+rm -rf "$dir/tree.new"
 cp -a "$work/tree" "$dir/tree.new"
 rm -rf "$dir/tree"
 mv "$dir/tree.new" "$dir/tree"
-# libvirt clears the environment of what it starts, so a wrapper says where modules and libraries are. Without the
-# module path QEMU 10 would load whatever the machine has under /usr/lib, and abort.
+# libvirt clears the environment of what it starts, so a wrapper says where modules, libraries and firmware are. Without
+# the module path QEMU 10 would load whatever the machine has under /usr/lib, and abort.
 cat >"$dir/qemu" <<WRAPPER
 #!/bin/sh
 export QEMU_MODULE_DIR='$dir/tree/$libraries/qemu' LD_LIBRARY_PATH='$dir/tree/$libraries'
-exec '$dir/tree/usr/bin/qemu-system-x86_64' "\$@"
+exec '$dir/tree/usr/bin/qemu-system-x86_64' -L '$dir/tree/usr/share/qemu' -L '$dir/tree/usr/share/seabios' "\$@"
 WRAPPER
 chmod 755 "$dir/qemu"
 works || { echo "get-qemu.sh: the unpacked emulator does not run:" >&2; "$dir/qemu" --version >&2; exit 1; }

@@ -172,6 +172,13 @@ observer_off() {
   done
 }
 
+ask() { # ADDRESS WORD...: one question to a guest's verifier (dirtier.c), from outside both hosts
+  local address=$1
+  shift
+  # shellcheck disable=SC2016  # expanded by the shell in the namespace
+  ip netns exec "$FABRIC" bash -c 'exec 3<>"/dev/udp/$1/7007" && printf %s "$2" >&3 && IFS= read -r -t 10 answer <&3 && echo "$answer"' ask "$address" "$*"
+}
+
 # ---- stop -----------------------------------------------------------------------------------------------------------
 
 lab_pids() { # everything that lives in a machine of this lab, whoever started it: their root is an overlay below $LAB
@@ -189,7 +196,8 @@ end_processes() { # PID...: killed, and waited for
   [ $# -gt 0 ] || return 0
   kill -KILL "$@" 2>/dev/null || :
   for pid in "$@"; do
-    while [ -d "/proc/$pid" ] && [ $((tries += 1)) -le 200 ]; do sleep 0.05; done
+    # A zombie holds nothing any more; when the real machine's init reaps it is not ours to wait for.
+    while grep -qs '^State:.[^ZX]' "/proc/$pid/status" && [ $((tries += 1)) -le 400 ]; do sleep 0.02; done
   done
 }
 
@@ -250,7 +258,7 @@ leftovers() { # prints what is left of the lab; fails if anything is
     for name in $(lab_cgroups); do echo "cgroup $name"; done
     find "$LAB" -mindepth 1 -maxdepth 1 ! -name cache -printf 'file %p\n' 2>/dev/null
     for name in $(places); do
-      [ "$name" != fe ] && place_pid "$name" >/dev/null || continue
+      if [ "$name" = fe ] || ! place_pid "$name" >/dev/null; then continue; fi
       timeout 10 virsh -q -c "$(uri "$name")" list --all --name 2>/dev/null | sed '/^$/d;s/^/domain /'
     done
   )
@@ -289,10 +297,12 @@ ssh) enter_as_one fe ssh "$@" ;;
 uri) uri "${1:?uri HOST}" ;;
 observer) observer "$@" ;;
 observer-off) observer_off ;;
+ask) ask "$@" ;;
 leftovers) leftovers ;;
 *)
   echo "usage: lab.sh start | stop | status | leftovers | exec HOST CMD... | one HOST CMD... | ssh [OPTIONS] HOST CMD... |
-              uri HOST | observer VNI ADDR/PLEN [MTU] | observer-off" >&2
+              uri HOST | observer VNI ADDR/PLEN [MTU] | observer-off |
+              ask ADDR get|check|'set MIB PPS'" >&2
   exit 2
   ;;
 esac
