@@ -175,8 +175,9 @@ observer_off() {
 ask() { # ADDRESS WORD...: one question to a guest's verifier (dirtier.c), from outside both hosts
   local address=$1
   shift
+  # dd, because the shell's own read takes a byte at a time, and of a datagram the rest is lost.
   # shellcheck disable=SC2016  # expanded by the shell in the namespace
-  ip netns exec "$FABRIC" bash -c 'exec 3<>"/dev/udp/$1/7007" && printf %s "$2" >&3 && IFS= read -r -t 10 answer <&3 && echo "$answer"' ask "$address" "$*"
+  ip netns exec "$FABRIC" bash -c 'exec 3<>"/dev/udp/$1/7007" && printf %s "$2" >&3 && timeout 10 dd bs=512 count=1 status=none <&3' ask "$address" "$*"
 }
 
 # ---- stop -----------------------------------------------------------------------------------------------------------
