@@ -32,6 +32,9 @@ build_root() {
   mount -t tmpfs -o mode=1777 tmp "$root/tmp"
   build_dev "$root/dev"
 
+  # Should the real machine be an OpenNebula machine itself, its keys and images stay out of here.
+  [ "$(stat -f -c %T "$root")" = overlayfs ]
+  rm -rf "${root:?}$ONE_HOME" "$root/usr/libexec/causeway"
   mkdir -p "$root$LAB" "$root$ONE_HOME/datastores" "$root/usr/libexec/causeway"
   mount --bind "$LAB" "$root$LAB"
   mount -o remount,bind,ro "$root$LAB"
@@ -117,7 +120,8 @@ build_one() { # the directories an OpenNebula machine has, with their owners
 }
 
 start_sshd() {
-  rm -rf /etc/ssh/sshd_config /etc/ssh/sshd_config.d /etc/ssh/ssh_host_*
+  rm -rf /etc/ssh
+  install -d -m 755 /etc/ssh
   install -m 600 "$LAB/keys/$place.ssh" /etc/ssh/ssh_host_ed25519_key
   cat >/etc/ssh/sshd_config <<CONF
 ListenAddress $(underlay "$place")
@@ -181,7 +185,7 @@ migration_port_min = 49152
 migration_port_max = 49215
 stdio_handler = "logd"
 CONF
-  [ -d /sys/fs/cgroup/memory ] || echo 'cgroup_controllers = []' >>/etc/libvirt/qemu.conf
+  [[ $JOINED == *memory* ]] || echo 'cgroup_controllers = []' >>/etc/libvirt/qemu.conf
   [ "$TLS" = 1 ] || return 0
   echo 'default_tls_x509_cert_dir = "/etc/pki/qemu"' >>/etc/libvirt/qemu.conf
   install_certificates "$LAB/keys"
@@ -201,30 +205,33 @@ install_certificates() { # one certificate is server and client to libvirt, and 
   done
 }
 
-# A group of our own below each cgroup v1 controller, made at the real root and entered before the cgroup namespace
-# is. Where the kernel gives a controller to v2 or mounts several together the attempt fails, and libvirt does without.
-join_cgroups() {
-  local controller file group
-  mount -t tmpfs -o mode=755,size=1m cgroup /sys/fs/cgroup
-  mkdir /sys/fs/cgroup/.real
+# A group of our own below each cgroup v1 controller, joined before the cgroup namespace is entered, so that libvirt
+# then sees it as the root. Where the kernel gives a controller to v2, or mounts several together, the attempt fails.
+join_cgroups() { # adds the controllers joined to JOINED
+  local controller file group at=$state/cgroup
+  mount --make-rprivate /
+  mkdir "$at"
   for controller in cpu cpuacct memory blkio devices pids cpuset freezer; do
-    mount -t cgroup -o "$controller" cgroup /sys/fs/cgroup/.real 2>/dev/null || continue
-    group=/sys/fs/cgroup/.real/$P$place
-    mkdir -p "$group" "/sys/fs/cgroup/$controller"
+    mount -t cgroup -o "$controller" cgroup "$at" 2>/dev/null || continue
+    group=$at/$P$place
+    mkdir -p "$group"
     if [ "$controller" = cpuset ]; then
-      for file in cpuset.cpus cpuset.mems; do cat "/sys/fs/cgroup/.real/$file" >"$group/$file"; done
+      for file in cpuset.cpus cpuset.mems; do cat "$at/$file" >"$group/$file"; done
     fi
     echo $$ >"$group/cgroup.procs"
-    umount /sys/fs/cgroup/.real
+    umount "$at"
+    JOINED+=" $controller"
   done
-  rmdir /sys/fs/cgroup/.real
+  rmdir "$at"
 }
 
-enter_cgroups() { # in the new cgroup namespace a mount shows our group as the root
+mount_cgroups() { # in the cgroup namespace a mount shows our group as the root
   local controller
-  for controller in /sys/fs/cgroup/*; do
-    [ -d "$controller" ] || continue
-    mount -t cgroup -o "${controller##*/}" cgroup "$controller"
+  [ -n "${JOINED:-}" ] || return 0
+  mount -t tmpfs -o mode=755,size=1m cgroup /sys/fs/cgroup
+  for controller in $JOINED; do
+    mkdir "/sys/fs/cgroup/$controller"
+    mount -t cgroup -o "$controller" cgroup "/sys/fs/cgroup/$controller"
   done
 }
 
@@ -236,7 +243,7 @@ serve() {
   if [ "$place" = fe ]; then
     start_agent
   else
-    enter_cgroups
+    mount_cgroups
     configure_libvirt
     : >/run/utmp
     virtlogd -d
@@ -251,17 +258,23 @@ serve() {
   done
 }
 
-case ${2:-} in
-'')
-  # The number by which the outside knows this process; /proc is still the outside's.
+case ${2:-outside} in
+outside)
+  # The number by which the real machine knows this process: /proc is still that machine's.
   read -r pid _ </proc/self/stat
   echo "$pid" >"$state/pid"
-  build_root
+  export JOINED=''
   if [ "$place" != fe ] && [ "$CG" != 0 ]; then
     join_cgroups
-    exec unshare -C -- "$0" "$place" serve
+    if [ "$CG" = 1 ] && [[ $JOINED != *memory* ]]; then
+      echo "lab: CG=1, but this machine has no cgroup v1 memory controller to give" >&2
+      exit 1
+    fi
   fi
+  exec unshare -C -- "$0" "$place" inside
+  ;;
+inside)
+  build_root
   serve
   ;;
-serve) serve ;;
 esac

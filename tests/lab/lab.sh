@@ -24,18 +24,17 @@ enter() { # PLACE CMD...: as root, by exec
     exec ip netns exec "$FABRIC" "$@"
   fi
   pid=$(place_pid "$place") || die "$place does not run in $LAB"
-  exec nsenter -t "$pid" -m -u -i -n -p -- "$@"
+  # nsenter has to fork for the pid namespace: the command must not outlive it.
+  exec nsenter -t "$pid" -m -u -i -n -p -- setpriv --pdeathsig KILL -- "$@"
 }
 
 enter_as_one() { # PLACE CMD...: as oneadmin, with the environment of its services and none of the caller's
   local place=$1
   shift
-  enter "$place" setpriv --reuid "$ONE_ID" --regid "$ONE_ID" --init-groups \
+  enter "$place" setpriv --reuid "$ONE_ID" --regid "$ONE_ID" --init-groups --pdeathsig KILL \
     env -i -C "$ONE_HOME" HOME="$ONE_HOME" USER=oneadmin LOGNAME=oneadmin SHELL=/bin/bash LANG=C.UTF-8 \
     PATH=/usr/local/bin:/usr/bin:/bin SSH_AUTH_SOCK="$AGENT" "$@"
 }
-
-inside() { (enter "$@"); }
 
 # ---- start ----------------------------------------------------------------------------------------------------------
 
@@ -86,16 +85,20 @@ make_network() { # the "physical" switch in a namespace of its own, one cable to
   done
 }
 
+declare -A LAUNCHER # of each machine: its pid
+
 start_place() {
   local place=$1
   mkdir -p "$LAB/$place"
   setsid nsenter --net="/run/netns/$P$place" unshare -m -u -i -p -f --kill-child -- \
     "$here/host.sh" "$place" >"$LAB/$place/log" 2>&1 </dev/null 9>&- &
+  LAUNCHER[$place]=$!
+  disown
 }
 
 wait_for_place() {
   local place=$1 pid tries=0 up
-  while [ $((tries += 1)) -le 300 ]; do
+  while [ $((tries += 1)) -le 300 ] && [ -d "/proc/${LAUNCHER[$place]}/fd/" ]; do
     if pid=$(place_pid "$place"); then
       up=/proc/$pid/root/run
       if [ -e "$up/lab-is-up" ] && { [ "$place" = fe ] || [ -S "$up/libvirt/libvirt-sock" ]; }; then return 0; fi
@@ -119,7 +122,8 @@ start() {
   mkdir -p "$LAB/cache" "$LAB/datastores" "$LAB/libexec"
   chmod 755 "$LAB" "$LAB/cache"
   chown "$ONE_ID:$ONE_ID" "$LAB/datastores"
-  printf '%s=%q\n' P "$P" NHOSTS "$NHOSTS" CG "$CG" TLS "$TLS" >"$LAB/settings"
+  mountpoint -q /run/netns && NETNS_MOUNT=theirs || NETNS_MOUNT=ours
+  printf '%s=%q\n' P "$P" NHOSTS "$NHOSTS" CG "$CG" TLS "$TLS" NETNS_MOUNT "$NETNS_MOUNT" >"$LAB/settings"
   "$here/get-qemu.sh" "$LAB/cache/qemu10"
   "$here/make-guest.sh" "$LAB/cache/guest"
   make_keys
@@ -233,6 +237,10 @@ stop() {
       find "$group" -depth -type d -exec rmdir {} \; 2>/dev/null || sleep 0.1
     done
   done
+  # What the first `ip netns add` of all mounts; the last one out takes it along.
+  if [ "${NETNS_MOUNT:-}" = ours ] && [ -z "$(ip netns list)" ]; then
+    if umount /run/netns 2>/dev/null; then rmdir /run/netns; fi
+  fi
   # By name, never by pattern over $LAB: whatever else lies there is not ours.
   rm -rf "$LAB/fe" "$LAB"/h[0-9] "$LAB"/h[0-9][0-9] "$LAB/keys" "$LAB/datastores" "$LAB/libexec"
   rm -f "$LAB/settings"
