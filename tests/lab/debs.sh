@@ -1,18 +1,27 @@
 # shellcheck shell=bash
 # Debian packages unpacked privately instead of installed. Sourced by get-qemu.sh and make-guest.sh.
-# Promise: the machine's packages, lists and sources stay as they are; everything lies below the directory named.
+# Promise: the machine's packages and sources stay as they are, everything lies below the directory named. Only where
+# the machine has never read its package lists are they read, since apt then does not even tell its mirror.
 
-private_apt() { # DIR: prepares DIR and sets APT_OPTIONS; DIR must be readable by all, as apt checks
-  local dir=$1 mirror keyring=/usr/share/keyrings/debian-archive-keyring.gpg
-  chmod 755 "$dir"
-  mkdir -p "$dir/lists/partial" "$dir/archives/partial"
-  # The mirror is the one the machine already uses for bookworm; only a suite is added, and only in this private list.
+# The mirror the machine uses for bookworm.
+mirror() {
   # shellcheck disable=SC2016  # apt, not the shell, expands $(RELEASE)
-  mirror=$(apt-get indextargets --format '$(RELEASE) $(COMPONENT) $(REPO_URI)' | awk '$1 == "bookworm" && $2 == "main" { print $3; exit }')
+  apt-get indextargets --format '$(RELEASE) $(COMPONENT) $(REPO_URI)' | awk '$1 == "bookworm" && $2 == "main" { print $3; exit }'
+}
+
+private_apt() { # DIR: prepares DIR and sets APT_OPTIONS
+  local dir=$1 mirror keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+  mkdir -p "$dir/lists/partial" "$dir/archives/partial"
+  mirror=$(mirror)
+  if [ -z "$mirror" ]; then
+    apt-get -qq -o DPkg::Lock::Timeout=300 update || :
+    mirror=$(mirror)
+  fi
   if [ -z "$mirror" ]; then
     echo "${0##*/}: this machine has no apt source for 'bookworm main'" >&2
     return 1
   fi
+  # Only a suite is added to what the machine has, and only in this private list.
   printf "deb [signed-by=$keyring] $mirror %s main\n" bookworm bookworm-backports >"$dir/sources.list"
   APT_OPTIONS=(-qq -o "Dir::Etc::sourcelist=$dir/sources.list" -o Dir::Etc::sourceparts=/dev/null
     -o "Dir::State::lists=$dir/lists" -o "Dir::Cache=$dir" -o APT::Sandbox::User=root)
@@ -23,7 +32,8 @@ private_apt() { # DIR: prepares DIR and sets APT_OPTIONS; DIR must be readable b
 unpack_debs() { # SUITE INTO PACKAGE...: download and unpack
   local suite=$1 into=$2 downloads deb
   shift 2
-  downloads=$(mktemp -d)
+  downloads=$into.debs
+  mkdir "$downloads"
   echo "${0##*/}: downloading $*"
   (cd "$downloads" && apt-get "${APT_OPTIONS[@]}" -t "$suite" download "$@")
   for deb in "$downloads"/*.deb; do

@@ -21,10 +21,12 @@ if works; then
   exit 0
 fi
 
-work=$(mktemp -d)
-trap 'rm -rf "$work" "$dir/tree.new"' EXIT
+# Here and not in /tmp, so that the next run finds and removes what a killed one left.
+work=$dir/work
+trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
-mkdir "$work/apt" "$work/tree"
+rm -rf "$work"
+mkdir -p "$work/apt" "$work/tree"
 private_apt "$work/apt"
 unpack_debs bookworm-backports "$work/tree" qemu-system-x86 qemu-system-common qemu-system-data qemu-block-extra seabios
 
@@ -37,10 +39,8 @@ if [ -n "$(lacking "$work/tree")" ]; then
 fi
 
 find "$work/tree/usr/share" -mindepth 1 -maxdepth 1 ! -name qemu ! -name seabios -exec rm -rf {} +
-rm -rf "$dir/tree.new"
-cp -a "$work/tree" "$dir/tree.new"
 rm -rf "$dir/tree"
-mv "$dir/tree.new" "$dir/tree"
+mv "$work/tree" "$dir/tree"
 # libvirt clears the environment of what it starts, so a wrapper says where modules, libraries and firmware are. Without
 # the module path QEMU 10 would load whatever the machine has under /usr/lib, and abort.
 cat >"$dir/qemu" <<WRAPPER

@@ -9,9 +9,7 @@ here=$(cd "$(dirname "$(readlink -f "$0")")" && pwd)
 
 dir=${1:?usage: make-guest.sh DIR}
 mkdir -p "$dir"
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-trap 'exit 130' INT TERM
+work=$dir/work
 
 newest_kernel() { # ROOT -> version
   find "$1/lib/modules" -mindepth 1 -maxdepth 1 -name '*-cloud-amd64' -printf '%f\n' 2>/dev/null | sort -V | tail -n 1
@@ -24,6 +22,12 @@ if [ "$(head -n 1 "$dir/made-of" 2>/dev/null)" = "$sources" ] && [ -e "$dir/vmli
   exit 0
 fi
 
+# Here and not in /tmp, so that the next run finds and removes what a killed one left.
+trap 'rm -rf "$work"' EXIT
+trap 'exit 130' INT TERM
+rm -rf "$work"
+mkdir "$work"
+
 kernel_root='' busybox=/bin/busybox lacking=()
 [ -n "$(newest_kernel "")" ] && [ -r "/boot/vmlinuz-$(newest_kernel "")" ] || lacking+=(kernel)
 is_static "$busybox" || lacking+=(busybox-static)
@@ -33,7 +37,7 @@ if [ ${#lacking[@]} -gt 0 ]; then
   for what in "${lacking[@]}"; do
     if [ "$what" = kernel ]; then
       # The package of that name is empty: it depends on the kernel of the day.
-      what=$(apt-cache "${APT_OPTIONS[@]}" depends --important linux-image-cloud-amd64 | awk '$1 == "Depends:" { print $2; exit }')
+      what=$(apt-cache "${APT_OPTIONS[@]}" -o APT::Default-Release=bookworm depends --important linux-image-cloud-amd64 | awk '$1 == "Depends:" { print $2; exit }')
       kernel_root=$work/debs
     else
       busybox=$work/debs/bin/busybox
