@@ -8,4 +8,5 @@ pub mod journal;
 pub mod names;
 pub mod outcome;
 pub mod plan;
+pub mod protocol;
 pub mod reach;
