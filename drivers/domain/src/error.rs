@@ -167,6 +167,9 @@ pub enum Cause {
     /// libvirt did not answer in time. The operation may still happen: look before acting on it.
     #[error("libvirt gave no answer within {0:?}")]
     Silent(Duration),
+    /// The call ended without an answer, by a fault of ours or of the binding. It may have done its work.
+    #[error("the call was lost")]
+    Lost,
     /// So many earlier calls still hang that no further one is tried.
     #[error("{0} earlier calls to libvirt still hang")]
     Saturated(usize),
@@ -226,6 +229,7 @@ impl DomainError {
             Cause::Input(_) => Kind::Input,
             Cause::Answer(_) => Kind::Refused,
             Cause::Cancelled => Kind::Cancelled,
+            Cause::Lost => Kind::Bug,
         }
     }
 
@@ -245,7 +249,7 @@ impl DomainError {
     /// True where the operation may have happened although it is reported as failed: the connection broke, or libvirt
     /// was silent. The truth must be looked up.
     pub fn is_unknown(&self) -> bool {
-        matches!(self.cause, Cause::Silent(_)) || self.code() == Some(Code::Connection)
+        matches!(self.cause, Cause::Silent(_) | Cause::Lost) || self.code() == Some(Code::Connection)
     }
 }
 

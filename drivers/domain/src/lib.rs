@@ -3,13 +3,16 @@
 //! [`Hypervisor`] is the door; [`Libvirt`] is the real side of it, [`fake::Fake`] a recording one for tests.
 //! [`domain_xml`] reads and edits domain XML without any hypervisor.
 
+mod calls;
 pub mod domain;
 pub mod domain_xml;
 pub mod error;
 pub mod fake;
+mod ffi;
 pub mod host;
 pub mod hypervisor;
 pub mod job;
+mod libvirt;
 pub mod migrate;
 
 pub use domain::{Domain, PauseReason, State};
@@ -17,4 +20,5 @@ pub use error::{Cause, Code, DomainError, Operation};
 pub use host::{HostFacts, MemoryStats, Version};
 pub use hypervisor::{Hypervisor, XmlView};
 pub use job::{JobOperation, JobPhase, JobStats};
+pub use libvirt::{Deadlines, Libvirt};
 pub use migrate::{AutoConverge, Disks, Drive, MigrateRequest};

@@ -160,12 +160,12 @@ pub fn facts(xml: &str) -> Result<Facts, XmlError> {
 
 /// Reads OpenNebula's metadata element alone, as `virDomainGetMetadata` gives it.
 ///
+/// libvirt has matched the namespace by then, and gives the element without it: `<vm><system_datastore>...`.
+///
 /// # Errors
-/// As [`facts`]; [`XmlError::Missing`] if the element is of another namespace.
+/// As [`facts`].
 pub fn metadata(xml: &str) -> Result<Metadata, XmlError> {
-    // libvirt strips the element's own prefix and keeps the namespace as a default one: `<vm xmlns="...">`.
-    let root = parse(xml)?;
-    read_metadata(&root)
+    read_metadata(&parse(xml)?)
 }
 
 fn find_metadata<'e, 'a>(parent: &'e Element<'a>, outer: Option<&str>) -> Option<&'e Element<'a>> {

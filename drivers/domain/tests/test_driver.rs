@@ -1,0 +1,216 @@
+//! The real side against libvirt's own in-memory hypervisor, `test:///default`.
+//!
+//! All tests share that one world (libvirt keeps one per process), so each has domains of its own.
+
+use std::time::Duration;
+
+use causeway_core::answer::Kind;
+use causeway_core::names::{DeployId, VmId};
+use causeway_domain::{
+    Cause, Code, Deadlines, Drive, Hypervisor, Libvirt, MigrateRequest, PauseReason, State, XmlView,
+};
+
+fn world() -> Libvirt {
+    Libvirt::connect("test:///default").unwrap()
+}
+
+fn xml(vm: u32) -> String {
+    format!(
+        "<domain type='test'><name>one-{vm}</name>\
+         <uuid>6e1f0f2a-0000-4000-8000-{vm:012}</uuid><memory unit='MiB'>8</memory><vcpu>1</vcpu>\
+         <os><type>hvm</type></os>\
+         <metadata><one:vm xmlns:one='http://opennebula.org/xmlns/libvirt/1.0'>\
+         <one:system_datastore><![CDATA[/var/lib/one//datastores/0/{vm}]]></one:system_datastore>\
+         </one:vm></metadata></domain>"
+    )
+}
+
+fn one(vm: u32) -> DeployId {
+    DeployId::of_vm(VmId(vm))
+}
+
+#[test]
+fn a_domain_lives_and_vanishes() {
+    let host = world();
+    assert_eq!(host.lookup(&one(1)).unwrap(), None);
+    let created = host.create(&xml(1)).unwrap();
+    assert_eq!(created.name, "one-1");
+    assert_eq!(created.state, State::Running);
+    assert!(!created.persistent && created.id.is_some());
+
+    let by_uuid = DeployId::from(created.uuid);
+    assert_eq!(host.lookup(&by_uuid).unwrap().unwrap(), created);
+    assert_eq!(host.lookup(&one(1)).unwrap().unwrap(), created);
+    assert!(host.list().unwrap().contains(&created));
+
+    host.destroy(&by_uuid).unwrap();
+    assert_eq!(host.lookup(&one(1)).unwrap(), None, "transient");
+    assert!(!host.list().unwrap().contains(&created));
+}
+
+#[test]
+fn the_states_follow_the_calls() {
+    let host = world();
+    host.create(&xml(2)).unwrap();
+    let state = || host.lookup(&one(2)).unwrap().unwrap().state;
+    host.suspend(&one(2)).unwrap();
+    assert_eq!(state(), State::Paused(PauseReason::User));
+    host.resume(&one(2)).unwrap();
+    assert_eq!(state(), State::Running);
+    host.shutdown(&one(2)).unwrap();
+    assert_eq!(host.lookup(&one(2)).unwrap(), None);
+}
+
+#[test]
+fn absence_is_an_answer_and_has_its_own_code() {
+    let host = world();
+    let gone = one(404);
+    assert_eq!(host.lookup(&gone).unwrap(), None);
+    let by_uuid: DeployId = "6e1f0f2a-0000-4000-8000-000000000404".parse().unwrap();
+    assert_eq!(host.lookup(&by_uuid).unwrap(), None);
+    for error in [
+        host.destroy(&gone).unwrap_err(),
+        host.shutdown(&gone).unwrap_err(),
+        host.xml(&gone, XmlView::Live).unwrap_err(),
+        host.job(&gone).unwrap_err(),
+        host.abort_job(&gone).unwrap_err(),
+    ] {
+        assert!(error.is_absent(), "{error}: {:?}", error.cause);
+        assert!(!error.is_unknown());
+    }
+}
+
+#[test]
+fn a_libvirt_that_is_not_there_is_never_absence() {
+    let nowhere = Libvirt::connect("qemu+unix:///system?socket=/nonexistent/libvirt-sock");
+    let error = nowhere.unwrap_err();
+    assert!(error.is_unknown() && !error.is_absent());
+    assert_eq!(error.kind(), Kind::Unreachable);
+    assert!(Libvirt::connect("test:///def\0ault").is_err());
+}
+
+#[test]
+fn broken_xml_is_the_callers_fault() {
+    let host = world();
+    for broken in ["", "<domain", "<network/>", "<domain type='test'/>"] {
+        let error = host.create(broken).unwrap_err();
+        assert_eq!(error.kind(), Kind::Input, "{broken:?}: {:?}", error.cause);
+    }
+    let zero = host.create("<domain>\0</domain>").unwrap_err();
+    assert!(matches!(zero.cause, Cause::Input(_)));
+}
+
+#[test]
+fn a_second_domain_of_the_same_name_is_refused_and_harms_nobody() {
+    let host = world();
+    let first = host.create(&xml(3)).unwrap();
+    assert!(host.create(&xml(3)).is_err());
+    assert_eq!(host.lookup(&one(3)).unwrap().unwrap(), first);
+    host.destroy(&one(3)).unwrap();
+}
+
+#[test]
+fn metadata_and_xml_can_be_read_back() {
+    let host = world();
+    host.create(&xml(4)).unwrap();
+    let metadata = host.metadata(&one(4)).unwrap().unwrap();
+    let path = metadata.system_datastore.unwrap();
+    assert_eq!(path.as_str(), "/var/lib/one//datastores/0/4");
+
+    let live = host.xml(&one(4), XmlView::Live).unwrap();
+    let facts = causeway_domain::domain_xml::facts(&live).unwrap();
+    assert_eq!(facts.name, "one-4");
+    assert_eq!(facts.memory, 8 << 20);
+    assert_eq!(facts.metadata.unwrap().system_datastore.unwrap(), path);
+    host.xml(&one(4), XmlView::Migratable).unwrap();
+    host.destroy(&one(4)).unwrap();
+
+    let bare = xml(5);
+    let (head, _) = bare.split_once("<metadata>").unwrap();
+    host.create(&format!("{head}</domain>")).unwrap();
+    assert_eq!(host.metadata(&one(5)).unwrap(), None);
+    host.destroy(&one(5)).unwrap();
+}
+
+#[test]
+fn a_persistent_domain_is_told_apart_and_can_be_forgotten() {
+    // The test driver's own domain; no other test touches it.
+    let host = world();
+    let stock: DeployId = "6695eb01-f6a4-8304-79aa-97f2502e193f".parse().unwrap();
+    let found = host.lookup(&stock).unwrap().unwrap();
+    assert!(found.persistent);
+    host.undefine(&stock).unwrap();
+    let now = host.lookup(&stock).unwrap().unwrap();
+    assert!(!now.persistent, "it runs on as a transient domain");
+    assert_eq!(now.state, State::Running);
+}
+
+#[test]
+fn the_host_has_figures() {
+    let host = world();
+    let facts = host.host().unwrap();
+    assert_eq!(facts.hypervisor, "TEST");
+    assert!(facts.cpus > 0 && facts.memory > 0 && !facts.hostname.is_empty());
+    assert!(host.capabilities().unwrap().contains("<capabilities>"));
+}
+
+#[test]
+fn what_the_driver_cannot_do_is_refused_not_hung() {
+    let host = world();
+    host.create(&xml(6)).unwrap();
+    let deadline = Duration::from_secs(5);
+    let request = MigrateRequest::new(Drive::Client, "test:///default", deadline);
+    let unsupported = [
+        host.migrate(&one(6), &request).unwrap_err(),
+        host.max_downtime(&one(6)).unwrap_err(),
+        host.abort_job(&one(6)).unwrap_err(),
+    ];
+    for error in unsupported {
+        assert_eq!(error.kind(), Kind::Refused, "{error}: {:?}", error.cause);
+    }
+    let monitor = serde_json::json!({"execute": "query-status"});
+    assert!(host.monitor(&one(6), &monitor).is_err());
+    assert!(host.lookup(&one(6)).unwrap().is_some());
+    host.destroy(&one(6)).unwrap();
+}
+
+#[test]
+fn a_request_that_cannot_be_is_refused_before_libvirt_sees_it() {
+    let host = world();
+    let deadline = Duration::from_secs(5);
+    let mut request = MigrateRequest::new(Drive::Client, "test:///default", deadline);
+    request.tunnelled = true;
+    let error = host.migrate(&one(7), &request).unwrap_err();
+    assert_eq!(error.kind(), Kind::Input, "not even looked up");
+}
+
+#[test]
+fn a_silent_daemon_costs_the_deadline_and_then_nothing_is_known() {
+    // A socket that accepts and never speaks: what a stopped libvirtd looks like.
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("libvirt-sock");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let deadlines = Deadlines { call: Duration::from_millis(300), ..Deadlines::default() };
+    let uri = format!("qemu+unix:///system?socket={}", path.display());
+    let error = Libvirt::connect_with(&uri, deadlines).unwrap_err();
+    assert_eq!(error.cause, Cause::Silent(deadlines.call));
+    assert!(error.is_unknown());
+    drop(listener);
+}
+
+#[test]
+fn many_threads_share_one_connection() {
+    let host = world();
+    std::thread::scope(|scope| {
+        for vm in 100..132 {
+            let host = &host;
+            scope.spawn(move || {
+                let created = host.create(&xml(vm)).unwrap();
+                assert_eq!(host.lookup(&one(vm)).unwrap().unwrap(), created);
+                host.destroy(&one(vm)).unwrap();
+                let again = host.destroy(&one(vm)).unwrap_err();
+                assert_eq!(again.code(), Some(Code::NoDomain));
+            });
+        }
+    });
+}
