@@ -6,7 +6,8 @@
 # The mirror the machine uses for bookworm.
 mirror() {
   # shellcheck disable=SC2016  # apt, not the shell, expands $(RELEASE)
-  apt-get indextargets --format '$(RELEASE) $(COMPONENT) $(REPO_URI)' | awk '$1 == "bookworm" && $2 == "main" { print $3; exit }'
+  apt-get indextargets --format '$(RELEASE) $(COMPONENT) $(REPO_URI)' |
+    awk '$1 == "bookworm" && $2 == "main" { print $3; exit }'
 }
 
 private_apt() { # DIR: prepares DIR and sets APT_OPTIONS
@@ -24,7 +25,7 @@ private_apt() { # DIR: prepares DIR and sets APT_OPTIONS
   # Only a suite is added to what the machine has, and only in this private list.
   printf "deb [signed-by=$keyring] $mirror %s main\n" bookworm bookworm-backports >"$dir/sources.list"
   APT_OPTIONS=(-qq -o "Dir::Etc::sourcelist=$dir/sources.list" -o Dir::Etc::sourceparts=/dev/null
-    -o "Dir::State::lists=$dir/lists" -o "Dir::Cache=$dir" -o APT::Sandbox::User=root)
+    -o "Dir::State::lists=$dir/lists" -o Dir::State::status=/dev/null -o "Dir::Cache=$dir" -o APT::Sandbox::User=root)
   echo "${0##*/}: reading package lists of $mirror"
   apt-get "${APT_OPTIONS[@]}" update
 }

@@ -1,4 +1,4 @@
-/* dirtier MIB PAGES_PER_SECOND: a guest program that writes memory at a known rate and can prove that no write was lost.
+/* dirtier MIB PAGES_PER_SECOND: writes the guest's memory at a known rate, and can prove that no write was lost.
  *
  * Promise: PAGES_PER_SECOND distinct 4 KiB pages of a MIB-sized buffer are written each second, round and round, on
  * average over any few ticks; `late` counts the ticks whose share was given up because the guest could not keep pace.

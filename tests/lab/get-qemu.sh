@@ -35,7 +35,10 @@ if [ -n "$(lacking "$work/tree")" ]; then
   mapfile -t packages < <(missing_libraries bookworm-backports qemu-system-x86)
   unpack_debs bookworm "$work/tree" "${packages[@]}"
   missing=$(lacking "$work/tree")
-  [ -z "$missing" ] || { echo "get-qemu.sh: QEMU wants libraries that no package brought: ${missing//$'\n'/ }" >&2; exit 1; }
+  if [ -n "$missing" ]; then
+    echo "get-qemu.sh: QEMU wants libraries that no package brought: ${missing//$'\n'/ }" >&2
+    exit 1
+  fi
 fi
 
 find "$work/tree/usr/share" -mindepth 1 -maxdepth 1 ! -name qemu ! -name seabios -exec rm -rf {} +
@@ -49,5 +52,9 @@ export QEMU_MODULE_DIR='$dir/tree/$libraries/qemu' LD_LIBRARY_PATH='$dir/tree/$l
 exec '$dir/tree/usr/bin/qemu-system-x86_64' -L '$dir/tree/usr/share/qemu' -L '$dir/tree/usr/share/seabios' "\$@"
 WRAPPER
 chmod 755 "$dir/qemu"
-works || { echo "get-qemu.sh: the unpacked emulator does not run:" >&2; "$dir/qemu" --version >&2; exit 1; }
+if ! works; then
+  echo "get-qemu.sh: the unpacked emulator does not run:" >&2
+  "$dir/qemu" --version >&2
+  exit 1
+fi
 echo "get-qemu.sh: $("$dir/qemu" --version | head -n 1)"

@@ -11,6 +11,7 @@ set -euo pipefail
 name=${1:?usage: guest-xml.sh NAME ID} id=${2:?usage: guest-xml.sh NAME ID}
 LAB=${LAB:-/var/tmp/causeway-lab}
 hex=$(printf %02x "$id")
+guest_words="ip4=10.9.0.$id/24 mtu=${MTU:-1500} dirty=${DIRTY:-0,0}"
 
 # The translation cache is kept small: its default is a gigabyte, more than all guests of a lab together.
 cat <<XML
@@ -23,7 +24,7 @@ cat <<XML
     <type arch='x86_64' machine='pc'>hvm</type>
     <kernel>$LAB/cache/guest/vmlinux</kernel>
     <initrd>$LAB/cache/guest/initrd.gz</initrd>
-    <cmdline>console=ttyS0 quiet panic=-1 mitigations=off ip4=10.9.0.$id/24 mtu=${MTU:-1500} dirty=${DIRTY:-0,0}</cmdline>
+    <cmdline>console=ttyS0 quiet panic=-1 mitigations=off $guest_words</cmdline>
   </os>
   <features><acpi/><tcg><tb-cache unit='MiB'>32</tb-cache></tcg></features>
   <cpu mode='custom' match='exact' check='none'><model fallback='allow'>qemu64</model></cpu>

@@ -23,7 +23,8 @@ build_root() {
   for real in /boot /etc /home /opt /usr /var /var/lib /var/tmp; do
     mountpoint -q "$real" || continue
     mkdir -p "$memory/upper-of$real" "$memory/work-of$real"
-    mount -t overlay -o "lowerdir=$real,upperdir=$memory/upper-of$real,workdir=$memory/work-of$real" "causeway-lab-$P" "$root$real"
+    mount -t overlay -o "lowerdir=$real,upperdir=$memory/upper-of$real,workdir=$memory/work-of$real" \
+      "causeway-lab-$P" "$root$real"
   done
 
   mount -t proc proc "$root/proc"
@@ -80,7 +81,8 @@ build_users() {
 
   rm -rf /etc/sudoers.d /etc/sudoers
   mkdir -m 750 /etc/sudoers.d
-  printf '%s\n' 'Defaults env_reset' 'Defaults secure_path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"' \
+  printf '%s\n' 'Defaults env_reset' \
+    'Defaults secure_path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"' \
     'root ALL=(ALL:ALL) ALL' '@includedir /etc/sudoers.d' >/etc/sudoers
   [ "$place" = fe ] || echo 'oneadmin ALL=(root) NOPASSWD: /usr/libexec/causeway/causeway-root' >/etc/sudoers.d/causeway
   chmod 440 /etc/sudoers

@@ -56,11 +56,13 @@ make_certificates() { # RSA, because libvirt 9.0 wants keyEncipherment and so re
   local keys=$1 place
   certtool --generate-privkey --key-type rsa --bits 2048 --outfile "$keys/ca.key" 2>/dev/null
   printf '%s\n' 'cn = "causeway lab"' ca cert_signing_key 'expiration_days = 30' >"$keys/ca.template"
-  certtool --generate-self-signed --load-privkey "$keys/ca.key" --template "$keys/ca.template" --outfile "$keys/ca.pem" 2>/dev/null
+  certtool --generate-self-signed --load-privkey "$keys/ca.key" --template "$keys/ca.template" \
+    --outfile "$keys/ca.pem" 2>/dev/null
   for place in $(places); do
     [ "$place" != fe ] || continue
     certtool --generate-privkey --key-type rsa --bits 2048 --outfile "$keys/$place.key" 2>/dev/null
-    printf '%s\n' "cn = \"$place\"" "dns_name = \"$place\"" "ip_address = \"$(underlay "$place")\"" 'dns_name = "localhost"' \
+    printf '%s\n' "cn = \"$place\"" "dns_name = \"$place\"" 'dns_name = "localhost"' \
+      "ip_address = \"$(underlay "$place")\"" \
       tls_www_server tls_www_client signing_key encryption_key 'expiration_days = 30' >"$keys/$place.template"
     certtool --generate-certificate --load-privkey "$keys/$place.key" --load-ca-certificate "$keys/ca.pem" \
       --load-ca-privkey "$keys/ca.key" --template "$keys/$place.template" --outfile "$keys/$place.pem" 2>/dev/null
@@ -78,7 +80,8 @@ make_network() { # the "physical" switch in a namespace of its own, one cable to
   for place in $(places); do
     ip netns add "$P$place"
     ip -n "$P$place" link set lo up
-    ip -n "$FABRIC" link add "to-$place" mtu "$UNDERLAY_MTU" type veth peer name eth0 mtu "$UNDERLAY_MTU" netns "$P$place"
+    ip -n "$FABRIC" link add "to-$place" mtu "$UNDERLAY_MTU" \
+      type veth peer name eth0 mtu "$UNDERLAY_MTU" netns "$P$place"
     ip -n "$FABRIC" link set "to-$place" master "$FABRIC_BRIDGE" up
     ip -n "$P$place" addr add "$(underlay "$place")/24" dev eth0
     ip -n "$P$place" link set eth0 up
@@ -116,7 +119,7 @@ start() {
     ! place_pid "$place" >/dev/null || die "$LAB already runs: stop it first, or choose another LAB and P"
   done
   stop
-  [ -z "$(ip netns list | awk -v name="$FABRIC" '$1 == name')" ] || die "namespace $FABRIC exists: another lab has P=$P; choose another P"
+  [ -z "$(lab_namespaces)" ] || die "another lab has P=$P: choose another P"
   trap 'stop' EXIT
   trap 'exit 130' INT TERM
   mkdir -p "$LAB/cache" "$LAB/datastores" "$LAB/libexec"
@@ -163,7 +166,8 @@ observer() { # VNI ADDR/PLEN [MTU]: joins a guest network from the fabric, outsi
   # The group OpenNebula's vxlan driver derives by default: 239.0.0.0 plus the network's number.
   group=$(((239 << 24) + vni))
   group=$((group >> 24)).$((group >> 16 & 255)).$((group >> 8 & 255)).$((group & 255))
-  ip -n "$FABRIC" link add "$device" type vxlan id "$vni" group "$group" dev "$FABRIC_BRIDGE" dstport "$VXLAN_PORT" local "$FABRIC_ADDRESS"
+  ip -n "$FABRIC" link add "$device" type vxlan id "$vni" group "$group" dev "$FABRIC_BRIDGE" \
+    dstport "$VXLAN_PORT" local "$FABRIC_ADDRESS"
   ip -n "$FABRIC" link set "$device" mtu "$mtu" up
   ip -n "$FABRIC" addr add "$address" dev "$device"
   echo "$device"
@@ -181,7 +185,10 @@ ask() { # ADDRESS WORD...: one question to a guest's verifier (dirtier.c), from 
   shift
   # dd, because the shell's own read takes a byte at a time, and of a datagram the rest is lost.
   # shellcheck disable=SC2016  # expanded by the shell in the namespace
-  ip netns exec "$FABRIC" bash -c 'exec 3<>"/dev/udp/$1/7007" && printf %s "$2" >&3 && timeout 10 dd bs=512 count=1 status=none <&3' ask "$address" "$*"
+  ip netns exec "$FABRIC" bash -c '
+    exec 3<>"/dev/udp/$1/7007"
+    printf %s "$2" >&3
+    timeout 10 dd bs=512 count=1 status=none <&3' ask "$address" "$*"
 }
 
 # ---- stop -----------------------------------------------------------------------------------------------------------
@@ -217,9 +224,16 @@ keep_logs() { # LOGS=DIR: what the machines wrote, for whoever has to find out w
   done
 }
 
+abandoned() { # is there a lab without a directory? Then nobody but its own machines is in namespaces of its name
+  local name theirs
+  [ -n "$(lab_pids)$(lab_namespaces)" ] || return 1
+  theirs=$(for name in $(lab_namespaces); do ip netns pids "$name"; done | grep -vxF -f <(lab_pids))
+  [ -z "$theirs" ]
+}
+
 stop() {
   local name group pids tries
-  [ -e "$LAB/settings" ] || return 0
+  [ -e "$LAB/settings" ] || abandoned || return 0
   keep_logs
   # A first process takes its pid namespace along, so the first round normally ends all; the second meets latecomers.
   for _ in 1 2; do
@@ -241,6 +255,7 @@ stop() {
   if [ "${NETNS_MOUNT:-}" = ours ] && [ -z "$(ip netns list)" ]; then
     if umount /run/netns 2>/dev/null; then rmdir /run/netns; fi
   fi
+  [ -e "$LAB/settings" ] || return 0
   # By name, never by pattern over $LAB: whatever else lies there is not ours.
   rm -rf "$LAB/fe" "$LAB"/h[0-9] "$LAB"/h[0-9][0-9] "$LAB/keys" "$LAB/datastores" "$LAB/libexec"
   rm -f "$LAB/settings"
@@ -309,8 +324,8 @@ observer-off) observer_off ;;
 ask) ask "$@" ;;
 leftovers) leftovers ;;
 *)
-  echo "usage: lab.sh start | stop | status | leftovers | exec HOST CMD... | one HOST CMD... | ssh [OPTIONS] HOST CMD... |
-              uri HOST | observer VNI ADDR/PLEN [MTU] | observer-off |
+  echo "usage: lab.sh start | stop | status | leftovers | exec HOST CMD... | one HOST CMD... |
+              ssh [OPTIONS] HOST CMD... | uri HOST | observer VNI ADDR/PLEN [MTU] | observer-off |
               ask ADDR get|check|'set MIB PPS'" >&2
   exit 2
   ;;

@@ -37,7 +37,8 @@ if [ ${#lacking[@]} -gt 0 ]; then
   for what in "${lacking[@]}"; do
     if [ "$what" = kernel ]; then
       # The package of that name is empty: it depends on the kernel of the day.
-      what=$(apt-cache "${APT_OPTIONS[@]}" -o APT::Default-Release=bookworm depends --important linux-image-cloud-amd64 | awk '$1 == "Depends:" { print $2; exit }')
+      what=$(apt-cache "${APT_OPTIONS[@]}" depends --important linux-image-cloud-amd64 |
+        awk '$1 == "Depends:" { print $2; exit }')
       kernel_root=$work/debs
     else
       busybox=$work/debs/bin/busybox
@@ -63,7 +64,10 @@ unpack_kernel() { # BZIMAGE: setup_sects, payload_offset and payload_length are 
   esac 2>/dev/null || :
 }
 unpack_kernel "$kernel_root/boot/vmlinuz-$version" >"$work/vmlinux"
-[ "$(head -c 4 "$work/vmlinux" | tail -c 3)" = ELF ] || { echo "make-guest.sh: no kernel in vmlinuz-$version" >&2; exit 1; }
+if [ "$(head -c 4 "$work/vmlinux" | tail -c 3)" != ELF ]; then
+  echo "make-guest.sh: no kernel in vmlinuz-$version" >&2
+  exit 1
+fi
 
 root=$work/root
 mkdir -p "$root"/{bin,dev,proc,sys,tmp,run,var/log,lib/modules,etc/acpi/PWRF}

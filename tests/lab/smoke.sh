@@ -27,7 +27,8 @@ guest_network() { # what the vxlan driver would make, by hand
 }
 
 guest_answers() {
-  "$lab" exec fab timeout 60 sh -c "until ping -q -c 1 -W 1 $guest >/dev/null 2>&1; do sleep 0.1; done" || die "the guest does not answer"
+  "$lab" exec fab timeout 60 sh -c "until ping -q -c 1 -W 1 $guest >/dev/null 2>&1; do sleep 0.1; done" ||
+    die "the guest does not answer"
 }
 
 check_memory() {
@@ -40,11 +41,13 @@ check_memory() {
 }
 
 move() { # HOW FROM TO SSH-ARGUMENT...: from FROM to TO by what ssh is to run
-  local how=$1 from=$2 to=$3 start=$EPOCHREALTIME
+  local how=$1 from=$2 to=$3 start=$EPOCHREALTIME took downtime
   shift 3
   timeout 60 "$lab" ssh "$@" || die "$how, $from to $to"
-  say "$how, $from to $to: $(bc <<<"scale=2; ($EPOCHREALTIME - $start) / 1") s, $("$lab" exec "$to" virsh domjobinfo --completed smoke | awk -F': *' '/^Total downtime/ { print "downtime " $2 }' | xargs)"
-  [ "$("$lab" ssh "$to" virsh -c qemu:///system domstate smoke | head -n 1)" = running ] || die "the guest does not run on $to"
+  took=$(bc <<<"$EPOCHREALTIME - $start")
+  downtime=$("$lab" exec "$to" virsh domjobinfo --completed smoke | awk '/^Total downtime/ { print $3 }')
+  say "$how, $from to $to: $(printf %.1f "$took") s, QEMU's own downtime $downtime ms"
+  [ "$("$lab" ssh "$to" virsh -q -c qemu:///system list --name | xargs)" = smoke ] || die "the guest is not on $to"
   guest_answers
   check_memory
 }
@@ -67,7 +70,12 @@ fi
 move 'client-driven over ssh' h2 h1 -A h2 virsh -q -c qemu:///system migrate --live smoke qemu+ssh://h1/system
 
 "$lab" ssh h1 virsh -q -c qemu:///system shutdown smoke
-timeout 20 sh -c "until [ -z \"\$('$lab' ssh h1 virsh -q -c qemu:///system list --name | tr -d '\\n')\" ]; do sleep 0.2; done" || die "the guest does not switch itself off"
+for _ in {1..100}; do
+  running=$("$lab" ssh h1 virsh -q -c qemu:///system list --name | xargs)
+  [ -n "$running" ] || break
+  sleep 0.1
+done
+[ -z "$running" ] || die "the guest does not switch itself off"
 say "the guest has switched itself off"
 "$lab" observer-off
 "$lab" stop
