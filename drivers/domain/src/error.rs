@@ -65,6 +65,8 @@ pub enum Operation {
     Monitor,
     /// Read the domain's memory figures.
     Memory,
+    /// Wait for a state.
+    Await,
 }
 
 impl Operation {
@@ -97,6 +99,7 @@ impl Operation {
             Operation::Migrate => "migrate",
             Operation::Monitor => "ask the monitor of",
             Operation::Memory => "read the memory of",
+            Operation::Await => "wait for",
         }
     }
 }

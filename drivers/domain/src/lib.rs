@@ -1,9 +1,11 @@
 //! Libvirt, and the only crate that knows it.
 //!
 //! [`Hypervisor`] is the door; [`Libvirt`] is the real side of it, [`fake::Fake`] a recording one for tests.
-//! [`domain_xml`] reads and edits domain XML without any hypervisor.
+//! [`domain_xml`] reads and edits domain XML without any hypervisor; [`watch`] waits for states, [`dirty`] measures how
+//! fast a guest writes, both through the door.
 
 mod calls;
+pub mod dirty;
 pub mod domain;
 pub mod domain_xml;
 pub mod error;
@@ -14,6 +16,7 @@ pub mod hypervisor;
 pub mod job;
 mod libvirt;
 pub mod migrate;
+pub mod watch;
 
 pub use domain::{Domain, PauseReason, State};
 pub use error::{Cause, Code, DomainError, Operation};

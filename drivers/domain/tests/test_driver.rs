@@ -11,7 +11,10 @@ use causeway_domain::{
 };
 
 fn world() -> Libvirt {
-    Libvirt::connect("test:///default").unwrap()
+    match Libvirt::connect("test:///default") {
+        Ok(libvirt) => libvirt,
+        Err(error) => panic!("{error}: {}", error.cause),
+    }
 }
 
 fn xml(vm: u32) -> String {

@@ -17,6 +17,9 @@ pub const DEPTH_LIMIT: usize = 256;
 /// Most elements; a guest with every PCI slot filled has some thousands.
 pub const ELEMENT_LIMIT: usize = 65_536;
 
+/// Most attributes of one element: each is compared with those before it.
+const ATTRIBUTE_LIMIT: usize = 256;
+
 /// An attribute and the place of its value, without the quotes, in the text.
 #[derive(Debug)]
 pub(super) struct Attribute<'a> {
@@ -164,6 +167,9 @@ fn element<'a>(xml: &'a str, start: &BytesStart<'a>, at: u64) -> Result<Element<
         Element { name: Cow::Borrowed(tag.get(..name_length).unwrap_or_default()), ..Element::default() };
     for attribute in quick_xml::events::attributes::Attributes::new(tag, name_length) {
         let attribute = attribute.map_err(|e| malformed(at, &e.to_string()))?;
+        if found.attributes.len() >= ATTRIBUTE_LIMIT {
+            return Err(XmlError::TooMuch { what: "attributes", limit: ATTRIBUTE_LIMIT });
+        }
         let value =
             attribute.normalized_value(XmlVersion::Implicit1_0).map_err(|e| malformed(at, &e.to_string()))?;
         let span = slice_of(xml, &attribute.value).ok_or_else(|| malformed(at, "unreadable value"))?;

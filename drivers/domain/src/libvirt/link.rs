@@ -1,5 +1,6 @@
 //! A connection that is opened when it is needed, and libvirt's event loop that keeps it alive.
 
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -13,16 +14,35 @@ use crate::ffi;
 /// Seconds between two keep-alive messages, and how many may go unanswered before the connection counts as dead.
 const KEEP_ALIVE: (i32, u32) = (5, 3);
 
+/// A connection that closes when it is dropped; the binding's own does not. Closing asks the daemon, and may hang.
+#[derive(Debug)]
+pub(super) struct Connection(Connect);
+
+impl Deref for Connection {
+    type Target = Connect;
+    fn deref(&self) -> &Connect {
+        &self.0
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.close() {
+            tracing::debug!(%error, "a connection did not close well");
+        }
+    }
+}
+
 /// A slot for one connection.
 #[derive(Debug, Default)]
 pub(super) struct Link {
-    open: Mutex<Option<Arc<Connect>>>,
+    open: Mutex<Option<Arc<Connection>>>,
 }
 
 impl Link {
     /// The connection, opened now if there is none or the one there is has died. Others wait meanwhile: they would have
     /// to open one too.
-    pub fn connection(&self, uri: &str) -> Result<Arc<Connect>, Cause> {
+    pub fn connection(&self, uri: &str) -> Result<Arc<Connection>, Cause> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(connection) = open.as_ref()
             && connection.is_alive().unwrap_or(false)
@@ -36,9 +56,9 @@ impl Link {
 }
 
 /// Opens a connection and turns keep-alive on where the driver has it.
-pub(super) fn open(uri: &str) -> Result<Connect, Cause> {
+pub(super) fn open(uri: &str) -> Result<Connection, Cause> {
     c_string("the connection URI", uri)?;
-    let connection = Connect::open(Some(uri))?;
+    let connection = Connection(Connect::open(Some(uri))?);
     let (interval, count) = KEEP_ALIVE;
     if let Err(error) = connection.set_keep_alive(interval, count) {
         // The test driver has nobody to keep alive.

@@ -66,7 +66,7 @@ fn after_abort(
     }
 }
 
-type Peer = Option<Connect>;
+type Peer = Option<link::Connection>;
 
 fn start(
     source: &Connect,
