@@ -6,7 +6,8 @@
  *
  * UDP port 7007, one datagram each way:
  *   get          -> "MIB PAGES_PER_SECOND pages_written late"
- *   set MIB PPS  -> the same, after the change (another MIB starts a fresh buffer)
+ *   set MIB PPS  -> the same, after the change (another MIB starts a fresh buffer, MIB 0 is
+ *                   answered when there is no memory for it)
  *   check        -> "check bad=N of=M", N of the M pages of the buffer differ from what was written to them
  */
 #include <netinet/in.h>
@@ -17,9 +18,10 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/sysinfo.h>
 #include <time.h>
 
-enum { PORT = 7007, PAGE = 4096, WORDS = PAGE / 8, MARK = 8, TICK_MS = 10, MAX_TICKS_OWED = 20 };
+enum { SPARE_MIB = 6, PORT = 7007, PAGE = 4096, WORDS = PAGE / 8, MARK = 8, TICK_MS = 10, MAX_TICKS_OWED = 20 };
 
 static struct {
 	uint64_t (*page)[WORDS];
@@ -38,6 +40,13 @@ static uint64_t filling(size_t page, size_t word)
 	return x * 0xbf58476d1ce4e5b9u;
 }
 
+/* The kernel would grant any size and kill us at the first touch of what it does not have. */
+static int fits(unsigned long wanted)
+{
+	struct sysinfo info;
+	return !sysinfo(&info) && wanted + SPARE_MIB <= ((uint64_t)info.freeram * info.mem_unit >> 20);
+}
+
 static int make_buffer(unsigned long wanted)
 {
 	if (buffer.page)
@@ -46,6 +55,8 @@ static int make_buffer(unsigned long wanted)
 	mib = 0;
 	if (!wanted)
 		return 0;
+	if (!fits(wanted))
+		return -1;
 	void *memory = mmap(NULL, wanted << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (memory == MAP_FAILED)
 		return -1;
@@ -121,11 +132,13 @@ int main(int argc, char **argv)
 		perror("dirtier: bind");
 		return 1;
 	}
-	if (argc != 3 || make_buffer(strtoul(argv[1], NULL, 10))) {
-		fprintf(stderr, "dirtier: usage: dirtier MIB PAGES_PER_SECOND (and memory for MIB)\n");
+	if (argc != 3) {
+		fprintf(stderr, "usage: dirtier MIB PAGES_PER_SECOND\n");
 		return 1;
 	}
 	pages_per_second = strtoul(argv[2], NULL, 10);
+	if (make_buffer(strtoul(argv[1], NULL, 10)))
+		fprintf(stderr, "dirtier: there is no memory for %s MiB\n", argv[1]);
 	double last = now(), owed = 0;
 	for (;;) {
 		struct pollfd asked = { .fd = s, .events = POLLIN };

@@ -5,7 +5,7 @@
 #   MEMORY    MiB (128; below 96 the guest does not boot)
 #   MTU       of the guest's interface (1500)
 #   BRIDGE    on the hosts (br0)
-#   DIRTY     MIB,PAGES_PER_SECOND that the guest writes (0,0)
+#   DIRTY     MIB,PAGES_PER_SECOND that the guest writes (0,0); MIB at most MEMORY - 72
 #   CONSOLE   file for the serial console, on the hosts (/var/lib/one/datastores/NAME.console)
 set -euo pipefail
 name=${1:?usage: guest-xml.sh NAME ID} id=${2:?usage: guest-xml.sh NAME ID}
