@@ -7,20 +7,32 @@
 //!   │            │ failed        │ answer lost
 //!   │            v               v
 //!   │      step has a goal?   step has a goal?
-//!   │        no │   │ yes       yes │   │ no: every step may be run twice, so run it again
-//!   │           │   └──────┬────────┘   └──────────┐
-//!   │           │          v                       │
-//!   │           │   ask the hosts <── not proved ──┤ (a LOG line every minute, no reply)
-//!   └───────────┼── reached │ not reached          │
-//!               v           v                      │
+//!   │        no │   │ yes       yes │   │ no: every step may be run twice, so run it again, a few times
+//!   │           │   └──────┬────────┘   └──> still lost: have later steps of the exchange a goal? ──┐
+//!   │           │          v                                                                        │
+//!   │           │   ask the hosts <── not proved (a LOG line every minute, no reply)                │
+//!   │           │   │         │   <─────────────────────────────────────────────────────────────────┘
+//!   └───────────┼── reached   │ not reached
+//!               v             v
 //!            undo in reverse, on every place ──> reply FAILURE, first cause first
 //! ```
+//!
+//! Three rules make this safe:
+//! * **A lost answer says nothing of the steps after it either.** A host runs the steps of one exchange without asking
+//!   back, so when the session ends, each of them may have been done. They are *doubtful* until they are asked about or
+//!   run again, and an undo takes them for made.
+//! * **"Not there" counts only when nobody is at work.** A resident that lost its driver finishes what must not be cut
+//!   short. So a proof that a goal was *not* reached is taken only after an exchange without steps for the same VM has
+//!   ended on that host: a host runs one exchange of a VM at a time, whichever process carries it.
+//! * **There is a point of no return.** Once a guest has moved, or has ended, the way back is closed: what is left of the
+//!   plan can only warn, and an undo stops there.
 
+mod exchange;
 mod locate;
+mod progress;
 mod rollback;
 
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
@@ -29,7 +41,9 @@ use crate::journal::{Journal, Note};
 use crate::names::{DeployId, HostName, RequestId, VmId};
 use crate::outcome::Sighting;
 use crate::plan::{Answer, OnFailure, Place, Plan, Step};
-use crate::reach::wire::{Done, Effect, Exchange, FromResident, Owner, Severity, StepEnd, WireStep};
+use crate::reach::wire::{Exchange, FromResident, Severity};
+
+use progress::{Pace, Progress, assumed};
 
 /// Events of one exchange. The session of a delegated action lives as long as this value.
 pub struct Events {
@@ -41,7 +55,7 @@ pub struct Events {
 
 /// The edge to the other hosts and to the front-end's scripts: the real one speaks ssh, the recording one is for tests.
 pub trait Reach {
-    /// Starts an exchange in `place`.
+    /// Starts an exchange in `place`. One without steps ends when nothing runs there for its VM any more.
     ///
     /// # Errors
     /// The place can't be reached: none of the steps has begun.
@@ -50,7 +64,7 @@ pub trait Reach {
     /// Has the steps of `request` in `place` stopped; the exchange then ends.
     fn cancel(&self, place: &Place, request: &RequestId) -> impl Future<Output = ()>;
 
-    /// Asks `host` where the guest is.
+    /// Asks `host` where the guest is; answers within a deadline of its own.
     fn locate(&self, host: &HostName, id: &DeployId) -> impl Future<Output = Sighting>;
 }
 
@@ -106,250 +120,181 @@ pub struct Engine<'a, R, L> {
     pub cancelled: watch::Receiver<bool>,
 }
 
-/// What has been done so far.
-struct Progress {
-    /// Steps that are done, by index, and whether they changed anything.
-    done: Vec<(usize, Effect)>,
-    outputs: BTreeMap<String, Done>,
-}
-
 /// Why the forward run stopped.
 struct Stop {
     /// The step.
     index: usize,
     failure: Failure,
-    /// Whether the step had begun: if not, there is nothing of it to undo or to ask for.
+    /// Whether the step may have begun: if not, there is nothing of it to undo or to ask for.
     begun: bool,
-    /// Whether the step itself said so, or its answer was lost.
-    lost: bool,
-    /// Whether a script of somebody else's said so: its word is taken (contract VMM 2.3 step 8).
+    /// Whether a script of somebody else's said so (contract VMM 2.3 step 8).
     foreign: bool,
+}
+
+/// What follows from a stop.
+enum Next {
+    /// The steps from this index on.
+    From(usize),
+    /// The end.
+    Fail,
 }
 
 /// How often a step without a goal is run again when its answer is lost.
 const REPEATS: u32 = 3;
+
+/// How often the forward run went back to which step.
+#[derive(Default)]
+struct Repeats {
+    index: usize,
+    count: u32,
+    /// Whether a host that answered again was given a second round already.
+    renewed: bool,
+}
+
+impl Repeats {
+    /// Counts one more repeat of that step; false when there have been enough.
+    fn again(&mut self, index: usize) -> bool {
+        if self.index != index {
+            *self = Repeats { index, ..Repeats::default() };
+        }
+        self.count += 1;
+        self.count <= REPEATS
+    }
+
+    /// One more round for a host that answers again.
+    fn renew(&mut self) -> bool {
+        self.count = 0;
+        !std::mem::replace(&mut self.renewed, true)
+    }
+}
 
 impl<R: Reach, L: Log> Engine<'_, R, L> {
     /// Runs `plan` to its end. The caller notes [`Note::end`] in the journal once the reply is on its way: a death
     /// before that must be adopted.
     pub async fn run(&self, plan: &Plan, request: &RequestId) -> Outcome {
         self.journal.note(request, &Note::begin(plan));
-        let mut progress = Progress { done: Vec::new(), outputs: BTreeMap::new() };
-        self.forward(plan, request, &mut progress).await
+        let mut progress = Progress::default();
+        let end = self.forward(plan, request, &mut progress).await;
+        match end {
+            // The cancel of a DEPLOY whose answer was never given comes without the guest's id: nobody else would end
+            // that guest. So a cancelled request is undone even when all its steps are done.
+            Ok(_) if self.is_cancelled() => {
+                self.roll_back(plan, request, &progress).await;
+                Outcome::Cancelled
+            }
+            Ok(payload) => Outcome::Success(payload),
+            Err(failure) => {
+                let trouble = self.roll_back(plan, request, &progress).await;
+                if self.is_cancelled() {
+                    return Outcome::Cancelled;
+                }
+                let text = match trouble.as_slice() {
+                    [] => failure.text,
+                    _ => format!("{} (undo: {})", failure.text, trouble.join("; ")),
+                };
+                Outcome::Failure(Failure { text, ..failure })
+            }
+        }
     }
 
-    async fn forward(&self, plan: &Plan, request: &RequestId, progress: &mut Progress) -> Outcome {
+    async fn forward(
+        &self,
+        plan: &Plan,
+        request: &RequestId,
+        progress: &mut Progress,
+    ) -> Result<String, Failure> {
         let mut next = 0;
-        let mut repeats = 0;
+        let mut repeats = Repeats::default();
         while let Some(rest) = plan.steps.get(next..).filter(|rest| !rest.is_empty()) {
             let Err(stop) = self.stretch(plan, rest, next, request, progress).await else {
-                next += stretch_of(rest).len();
-                repeats = 0;
+                next += exchange::stretch_of(rest).len();
                 continue;
             };
             let Some(step) = plan.steps.get(stop.index) else {
-                return Outcome::Failure(Failure::new(Kind::Bug, "a step beyond the plan failed"));
+                return Err(Failure::new(Kind::Bug, "a step beyond the plan failed"));
             };
-            let ask = stop.begun && !stop.foreign && step.goal.is_some();
-            if ask && self.reached(plan, step, request, &stop).await {
-                self.tell(plan, Severity::Warning, &format!("{}: done, although: {}", step.name, stop.failure));
-                progress.take(stop.index, step, assumed(step));
-                next = stop.index + 1;
-                continue;
+            match self.after(plan, step, request, progress, &stop, &mut repeats).await {
+                Next::From(index) => next = index,
+                Next::Fail => return Err(stop.failure.context(&step.name)),
             }
-            if stop.lost && step.goal.is_none() && repeats < REPEATS && !self.is_cancelled() {
-                repeats += 1;
-                next = stop.index;
-                self.tell(plan, Severity::Warning, &format!("{}: {}; trying again", step.name, stop.failure));
-                tokio::time::sleep(self.patience.first * repeats).await;
-                continue;
-            }
-            if step.on_failure == OnFailure::Warn {
-                self.tell(plan, Severity::Warning, &format!("{}: {} (ignored)", step.name, stop.failure));
-                next = stop.index + 1;
-                continue;
-            }
-            return self.fail(plan, step, request, progress, stop).await;
         }
-        Outcome::Success(match &plan.answer {
+        Ok(match &plan.answer {
             Answer::Empty => "-".to_owned(),
             Answer::Output(name) => progress.outputs.get(name).map(|d| d.output.clone()).unwrap_or_default(),
         })
     }
 
-    async fn fail(
+    /// Finds out what a stop means.
+    async fn after(
         &self,
         plan: &Plan,
         step: &Step,
         request: &RequestId,
-        progress: &Progress,
-        stop: Stop,
-    ) -> Outcome {
-        // A step with a goal was proved not done; one that never began changed nothing.
-        let half_done = (stop.begun && step.goal.is_none()).then_some(step);
-        let trouble = self.roll_back(plan, request, progress, half_done).await;
-        if stop.failure.kind == Kind::Cancelled || self.is_cancelled() {
-            return Outcome::Cancelled;
-        }
-        let mut failure = stop.failure.context(&step.name);
-        if !trouble.is_empty() {
-            failure.text = format!("{} (undo: {})", failure.text, trouble.join("; "));
-        }
-        Outcome::Failure(failure)
-    }
-
-    /// Runs the steps at the head of `rest` that share a place, in one exchange.
-    async fn stretch(
-        &self,
-        plan: &Plan,
-        rest: &[Step],
-        first: usize,
-        request: &RequestId,
         progress: &mut Progress,
-    ) -> Result<(), Stop> {
-        let steps = stretch_of(rest);
-        let Some(head) = steps.first() else { return Ok(()) };
-        let unbegun = |failure| Stop { index: first, failure, begun: false, lost: false, foreign: false };
-        if self.is_cancelled() {
-            return Err(unbegun(Failure::new(Kind::Cancelled, "cancelled")));
+        stop: &Stop,
+        repeats: &mut Repeats,
+    ) -> Next {
+        let lost = progress.is_doubtful(stop.index);
+        if lost && step.goal.is_none() && !self.is_cancelled() && repeats.again(stop.index) {
+            self.warn(plan, &format!("{}: {}; trying again", step.name, stop.failure));
+            tokio::time::sleep(self.patience.first * repeats.count).await;
+            return Next::From(stop.index);
         }
-        let exchange = self.exchange(plan, steps, request, &progress.outputs);
-        let mut events = self.reach.start(&head.place, exchange).await.map_err(unbegun)?;
-        let mut at = 0;
-        let mut begun = false;
-        let mut cancelled = self.cancelled.clone();
-        let mut told_to_stop = false;
-        loop {
-            let event = tokio::select! {
-                event = events.receiver.recv() => event,
-                Ok(_) = cancelled.wait_for(|c| *c), if !told_to_stop => {
-                    told_to_stop = true;
-                    self.reach.cancel(&head.place, request).await;
-                    continue;
-                }
-            };
-            let stop = |at: usize, failure, lost, foreign| Stop { index: first + at, failure, begun, lost, foreign };
-            match event {
-                Some(FromResident::Started { step, .. }) => {
-                    begun = true;
-                    self.journal.note(request, &Note::Started { step });
-                }
-                Some(FromResident::Ended { end, .. }) => {
-                    let Some(step) = steps.get(at).filter(|s| s.name == end.step) else { continue };
-                    self.journal.note(request, &Note::ended(&end));
-                    self.report(plan, step, request, &end);
-                    match end.result {
-                        Ok(done) => progress.take(first + at, step, done),
-                        Err(failure) if step.on_failure == OnFailure::Stop => {
-                            return Err(stop(at, failure, false, end.owner == Owner::Foreign));
-                        }
-                        Err(_) => {}
-                    }
-                    at += 1;
-                    begun = false;
-                }
-                Some(FromResident::Log { severity, text, .. }) => self.tell(plan, severity, &text),
-                Some(FromResident::End { .. }) if at >= steps.len() => return Ok(()),
-                Some(FromResident::End { .. }) => {
-                    return Err(stop(at, Failure::new(Kind::Cancelled, "stopped"), false, false));
-                }
-                Some(FromResident::Hello(_) | FromResident::Located { .. }) => {}
-                None => {
-                    let why = format!("the answer from {} is lost", head.place);
-                    return Err(stop(at, Failure::new(Kind::Unreachable, why), true, false));
-                }
+        // Backwards: the steps of an exchange run in order, so a later goal that was reached speaks for all before it.
+        for (index, open) in self.open_goals(plan, progress, stop).await.into_iter().rev() {
+            // libvirt may still be at a call that outlived its deadline.
+            let at_work = progress.is_doubtful(index) || stop.failure.kind == Kind::Timeout;
+            if !self.reached(plan, open, request, stop, at_work).await {
+                progress.disprove(index);
+                continue;
+            }
+            self.warn(plan, &format!("{}: done, although: {}", open.name, stop.failure));
+            self.journal.note(request, &Note::Ended { step: open.name.clone(), ok: true });
+            progress.take(index, open, assumed(open));
+            if index == stop.index || progress.is_past_return() {
+                return Next::From(index + 1);
+            }
+            // The guest was started, and the steps before it are in doubt: their host answers now, so try them again.
+            if lost && !self.is_cancelled() && repeats.renew() {
+                return Next::From(stop.index);
             }
         }
+        let harmless = step.on_failure == OnFailure::Warn || progress.is_past_return();
+        if self.is_cancelled() || !harmless {
+            return Next::Fail;
+        }
+        self.warn(plan, &format!("{}: {} (ignored)", step.name, stop.failure));
+        Next::From(stop.index + 1)
     }
 
-    fn exchange(
+    /// The steps whose goals must be asked for before a stop can be called a failure.
+    async fn open_goals<'p>(
         &self,
-        plan: &Plan,
-        steps: &[Step],
-        request: &RequestId,
-        outputs: &BTreeMap<String, Done>,
-    ) -> Exchange {
-        let wanted: Vec<&str> = steps.iter().flat_map(crate::plan::inputs_of).collect();
-        Exchange {
-            request: request.clone(),
-            action: plan.action.clone(),
-            vm: plan.vm,
-            steps: steps.iter().map(WireStep::from).collect(),
-            inputs: plan
-                .inputs
-                .iter()
-                .filter(|(name, _)| wanted.contains(&name.as_str()))
-                .map(|(name, input)| (name.clone(), input.clone()))
-                .collect(),
-            outputs: outputs.iter().map(|(name, done)| (name.clone(), done.first_word().to_owned())).collect(),
-        }
-    }
-
-    fn report(&self, plan: &Plan, step: &Step, request: &RequestId, end: &StepEnd) {
-        let ms = Duration::from_micros(end.micros).as_secs_f64() * 1e3;
-        tracing::info!(vm = plan.vm.0, %request, step = step.name, place = %step.place, elapsed_ms = ms, ok = end.result.is_ok());
-        let by = if end.owner == Owner::Foreign { " (not ours)" } else { "" };
-        match &end.result {
-            Ok(_) => {
-                self.tell(plan, Severity::Info, &format!("{}: done on {} in {ms:.1} ms{by}", step.name, step.place))
-            }
-            Err(failure) => {
-                let severity =
-                    if step.on_failure == OnFailure::Warn { Severity::Warning } else { Severity::Error };
-                self.tell(plan, severity, &format!("{}: failed on {}{by}: {failure}", step.name, step.place));
+        plan: &'p Plan,
+        progress: &Progress,
+        stop: &Stop,
+    ) -> Vec<(usize, &'p Step)> {
+        let mut open = Vec::new();
+        for (index, step) in plan.steps.iter().enumerate().skip(stop.index).filter(|(_, s)| s.goal.is_some())
+        {
+            let itself =
+                index == stop.index && stop.begun && (!stop.foreign || self.can_be_asked(step).await);
+            if itself || progress.is_doubtful(index) {
+                open.push((index, step));
             }
         }
+        open
     }
 
     fn tell(&self, plan: &Plan, severity: Severity, text: &str) {
         self.log.log(plan.vm, severity, text);
     }
 
+    fn warn(&self, plan: &Plan, text: &str) {
+        self.tell(plan, Severity::Warning, text);
+    }
+
     fn is_cancelled(&self) -> bool {
         *self.cancelled.borrow()
-    }
-}
-
-impl Progress {
-    fn take(&mut self, index: usize, step: &Step, done: Done) {
-        self.done.push((index, done.effect));
-        self.outputs.insert(step.name.clone(), done);
-    }
-}
-
-/// What a step is taken to have printed when the hosts proved that it is done.
-fn assumed(step: &Step) -> Done {
-    let output = step.goal.as_ref().map(|goal| goal.id().to_string()).unwrap_or_default();
-    Done { output, effect: Effect::Made }
-}
-
-/// The steps at the head of `rest` that share a place.
-fn stretch_of(rest: &[Step]) -> &[Step] {
-    let place = rest.first().map(|step| &step.place);
-    let length = rest.iter().take_while(|step| Some(&step.place) == place).count();
-    rest.get(..length).unwrap_or_default()
-}
-
-/// Paces the questions to the hosts and the lines in the log.
-struct Pace {
-    patience: Patience,
-    pause: Duration,
-    told: Instant,
-}
-
-impl Pace {
-    fn new(patience: Patience) -> Self {
-        Pace { patience, pause: patience.first, told: Instant::now() }
-    }
-
-    /// Waits; true when the log is to be told.
-    async fn wait(&mut self) -> bool {
-        tokio::time::sleep(self.pause).await;
-        self.pause = (self.pause * 2).min(self.patience.longest);
-        let due = self.told.elapsed() >= self.patience.tell;
-        if due {
-            self.told = Instant::now();
-        }
-        due
     }
 }

@@ -73,18 +73,9 @@ pub struct Orders {
 pub fn judge_migration(source: &Sighting, destination: &Sighting) -> Verdict {
     use Sighting::{Absent, Ended, Incoming, Migrating, PausedByMigration, Running, Unreachable};
     let nothing = Orders::default();
-    let discard_incoming = Orders {
-        destination: Some(Order::Discard),
-        ..nothing
-    };
-    let discard_source = Orders {
-        source: Some(Order::Discard),
-        ..nothing
-    };
-    let resume = |destination| Orders {
-        source: Some(Order::Resume),
-        destination,
-    };
+    let discard_incoming = Orders { destination: Some(Order::Discard), ..nothing };
+    let discard_source = Orders { source: Some(Order::Discard), ..nothing };
+    let resume = |destination| Orders { source: Some(Order::Resume), destination };
     match (source, destination) {
         (s, d) if s.lives() && d.lives() => {
             Verdict::Unknown("the guest is seen running on both hosts".to_owned())
@@ -101,10 +92,9 @@ pub fn judge_migration(source: &Sighting, destination: &Sighting) -> Verdict {
         }
         (s, d) if s.proves_absence() && d.lives() => Verdict::Destination(nothing),
         // The source has let go: what came in is all there is of the guest.
-        (Absent | Ended, Incoming | PausedByMigration) => Verdict::Destination(Orders {
-            destination: Some(Order::Resume),
-            ..nothing
-        }),
+        (Absent | Ended, Incoming | PausedByMigration) => {
+            Verdict::Destination(Orders { destination: Some(Order::Resume), ..nothing })
+        }
         (s, d) if s.proves_absence() && d.proves_absence() => Verdict::Nowhere,
         // It runs on the destination: whatever the source says later, it is not the guest's place.
         (Unreachable(_), Running) => Verdict::Destination(nothing),
@@ -119,15 +109,7 @@ mod tests {
 
     fn all() -> Vec<Sighting> {
         use Sighting::*;
-        vec![
-            Absent,
-            Running,
-            Paused,
-            PausedByMigration,
-            Incoming,
-            Ended,
-            Unreachable("no route".to_owned()),
-        ]
+        vec![Absent, Running, Paused, PausedByMigration, Incoming, Ended, Unreachable("no route".to_owned())]
     }
 
     /// The promises that matter, over every pair of sightings.
@@ -141,23 +123,14 @@ mod tests {
                     continue;
                 };
                 if orders.source == Some(Order::Resume) {
-                    assert!(
-                        destination.proves_absence(),
-                        "resumed with the destination unproved: {pair}"
-                    );
+                    assert!(destination.proves_absence(), "resumed with the destination unproved: {pair}");
                     assert_eq!(source, Sighting::PausedByMigration, "{pair}");
                 }
                 if orders.source == Some(Order::Discard) {
-                    assert!(
-                        destination.lives() && !source.lives(),
-                        "destroyed the only copy: {pair}"
-                    );
+                    assert!(destination.lives() && !source.lives(), "destroyed the only copy: {pair}");
                 }
                 if orders.destination == Some(Order::Discard) {
-                    assert!(
-                        source.lives() && !destination.lives(),
-                        "destroyed the only copy: {pair}"
-                    );
+                    assert!(source.lives() && !destination.lives(), "destroyed the only copy: {pair}");
                 }
                 if orders.destination == Some(Order::Resume) {
                     assert!(source.proves_absence(), "ran twice: {pair}");
@@ -169,28 +142,11 @@ mod tests {
     #[test]
     fn silence_of_a_host_is_not_absence() {
         let silent = Sighting::Unreachable("timed out".to_owned());
-        for other in [
-            Sighting::Absent,
-            Sighting::Ended,
-            Sighting::PausedByMigration,
-            Sighting::Incoming,
-        ] {
-            assert!(
-                matches!(judge_migration(&other, &silent), Verdict::Unknown(_)),
-                "{other:?}"
-            );
+        for other in [Sighting::Absent, Sighting::Ended, Sighting::PausedByMigration, Sighting::Incoming] {
+            assert!(matches!(judge_migration(&other, &silent), Verdict::Unknown(_)), "{other:?}");
         }
-        assert!(matches!(
-            judge_migration(&silent, &Sighting::Incoming),
-            Verdict::Unknown(_)
-        ));
-        assert!(matches!(
-            judge_migration(&silent, &silent),
-            Verdict::Unknown(_)
-        ));
-        assert_eq!(
-            judge_migration(&Sighting::Absent, &Sighting::Absent),
-            Verdict::Nowhere
-        );
+        assert!(matches!(judge_migration(&silent, &Sighting::Incoming), Verdict::Unknown(_)));
+        assert!(matches!(judge_migration(&silent, &silent), Verdict::Unknown(_)));
+        assert_eq!(judge_migration(&Sighting::Absent, &Sighting::Absent), Verdict::Nowhere);
     }
 }

@@ -1,12 +1,14 @@
 //! Proves where the guest is when a step's own word is not enough.
 
+use std::collections::BTreeMap;
+use std::pin::pin;
 use std::time::Duration;
 
-use super::{Engine, Events, Log, Pace, Reach, Stop};
+use super::{Engine, Log, Pace, Reach, Stop};
 use crate::names::{DeployId, HostName, RequestId};
 use crate::outcome::{Orders, Sighting, Verdict, judge_migration};
 use crate::plan::{Goal, Order, Place, Plan, Step, Work};
-use crate::reach::wire::{FromResident, Severity};
+use crate::reach::wire::Severity;
 
 /// How long one host may take to bring a guest to rest.
 const SETTLE_DEADLINE: Duration = Duration::from_secs(60);
@@ -14,25 +16,67 @@ const SETTLE_DEADLINE: Duration = Duration::from_secs(60);
 impl<R: Reach, L: Log> Engine<'_, R, L> {
     /// Asks until it is proved whether `step` reached its goal. Never guesses: while a host that matters is silent this
     /// waits, tells the VM's log once a minute, and gives no answer.
-    pub(super) async fn reached(&self, plan: &Plan, step: &Step, request: &RequestId, stop: &Stop) -> bool {
-        let mut pace = Pace::new(self.patience);
+    ///
+    /// With `at_work` somebody may still be working at the step, on a host that lost its session to us: then only
+    /// "reached" is taken at once; everything else, and every order, waits until that host is at rest.
+    pub(super) async fn reached(
+        &self,
+        plan: &Plan,
+        step: &Step,
+        request: &RequestId,
+        stop: &Stop,
+        at_work: bool,
+    ) -> bool {
         let Some(goal) = &step.goal else { return false };
+        let mut pace = Pace::new(self.patience);
+        let mut quiet = !at_work;
+        let mut rest = pin!(self.until_rest(plan, request, step));
         loop {
             let (proof, doubt) = match goal {
                 Goal::RunsOn { id, host, from: Some(source) } => {
                     let verdict = self.judge(id, source, host).await;
-                    self.settle(plan, request, id, source, host, verdict).await
+                    self.settle(plan, request, goal, source, verdict, quiet).await
                 }
                 Goal::RunsOn { id, host, from: None } => present(&self.reach.locate(host, id).await),
                 Goal::Gone { id, host } => gone(&self.reach.locate(host, id).await),
             };
-            if let Some(proof) = proof {
-                return proof;
+            match proof {
+                Some(true) => return true,
+                Some(false) if quiet => return false,
+                _ => {}
             }
-            if pace.wait().await {
-                let text = format!("{}: {}; still not known where the guest is: {doubt}", step.name, stop.failure);
-                self.tell(plan, Severity::Warning, &text);
+            let due = tokio::select! {
+                () = &mut rest, if !quiet => {
+                    quiet = true;
+                    continue;
+                }
+                due = pace.wait() => due,
+            };
+            if due {
+                let doubt = if doubt.is_empty() { format!("{} is not at rest", step.place) } else { doubt };
+                self.warn(
+                    plan,
+                    &format!("{}: {}; still not known where the guest is: {doubt}", step.name, stop.failure),
+                );
             }
+        }
+    }
+
+    /// Whether the host of a goal answers at all. A script of somebody else's may belong to a hypervisor that our
+    /// residents know nothing of: then its word is all there is.
+    pub(super) async fn can_be_asked(&self, step: &Step) -> bool {
+        let Some(goal) = &step.goal else { return false };
+        let (Goal::RunsOn { host, from: None, .. }
+        | Goal::Gone { host, .. }
+        | Goal::RunsOn { from: Some(host), .. }) = goal;
+        !matches!(self.reach.locate(host, goal.id()).await, Sighting::Unreachable(_))
+    }
+
+    async fn until_rest(&self, plan: &Plan, request: &RequestId, step: &Step) {
+        let mut pace = Pace::new(self.patience);
+        while let Err(failure) = self.at_rest(plan, request, &step.place).await {
+            tracing::debug!(step = step.name, %failure, "not known to be at rest");
+            pace.wait().await;
         }
     }
 
@@ -48,16 +92,20 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
         &self,
         plan: &Plan,
         request: &RequestId,
-        id: &DeployId,
+        goal: &Goal,
         source: &HostName,
-        destination: &HostName,
         verdict: Verdict,
+        quiet: bool,
     ) -> (Option<bool>, String) {
+        let Goal::RunsOn { id, host: destination, .. } = goal else { return (None, String::new()) };
         let (orders, arrived) = match verdict {
             Verdict::Source(orders) => (orders, false),
             Verdict::Destination(orders) => (orders, true),
             Verdict::Nowhere => {
-                self.tell(plan, Severity::Error, &format!("the guest runs neither on {source} nor on {destination}"));
+                if quiet {
+                    let text = format!("the guest runs neither on {source} nor on {destination}");
+                    self.tell(plan, Severity::Error, &text);
+                }
                 return (Some(false), String::new());
             }
             Verdict::Moving => return (None, "it is still moving".to_owned()),
@@ -67,8 +115,8 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
             return (Some(arrived), String::new());
         }
         for (host, order) in [(source, orders.source), (destination, orders.destination)] {
-            if let Some(order) = order {
-                self.tell(plan, Severity::Warning, &format!("{order:?} the guest's copy on {host}").to_lowercase());
+            if let Some(order) = order.filter(|_| quiet) {
+                self.warn(plan, &format!("{order:?} the guest's copy on {host}").to_lowercase());
                 self.order(plan, request, id, host, order).await;
             }
         }
@@ -77,15 +125,10 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
 
     async fn order(&self, plan: &Plan, request: &RequestId, id: &DeployId, host: &HostName, order: Order) {
         let work = Work::Settle { id: id.clone(), order };
-        let step = Step::new(format!("settle:{host}"), Place::Host(host.clone()), work, SETTLE_DEADLINE).finishes();
-        let exchange = self.exchange(plan, std::slice::from_ref(&step), request, &Default::default());
-        let started = self.reach.start(&step.place, exchange).await;
-        let Ok(Events { mut receiver, carrier: _carrier }) = started else { return };
-        while let Some(event) = receiver.recv().await {
-            if let FromResident::Ended { end, .. } = event {
-                self.report(plan, &step, request, &end);
-            }
-        }
+        let step =
+            Step::new(format!("settle:{host}"), Place::Host(host.clone()), work, SETTLE_DEADLINE).finishes();
+        // Whatever it says: the hosts are asked again.
+        self.single(plan, &step, request, &BTreeMap::new()).await;
     }
 }
 

@@ -1,49 +1,63 @@
 //! Walks the undo backwards, on every place that the action touched.
 
-use super::{Engine, Events, Log, Progress, Reach};
+use super::exchange::Single;
+use super::{Engine, Log, Progress, REPEATS, Reach, Stop};
+use crate::answer::Failure;
 use crate::names::RequestId;
 use crate::plan::{Plan, Step};
-use crate::reach::wire::{Effect, FromResident};
 
 impl<R: Reach, L: Log> Engine<'_, R, L> {
-    /// Undoes `half_done` and then every done step in reverse. Never stops at an error of its own; returns them.
+    /// Undoes in reverse what was done, half done or perhaps done, back to the point of no return. Never stops at an
+    /// error of its own; returns them.
     pub(super) async fn roll_back(
         &self,
         plan: &Plan,
         request: &RequestId,
         progress: &Progress,
-        half_done: Option<&Step>,
     ) -> Vec<String> {
-        let changed = progress.done.iter().rev().filter(|(_, effect)| *effect == Effect::Made);
-        let done = changed.filter_map(|(index, _)| plan.steps.get(*index));
+        // What still runs in a lost exchange would do again what is undone here. A host that stays silent is not waited
+        // for: nothing of the guest is at stake in a step without a goal.
+        for step in progress.doubtful_steps(plan) {
+            let quiet = tokio::time::timeout(step.deadline, self.at_rest(plan, request, &step.place)).await;
+            tracing::debug!(step = step.name, place = %step.place, ?quiet, "waited before the undo");
+        }
         let mut trouble = Vec::new();
-        for step in half_done.into_iter().chain(done) {
+        for step in progress.to_undo(plan) {
             for undo in &step.undo {
-                if let Some(error) = self.undo(plan, request, progress, undo).await {
-                    trouble.push(error);
+                if let Err(failure) = self.undo(plan, request, progress, undo).await {
+                    trouble.push(format!("{}: {failure}", undo.name));
                 }
             }
         }
         trouble
     }
 
-    async fn undo(&self, plan: &Plan, request: &RequestId, progress: &Progress, undo: &Step) -> Option<String> {
-        let exchange = self.exchange(plan, std::slice::from_ref(undo), request, &progress.outputs);
-        let Events { mut receiver, carrier: _carrier } = match self.reach.start(&undo.place, exchange).await {
-            Ok(events) => events,
-            Err(failure) => return Some(format!("{}: {failure}", undo.name)),
-        };
-        let mut error = Some(format!("{}: the answer from {} is lost", undo.name, undo.place));
-        while let Some(event) = receiver.recv().await {
-            match event {
-                FromResident::Ended { end, .. } => {
-                    self.report(plan, undo, request, &end);
-                    error = end.result.err().map(|failure| format!("{}: {failure}", undo.name));
-                }
-                FromResident::Log { severity, text, .. } => self.tell(plan, severity, &text),
-                _ => {}
+    /// Runs one undo, again when its answer is lost: like every step it may run twice. With a goal it is done when the
+    /// hosts say so, whatever the step says.
+    async fn undo(
+        &self,
+        plan: &Plan,
+        request: &RequestId,
+        progress: &Progress,
+        undo: &Step,
+    ) -> Result<(), Failure> {
+        let mut repeats = 0;
+        loop {
+            let (failure, lost) = match self.single(plan, undo, request, &progress.outputs).await {
+                Single::Done => return Ok(()),
+                Single::Failed(failure) => (failure, false),
+                Single::Lost(failure) => (failure, true),
+            };
+            let stop = Stop { index: 0, failure, begun: true, foreign: false };
+            if undo.goal.is_some() && self.reached(plan, undo, request, &stop, lost).await {
+                return Ok(());
             }
+            repeats += 1;
+            if repeats > REPEATS || (!lost && undo.goal.is_none()) {
+                return Err(stop.failure);
+            }
+            self.warn(plan, &format!("{}: {}; trying again", undo.name, stop.failure));
+            tokio::time::sleep(self.patience.first * repeats).await;
         }
-        error
     }
 }
