@@ -39,7 +39,8 @@ pub enum Note {
         /// The first word that the reply must carry.
         first_word: Option<u32>,
     },
-    /// A step began.
+    /// A step began. A host runs the steps of one exchange without asking back, so a step without an end may have begun
+    /// whether or not this note came through.
     Started {
         /// Its name.
         step: String,
@@ -106,7 +107,13 @@ pub struct Unfinished {
 /// The file.
 pub struct Journal {
     path: Option<PathBuf>,
-    file: Mutex<Option<File>>,
+    file: Mutex<Appended>,
+}
+
+struct Appended {
+    file: Option<File>,
+    /// Whether the last write may have left a line without its end.
+    torn: bool,
 }
 
 impl Journal {
@@ -122,8 +129,12 @@ impl Journal {
         };
         // Written beside and renamed: a death in here leaves the old journal.
         let fresh = path.with_extension("new");
-        let mut options = OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+        // Made anew: one that such a death left may have another mode, or be somebody's link.
+        match fs::remove_file(&fresh) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
         for old in &unfinished {
             for note in std::iter::once(&old.begin).chain(&old.notes) {
                 file.write_all(&line(&old.request, note))?;
@@ -132,20 +143,29 @@ impl Journal {
         drop(file);
         fs::rename(&fresh, path)?;
         let file = OpenOptions::new().append(true).open(path)?;
-        Ok((Journal { path: Some(path.to_owned()), file: Mutex::new(Some(file)) }, unfinished))
+        let file = Mutex::new(Appended { file: Some(file), torn: false });
+        Ok((Journal { path: Some(path.to_owned()), file }, unfinished))
     }
 
     /// A journal that keeps nothing: for dry runs and stand-alone slots, which nobody adopts.
     pub fn none() -> Self {
-        Journal { path: None, file: Mutex::new(None) }
+        Journal { path: None, file: Mutex::new(Appended { file: None, torn: false }) }
     }
 
     /// Appends one event. A full disk costs the adoption after a crash, not the action: it is logged.
     pub fn note(&self, request: &RequestId, note: &Note) {
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(file) = file.as_mut() else { return };
+        let mut appended = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let torn = appended.torn;
+        let Some(file) = appended.file.as_mut() else { return };
+        let mut bytes = line(request, note);
+        if torn {
+            // The half of a line that a full disk left must not take this one with it.
+            bytes.insert(0, b'\n');
+        }
         // One write call per line, in append mode: lines of two threads never mix.
-        if let Err(e) = file.write_all(&line(request, note)) {
+        let written = file.write_all(&bytes);
+        appended.torn = written.is_err();
+        if let Err(e) = written {
             tracing::error!(error = %e, path = ?self.path, %request, "cannot write the journal");
         }
     }
@@ -209,7 +229,12 @@ mod tests {
         journal.note(&two, &Note::Started { step: "deploy".to_owned() });
         journal.note(&one, &Note::End { ok: true });
         // A death in the middle of a line.
-        OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"request\":\"1-2-2\",\"no").unwrap();
+        OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .unwrap()
+            .write_all(b"{\"request\":\"1-2-2\",\"no")
+            .unwrap();
         drop(journal);
 
         let (journal, unfinished) = Journal::open(&path).unwrap();

@@ -2,6 +2,7 @@
 //! once, the whole process group killed when its time is up.
 
 use std::path::Path;
+use std::pin::pin;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -30,8 +31,24 @@ pub struct Script {
     pub status: String,
 }
 
-/// A process group that is killed when this value goes.
-struct Group(Option<Pid>);
+/// How long what a script printed is waited for once it has ended: a process that it left behind may hold its pipes.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// A process group that is killed when this value goes, also when a cancel drops the future that holds it.
+pub(super) struct Group(Option<Pid>);
+
+impl Group {
+    /// The group that a child with a group of its own leads. Drop it before the child: until that is reaped, no other
+    /// process can have its number.
+    pub(super) fn led_by(child: &Child) -> Self {
+        Group(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw))
+    }
+
+    /// Leaves the group alone: its leader has ended by itself.
+    fn release(&mut self) {
+        self.0 = None;
+    }
+}
 
 impl Drop for Group {
     fn drop(&mut self) {
@@ -42,46 +59,70 @@ impl Drop for Group {
     }
 }
 
-/// Runs `program` and waits for its end.
+/// Runs `program` and waits for its end. What it leaves running behind it when it ends by itself is left alone, for
+/// that is how scripts start daemons; past the deadline all of it is killed.
 ///
 /// # Errors
 /// [`Kind::HostState`] when it can't be started, [`Kind::Timeout`] when it does not end within `deadline`; a script
 /// that ends with a failure is no error here.
-pub async fn run(program: &Path, argv: &[String], stdin: &[u8], deadline: Duration) -> Result<Script, Failure> {
+pub async fn run(
+    program: &Path,
+    argv: &[String],
+    stdin: &[u8],
+    deadline: Duration,
+) -> Result<Script, Failure> {
     let mut command = Command::new(program);
     command.args(argv).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.process_group(0).kill_on_drop(true);
     let started = command.spawn();
-    let mut child =
-        started.map_err(|e| Failure::new(Kind::HostState, format!("cannot start {}: {e}", program.display())))?;
-    // The group is killed on every way out of here, also when this future is dropped by a cancel.
-    let _group = Group(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw));
-    match tokio::time::timeout(deadline, talk(&mut child, stdin)).await {
+    let mut child = started
+        .map_err(|e| Failure::new(Kind::HostState, format!("cannot start {}: {e}", program.display())))?;
+    let mut group = Group::led_by(&child);
+    match tokio::time::timeout(deadline, talk(&mut child, &mut group, stdin)).await {
         Ok(Ok(script)) => Ok(script),
         Ok(Err(e)) => Err(Failure::new(Kind::HostState, format!("{}: {e}", program.display()))),
         Err(_) => Err(Failure::new(
             Kind::Timeout,
-            format!("{} did not end within {} s and was killed", program.display(), deadline.as_secs()),
+            format!("{} did not end within {} s and was killed", program.display(), deadline.as_secs_f64()),
         )),
     }
 }
 
-async fn talk(child: &mut Child, stdin: &[u8]) -> std::io::Result<Script> {
-    let mut input = child.stdin.take();
-    let stdout = child.stdout.take();
-    let stderr = child.stderr.take();
+async fn talk(child: &mut Child, group: &mut Group, stdin: &[u8]) -> std::io::Result<Script> {
+    let input = child.stdin.take();
+    let (output, errors) = (child.stdout.take(), child.stderr.take());
     let feed = async {
-        if let Some(input) = &mut input {
+        if let Some(mut input) = input {
             // A script that does not read its input closes it: that is its right.
             let _ = input.write_all(stdin).await;
         }
-        drop(input.take());
+        Ok(())
     };
-    let (_, stdout, stderr, status) = tokio::join!(feed, drain(stdout), drain(stderr), child.wait());
-    let status = status?;
-    let (log, complaint) = sort_stderr(&stderr?);
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let status = {
+        let mut pipes =
+            pin!(async { tokio::try_join!(feed, drain(output, &mut stdout), drain(errors, &mut stderr)) });
+        let early = tokio::select! {
+            drained = &mut pipes => drained.map(|_| None),
+            status = child.wait() => status.map(Some),
+        };
+        let status = match early? {
+            None => child.wait().await?,
+            Some(status) => {
+                group.release();
+                // What came until then is what it said.
+                if let Ok(drained) = tokio::time::timeout(LINGER, pipes).await {
+                    drained?;
+                }
+                status
+            }
+        };
+        group.release();
+        status
+    };
+    let (log, complaint) = sort_stderr(&String::from_utf8_lossy(&stderr));
     Ok(Script {
-        stdout: stdout?.trim_end_matches('\n').to_owned(),
+        stdout: String::from_utf8_lossy(&stdout).trim_end_matches('\n').to_owned(),
         log,
         complaint,
         success: status.success(),
@@ -92,17 +133,16 @@ async fn talk(child: &mut Child, stdin: &[u8]) -> std::io::Result<Script> {
     })
 }
 
-async fn drain(stream: Option<impl AsyncRead + Unpin>) -> std::io::Result<String> {
-    let Some(mut stream) = stream else { return Ok(String::new()) };
-    let mut kept = Vec::new();
+/// Reads `stream` to its end into `kept`.
+async fn drain(stream: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>) -> std::io::Result<()> {
+    let Some(mut stream) = stream else { return Ok(()) };
     let mut chunk = [0; 8192];
     loop {
         let length = stream.read(&mut chunk).await?;
-        let Some(read) = chunk.get(..length).filter(|read| !read.is_empty()) else { break };
+        let Some(read) = chunk.get(..length).filter(|read| !read.is_empty()) else { return Ok(()) };
         let room = OUTPUT_LIMIT.saturating_sub(kept.len());
         kept.extend(read.iter().take(room));
     }
-    Ok(String::from_utf8_lossy(&kept).into_owned())
 }
 
 /// Sorts a script's standard error into log lines and the complaint for the user.
@@ -144,6 +184,7 @@ fn without_id(text: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::process::kill_process;
 
     fn sh(script: &str, stdin: &[u8], deadline: Duration) -> Result<Script, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -175,6 +216,14 @@ mod tests {
             std::thread::sleep(Duration::from_millis(20));
         }
         panic!("process {pid} of the killed group still runs");
+    }
+
+    #[test]
+    fn a_daemon_that_a_script_leaves_behind_lives_and_holds_nobody_up() {
+        let script = sh("echo one-7; sleep 1000 & echo $! >&2", b"", Duration::from_secs(60)).unwrap();
+        assert_eq!(script.stdout, "one-7");
+        let pid = script.complaint.parse().unwrap();
+        kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).expect("the daemon still runs");
     }
 
     #[test]

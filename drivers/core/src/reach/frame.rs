@@ -31,7 +31,8 @@ pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, FrameError> {
     serde_json::to_writer(&mut bytes, value).map_err(|e| FrameError::Foreign(e.to_string()))?;
     let length = bytes.len() - 4;
     let prefix = u32::try_from(length).ok().filter(|_| length <= FRAME_LIMIT);
-    let prefix = prefix.ok_or_else(|| FrameError::Foreign(format!("a frame of {length} bytes is too large")))?;
+    let prefix =
+        prefix.ok_or_else(|| FrameError::Foreign(format!("a frame of {length} bytes is too large")))?;
     for (slot, byte) in bytes.iter_mut().zip(prefix.to_be_bytes()) {
         *slot = byte;
     }
@@ -67,7 +68,10 @@ pub async fn read<T: DeserializeOwned>(stream: &mut (impl AsyncRead + Unpin)) ->
 ///
 /// # Errors
 /// A failed stream, or a value that [`encode`] refuses.
-pub async fn write<T: Serialize>(stream: &mut (impl AsyncWrite + Unpin), value: &T) -> Result<(), FrameError> {
+pub async fn write<T: Serialize>(
+    stream: &mut (impl AsyncWrite + Unpin),
+    value: &T,
+) -> Result<(), FrameError> {
     stream.write_all(&encode(value)?).await?;
     stream.flush().await?;
     Ok(())

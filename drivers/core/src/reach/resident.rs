@@ -9,14 +9,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{ChildStderr, ChildStdout, Command};
+use tokio::io::{AsyncReadExt, BufReader};
+use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::answer::{Failure, Kind};
 use crate::names::{DeployId, HostName, RequestId};
 use crate::outcome::Sighting;
 use crate::reach::frame;
+use crate::reach::frame::FrameError;
 use crate::reach::wire::{Exchange, FromResident, Hello, ToResident};
 
 /// How a host is reached: everything before the host's name, and the program there.
@@ -60,6 +62,12 @@ impl Ssh {
     }
 }
 
+/// How long an ssh client that ends may take to say why.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// The longest line of a session's standard error that is kept in one piece, in bytes.
+const LINE_LIMIT: usize = 1000;
+
 type Events = mpsc::UnboundedSender<FromResident>;
 
 #[derive(Default)]
@@ -86,52 +94,37 @@ impl Session {
     /// there is of another schema.
     pub async fn open(ssh: &Ssh, host: &HostName) -> Result<Arc<Session>, Failure> {
         let lost = |why: String| Failure::new(Kind::Unreachable, why).context(format!("cannot reach {host}"));
-        let (program, options) = ssh.client.split_first().ok_or_else(|| Failure::new(Kind::Bug, "no ssh client"))?;
+        let (program, options) =
+            ssh.client.split_first().ok_or_else(|| Failure::new(Kind::Bug, "no ssh client"))?;
         let mut command = Command::new(program);
         command.args(options).arg("--").arg(host.as_str()).arg(&ssh.command);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let spawned = command.process_group(0).kill_on_drop(true).spawn();
         let mut child = spawned.map_err(|e| lost(format!("{program}: {e}")))?;
-        let (Some(mut input), Some(mut output), Some(errors)) =
+        let (Some(input), Some(mut output), Some(errors)) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
             return Err(Failure::new(Kind::Bug, "an ssh client without pipes"));
         };
         let complaint = Arc::new(Mutex::new(String::new()));
-        tokio::task::spawn_local(listen_errors(errors, host.clone(), Arc::clone(&complaint)));
+        let listener = tokio::task::spawn_local(listen_errors(errors, host.clone(), Arc::clone(&complaint)));
         let hello = match tokio::time::timeout(ssh.deadline, frame::read::<FromResident>(&mut output)).await {
             Ok(Ok(FromResident::Hello(hello))) => hello,
             Ok(Ok(_)) => return Err(lost("the resident did not greet".to_owned())),
-            Ok(Err(e)) => {
+            Ok(Err(FrameError::Closed)) => {
                 // Let ssh say why before its session is given up.
-                let _ = tokio::time::timeout(Duration::from_secs(2), child.wait()).await;
-                tokio::task::yield_now().await;
+                let _ = tokio::time::timeout(LAST_WORDS, listener).await;
                 let said = complaint.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                return Err(lost(if said.is_empty() { e.to_string() } else { said }));
+                return Err(lost(if said.is_empty() { FrameError::Closed.to_string() } else { said }));
             }
-            Err(_) => return Err(lost(format!("no answer within {} s", ssh.deadline.as_secs()))),
+            Ok(Err(e)) => return Err(lost(e.to_string())),
+            Err(_) => return Err(lost(format!("no answer within {} s", ssh.deadline.as_secs_f64()))),
         };
         hello.check().map_err(|why| Failure::new(Kind::HostState, why).context(host))?;
 
-        let (send, mut queue) = mpsc::unbounded_channel::<ToResident>();
+        let (send, queue) = mpsc::unbounded_channel();
         let waiting = Arc::new(Mutex::new(Waiting::default()));
-        tokio::task::spawn_local(async move {
-            while let Some(message) = queue.recv().await {
-                if frame::write(&mut input, &message).await.is_err() {
-                    break;
-                }
-            }
-        });
-        let readers = Arc::clone(&waiting);
-        tokio::task::spawn_local(async move {
-            dispatch(&mut output, &readers).await;
-            // Dropping the senders tells everybody that the answer is lost.
-            let mut waiting = readers.lock().unwrap_or_else(PoisonError::into_inner);
-            *waiting = Waiting { closed: true, ..Waiting::default() };
-            drop(waiting);
-            let _ = child.start_kill();
-            let _ = child.wait().await;
-        });
+        tokio::task::spawn_local(serve(child, input, output, queue, Arc::clone(&waiting)));
         Ok(Arc::new(Session { hello, send, waiting, next_ask: AtomicU64::new(1) }))
     }
 
@@ -174,7 +167,10 @@ impl Session {
         match tokio::time::timeout(deadline, receiver).await {
             Ok(Ok(sighting)) => sighting,
             Ok(Err(_)) => Sighting::Unreachable("the session ended".to_owned()),
-            Err(_) => Sighting::Unreachable(format!("no answer within {} s", deadline.as_secs())),
+            Err(_) => {
+                self.lock().asks.remove(&ask);
+                Sighting::Unreachable(format!("no answer within {} s", deadline.as_secs_f64()))
+            }
         }
     }
 
@@ -183,7 +179,45 @@ impl Session {
     }
 }
 
-async fn dispatch(output: &mut ChildStdout, waiting: &Mutex<Waiting>) {
+/// Carries a session to its end, whichever direction ends first.
+async fn serve(
+    mut child: Child,
+    mut input: ChildStdin,
+    output: ChildStdout,
+    mut queue: mpsc::UnboundedReceiver<ToResident>,
+    waiting: Arc<Mutex<Waiting>>,
+) {
+    let readers = Arc::clone(&waiting);
+    let mut reader = tokio::task::spawn_local(async move { dispatch(output, &readers).await });
+    let write = async {
+        while let Some(message) = queue.recv().await {
+            frame::write(&mut input, &message).await?;
+        }
+        Ok::<(), FrameError>(())
+    };
+    let failed = tokio::select! {
+        result = write => result.is_err(),
+        _ = &mut reader => true,
+    };
+    // Its last user has gone: the resident sees the end of its input, finishes what must not be cut short, and ends.
+    drop(input);
+    if failed {
+        reader.abort();
+    } else {
+        let _ = reader.await;
+    }
+    close(&waiting);
+    let _ = child.start_kill();
+    let _ = child.wait().await;
+}
+
+/// Dropping the senders tells everybody that the answer is lost.
+fn close(waiting: &Mutex<Waiting>) {
+    let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+    *waiting = Waiting { closed: true, ..Waiting::default() };
+}
+
+async fn dispatch(output: ChildStdout, waiting: &Mutex<Waiting>) {
     let mut output = BufReader::new(output);
     loop {
         let message = match frame::read::<FromResident>(&mut output).await {
@@ -218,24 +252,56 @@ async fn dispatch(output: &mut ChildStdout, waiting: &Mutex<Waiting>) {
     }
 }
 
-async fn listen_errors(errors: ChildStderr, host: HostName, complaint: Arc<Mutex<String>>) {
-    let mut lines = BufReader::new(errors).lines();
-    while let Ok(Some(line)) = lines.next_line().await {
-        tracing::info!(%host, line, "resident");
-        let mut said = complaint.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.len() < 1000 {
-            if !said.is_empty() {
-                said.push_str("; ");
+/// Reads what a session says on standard error to its end, whatever it is: unread, it would fill the pipe and stop the
+/// session. Lines need not be text, nor ever end.
+async fn listen_errors(mut errors: ChildStderr, host: HostName, complaint: Arc<Mutex<String>>) {
+    let mut chunk = [0; 4096];
+    let mut line = Vec::new();
+    loop {
+        let length = errors.read(&mut chunk).await.unwrap_or_default();
+        let read = chunk.get(..length).unwrap_or_default();
+        for byte in read {
+            if *byte != b'\n' {
+                line.push(*byte);
             }
-            said.push_str(line.trim());
+            if *byte == b'\n' || line.len() >= LINE_LIMIT {
+                note_line(&std::mem::take(&mut line), &host, &complaint);
+            }
+        }
+        if read.is_empty() {
+            note_line(&line, &host, &complaint);
+            return;
         }
     }
+}
+
+fn note_line(line: &[u8], host: &HostName, complaint: &Mutex<String>) {
+    let text = String::from_utf8_lossy(line);
+    let text = text.trim();
+    if text.is_empty() {
+        return;
+    }
+    tracing::info!(%host, text, "resident");
+    let mut said = complaint.lock().unwrap_or_else(PoisonError::into_inner);
+    if said.len() < LINE_LIMIT {
+        if !said.is_empty() {
+            said.push_str("; ");
+        }
+        said.push_str(text);
+    }
+}
+
+/// The session of one host, and how the last try to open one failed.
+#[derive(Default)]
+struct Kept {
+    session: Option<Arc<Session>>,
+    failed: Option<(Instant, Failure)>,
 }
 
 /// The kept sessions, one per host.
 pub struct Hosts {
     ssh: Ssh,
-    sessions: Mutex<HashMap<HostName, Arc<tokio::sync::Mutex<Option<Arc<Session>>>>>>,
+    sessions: Mutex<HashMap<HostName, Arc<tokio::sync::Mutex<Kept>>>>,
 }
 
 impl Hosts {
@@ -245,21 +311,32 @@ impl Hosts {
     }
 
     /// The session to `host`, opened anew where there is none or it has ended. A silent host holds up only those who
-    /// want the same host.
+    /// want the same host, and all of them together for one deadline: who waited for a try takes its result.
     ///
     /// # Errors
     /// As [`Session::open`].
     pub async fn session(&self, host: &HostName) -> Result<Arc<Session>, Failure> {
+        let asked = Instant::now();
         let place = {
             let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(sessions.entry(host.clone()).or_default())
         };
-        let mut session = place.lock().await;
-        if let Some(open) = session.as_ref().filter(|s| !s.is_closed()) {
+        let mut kept = place.lock().await;
+        if let Some(open) = kept.session.as_ref().filter(|s| !s.is_closed()) {
             return Ok(Arc::clone(open));
         }
-        let opened = Session::open(&self.ssh, host).await?;
-        *session = Some(Arc::clone(&opened));
-        Ok(opened)
+        if let Some((_, failure)) = kept.failed.as_ref().filter(|(when, _)| *when > asked) {
+            return Err(failure.clone());
+        }
+        match Session::open(&self.ssh, host).await {
+            Ok(opened) => {
+                *kept = Kept { session: Some(Arc::clone(&opened)), failed: None };
+                Ok(opened)
+            }
+            Err(failure) => {
+                *kept = Kept { session: None, failed: Some((Instant::now(), failure.clone())) };
+                Err(failure)
+            }
+        }
     }
 }

@@ -58,7 +58,8 @@ fn is_wrapper(path: &Path, slot: &Slot) -> bool {
     let ours = program.rsplit('/').next().is_some_and(|name| name.starts_with("causeway-"));
     let argument = rest.strip_suffix(" \"$@\"\n").unwrap_or_default();
     // A wrapper may stand for the slot without its suffix; one of another verb is an admin's own arrangement.
-    let named = argument == slot.to_string() || slot.without_suffix().is_some_and(|s| argument == s.to_string());
+    let named =
+        argument == slot.to_string() || slot.without_suffix().is_some_and(|s| argument == s.to_string());
     ours && !program.contains(char::is_whitespace) && named
 }
 

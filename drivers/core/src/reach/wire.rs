@@ -5,7 +5,8 @@
 //!   | <------- Hello ------------- |   version, schema: a mismatch ends the session
 //!   | -------- Run --------------> |   steps of one request, all in this place
 //!   | <------- Started, Done ----- |   a pair per step, in order
-//!   | <------- End --------------- |   after the last step, or the first that failed
+//!   | <------- End --------------- |   after the last step, or the first that failed; for a Run without steps: when
+//!   |                              |   nothing runs here for its VM any more, in whichever process it was started
 //!   | -------- Cancel -----------> |   stops what runs for a request
 //!   | -------- Locate -----------> |   where is this guest? answered by Located
 //! ```
@@ -19,11 +20,12 @@ use crate::answer::Failure;
 use crate::names::{DeployId, RequestId, VmId};
 use crate::outcome::Sighting;
 use crate::plan::{Input, InputName, OnFailure, Step, Work};
+pub use crate::protocol::Severity;
 
 /// Raised with every change of these types that an older peer could misread.
 pub const SCHEMA: u32 = 1;
 
-/// The first frame of a resident.
+/// The first frame of a resident. Of another schema's only the version and the schema need be there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// The package's version, for people.
@@ -31,8 +33,10 @@ pub struct Hello {
     /// [`SCHEMA`] of the resident.
     pub schema: u32,
     /// Whether libvirt's TLS certificates lie on this host: a migration can then go from libvirtd to libvirtd.
+    #[serde(default)]
     pub tls: bool,
     /// The name libvirt calls this host by.
+    #[serde(default)]
     pub host_name: String,
 }
 
@@ -121,20 +125,6 @@ pub enum ToResident {
         /// The guest.
         id: DeployId,
     },
-}
-
-/// Severity of a line for the VM's log (contract VMM 1.3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Severity {
-    /// `E`
-    Error,
-    /// `W`
-    Warning,
-    /// `I`
-    Info,
-    /// `D`
-    Debug,
 }
 
 /// Whether a step changed anything.

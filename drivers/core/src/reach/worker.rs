@@ -7,20 +7,24 @@
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::process::Stdio;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
+use rustix::process::{Signal, getpgrp, getpid, kill_current_process_group};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::Semaphore;
 
 use crate::answer::{Failure, Kind};
+use crate::reach::child::Group;
 use crate::reach::frame::{self, FRAME_LIMIT};
 
 struct Running {
-    // Killed when dropped.
-    _child: Child,
+    // Killed when dropped, with what it started; before the child, whose number it bears.
+    _group: Group,
+    child: Child,
     input: ChildStdin,
     output: ChildStdout,
 }
@@ -47,11 +51,11 @@ impl Workers {
         Q: Serialize,
         A: DeserializeOwned,
     {
-        let late = || Failure::new(Kind::Timeout, format!("no answer from the file system within {deadline:?}"));
+        let late =
+            || Failure::new(Kind::Timeout, format!("no answer from the file system within {deadline:?}"));
         let talk = async {
             let _room = self.room.acquire().await.map_err(|e| Failure::new(Kind::Bug, e))?;
-            let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let mut worker = match idle {
+            let mut worker = match self.idle() {
                 Some(worker) => worker,
                 None => self.start()?,
             };
@@ -65,21 +69,37 @@ impl Workers {
         tokio::time::timeout(deadline, talk).await.unwrap_or_else(|_| Err(late()))
     }
 
+    /// A worker that waits for work. One that died meanwhile is passed over.
+    fn idle(&self) -> Option<Running> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(mut worker) = idle.pop() {
+            if matches!(worker.child.try_wait(), Ok(None)) {
+                return Some(worker);
+            }
+        }
+        None
+    }
+
     fn start(&self) -> Result<Running, Failure> {
-        let (program, args) = self.command.split_first().ok_or_else(|| Failure::new(Kind::Bug, "no worker command"))?;
+        let (program, args) =
+            self.command.split_first().ok_or_else(|| Failure::new(Kind::Bug, "no worker command"))?;
         let mut command = Command::new(program);
         // Its own group: a signal meant for the driver does not cut a copy short.
         command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0).kill_on_drop(true);
         let failed = |e: io::Error| Failure::new(Kind::HostState, e).context("cannot start a file worker");
         let mut child = command.spawn().map_err(failed)?;
+        let group = Group::led_by(&child);
         match (child.stdin.take(), child.stdout.take()) {
-            (Some(input), Some(output)) => Ok(Running { _child: child, input, output }),
+            (Some(input), Some(output)) => Ok(Running { _group: group, child, input, output }),
             _ => Err(Failure::new(Kind::Bug, "a file worker without pipes")),
         }
     }
 }
 
 /// The worker's side: answers requests from standard input until it ends.
+///
+/// A worker whose parent goes in the middle of a request ends at once, with everything it started: nobody waits for the
+/// answer, and whoever takes the request up again must not find it half at work.
 ///
 /// # Errors
 /// A broken pipe or frame; the parent has gone or is not ours.
@@ -88,24 +108,56 @@ where
     Q: DeserializeOwned,
     A: Serialize,
 {
-    let (mut input, mut output) = (io::stdin().lock(), io::stdout().lock());
-    loop {
-        let mut prefix = [0; 4];
-        match input.read_exact(&mut prefix) {
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
-            other => other?,
+    let open = Arc::new(AtomicUsize::new(0));
+    let (sender, requests) = mpsc::channel();
+    let counter = Arc::clone(&open);
+    // Reads on while a request is at work, to see the end of the input.
+    std::thread::spawn(move || {
+        loop {
+            let request = read_request(&mut io::stdin().lock());
+            let last = !matches!(request, Ok(Some(_)));
+            if last && counter.load(Ordering::SeqCst) > 0 {
+                die();
+            }
+            counter.fetch_add(1, Ordering::SeqCst);
+            if sender.send(request).is_err() || last {
+                return;
+            }
         }
-        let length = usize::try_from(u32::from_be_bytes(prefix)).unwrap_or(usize::MAX);
-        if length > FRAME_LIMIT {
-            return Err(io::Error::other("a frame above the limit"));
-        }
-        let mut bytes = vec![0; length];
-        input.read_exact(&mut bytes)?;
+    });
+    let mut output = io::stdout().lock();
+    while let Some(bytes) = requests.recv().unwrap_or(Ok(None))? {
         let reply = match serde_json::from_slice(&bytes) {
             Ok(request) => answer(request),
             Err(e) => Err(Failure::new(Kind::Bug, e).context("file worker")),
         };
         output.write_all(&frame::encode(&reply).map_err(io::Error::other)?)?;
         output.flush()?;
+        open.fetch_sub(1, Ordering::SeqCst);
     }
+    Ok(())
+}
+
+/// One request's bytes; none at the end of the input.
+fn read_request(input: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
+    let mut prefix = [0; 4];
+    match input.read_exact(&mut prefix) {
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        other => other?,
+    }
+    let length = usize::try_from(u32::from_be_bytes(prefix)).unwrap_or(usize::MAX);
+    if length > FRAME_LIMIT {
+        return Err(io::Error::other("a frame above the limit"));
+    }
+    let mut bytes = vec![0; length];
+    input.read_exact(&mut bytes)?;
+    Ok(Some(bytes))
+}
+
+fn die() -> ! {
+    // A worker leads a group of its own; one that a person started by hand belongs to that person's.
+    if getpgrp() == getpid() {
+        let _ = kill_current_process_group(Signal::KILL);
+    }
+    std::process::exit(1);
 }
