@@ -10,3 +10,4 @@ pub mod outcome;
 pub mod plan;
 pub mod protocol;
 pub mod reach;
+pub mod settings;
