@@ -400,35 +400,31 @@ pub fn inputs_of(step: &Step) -> Vec<&str> {
 }
 
 fn render_step(text: &mut String, indent: &str, step: &Step) {
-    let work = match &step.work {
+    let work = describe(&step.work);
+    let ignored = if step.on_failure == OnFailure::Warn { " (failure ignored)" } else { "" };
+    text.push_str(&format!("{indent}{} @ {}: {work}{ignored}\n", step.name, step.place));
+}
+
+/// What a step does, in one line: the same words in a plan, in a log and in the dry run of a slot.
+pub fn describe(work: &Work) -> String {
+    match work {
         Work::Slot { slot, argv, input } => {
             let args: Vec<String> = argv
                 .iter()
                 .map(|arg| match arg {
+                    // The stock scripts of two actions take the whole envelope as an argument: no secret is printed.
+                    Arg::Text(text) if text.len() > 200 => format!("({} characters)", text.len()),
                     Arg::Text(text) => format!("{text:?}"),
                     Arg::Output(name) => format!("<{name}>"),
                 })
                 .collect();
-            format!(
-                "{slot} [{}] < {}",
-                args.join(", "),
-                input.as_deref().unwrap_or("nothing")
-            )
+            format!("{slot} [{}] < {}", args.join(", "), input.as_deref().unwrap_or("nothing"))
         }
         Work::MakeDir { path } => format!("make directory {path}"),
         Work::WriteFile { path, input } => format!("write {path} < {input}"),
         Work::Transfer { call, .. } => format!("transfer {call}"),
         Work::Settle { id, order } => format!("{order:?} {id}").to_lowercase(),
-    };
-    let ignored = if step.on_failure == OnFailure::Warn {
-        " (failure ignored)"
-    } else {
-        ""
-    };
-    text.push_str(&format!(
-        "{indent}{} @ {}: {work}{ignored}\n",
-        step.name, step.place
-    ));
+    }
 }
 
 /// Bytes a step reads. Serialised as text where they are text, so that a log or a frame can be read by a person.

@@ -1,6 +1,8 @@
 //! What is written to oned: `TYPE STATUS OID PAYLOAD` (contract VMM 1.3, 1.4).
 
 use super::action::Action;
+use serde::{Deserialize, Serialize};
+
 use crate::answer::one_line;
 use crate::names::VmId;
 
@@ -63,7 +65,8 @@ impl Reply {
 }
 
 /// How grave a log line is; oned reads the letter (contract VMM 1.3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Severity {
     /// `E`.
     Error,

@@ -20,6 +20,9 @@ pub struct Causeway {
     pub state_dir: PathBuf,
     /// Where the front-end journals what is in flight.
     pub journal_dir: PathBuf,
+    /// The ssh client. Not looked up in `PATH`: the front-end's service puts a wrapper there that opens shared master
+    /// connections, which our sessions must not hang on.
+    pub ssh: PathBuf,
     /// How long a step may take.
     pub deadlines: Deadlines,
     /// How a running VM moves.
@@ -34,6 +37,7 @@ impl Default for Causeway {
             libexec_dir: PathBuf::from("/usr/libexec/causeway"),
             state_dir: PathBuf::from("/var/lib/causeway"),
             journal_dir: PathBuf::from("/var/lib/one/causeway"),
+            ssh: PathBuf::from("/usr/bin/ssh"),
             deadlines: Deadlines::default(),
             migration: Migration::default(),
             kvm: KvmOverrides::default(),
@@ -196,6 +200,7 @@ impl Causeway {
             ("libexec_dir", &settings.libexec_dir),
             ("state_dir", &settings.state_dir),
             ("journal_dir", &settings.journal_dir),
+            ("ssh", &settings.ssh),
         ];
         for (key, dir) in dirs {
             if !dir.is_absolute() {
