@@ -46,3 +46,6 @@ pub use reduced::{reduce, reduced_vm};
 pub use rule::{Direction, PortRanges, Protocol, SecurityGroupRule};
 pub use vm::{Context, History, VmDocument};
 pub use words::DriverName;
+
+#[cfg(test)]
+mod tests;

@@ -234,6 +234,23 @@ impl fmt::Debug for Element {
     }
 }
 
+/// As for [`Element`]: the length of a text, not the text.
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Node::Element(element) => element.fmt(f),
+            Node::Text(text) => text.fmt(f),
+            Node::CData(text) => write!(f, "CDATA of {} bytes", text.len()),
+        }
+    }
+}
+
+impl fmt::Debug for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "text of {} bytes", self.value.len())
+    }
+}
+
 /// Escapes character data; in an attribute value also quotes and the blanks that a reader would turn into spaces.
 pub fn escape(text: &str, attribute: bool) -> Cow<'_, str> {
     let special =
