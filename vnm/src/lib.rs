@@ -1,1 +1,9 @@
 //! The desired network of a VM, and the fabrics it is applied to.
+
+pub mod announce;
+pub mod desired;
+pub mod fabric;
+pub mod lock;
+pub mod reservation;
+pub mod root;
+pub mod slot;

@@ -1,0 +1,19 @@
+//! What must exist on a host for a VM: pure, from a checked document, the settings and facts about the host.
+//!
+//! Nothing here touches the host. The same input gives the same state on the source, on the destination and in a test;
+//! [`crate::fabric`] makes a host agree with it.
+
+pub mod facts;
+pub mod options;
+pub mod refusal;
+pub mod security;
+pub mod settings;
+pub mod state;
+pub mod vxlan;
+
+pub use facts::{Facts, Uplink};
+pub use refusal::Refusal;
+pub use settings::Settings;
+pub use state::{
+    Bridge, BridgeOption, Checksums, Desired, FdbEntry, Port, Vxlan, VxlanIdentity, VxlanTuning,
+};

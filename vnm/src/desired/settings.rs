@@ -1,0 +1,129 @@
+//! The keys of `OpenNebulaNetwork.conf` that a driver here needs, as they travel to the privileged side, and what they
+//! come to for one NIC (contract VNM 2).
+//!
+//! The file belongs to the unprivileged user, so its values are checked here once more, by the side that acts on them.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use causeway_core::document::{Nic, VXLAN_MODES, VXLAN_TEPS, VxlanMode, VxlanTep};
+use causeway_core::settings::NetworkConf;
+use serde::{Deserialize, Serialize};
+
+use super::options::{LinkOptions, bridge_options, link_options};
+use super::refusal::Refusal;
+use super::state::BridgeOption;
+
+/// Values of the file; an absent one is the built-in fallback.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// `multicast` or `evpn`.
+    pub vxlan_mode: String,
+    /// Base address of the multicast groups.
+    pub vxlan_mc: Ipv4Addr,
+    /// Hop limit; none leaves it to the kernel.
+    pub vxlan_ttl: Option<u8>,
+    /// MTU where the NIC names none, bytes.
+    pub vxlan_mtu: u32,
+    /// `dev` or `local_ip`.
+    pub vxlan_tep: String,
+    /// Never remove a bridge or its tunnel.
+    pub keep_empty_bridge: bool,
+    /// Options of the tunnel; an empty value is a flag.
+    pub ip_link_conf: BTreeMap<String, String>,
+    /// Options of the bridge.
+    pub ip_bridge_conf: BTreeMap<String, String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings::from(&NetworkConf::default())
+    }
+}
+
+impl From<&NetworkConf> for Settings {
+    fn from(conf: &NetworkConf) -> Self {
+        Settings {
+            vxlan_mode: word(&VXLAN_MODES, &conf.vxlan_mode),
+            vxlan_mc: conf.vxlan_mc,
+            vxlan_ttl: conf.vxlan_ttl,
+            vxlan_mtu: conf.vxlan_mtu,
+            vxlan_tep: word(&VXLAN_TEPS, &conf.vxlan_tep),
+            keep_empty_bridge: conf.keep_empty_bridge,
+            ip_link_conf: conf.ip_link_conf.clone(),
+            ip_bridge_conf: conf.ip_bridge_conf.clone(),
+        }
+    }
+}
+
+fn word<T: PartialEq>(table: &[(&str, T)], value: &T) -> String {
+    table.iter().find(|(_, known)| known == value).map_or(String::new(), |(word, _)| (*word).to_owned())
+}
+
+fn value<T: Copy>(table: &[(&str, T)], key: &str, text: &str) -> Result<T, Refusal> {
+    let known: Vec<&str> = table.iter().map(|(word, _)| *word).collect();
+    let found = table.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+    found.ok_or_else(|| Refusal::setting(key, text, format!("one of {}", known.join(" "))))
+}
+
+/// The settings as they hold for one NIC.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Effective {
+    /// How addresses are learned.
+    pub mode: VxlanMode,
+    /// The local end point with EVPN.
+    pub tep: VxlanTep,
+    /// Base address of the groups.
+    pub base: Ipv4Addr,
+    /// MTU where the NIC names none, bytes.
+    pub mtu: u32,
+    /// Keep the bridge when it is empty.
+    pub keep: bool,
+    /// The tunnel's options; `vxlan_ttl` is among them.
+    pub link: LinkOptions,
+    /// The bridge's options.
+    pub bridge: BTreeMap<BridgeOption, u32>,
+}
+
+impl Settings {
+    /// What holds for `nic`: its own attributes win over its `CONF`, and that over the file.
+    ///
+    /// # Errors
+    /// A [`Refusal`] for a value that has not the key's form, and for an option that we cannot set.
+    pub fn effective(&self, nic: &Nic) -> Result<Effective, Refusal> {
+        let file = NetworkConf {
+            vxlan_mode: value(&VXLAN_MODES, "vxlan_mode", &self.vxlan_mode)?,
+            vxlan_mc: self.vxlan_mc,
+            vxlan_ttl: self.vxlan_ttl,
+            vxlan_mtu: self.vxlan_mtu,
+            vxlan_tep: value(&VXLAN_TEPS, "vxlan_tep", &self.vxlan_tep)?,
+            keep_empty_bridge: self.keep_empty_bridge,
+            ip_link_conf: self.ip_link_conf.clone(),
+            ip_bridge_conf: self.ip_bridge_conf.clone(),
+            ..NetworkConf::default()
+        };
+        let misread = |source| Refusal::Settings { nic: nic.nic_id, source };
+        let conf = file.for_network(&nic.overrides).map_err(misread)?;
+        if !(68..=65_535).contains(&conf.vxlan_mtu) {
+            return Err(Refusal::setting(
+                "vxlan_mtu",
+                &conf.vxlan_mtu.to_string(),
+                "a number from 68 to 65535",
+            ));
+        }
+        let mut link = conf.ip_link_conf;
+        if let Some(ttl) = conf.vxlan_ttl {
+            link.entry("ttl".to_owned()).or_insert(ttl.to_string());
+        }
+        Ok(Effective {
+            mode: conf.vxlan_mode,
+            tep: conf.vxlan_tep,
+            base: conf.vxlan_mc,
+            mtu: conf.vxlan_mtu,
+            keep: conf.keep_empty_bridge,
+            link: link_options(&link)?,
+            bridge: bridge_options(&conf.ip_bridge_conf)?,
+        })
+    }
+}

@@ -1,0 +1,207 @@
+//! What must exist on a host for the NICs of one VM: plain data, the same on every host kernel.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+
+use causeway_core::names::{LinkName, Mac, VmId, Vni};
+use serde::{Deserialize, Serialize};
+
+/// The network of one VM on one host. Lists are sorted by name or NIC, so that equal states are equal texts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Desired {
+    /// Whose network it is.
+    pub vm: VmId,
+    /// The guest's devices. Libvirt creates and plugs them; we only wait for none of them.
+    pub ports: Vec<Port>,
+    /// The Linux bridges that the devices are plugged into.
+    pub bridges: Vec<Bridge>,
+    /// The tunnels that join the bridges of several hosts.
+    pub tunnels: Vec<Vxlan>,
+    /// Where the guest's addresses are found, once its devices are there.
+    pub fdb: Vec<FdbEntry>,
+}
+
+impl Desired {
+    /// Nothing at all.
+    pub fn nothing(vm: VmId) -> Self {
+        Desired { vm, ports: Vec::new(), bridges: Vec::new(), tunnels: Vec::new(), fdb: Vec::new() }
+    }
+}
+
+/// One NIC's device on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    /// `NIC_ID`.
+    pub nic: u32,
+    /// The tap, always `one-<VM>-<NIC>`.
+    pub tap: LinkName,
+    /// The bridge that libvirt plugs it into.
+    pub bridge: LinkName,
+    /// The guest's Ethernet address.
+    pub mac: Mac,
+    /// The guest's addresses, for announcements; leases only, never trusted for more.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A Linux bridge.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bridge {
+    /// Its name.
+    pub name: LinkName,
+    /// Options set when it is made, and set again where they differ.
+    pub options: BTreeMap<BridgeOption, u32>,
+    /// Keep it, and its tunnel, when the last guest has left (`keep_empty_bridge`).
+    pub keep: bool,
+}
+
+/// A bridge option under the name that `ip link` and `ip_bridge_conf` use. Times are in hundredths of a second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BridgeOption {
+    /// How long a learned address is kept.
+    AgeingTime,
+    /// Time in the listening and learning states.
+    ForwardDelay,
+    /// Time between STP hellos.
+    HelloTime,
+    /// Longest age of an STP message.
+    MaxAge,
+    /// 1: speak STP.
+    StpState,
+    /// STP priority.
+    Priority,
+    /// 1: filter by VLAN.
+    VlanFiltering,
+    /// 1: forward multicast to listeners only.
+    McastSnooping,
+    /// 1: ask for listeners.
+    McastQuerier,
+}
+
+/// A VXLAN device (contract VNM 4.1).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vxlan {
+    /// `PHYDEV.VLAN_ID`.
+    pub name: LinkName,
+    /// The bridge it is a port of.
+    pub bridge: LinkName,
+    /// `PHYDEV`.
+    pub uplink: LinkName,
+    /// What tells it from every other tunnel: while the device exists, none of this can be changed.
+    pub identity: VxlanIdentity,
+    /// What can be changed while guests use it.
+    pub tuning: VxlanTuning,
+    /// Largest payload of its frames, in bytes.
+    pub mtu: u32,
+}
+
+/// The part of a VXLAN device that is fixed at its creation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VxlanIdentity {
+    /// The network's number.
+    pub vni: Vni,
+    /// The device whose routes and addresses it uses; none where it is bound to `local` alone.
+    pub device: Option<LinkName>,
+    /// The multicast group that unknown destinations are sent to; none with EVPN.
+    pub group: Option<IpAddr>,
+    /// The address it sends from; none leaves it to the route.
+    pub local: Option<IpAddr>,
+    /// UDP destination port.
+    pub port: u16,
+    /// Checksums in the outer UDP header.
+    pub checksums: Checksums,
+}
+
+/// Checksums in the outer UDP header; the default is the kernel's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checksums {
+    /// Written over IPv4.
+    pub udp: bool,
+    /// Left zero over IPv6.
+    pub zero6_sent: bool,
+    /// Accepted as zero over IPv6.
+    pub zero6_accepted: bool,
+}
+
+impl Default for Checksums {
+    fn default() -> Self {
+        Checksums { udp: true, zero6_sent: false, zero6_accepted: false }
+    }
+}
+
+/// The part of a VXLAN device that can be changed; the default is the kernel's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VxlanTuning {
+    /// Hop limit of the outer header; 0 leaves it to the kernel.
+    pub ttl: u8,
+    /// Type of service of the outer header.
+    pub tos: u8,
+    /// Learn from received frames where an address is.
+    pub learning: bool,
+    /// Seconds until a learned address is forgotten.
+    pub ageing: u32,
+    /// Forbid fragmentation of the outer packet.
+    pub df: bool,
+}
+
+impl Default for VxlanTuning {
+    fn default() -> Self {
+        VxlanTuning { ttl: 0, tos: 0, learning: true, ageing: 300, df: false }
+    }
+}
+
+/// One address of a bridge's forwarding table.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct FdbEntry {
+    /// The bridge.
+    pub bridge: LinkName,
+    /// The address.
+    pub mac: Mac,
+    /// The port it is behind.
+    pub port: LinkName,
+}
+
+impl BridgeOption {
+    /// Every option, with its name, the lowest and the highest value that the kernel takes.
+    pub const TABLE: [(BridgeOption, &'static str, u32, u32); 9] = [
+        (BridgeOption::AgeingTime, "ageing_time", 0, 100_000_000),
+        (BridgeOption::ForwardDelay, "forward_delay", 0, 3000),
+        (BridgeOption::HelloTime, "hello_time", 100, 1000),
+        (BridgeOption::MaxAge, "max_age", 600, 4000),
+        (BridgeOption::StpState, "stp_state", 0, 1),
+        (BridgeOption::Priority, "priority", 0, 65_535),
+        (BridgeOption::VlanFiltering, "vlan_filtering", 0, 1),
+        (BridgeOption::McastSnooping, "mcast_snooping", 0, 1),
+        (BridgeOption::McastQuerier, "mcast_querier", 0, 1),
+    ];
+}
+
+impl fmt::Display for BridgeOption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let row = BridgeOption::TABLE.iter().find(|row| row.0 == *self);
+        f.write_str(row.map_or("", |row| row.1))
+    }
+}
+
+/// As `ip -d link` spells it: `vni 4 dev eth0 group 239.0.0.4 dstport 8472`.
+impl fmt::Display for VxlanIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "vni {}", self.vni)?;
+        if let Some(device) = &self.device {
+            write!(f, " dev {device}")?;
+        }
+        if let Some(group) = self.group {
+            write!(f, " group {group}")?;
+        }
+        if let Some(local) = self.local {
+            write!(f, " local {local}")?;
+        }
+        write!(f, " dstport {}", self.port)?;
+        if self.checksums != Checksums::default() {
+            let Checksums { udp, zero6_sent, zero6_accepted } = self.checksums;
+            write!(f, " udpcsum {udp} udp6zerocsumtx {zero6_sent} udp6zerocsumrx {zero6_accepted}")?;
+        }
+        Ok(())
+    }
+}

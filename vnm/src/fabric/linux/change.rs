@@ -1,0 +1,102 @@
+//! One change of the kernel's network: named, printable, and each one netlink message.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use causeway_core::names::LinkName;
+use serde::{Deserialize, Serialize};
+
+use super::observe::Remote;
+use crate::desired::{BridgeOption, FdbEntry, Vxlan, VxlanTuning};
+
+/// What is done to the kernel; the order of a list is the order of its messages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "change", rename_all = "snake_case")]
+pub enum Change {
+    /// Makes a bridge, up.
+    CreateBridge {
+        /// Its name.
+        name: LinkName,
+        /// Its options.
+        options: BTreeMap<BridgeOption, u32>,
+    },
+    /// Makes a VXLAN device, up, as a port of its bridge.
+    CreateVxlan(Vxlan),
+    /// Sets the alias that says whose it is.
+    Mark {
+        /// The device.
+        name: LinkName,
+    },
+    /// Sets options of a bridge.
+    SetBridge {
+        /// The bridge.
+        name: LinkName,
+        /// The options that differ.
+        options: BTreeMap<BridgeOption, u32>,
+    },
+    /// Sets parameters of a VXLAN device.
+    SetVxlan {
+        /// The device.
+        name: LinkName,
+        /// All of its parameters that can be changed.
+        tuning: VxlanTuning,
+    },
+    /// Sets an MTU.
+    SetMtu {
+        /// The device.
+        name: LinkName,
+        /// Bytes.
+        mtu: u32,
+    },
+    /// Makes a device a port of a bridge.
+    SetBridgeOf {
+        /// The device.
+        name: LinkName,
+        /// The bridge.
+        bridge: LinkName,
+    },
+    /// Brings a device up.
+    SetUp {
+        /// The device.
+        name: LinkName,
+    },
+    /// Says behind which port an address is.
+    SetFdb(FdbEntry),
+    /// Forgets that an address is behind a port, if it is.
+    ForgetFdb(FdbEntry),
+    /// Forgets that an address is behind a tunnel's remote end, if it is.
+    ForgetRemote(Remote),
+    /// Removes a device.
+    Delete {
+        /// The device.
+        name: LinkName,
+    },
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |options: &BTreeMap<BridgeOption, u32>| -> String {
+            options.iter().map(|(k, v)| format!(" {k} {v}")).collect()
+        };
+        match self {
+            Change::CreateBridge { name, options } => write!(f, "create bridge {name}{}", list(options)),
+            Change::CreateVxlan(v) => {
+                write!(f, "create vxlan {} {} mtu {} in {}", v.name, v.identity, v.mtu, v.bridge)
+            }
+            Change::Mark { name } => write!(f, "mark {name}"),
+            Change::SetBridge { name, options } => write!(f, "set bridge {name}{}", list(options)),
+            Change::SetVxlan { name, tuning } => write!(
+                f,
+                "set vxlan {name} ttl {} tos {} learning {} ageing {} df {}",
+                tuning.ttl, tuning.tos, tuning.learning, tuning.ageing, tuning.df
+            ),
+            Change::SetMtu { name, mtu } => write!(f, "set {name} mtu {mtu}"),
+            Change::SetBridgeOf { name, bridge } => write!(f, "set {name} bridge {bridge}"),
+            Change::SetUp { name } => write!(f, "set {name} up"),
+            Change::SetFdb(e) => write!(f, "set fdb {} at {} of {}", e.mac, e.port, e.bridge),
+            Change::ForgetFdb(e) => write!(f, "forget fdb {} at {} of {}", e.mac, e.port, e.bridge),
+            Change::ForgetRemote(r) => write!(f, "forget {} behind {}", r.mac, r.tunnel),
+            Change::Delete { name } => write!(f, "delete {name}"),
+        }
+    }
+}

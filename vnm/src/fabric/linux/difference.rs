@@ -1,0 +1,351 @@
+//! From a desired and an observed state to the shortest list of changes between them, or to the reason why there is no
+//! safe one. Pure.
+//!
+//! What we did not make is never changed. Such a bridge is used as it is where the operator lists it for that, or where
+//! it carries the very tunnel already (the state that the stock driver leaves); else it is a conflict.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use causeway_core::names::LinkName;
+
+use super::change::Change;
+use super::mark::Mark;
+use super::observe::{Observed, remotes};
+use super::parse::{Link, LinkKind, VxlanSeen};
+use crate::desired::{Bridge, Checksums, Desired, Vxlan};
+
+/// What the two states alone do not tell.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    /// Devices of the operator's that networks may use (`/etc/causeway/uplinks`).
+    pub listed: BTreeSet<LinkName>,
+    /// Bridges that another VM has reserved or is plugged into.
+    pub shared: BTreeSet<LinkName>,
+}
+
+/// The way from the observed state to the desired one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Difference {
+    /// In order; each one leaves a state that a second run finishes.
+    pub changes: Vec<Change>,
+    /// What is not as asked and stays so, for the VM's log.
+    pub notes: Vec<String>,
+}
+
+/// Why a host cannot be brought to the desired state without harm to somebody else.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Conflict {
+    /// The name is taken by something else.
+    #[error("{name} is {found} on this host, not {wanted}")]
+    Kind {
+        /// The device.
+        name: LinkName,
+        /// What it should be.
+        wanted: &'static str,
+        /// What it is.
+        found: String,
+    },
+    /// A bridge that we neither made nor may use.
+    #[error(
+        "bridge {name} was not made by causeway: remove it, or list it in the file of permitted devices to let virtual \
+         networks into it"
+    )]
+    ForeignBridge {
+        /// The bridge.
+        name: LinkName,
+    },
+    /// A tunnel that we did not make and that is not where it should be.
+    #[error("vxlan device {name} was not made by causeway and is no port of {bridge}: remove it")]
+    ForeignTunnel {
+        /// The tunnel.
+        name: LinkName,
+        /// The bridge it should be in.
+        bridge: LinkName,
+    },
+    /// A second way out of a bridge (contract VNM 5, W25).
+    #[error(
+        "bridge {bridge} already leads out by {found}: with {wanted} as well, two networks would become one"
+    )]
+    SecondUplink {
+        /// The bridge.
+        bridge: LinkName,
+        /// Its way out.
+        found: String,
+        /// The other one.
+        wanted: LinkName,
+    },
+    /// The tunnel exists with another identity (W21).
+    #[error(
+        "vxlan device {name} exists with {found}, but the network wants {wanted}: remove it when no guest uses it"
+    )]
+    Identity {
+        /// The tunnel.
+        name: LinkName,
+        /// What it has.
+        found: String,
+        /// What it should have.
+        wanted: String,
+    },
+    /// The tunnel is plugged into another bridge.
+    #[error("vxlan device {name} is a port of {found}, not of {wanted}: two networks share a VLAN_ID")]
+    Elsewhere {
+        /// The tunnel.
+        name: LinkName,
+        /// The bridge it is in.
+        found: String,
+        /// The bridge it should be in.
+        wanted: LinkName,
+    },
+    /// The number is taken by another tunnel; the kernel has one per number and port.
+    #[error(
+        "VNI {vni} with UDP port {port} is taken on this host by {found}: the network cannot also use {wanted}"
+    )]
+    Number {
+        /// The number.
+        vni: u32,
+        /// The UDP port.
+        port: u16,
+        /// The tunnel that has it.
+        found: String,
+        /// The tunnel that should have it.
+        wanted: LinkName,
+    },
+    /// The uplink went away, or was never there.
+    #[error("uplink {name} does not exist on this host")]
+    NoUplink {
+        /// The uplink.
+        name: LinkName,
+    },
+}
+
+/// The changes that bring `observed` to `desired`; none if it is there already.
+///
+/// # Errors
+/// A [`Conflict`], found before anything is changed.
+pub fn difference(
+    desired: &Desired,
+    observed: &Observed,
+    around: &Surroundings,
+) -> Result<Difference, Conflict> {
+    let mut out = Difference::default();
+    for bridge in &desired.bridges {
+        let tunnels: Vec<&Vxlan> = desired.tunnels.iter().filter(|t| t.bridge == bridge.name).collect();
+        bridge_changes(bridge, &tunnels, observed, around, &mut out)?;
+    }
+    for tunnel in &desired.tunnels {
+        tunnel_changes(tunnel, observed, around, &mut out)?;
+    }
+    for entry in &desired.fdb {
+        // Before its port is plugged, an address is nowhere.
+        if observed.is_port_of(&entry.port, &entry.bridge) && !observed.fdb.contains(entry) {
+            out.changes.push(Change::SetFdb(entry.clone()));
+        }
+    }
+    for remote in remotes(desired) {
+        let mut here = desired.fdb.iter().filter(|entry| entry.mac == remote.mac);
+        let arrived = here.any(|entry| observed.is_port_of(&entry.port, &entry.bridge));
+        if arrived && observed.remotes.contains(&remote) {
+            out.changes.push(Change::ForgetRemote(remote));
+        }
+    }
+    Ok(out)
+}
+
+fn bridge_changes(
+    bridge: &Bridge,
+    tunnels: &[&Vxlan],
+    observed: &Observed,
+    around: &Surroundings,
+    out: &mut Difference,
+) -> Result<(), Conflict> {
+    let name = &bridge.name;
+    let Some(link) = observed.named(name) else {
+        out.changes.push(Change::CreateBridge { name: name.clone(), options: bridge.options.clone() });
+        out.changes.push(Change::Mark { name: name.clone() });
+        return Ok(());
+    };
+    let LinkKind::Bridge(options) = &link.kind else {
+        return Err(Conflict::Kind { name: name.clone(), wanted: "a bridge", found: kind(link) });
+    };
+    if !link.mark.is_ours() {
+        let carries = !tunnels.is_empty() && tunnels.iter().all(|t| is_in_place(t, link, observed));
+        return match around.listed.contains(name) || carries {
+            true => Ok(()),
+            false => Err(Conflict::ForeignBridge { name: name.clone() }),
+        };
+    }
+    only_way_out(link, tunnels, observed)?;
+    if link.mark == Mark::Newborn {
+        out.changes.push(Change::Mark { name: name.clone() });
+    }
+    let differing: BTreeMap<_, _> = bridge
+        .options
+        .iter()
+        .filter(|(option, value)| options.get(option) != Some(value))
+        .map(|(o, v)| (*o, *v))
+        .collect();
+    if !differing.is_empty() {
+        out.changes.push(Change::SetBridge { name: name.clone(), options: differing });
+    }
+    if !link.up {
+        out.changes.push(Change::SetUp { name: name.clone() });
+    }
+    Ok(())
+}
+
+/// Whether the tunnel is there, with the right identity, as a port of `bridge`.
+fn is_in_place(tunnel: &Vxlan, bridge: &Link, observed: &Observed) -> bool {
+    observed.named(&tunnel.name).is_some_and(|link| {
+        let right = matches!(&link.kind, LinkKind::Vxlan(seen) if same_identity(tunnel, seen, observed));
+        right && link.bridge == Some(bridge.index)
+    })
+}
+
+/// Refuses a bridge of ours that leads out of the host by anything but `tunnels`.
+fn only_way_out(bridge: &Link, tunnels: &[&Vxlan], observed: &Observed) -> Result<(), Conflict> {
+    for port in observed.ports_of(bridge.index) {
+        let ours = tunnels.iter().any(|t| t.name.as_str() == port.name);
+        let leads_out = !matches!(port.kind, LinkKind::Tap | LinkKind::Inner);
+        if let Some(tunnel) = tunnels.first()
+            && leads_out
+            && !ours
+        {
+            return Err(Conflict::SecondUplink {
+                bridge: tunnel.bridge.clone(),
+                found: port.name.clone(),
+                wanted: tunnel.name.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn tunnel_changes(
+    tunnel: &Vxlan,
+    observed: &Observed,
+    around: &Surroundings,
+    out: &mut Difference,
+) -> Result<(), Conflict> {
+    let name = &tunnel.name;
+    if observed.named(&tunnel.uplink).is_none() {
+        return Err(Conflict::NoUplink { name: tunnel.uplink.clone() });
+    }
+    let Some(link) = observed.named(name) else {
+        number_is_free(tunnel, observed)?;
+        out.changes.push(Change::CreateVxlan(tunnel.clone()));
+        out.changes.push(Change::Mark { name: name.clone() });
+        return Ok(());
+    };
+    let LinkKind::Vxlan(seen) = &link.kind else {
+        return Err(Conflict::Kind { name: name.clone(), wanted: "a vxlan device", found: kind(link) });
+    };
+    if !same_identity(tunnel, seen, observed) {
+        return Err(Conflict::Identity {
+            name: name.clone(),
+            found: identity(seen, observed),
+            wanted: tunnel.identity.to_string(),
+        });
+    }
+    let bridge = observed.named(&tunnel.bridge).map(|link| link.index);
+    match link.bridge {
+        Some(index) if Some(index) != bridge => {
+            return Err(Conflict::Elsewhere {
+                name: name.clone(),
+                found: observed.name_of(index).to_owned(),
+                wanted: tunnel.bridge.clone(),
+            });
+        }
+        None if !link.mark.is_ours() => {
+            return Err(Conflict::ForeignTunnel { name: name.clone(), bridge: tunnel.bridge.clone() });
+        }
+        _ => {}
+    }
+    repairs(tunnel, link, seen, around, out);
+    Ok(())
+}
+
+/// What is mended on a tunnel that is the right one.
+fn repairs(tunnel: &Vxlan, link: &Link, seen: &VxlanSeen, around: &Surroundings, out: &mut Difference) {
+    let name = tunnel.name.clone();
+    let ours = link.mark.is_ours();
+    if link.mark == Mark::Newborn {
+        out.changes.push(Change::Mark { name: name.clone() });
+    }
+    if link.bridge.is_none() {
+        out.changes.push(Change::SetBridgeOf { name: name.clone(), bridge: tunnel.bridge.clone() });
+    }
+    if tunnel.tuning != seen.tuning && ours {
+        out.changes.push(Change::SetVxlan { name: name.clone(), tuning: tunnel.tuning });
+    }
+    if link.mtu != tunnel.mtu {
+        if ours && !around.shared.contains(&tunnel.bridge) {
+            out.changes.push(Change::SetMtu { name: name.clone(), mtu: tunnel.mtu });
+        } else {
+            let whose = if ours { "other guests use it" } else { "causeway did not make it" };
+            out.notes.push(format!("{name} keeps its MTU of {} (wanted: {}): {whose}", link.mtu, tunnel.mtu));
+        }
+    }
+    match (link.up, ours) {
+        (false, true) => out.changes.push(Change::SetUp { name }),
+        (false, false) => out.notes.push(format!("{name} is down, and causeway did not make it")),
+        (true, _) => {}
+    }
+}
+
+fn number_is_free(tunnel: &Vxlan, observed: &Observed) -> Result<(), Conflict> {
+    let wanted = &tunnel.identity;
+    let taken = observed.links.values().find(|link| match &link.kind {
+        LinkKind::Vxlan(seen) => seen.vni == Some(wanted.vni) && seen.port == wanted.port,
+        _ => false,
+    });
+    match taken {
+        None => Ok(()),
+        Some(link) => Err(Conflict::Number {
+            vni: wanted.vni.get(),
+            port: wanted.port,
+            found: link.name.clone(),
+            wanted: tunnel.name.clone(),
+        }),
+    }
+}
+
+fn same_identity(tunnel: &Vxlan, seen: &VxlanSeen, observed: &Observed) -> bool {
+    let wanted = &tunnel.identity;
+    let device = match &wanted.device {
+        None => seen.device.is_none(),
+        // A device that is not there is not the one below the tunnel.
+        Some(name) => seen.device.is_some() && seen.device == observed.named(name).map(|link| link.index),
+    };
+    device
+        && seen.vni == Some(wanted.vni)
+        && seen.group == wanted.group
+        && seen.local == wanted.local
+        && seen.port == wanted.port
+        && seen.checksums == wanted.checksums
+}
+
+/// The identity of a device as [`crate::desired::VxlanIdentity`] prints it.
+fn identity(seen: &VxlanSeen, observed: &Observed) -> String {
+    let part = |word: &str, value: Option<String>| value.map_or(String::new(), |v| format!(" {word} {v}"));
+    let vni = seen.vni.map_or_else(|| "no vni".to_owned(), |vni| format!("vni {vni}"));
+    let mut text = vni;
+    text.push_str(&part("dev", seen.device.map(|index| observed.name_of(index).to_owned())));
+    text.push_str(&part("group", seen.group.map(|a| a.to_string())));
+    text.push_str(&part("local", seen.local.map(|a| a.to_string())));
+    text.push_str(&format!(" dstport {}", seen.port));
+    if seen.checksums != Checksums::default() {
+        text.push_str(" other checksums");
+    }
+    text
+}
+
+/// What a device is, for a message.
+fn kind(link: &Link) -> String {
+    match &link.kind {
+        LinkKind::Bridge(_) => "a bridge".to_owned(),
+        LinkKind::Vxlan(_) => "a vxlan device".to_owned(),
+        LinkKind::Tap => "a tap device".to_owned(),
+        LinkKind::Inner => "a virtual device".to_owned(),
+        LinkKind::Outer(kind) => format!("a device ({kind})"),
+    }
+}

@@ -1,0 +1,27 @@
+//! Bridges, VXLAN devices and forwarding tables of the Linux kernel, by netlink.
+//!
+//! ```text
+//! desired ----.
+//!              difference (pure) --> changes --apply--> kernel
+//! observed ---'                                            |
+//!    ^-----------------------------------------------------'
+//! ```
+//!
+//! One message makes one device whole (name, address, parameters, bridge, up), so that no half-made device is ever
+//! seen. The kernel takes no alias at that moment; a device carries our [birth mark](mark) in its address until the
+//! alias follows, and one that was orphaned in between is still known as ours.
+
+pub mod apply;
+pub mod change;
+pub mod difference;
+pub mod mark;
+pub mod netlink;
+pub mod observe;
+pub mod parse;
+pub mod removal;
+
+pub use change::Change;
+pub use difference::{Conflict, Difference, Surroundings, difference};
+pub use netlink::{NetlinkError, Rtnetlink};
+pub use observe::{Observed, Scope, observe};
+pub use removal::{Leaving, Removal, removal};

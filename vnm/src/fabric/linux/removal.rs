@@ -1,0 +1,136 @@
+//! What may be taken away when a VM leaves: only what we made, and only what nobody else uses. Pure.
+
+use std::collections::BTreeSet;
+
+use causeway_core::names::LinkName;
+
+use super::change::Change;
+use super::observe::{Observed, Scope};
+use super::parse::{Link, LinkKind};
+use crate::desired::{Desired, FdbEntry, Port};
+
+/// What a VM, or one of its NICs, leaves behind: names are all that is needed to take it away.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Leaving {
+    /// The guest's devices.
+    pub taps: BTreeSet<Place>,
+    /// Its bridges, but those that are kept when they are empty.
+    pub bridges: BTreeSet<LinkName>,
+    /// Its tunnels.
+    pub tunnels: BTreeSet<Place>,
+    /// Where its addresses were.
+    pub fdb: Vec<FdbEntry>,
+}
+
+/// A device and the bridge it belongs into.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The device.
+    pub name: LinkName,
+    /// The bridge.
+    pub bridge: LinkName,
+}
+
+impl Leaving {
+    /// Adds what one NIC leaves; `keep` spares its bridge, and with it the tunnel.
+    pub fn add(&mut self, port: &Port, keep: bool, tunnel: Option<&LinkName>) {
+        self.taps.insert(Place { name: port.tap.clone(), bridge: port.bridge.clone() });
+        if !keep {
+            self.bridges.insert(port.bridge.clone());
+        }
+        self.tunnels.extend(tunnel.map(|name| Place { name: name.clone(), bridge: port.bridge.clone() }));
+        self.fdb.push(FdbEntry { bridge: port.bridge.clone(), mac: port.mac, port: port.tap.clone() });
+    }
+}
+
+impl From<&Desired> for Leaving {
+    fn from(state: &Desired) -> Self {
+        let mut leaving = Leaving::default();
+        for port in &state.ports {
+            let keep = state.bridges.iter().any(|b| b.name == port.bridge && b.keep);
+            let tunnel = state.tunnels.iter().find(|t| t.bridge == port.bridge);
+            leaving.add(port, keep, tunnel.map(|t| &t.name));
+        }
+        leaving
+    }
+}
+
+impl From<&Leaving> for Scope {
+    fn from(leaving: &Leaving) -> Self {
+        let places = leaving.taps.iter().chain(&leaving.tunnels);
+        Scope {
+            links: places.map(|place| place.name.clone()).collect(),
+            bridges: leaving
+                .taps
+                .iter()
+                .map(|tap| tap.bridge.clone())
+                .chain(leaving.bridges.iter().cloned())
+                .collect(),
+            fdb: leaving.fdb.clone(),
+            ..Scope::default()
+        }
+    }
+}
+
+/// What a removal comes to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Removal {
+    /// In order; each one leaves a state that a second run finishes.
+    pub changes: Vec<Change>,
+    /// What stays although the VM leaves, and why.
+    pub notes: Vec<String>,
+    /// Taps of the VM itself that are still plugged in: its guest may still run.
+    pub lingering: BTreeSet<LinkName>,
+}
+
+/// The changes that take away `leaving` as far as nothing else needs it. `reserved` holds the bridges of other VMs.
+pub fn removal(leaving: &Leaving, observed: &Observed, reserved: &BTreeSet<LinkName>) -> Removal {
+    let mut out = Removal::default();
+    let plugged = leaving.taps.iter().filter(|tap| observed.is_port_of(&tap.name, &tap.bridge));
+    out.lingering.extend(plugged.map(|tap| tap.name.clone()));
+    for entry in &leaving.fdb {
+        if observed.fdb.contains(entry) {
+            out.changes.push(Change::ForgetFdb(entry.clone()));
+        }
+    }
+    for bridge in leaving.bridges.difference(reserved) {
+        take_away(bridge, leaving, observed, &mut out);
+    }
+    out
+}
+
+fn take_away(bridge: &LinkName, leaving: &Leaving, observed: &Observed, out: &mut Removal) {
+    let found = observed.named(bridge).filter(|link| matches!(link.kind, LinkKind::Bridge(_)));
+    let place = found.map(|link| link.index);
+    // A tunnel that was plugged into another bridge meanwhile serves somebody else.
+    let tunnels: Vec<&Link> = leaving
+        .tunnels
+        .iter()
+        .filter(|tunnel| tunnel.bridge == *bridge)
+        .filter_map(|tunnel| observed.named(&tunnel.name))
+        .filter(|link| link.mark.is_ours() && matches!(link.kind, LinkKind::Vxlan(_)))
+        .filter(|link| link.bridge.is_none() || link.bridge == place)
+        .collect();
+    if let Some(link) = found
+        && is_needed(link, &tunnels, observed)
+    {
+        return;
+    }
+    let delete = |link: &Link| Some(Change::Delete { name: link.name.parse().ok()? });
+    out.changes.extend(tunnels.iter().filter_map(|link| delete(link)));
+    let Some(link) = found.filter(|link| link.mark.is_ours()) else {
+        return;
+    };
+    match observed.addresses.get(&link.index).and_then(|list| list.first()) {
+        Some(address) => out.notes.push(format!("bridge {bridge} stays: it has the address {address}")),
+        None => out.changes.extend(delete(link)),
+    }
+}
+
+/// Whether anything but `tunnels` is plugged in. In a bridge of the operator's, the operator's own devices are no reason
+/// to keep our tunnel; a guest is.
+fn is_needed(bridge: &Link, tunnels: &[&Link], observed: &Observed) -> bool {
+    let ours = |port: &Link| tunnels.iter().any(|tunnel| tunnel.index == port.index);
+    let counts = |port: &&Link| bridge.mark.is_ours() || port.kind == LinkKind::Tap;
+    observed.ports_of(bridge.index).filter(counts).any(|port| !ours(port))
+}

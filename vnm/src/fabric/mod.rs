@@ -1,0 +1,3 @@
+//! The fabrics that a desired state is applied to: observe, difference, apply.
+
+pub mod linux;

@@ -1,0 +1,155 @@
+//! `clean`: what a VM needed goes, as far as nobody else needs it; so does what others left behind.
+
+use std::collections::BTreeSet;
+
+use causeway_core::answer::Failure;
+use causeway_core::document::VmDocument;
+use causeway_core::names::{LinkName, VmId};
+
+use super::action::{Action, selects_all};
+use super::error::ActionError;
+use super::step::Step;
+use crate::desired::vxlan::{self, DRIVER};
+use crate::fabric::linux::observe::tap_exists;
+use crate::fabric::linux::{Leaving, Scope, observe, removal};
+use crate::lock::Lock;
+use crate::reservation::{Reservation, ReservationError, now};
+
+impl Action<'_, '_> {
+    /// Removes what `leaving` names as far as nobody needs it; the VM's own devices that are still there come back.
+    pub(super) fn leave(
+        &mut self,
+        vm: VmId,
+        leaving: &Leaving,
+        keep: BTreeSet<LinkName>,
+    ) -> Result<BTreeSet<LinkName>, ActionError> {
+        if leaving.taps.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let others = self.reservations.others(vm)?;
+        self.log.notes.extend(others.unreadable.iter().map(ToString::to_string));
+        let mut reserved = others.reserved(&leaving.bridges, now());
+        reserved.extend(keep);
+        let observed = observe(&mut self.netlink, &Scope::from(leaving))?;
+        let removal = removal(leaving, &observed, &reserved);
+        self.log.notes.extend(removal.notes);
+        for change in removal.changes {
+            if self.dry_run {
+                self.log.changes.push(change);
+            } else {
+                self.change(change)?;
+            }
+        }
+        Ok(removal.lingering)
+    }
+
+    pub(super) fn clean(&mut self, vm: &VmDocument) -> Result<(), ActionError> {
+        let lock = self.lock_vm(vm.id)?;
+        let mut reservation = match self.reservations.load(vm.id) {
+            Err(error @ ReservationError::Content { .. }) => {
+                self.log.notes.push(error.to_string());
+                Reservation::empty(vm.id)
+            }
+            other => other?,
+        };
+        let nics = self.leaving_nics(vm, &reservation);
+        let leaving = self.what_is_left(vm, &reservation, &nics);
+        let locks = self.lock_all(lock, &leaving.taps.iter().map(|tap| tap.bridge.clone()).collect())?;
+        // Another NIC of this VM may be in the same bridge.
+        let stays = reservation.nics.iter().filter(|(nic, _)| !nics.contains(nic));
+        let keep = stays.map(|(_, reserved)| reserved.bridge.name.clone()).collect();
+        let lingering = self.leave(vm.id, &leaving, keep)?;
+        if self.dry_run {
+            return Ok(());
+        }
+        for nic in nics {
+            let tap = reservation.nics.get(&nic).map(|reserved| reserved.port.tap.clone());
+            if tap.is_some_and(|tap| lingering.contains(&tap)) {
+                reservation.leaving.insert(nic);
+            } else {
+                reservation.release(nic);
+            }
+        }
+        self.log.begin(&Step::Release);
+        self.reservations.store(&reservation)?;
+        for tap in lingering {
+            self.log.notes.push(format!("{tap} is still plugged in: what it needs stays until it is gone"));
+        }
+        locks.free(reservation.nics.is_empty(), &self.log.changes);
+        self.collect(vm.id);
+        Ok(())
+    }
+
+    /// The numbers of the NICs that `clean` is about: of the document where it singles one out, else all reserved ones.
+    fn leaving_nics(&self, vm: &VmDocument, reservation: &Reservation) -> BTreeSet<u32> {
+        let mut nics: BTreeSet<u32> = vxlan::selected(vm).iter().map(|nic| nic.nic_id).collect();
+        if selects_all(vm) {
+            let reserved = reservation.nics.iter().filter(|(_, nic)| nic.driver == DRIVER);
+            nics.extend(reserved.map(|(nic, _)| *nic));
+        }
+        nics
+    }
+
+    /// What those NICs leave: as reserved; where nothing is (the stock driver prepared it), as the document has it.
+    fn what_is_left(&mut self, vm: &VmDocument, reservation: &Reservation, nics: &BTreeSet<u32>) -> Leaving {
+        let mut leaving = Leaving::default();
+        for nic in nics {
+            if let Some(reserved) = reservation.nics.get(nic) {
+                leaving.add(&reserved.port, reserved.bridge.keep, reserved.tunnel.as_ref().map(|t| &t.name));
+            }
+        }
+        let unknown =
+            vxlan::selected(vm).into_iter().filter(|nic| !reservation.nics.contains_key(&nic.nic_id));
+        for nic in unknown {
+            match vxlan::names(nic, vm.id, self.settings) {
+                Ok(names) => leaving.add(&names.port, names.keep, names.tunnel.as_ref()),
+                Err(refusal) => self.log.notes.push(format!("nothing to remove: {refusal}")),
+            }
+        }
+        leaving
+    }
+
+    /// Finishes what other VMs left: NICs whose device lingered, and guests that never came. It can fail nothing.
+    fn collect(&mut self, vm: VmId) {
+        let Ok(others) = self.reservations.others(vm) else {
+            return;
+        };
+        let now = now();
+        for other in others.reservations.iter().filter(|r| r.is_old(now) || !r.leaving.is_empty()) {
+            if let Err(error) = self.collect_one(other.vm, now) {
+                let failure = Failure::from(error);
+                self.log.notes.push(format!("what VM {} left could not be removed: {failure}", other.vm));
+            }
+        }
+    }
+
+    fn collect_one(&mut self, vm: VmId, now: u64) -> Result<(), ActionError> {
+        // An action of that VM is under way: it will see to it.
+        let Some(lock) = Lock::attempt(&self.places.locks, &format!("vm-{vm}"))? else {
+            return Ok(());
+        };
+        let mut reservation = self.reservations.load(vm)?;
+        let old = reservation.is_old(now);
+        let mut gone = BTreeSet::new();
+        let mut leaving = Leaving::default();
+        for (nic, reserved) in &reservation.nics {
+            let due = old || reservation.leaving.contains(nic);
+            if due && !tap_exists(&mut self.netlink, &reserved.port.tap)? {
+                leaving.add(&reserved.port, reserved.bridge.keep, reserved.tunnel.as_ref().map(|t| &t.name));
+                gone.insert(*nic);
+            }
+        }
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let stays = reservation.nics.iter().filter(|(nic, _)| !gone.contains(nic));
+        let keep = stays.map(|(_, reserved)| reserved.bridge.name.clone()).collect();
+        let locks = self.lock_all(lock, &leaving.taps.iter().map(|tap| tap.bridge.clone()).collect())?;
+        self.leave(vm, &leaving, keep)?;
+        gone.iter().for_each(|nic| reservation.release(*nic));
+        self.log.begin(&Step::Release);
+        self.reservations.store(&reservation)?;
+        locks.free(reservation.nics.is_empty(), &self.log.changes);
+        Ok(())
+    }
+}

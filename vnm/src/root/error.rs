@@ -1,0 +1,77 @@
+//! Why an action was not done, and whose fault that is.
+
+use causeway_core::answer::{Failure, Kind};
+use causeway_core::document::DocumentError;
+use causeway_core::names::LinkName;
+
+use super::uplinks::UplinksError;
+use crate::desired::Refusal;
+use crate::fabric::linux::{Conflict, NetlinkError};
+use crate::lock::LockError;
+use crate::reservation::ReservationError;
+
+/// Why an action was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum ActionError {
+    /// The document or the settings ask for what we do not do.
+    #[error(transparent)]
+    Refusal(#[from] Refusal),
+    /// The list of devices does not count.
+    #[error(transparent)]
+    Uplinks(#[from] UplinksError),
+    /// The host cannot be brought there without harm.
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
+    /// The kernel said no.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// Reservations could not be read or written.
+    #[error(transparent)]
+    Reservation(#[from] ReservationError),
+    /// An object stayed locked.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The guest's device is not where it should be.
+    #[error("device {tap} of NIC {nic} {state}")]
+    Tap {
+        /// The device.
+        tap: LinkName,
+        /// `NIC_ID`.
+        nic: u32,
+        /// What is wrong.
+        state: String,
+    },
+    /// What was changed before a failure could not all be taken back.
+    #[error("{first}; taking it back failed as well: {undo}")]
+    Undo {
+        /// The first cause.
+        first: Box<ActionError>,
+        /// What went wrong afterwards.
+        undo: Box<ActionError>,
+    },
+}
+
+impl From<DocumentError> for ActionError {
+    fn from(error: DocumentError) -> Self {
+        ActionError::Refusal(error.into())
+    }
+}
+
+impl ActionError {
+    /// Whose fault it is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            ActionError::Refusal(refusal) => refusal.kind(),
+            ActionError::Netlink(_) => Kind::Refused,
+            ActionError::Lock(LockError::Busy { .. }) => Kind::Timeout,
+            ActionError::Undo { first, .. } => first.kind(),
+            _ => Kind::HostState,
+        }
+    }
+}
+
+impl From<ActionError> for Failure {
+    fn from(error: ActionError) -> Self {
+        Failure::from_chain(error.kind(), &error)
+    }
+}

@@ -1,0 +1,31 @@
+//! The privileged side of the network drivers: what it is asked, what it does, what it answers.
+//!
+//! It trusts nothing it is told. A request carries the VM's document and the settings as text; the state that must
+//! exist is worked out here, and what is touched are
+//!
+//! * devices named as OpenNebula names a guest's, `one-<VM>-<NIC>`, of the document's own VM;
+//! * bridges and tunnels that bear our mark, or do not exist yet;
+//! * uplinks (and bridges of the operator's) that a root-owned file lists.
+//!
+//! ```text
+//! resident ── sudo -n causeway-root ──> Hello
+//!    │ ── Request ──────────────────────> │  one at a time, in order
+//!    │ <───────────────────── Response ── │
+//!    │ ── end of input ─────────────────> exit
+//! ```
+
+pub mod action;
+mod clean;
+pub mod client;
+pub mod error;
+pub mod frame;
+pub mod nest;
+pub mod place;
+pub mod server;
+pub mod step;
+pub mod uplinks;
+pub mod wire;
+
+pub use client::{ClientError, RootClient};
+pub use place::Places;
+pub use wire::{Hello, Outcome, Request, Response, SCHEMA, Verb};

@@ -1,0 +1,26 @@
+//! Where the privileged side keeps and finds things.
+
+use std::path::PathBuf;
+
+use crate::desired::facts::UPLINKS_FILE;
+
+/// Files and directories, all of them root's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Places {
+    /// The list of devices that virtual networks may use.
+    pub uplinks: PathBuf,
+    /// What each VM needs.
+    pub reservations: PathBuf,
+    /// Locks; emptied at every boot.
+    pub locks: PathBuf,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Places {
+            uplinks: UPLINKS_FILE.into(),
+            reservations: "/var/lib/causeway/network".into(),
+            locks: "/run/causeway".into(),
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! The privileged side's loop: requests in, responses out, one after the other, until the input ends.
+
+use std::io::{Read, Write};
+use std::time::Instant;
+
+use causeway_core::answer::{Failure, Kind};
+
+use super::action;
+use super::frame::{self, FrameError};
+use super::place::Places;
+use super::step::Log;
+use super::wire::{Hello, Outcome, Request, Response};
+
+/// Serves until the input ends.
+///
+/// A request that cannot be understood is answered with a failure; a frame that is too large ends the connection after
+/// the answer, because what follows it cannot be told from its body.
+///
+/// # Errors
+/// The connection broke.
+pub fn serve(places: &Places, input: &mut impl Read, output: &mut impl Write) -> Result<(), FrameError> {
+    frame::write(output, &Hello::ours())?;
+    loop {
+        let body = match frame::read(input) {
+            Ok(None) => return Ok(()),
+            Ok(Some(body)) => body,
+            Err(error @ FrameError::TooLarge(_)) => {
+                frame::write(output, &unread(&error))?;
+                return Err(error);
+            }
+            Err(error) => return Err(error),
+        };
+        let response = match frame::decode::<Request>(&body) {
+            Ok(request) => answer(places, &request),
+            Err(error) => unread(&error),
+        };
+        frame::write(output, &response)?;
+    }
+}
+
+/// Does one request and says how it went.
+pub fn answer(places: &Places, request: &Request) -> Response {
+    let started = Instant::now();
+    let mut ignore = |_: &super::step::Step| {};
+    let mut log = Log::new(&mut ignore);
+    let result = action::run(places, request, &mut log);
+    let Log { changes, notes, .. } = log;
+    let (outcome, seen) = match result {
+        Ok(seen) => (Outcome::Done, seen.map(Box::new)),
+        Err(failure) => (Outcome::Failed(failure), None),
+    };
+    Response {
+        id: Some(request.id.clone()),
+        outcome,
+        changes,
+        notes,
+        micros: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
+        seen,
+    }
+}
+
+/// The answer to what is no request.
+fn unread(error: &FrameError) -> Response {
+    Response {
+        id: None,
+        outcome: Outcome::Failed(Failure::from_chain(Kind::Input, error)),
+        changes: Vec::new(),
+        notes: Vec::new(),
+        micros: 0,
+        seen: None,
+    }
+}

@@ -1,0 +1,37 @@
+//! What an action does, step by step: each one is announced before it is made and kept for the response.
+
+use crate::fabric::linux::Change;
+
+/// One effect. A death before or after any of them leaves a state that the next run of the same action finishes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Writes the VM's reservation.
+    Reserve,
+    /// Changes the kernel's network.
+    Change(Change),
+    /// Takes the reservation back, wholly or in part.
+    Release,
+    /// Tells the fabric where the guest is.
+    Announce,
+}
+
+/// The steps of one action, as they happen.
+pub struct Log<'a> {
+    /// Changes that were made; with a dry run, that would be.
+    pub changes: Vec<Change>,
+    /// For the VM's log.
+    pub notes: Vec<String>,
+    before: &'a mut dyn FnMut(&Step),
+}
+
+impl<'a> Log<'a> {
+    /// An empty log; `before` is called before each step is made.
+    pub fn new(before: &'a mut dyn FnMut(&Step)) -> Self {
+        Log { changes: Vec::new(), notes: Vec::new(), before }
+    }
+
+    /// Announces a step.
+    pub fn begin(&mut self, step: &Step) {
+        (self.before)(step);
+    }
+}

@@ -1,0 +1,146 @@
+//! A network driver's slot, as the resident and the stand-alone program run it: argv and standard input in, an answer
+//! out, the work done by the privileged side.
+
+use std::time::Duration;
+
+use causeway_core::answer::{Failure, Kind};
+use causeway_core::document::{DriverName, decode};
+use causeway_core::names::RequestId;
+
+use crate::desired::Settings;
+use crate::fabric::linux::Change;
+use crate::root::client::{COMMAND, ClientError, RootClient};
+use crate::root::{Outcome, Request, Verb};
+
+/// How long the privileged side may take to start: `sudo` may ask a slow directory service who we are.
+const START: Duration = Duration::from_secs(10);
+
+/// More than any contract passes (contract VNM 1.3 has two).
+const ARGUMENTS: usize = 8;
+
+/// The driver's verbs that run on the front-end and have nothing to do: a network is made where its VMs are.
+const IDLE: [&str; 2] = ["vnet_create", "vnet_delete"];
+
+/// What a slot needs besides its input.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// Names the request in every log.
+    pub request: RequestId,
+    /// What `OpenNebulaNetwork.conf` says on this host.
+    pub settings: Settings,
+    /// Longest time for the whole action.
+    pub deadline: Duration,
+    /// Only say what would be done.
+    pub dry_run: bool,
+}
+
+/// What a slot ends with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// For oned: empty, because nothing of it is read (contract VNM 1.6); with a dry run, one change per line.
+    pub stdout: String,
+    /// For the VM's log, as warnings.
+    pub notes: Vec<String>,
+    /// What was changed.
+    pub changes: Vec<Change>,
+}
+
+/// The privileged side, started when it is first needed and again when it has gone.
+pub struct Root {
+    argv: Vec<String>,
+    client: Option<RootClient>,
+}
+
+impl Default for Root {
+    fn default() -> Self {
+        Root::new(COMMAND.map(str::to_owned).to_vec())
+    }
+}
+
+impl Root {
+    /// Started with this command line.
+    pub fn new(argv: Vec<String>) -> Self {
+        Root { argv, client: None }
+    }
+
+    /// Sends a request.
+    ///
+    /// # Errors
+    /// As [`RootClient::call`]; a side that was gone before the request came is started once more.
+    pub fn call(
+        &mut self,
+        request: &Request,
+        deadline: Duration,
+    ) -> Result<crate::root::Response, ClientError> {
+        if let Some(mut client) = self.client.take().filter(RootClient::is_open) {
+            match client.call(request, deadline) {
+                // Every action may be run twice, so it does not matter how far this one got.
+                Err(ClientError::Ended { .. }) => {}
+                Err(error) => return Err(error),
+                Ok(response) => {
+                    self.client = Some(client);
+                    return Ok(response);
+                }
+            }
+        }
+        let mut client = RootClient::start(&self.argv, START.min(deadline))?;
+        let response = client.call(request, deadline)?;
+        self.client = Some(client);
+        Ok(response)
+    }
+}
+
+/// Runs the slot `vnm/<driver>/<verb>`.
+///
+/// # Errors
+/// The failure for oned: one sentence that names NIC, attribute or device.
+pub fn run(
+    verb: &str,
+    driver: &str,
+    argv: &[String],
+    stdin: &[u8],
+    context: &Context,
+    root: &mut Root,
+) -> Result<Answer, Failure> {
+    if IDLE.contains(&verb) {
+        return Ok(Answer::default());
+    }
+    let verb: Verb = verb.parse()?;
+    let input = |e: &dyn std::fmt::Display| Failure::new(Kind::Input, e);
+    let driver: DriverName = driver.parse().map_err(|e| input(&e))?;
+    // Decoded here already: what is no base64 is not worth waking anybody for.
+    let document = decode(stdin).map_err(|e| input(&e).context("standard input"))?;
+    let request = Request {
+        id: context.request.clone(),
+        verb,
+        driver,
+        args: argv.iter().take(ARGUMENTS).cloned().collect(),
+        document: String::new(),
+        settings: context.settings.clone(),
+        dry_run: context.dry_run,
+        // The privileged side gives up first, so that its own words arrive.
+        deadline_ms: u64::try_from(context.deadline.as_millis()).unwrap_or(u64::MAX) / 10 * 9,
+    };
+    let response = root.call(&request.with_document(&document), context.deadline).map_err(unanswered)?;
+    match response.outcome {
+        Outcome::Failed(failure) => Err(failure),
+        Outcome::Done => Ok(Answer {
+            stdout: if context.dry_run { lines(&response.changes) } else { String::new() },
+            notes: response.notes,
+            changes: response.changes,
+        }),
+    }
+}
+
+fn lines(changes: &[Change]) -> String {
+    changes.iter().map(|change| format!("{change}\n")).collect()
+}
+
+fn unanswered(error: ClientError) -> Failure {
+    let kind = match &error {
+        ClientError::Late { .. } => Kind::Timeout,
+        ClientError::Answer { .. } | ClientError::Stray { .. } => Kind::Bug,
+        _ => Kind::HostState,
+    };
+    Failure::from_chain(kind, &error)
+}
