@@ -1,1 +1,6 @@
-//! What the executables share: start-up and the mapping of results to exit codes.
+//! What the executables share. Each program's `main` starts logging, parses, calls in here, and maps the result to an
+//! exit code.
+
+pub mod driver;
+pub mod host;
+pub mod start;

@@ -12,7 +12,8 @@ use super::{Call, FileAnswer, FileCall, failure};
 
 /// `deploy FILE HOST VMID HOST`, the domain's XML on standard input.
 pub(super) fn deploy(call: &Call<'_>) -> Result<Done, Failure> {
-    let file: DiskPath = call.text(0, "deployment file")?.parse().map_err(|e| Failure::new(Kind::Input, e))?;
+    let file: DiskPath =
+        call.text(0, "deployment file")?.parse().map_err(|e| Failure::new(Kind::Input, e))?;
     let vm = call.vm(2)?;
     let xml = std::str::from_utf8(call.stdin).map_err(|e| input(format!("not UTF-8: {e}")))?;
     let facts = facts(xml).map_err(|e| input(e.to_string()))?;
@@ -49,7 +50,8 @@ fn already_here(call: &Call<'_>, name: &DeployId, facts: &Facts) -> Result<Optio
         return Err(Failure::new(Kind::HostState, text));
     }
     if !domain.state.is_active() {
-        let text = format!("{name} is defined on this host and off: `virsh undefine {name}` lets it start again");
+        let text =
+            format!("{name} is defined on this host and off: `virsh undefine {name}` lets it start again");
         return Err(Failure::new(Kind::HostState, text));
     }
     (call.log)(Severity::Warning, &format!("{name} runs here already; taken over as it is"));

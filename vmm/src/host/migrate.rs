@@ -39,7 +39,9 @@ pub(super) fn migrate(call: &Call<'_>) -> Result<Done, Failure> {
             let text = format!("{id} is not on {source}");
             return Err(Failure::new(Kind::HostState, text));
         }
-        Sighting::Migrating => return Err(Failure::new(Kind::HostState, format!("{id} is being migrated already"))),
+        Sighting::Migrating => {
+            return Err(Failure::new(Kind::HostState, format!("{id} is being migrated already")));
+        }
         other => return Err(Failure::new(Kind::HostState, format!("{id} is {other:?} on {source}"))),
     }
     let mut tries = 0;
@@ -97,7 +99,10 @@ fn apply_options(request: &mut MigrateRequest, options: &[String]) -> Result<(),
         let mut number = || -> Result<u32, Failure> {
             let value = inline.or_else(|| words.next()).unwrap_or_default();
             value.parse().map_err(|_| {
-                Failure::new(Kind::Input, format!("MIGRATE_OPTIONS: {name} needs a whole number, not {value:?}"))
+                Failure::new(
+                    Kind::Input,
+                    format!("MIGRATE_OPTIONS: {name} needs a whole number, not {value:?}"),
+                )
             })
         };
         match name {
@@ -112,7 +117,8 @@ fn apply_options(request: &mut MigrateRequest, options: &[String]) -> Result<(),
                 request.parallel = Some(count);
             }
             other => {
-                let accepted = "--live, --bandwidth, --auto-converge, --compressed, --parallel, --parallel-connections";
+                let accepted =
+                    "--live, --bandwidth, --auto-converge, --compressed, --parallel, --parallel-connections";
                 let text = format!("MIGRATE_OPTIONS: {other:?} is not one of {accepted}");
                 return Err(Failure::new(Kind::Input, text));
             }

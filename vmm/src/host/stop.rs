@@ -96,7 +96,10 @@ fn destroy(call: &Call<'_>, id: &DeployId) -> Result<Done, Failure> {
         }
         if start.elapsed() > DESTROY_TIMEOUT {
             let seconds = DESTROY_TIMEOUT.as_secs();
-            return Err(Failure::new(Kind::Timeout, format!("{id} is still there {seconds} s after its destroy")));
+            return Err(Failure::new(
+                Kind::Timeout,
+                format!("{id} is still there {seconds} s after its destroy"),
+            ));
         }
         call.pause(POLL)?;
     }

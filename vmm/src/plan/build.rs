@@ -126,7 +126,13 @@ impl<'a> Builder<'a> {
     }
 
     /// One step per network driver of the VM, in document order (contract VMM 2.3 step 4).
-    pub fn vnm(&self, verb: &str, host: &HostName, argv: Vec<Arg>, input: &str) -> Result<Vec<Step>, Failure> {
+    pub fn vnm(
+        &self,
+        verb: &str,
+        host: &HostName,
+        argv: Vec<Arg>,
+        input: &str,
+    ) -> Result<Vec<Step>, Failure> {
         let mut steps = Vec::new();
         for driver in self.envelope.vm.vn_mads() {
             let local = self.settings.execrc.is_local(driver.as_str(), verb);
@@ -195,7 +201,8 @@ impl<'a> Builder<'a> {
             }
         }
         let undo = |s: &Step| s.undo.clone();
-        let all: Vec<Step> = self.steps.iter().flat_map(|s| std::iter::once(s.clone()).chain(undo(s))).collect();
+        let all: Vec<Step> =
+            self.steps.iter().flat_map(|s| std::iter::once(s.clone()).chain(undo(s))).collect();
         let inputs = all
             .iter()
             .flat_map(causeway_core::plan::inputs_of)

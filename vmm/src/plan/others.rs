@@ -199,7 +199,9 @@ pub(super) fn disk_snapshot_create(mut b: Builder<'_>) -> Result<Plan, Failure> 
     let vm_mad = b.need(b.envelope.vm.history.vm_mad.as_ref(), "HISTORY/VM_MAD")?;
     let tm_mad = b.need(disk.tm_mad.as_ref(), "DISK/TM_MAD")?;
     if !b.settings.execrc.allows_live_disk_snapshot(vm_mad.as_str(), tm_mad.as_str()) {
-        let text = format!("{vm_mad}-{tm_mad} is not in LIVE_DISK_SNAPSHOTS: power the VM off to snapshot this disk");
+        let text = format!(
+            "{vm_mad}-{tm_mad} is not in LIVE_DISK_SNAPSHOTS: power the VM off to snapshot this disk"
+        );
         return Err(Failure::new(Kind::HostState, text));
     }
     let commands: Vec<TmCommand> = b.envelope.tm_command.clone();

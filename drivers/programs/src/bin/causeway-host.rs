@@ -1,0 +1,116 @@
+//! `causeway-host`: the resident on a host, every slot stand-alone, and the children that touch file systems.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use causeway_core::answer::one_line;
+use causeway_core::plan::Slot;
+use causeway_programs::host::{Options, files, resident, slot::SlotRun};
+use causeway_programs::start;
+use clap::{Args, Parser, Subcommand};
+
+/// Causeway's program on a host. Started over ssh by the driver processes, and by the wrappers in the slots.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serves a driver process on the standard streams.
+    Resident {
+        #[command(flatten)]
+        place: Where,
+        /// The session forwards an agent: migrations are driven from here.
+        #[arg(long)]
+        delegated: bool,
+    },
+    /// Does one slot's work: FAMILY/DRIVER/VERB and the arguments that the contract gives it.
+    Slot {
+        #[command(flatten)]
+        place: Where,
+        /// Prints what would be done.
+        #[arg(long)]
+        dry_run: bool,
+        /// Such as vmm/kvm/deploy.
+        slot: Slot,
+        /// The slot's own arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        argv: Vec<String>,
+    },
+    /// Answers file requests on the standard streams. Started by the other two.
+    #[command(hide = true)]
+    Worker {
+        /// Our state on this host.
+        #[arg(long)]
+        state: PathBuf,
+    },
+}
+
+#[derive(Args)]
+struct Where {
+    /// The directory that holds the slots (SCRIPTS_REMOTE_DIR).
+    #[arg(long, env = "CAUSEWAY_REMOTES", default_value = "/var/tmp/one")]
+    remotes: PathBuf,
+    /// Our state on this host, the unprivileged user's part.
+    #[arg(long, env = "CAUSEWAY_STATE", default_value = "/var/lib/causeway")]
+    state: PathBuf,
+    /// libvirt on this host; LIBVIRT_URI of kvmrc if not given.
+    #[arg(long, env = "CAUSEWAY_LIBVIRT_URI")]
+    uri: Option<String>,
+    /// Starts causeway-root; blanks separate the words.
+    #[arg(long, env = "CAUSEWAY_ROOT", default_value = "sudo -n /usr/libexec/causeway/causeway-root")]
+    root: String,
+}
+
+impl Where {
+    fn options(self, delegated: bool) -> Options {
+        Options {
+            remotes: self.remotes,
+            state: self.state,
+            uri: self.uri,
+            root: self.root.split_whitespace().map(str::to_owned).collect(),
+            delegated,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("causeway-host: {}", one_line(&format!("{error:#}")));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    start::clean_nest()?;
+    start::log_to(None)?;
+    match command {
+        Command::Worker { state } => files::serve(&state)?,
+        Command::Resident { place, delegated } => {
+            start::run_local(resident::serve(place.options(delegated)))??;
+        }
+        Command::Slot { place, dry_run, slot, argv } => {
+            let call = SlotRun { slot, argv, dry_run };
+            if call.dry_run {
+                println!("{}", call.describe());
+                return Ok(ExitCode::SUCCESS);
+            }
+            match start::run_local(call.run(&place.options(false)))?? {
+                Ok(output) if output.is_empty() => {}
+                Ok(output) => println!("{output}"),
+                Err(failure) => {
+                    // One unmarked line: the stock engine makes it the user's error (contract VMM 2.3 step 7).
+                    eprintln!("{}", one_line(&failure.text));
+                    return Ok(ExitCode::from(failure.kind.exit_code()));
+                }
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

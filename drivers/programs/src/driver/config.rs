@@ -1,0 +1,177 @@
+//! How a driver process was started and configured: its arguments, oned's files, and our own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use causeway_core::journal::{Journal, Unfinished};
+use causeway_core::plan::Slot;
+use causeway_core::protocol::DriverOptions;
+use causeway_core::reach::resident::{Hosts, Ssh};
+use causeway_core::reach::slots::{Standing, standing};
+use causeway_core::settings::{Causeway, OneConfig, SettingsError, ShellRc, Transport, VmmExecrc, read_file};
+use causeway_tm::TmSettings;
+use causeway_vmm::plan::{Deadlines, Drive, Settings};
+
+use super::places::{Apart, Places};
+
+/// Where the front-end keeps what (contract VMM 1.1): the system's directories, or one of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Directories {
+    /// `/etc/one`.
+    pub etc: PathBuf,
+    /// `/var/lib/one`.
+    pub var: PathBuf,
+}
+
+impl Directories {
+    /// Those of a front-end whose `ONE_LOCATION` is this.
+    pub fn of(location: Option<&Path>) -> Self {
+        match location {
+            Some(location) => Directories { etc: location.join("etc"), var: location.join("var") },
+            None => Directories { etc: "/etc/one".into(), var: "/var/lib/one".into() },
+        }
+    }
+
+    fn rc(&self, path: &Path) -> Result<ShellRc, SettingsError> {
+        Ok(ShellRc::parse(&path.display().to_string(), &text(path)?))
+    }
+}
+
+/// One driver process's configuration.
+pub struct Config {
+    /// The words of `ARGUMENTS`.
+    pub options: DriverOptions,
+    /// The front-end's remotes.
+    pub remotes: PathBuf,
+    /// Who drives live migrations.
+    pub transport: Transport,
+    /// Where the log goes: a file where `ONE_MAD_DEBUG` asks for one, for nobody reads our standard error.
+    pub log_file: Option<PathBuf>,
+    causeway: Causeway,
+    one: OneConfig,
+    execrc: VmmExecrc,
+    qcow2_options: Vec<String>,
+}
+
+impl Config {
+    /// Reads everything, from the arguments and the environment that oned gives.
+    ///
+    /// # Errors
+    /// An argument or a setting that we don't take, named.
+    pub fn read(arguments: &[String]) -> anyhow::Result<Self> {
+        let options = DriverOptions::parse(arguments)?;
+        let location = std::env::var_os("ONE_LOCATION").map(PathBuf::from);
+        Config::of(options, &Directories::of(location.as_deref()))
+    }
+
+    /// The configuration of a front-end with these directories.
+    ///
+    /// # Errors
+    /// A setting that we don't take, named.
+    pub fn of(options: DriverOptions, directories: &Directories) -> anyhow::Result<Self> {
+        let execrc = directories.rc(&directories.etc.join("vmm_exec/vmm_execrc"))?;
+        let tmrc = directories.rc(&directories.etc.join("tmrc"))?;
+        let ours = directories.etc.join("causeway.toml");
+        let causeway = Causeway::parse(&ours.display().to_string(), &text(&ours)?)?;
+        let config = directories.var.join("config");
+        let qcow2_options = tmrc.get("QCOW2_OPTIONS")?.unwrap_or_default();
+        let debug = std::env::var_os("ONE_MAD_DEBUG").is_some_and(|value| !value.is_empty());
+        Ok(Config {
+            transport: causeway.migration.transport,
+            log_file: debug.then(|| PathBuf::from("/var/log/one/causeway-vmm.log")),
+            remotes: directories.var.join("remotes"),
+            one: OneConfig::parse(&config.display().to_string(), &text(&config)?)?,
+            execrc: VmmExecrc::read(&execrc)?,
+            qcow2_options: qcow2_options.split_whitespace().map(str::to_owned).collect(),
+            options,
+            causeway,
+        })
+    }
+
+    /// The journal of this kind of driver, and what it says was in flight.
+    ///
+    /// # Errors
+    /// The directory or the file can't be made or read.
+    pub fn open_journal(&self, driver: &str) -> anyhow::Result<(Journal, Vec<Unfinished>)> {
+        let directory = &self.causeway.journal_dir;
+        let path = directory.join(format!("{driver}.journal"));
+        let opened = fs::create_dir_all(directory).and_then(|()| Journal::open(&path));
+        opened.map_err(|e| anyhow::Error::new(e).context(format!("journal {}", path.display())))
+    }
+
+    /// The places that this process reaches.
+    pub fn places(&self) -> Places {
+        let client = self.causeway.ssh.display().to_string();
+        let deadline = self.causeway.deadlines.connect.duration();
+        Places {
+            hosts: Hosts::new(Ssh::kept(&client, &self.resident(false), deadline)),
+            delegated: Ssh::delegated(&client, &self.resident(true), deadline),
+            remotes: self.remotes.clone(),
+            apart: Apart::default(),
+        }
+    }
+
+    /// What the remote shell runs. The two directories come from the admin's files; they are quoted all the same.
+    fn resident(&self, delegated: bool) -> String {
+        let program = quoted(&self.causeway.libexec_dir.join("causeway-host").display().to_string());
+        let remotes = quoted(self.one.scripts_remote_dir.as_str());
+        let delegated = if delegated { " --delegated" } else { "" };
+        let command = format!("exec {program} resident --remotes {remotes}{delegated}");
+        match self.options.shell.as_str() {
+            // The login shell runs it anyway.
+            "bash" => command,
+            shell => format!("{} -c {}", quoted(shell), quoted(&command)),
+        }
+    }
+
+    /// Whether an executable of somebody else's stands in a VMM slot. The hosts' remotes are copies of ours.
+    pub fn foreign_on_hosts(&self, verb: &str) -> bool {
+        let slot = Slot::new("vmm", self.options.hypervisor.as_str(), verb);
+        slot.is_ok_and(|slot| matches!(standing(&self.remotes, &slot), Standing::Foreign(_)))
+    }
+
+    /// How long steps may take.
+    pub fn deadlines(&self) -> Deadlines {
+        let ours = &self.causeway.deadlines;
+        Deadlines {
+            short: ours.vmm.duration().max(ours.vnm.duration()),
+            long: ours.foreign.duration(),
+            migrate: ours.migrate.duration(),
+            step: self.options.timeout,
+        }
+    }
+
+    /// What plans depend on.
+    pub fn plan_settings(&self) -> Settings {
+        let script = |(step, script): (&String, &Option<_>)| {
+            let name = script.as_ref().map_or_else(|| step.clone(), ToString::to_string);
+            (step.clone(), name)
+        };
+        Settings {
+            hypervisor: self.options.hypervisor.to_string(),
+            local: self.options.local.iter().map(script).collect(),
+            delegate: self.options.delegate.clone(),
+            execrc: self.execrc.clone(),
+            deadlines: self.deadlines(),
+            drive: Drive::Agent,
+        }
+    }
+
+    /// What the transfer manager's plans depend on.
+    pub fn transfer_settings(&self) -> TmSettings {
+        TmSettings {
+            qcow2_options: self.qcow2_options.clone(),
+            short_deadline: self.causeway.deadlines.tm.duration(),
+            copy_deadline: self.causeway.deadlines.copy.duration(),
+        }
+    }
+}
+
+fn text(path: &Path) -> Result<String, SettingsError> {
+    Ok(read_file(path)?.unwrap_or_default())
+}
+
+/// A word for a POSIX shell: the one place where a string of ours meets one.
+pub fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', "'\\''"))
+}

@@ -1,0 +1,106 @@
+//! The front-end's files, read by a child that may be killed: `/var/lib/one` may lie on a file server.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::time::Duration;
+
+use causeway_core::answer::{Failure, Kind};
+use causeway_core::names::DiskPath;
+use causeway_core::plan::{Input, InputName};
+use causeway_core::reach::worker::{self, Workers};
+use causeway_tm::front::{Limits, read_sources};
+use causeway_tm::plan::Source;
+use serde::{Deserialize, Serialize};
+
+/// The largest deployment file or transfer script that is read.
+const FILE_LIMIT: u64 = 8 << 20;
+
+/// Longest wait for a file of the front-end.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// How many children read at once.
+const WORKERS: usize = 2;
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Request {
+    Read(DiskPath),
+    Sources(BTreeMap<InputName, Source>),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Answer {
+    Read(Input),
+    Sources(BTreeMap<InputName, Input>),
+}
+
+/// The children.
+pub struct Front(Workers);
+
+impl Front {
+    /// Children of this program, started with the word `worker` when they are first needed.
+    ///
+    /// # Errors
+    /// The program's own path is not known.
+    pub fn new() -> io::Result<Self> {
+        let program = std::env::current_exe()?;
+        Ok(Front(Workers::new(vec![program.into(), OsString::from("worker")], WORKERS)))
+    }
+
+    /// The content of a file.
+    ///
+    /// # Errors
+    /// It can't be read, or is above 8 MiB.
+    pub async fn read(&self, path: &DiskPath) -> Result<Vec<u8>, Failure> {
+        match self.0.call(&Request::Read(path.clone()), DEADLINE).await? {
+            Answer::Read(input) => Ok(input.0.to_vec()),
+            Answer::Sources(_) => Err(confused()),
+        }
+    }
+
+    /// The bytes of every source.
+    ///
+    /// # Errors
+    /// As [`read_sources`].
+    pub async fn sources(
+        &self,
+        sources: BTreeMap<InputName, Source>,
+    ) -> Result<BTreeMap<InputName, Input>, Failure> {
+        if sources.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        match self.0.call(&Request::Sources(sources), DEADLINE).await? {
+            Answer::Sources(inputs) => Ok(inputs),
+            Answer::Read(_) => Err(confused()),
+        }
+    }
+}
+
+fn confused() -> Failure {
+    Failure::new(Kind::Bug, "a file worker gave the answer to another question")
+}
+
+/// The child's life.
+///
+/// # Errors
+/// A broken pipe or frame.
+pub fn serve() -> io::Result<()> {
+    worker::serve(|request: Request| match request {
+        Request::Read(path) => read(&path).map(Answer::Read),
+        Request::Sources(sources) => read_sources(&sources, Limits::default()).map(Answer::Sources),
+    })
+}
+
+fn read(path: &DiskPath) -> Result<Input, Failure> {
+    let failed = |e: io::Error| Failure::new(Kind::HostState, format!("cannot be read: {e}"));
+    let mut bytes = Vec::new();
+    let file = File::open(path.path()).map_err(failed)?;
+    file.take(FILE_LIMIT + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if u64::try_from(bytes.len()).is_ok_and(|length| length > FILE_LIMIT) {
+        return Err(Failure::new(Kind::Input, format!("is above {} MiB", FILE_LIMIT >> 20)));
+    }
+    Ok(Input::new(bytes))
+}

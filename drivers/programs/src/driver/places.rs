@@ -1,0 +1,180 @@
+//! The places of a plan, as the engine reaches them: the hosts' residents, and scripts on the front-end.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use causeway_core::answer::{Failure, Kind};
+use causeway_core::engine::{Events, Reach};
+use causeway_core::names::{DeployId, HostName, RequestId};
+use causeway_core::outcome::Sighting;
+use causeway_core::plan::{Arg, OnFailure, Place, Work};
+use causeway_core::reach::child;
+use causeway_core::reach::resident::{Hosts, Session, Ssh};
+use causeway_core::reach::slots::{Standing, standing_with_fallback};
+use causeway_core::reach::wire::{Done, Effect, Exchange, FromResident, Owner, StepEnd, WireStep};
+use tokio::sync::{mpsc, watch};
+
+/// Longest wait for a host's word about a guest.
+const LOCATE_DEADLINE: Duration = Duration::from_secs(20);
+
+/// The places of one driver process.
+pub struct Places {
+    /// The kept sessions.
+    pub hosts: Hosts,
+    /// How a session of its own is opened for a delegated action.
+    pub delegated: Ssh,
+    /// The front-end's remotes.
+    pub remotes: PathBuf,
+    /// What runs outside of the kept sessions, by request.
+    pub apart: Apart,
+}
+
+/// Work outside of the kept sessions, and how it is stopped.
+#[derive(Default)]
+pub struct Apart(Mutex<HashMap<RequestId, Stop>>);
+
+enum Stop {
+    Session(Arc<Session>),
+    Scripts(watch::Sender<bool>),
+}
+
+impl Apart {
+    fn lock(&self) -> MutexGuard<'_, HashMap<RequestId, Stop>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Places {
+    /// Forgets what ran apart for a request that is over.
+    pub fn forget(&self, request: &RequestId) {
+        self.apart.lock().remove(request);
+    }
+}
+
+impl Reach for Places {
+    async fn start(&self, place: &Place, exchange: Exchange) -> Result<Events, Failure> {
+        match place {
+            Place::Host(host) => {
+                let session = self.hosts.session(host).await?;
+                Ok(Events { receiver: session.run(exchange), carrier: Some(Box::new(session)) })
+            }
+            Place::Delegated(host) => {
+                let session = Session::open(&self.delegated, host).await?;
+                self.apart.lock().insert(exchange.request.clone(), Stop::Session(Arc::clone(&session)));
+                Ok(Events { receiver: session.run(exchange), carrier: Some(Box::new(session)) })
+            }
+            Place::FrontEnd => {
+                let (sender, receiver) = mpsc::unbounded_channel();
+                let (stop, stopped) = watch::channel(false);
+                self.apart.lock().insert(exchange.request.clone(), Stop::Scripts(stop));
+                let task =
+                    tokio::task::spawn_local(front_end(self.remotes.clone(), exchange, sender, stopped));
+                // Dropping the events stops the scripts: the task goes, and its child's process group with it.
+                Ok(Events { receiver, carrier: Some(Box::new(Aborted(task))) })
+            }
+        }
+    }
+
+    async fn cancel(&self, place: &Place, request: &RequestId) {
+        match place {
+            Place::Host(host) => {
+                if let Ok(session) = self.hosts.session(host).await {
+                    session.cancel(request);
+                }
+            }
+            Place::Delegated(_) | Place::FrontEnd => match self.apart.lock().get(request) {
+                Some(Stop::Session(session)) => session.cancel(request),
+                Some(Stop::Scripts(stop)) => drop(stop.send_replace(true)),
+                None => {}
+            },
+        }
+    }
+
+    async fn locate(&self, host: &HostName, id: &DeployId) -> Sighting {
+        match self.hosts.session(host).await {
+            Ok(session) => session.locate(id, LOCATE_DEADLINE).await,
+            Err(failure) => Sighting::Unreachable(failure.text),
+        }
+    }
+}
+
+struct Aborted(tokio::task::JoinHandle<()>);
+
+impl Drop for Aborted {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn front_end(
+    remotes: PathBuf,
+    exchange: Exchange,
+    events: mpsc::UnboundedSender<FromResident>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let mut outputs = exchange.outputs.clone();
+    for step in &exchange.steps {
+        let request = exchange.request.clone();
+        let _ = events.send(FromResident::Started { request: request.clone(), step: step.name.clone() });
+        let start = Instant::now();
+        let result = tokio::select! {
+            result = script(&remotes, &exchange, step, &outputs, &events) => result,
+            // Dropping the script kills its process group.
+            Ok(_) = stopped.wait_for(|stop| *stop) => Err(Failure::new(Kind::Cancelled, "cancelled")),
+        };
+        if let Ok(done) = &result {
+            outputs.insert(step.name.clone(), done.first_word().to_owned());
+        }
+        let stop = result.is_err() && step.on_failure == OnFailure::Stop;
+        let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let end = StepEnd { step: step.name.clone(), result, owner: Owner::Foreign, micros };
+        let _ = events.send(FromResident::Ended { request, end });
+        if stop {
+            break;
+        }
+    }
+    let _ = events.send(FromResident::End { request: exchange.request.clone() });
+}
+
+/// Runs one script of the front-end's remotes.
+async fn script(
+    remotes: &std::path::Path,
+    exchange: &Exchange,
+    step: &WireStep,
+    outputs: &std::collections::BTreeMap<String, String>,
+    events: &mpsc::UnboundedSender<FromResident>,
+) -> Result<Done, Failure> {
+    let Work::Slot { slot, argv, input } = &step.work else {
+        return Err(Failure::new(Kind::Bug, format!("{} is not for the front-end", step.name)));
+    };
+    let (found, standing) = standing_with_fallback(remotes, slot);
+    let path = match standing {
+        Standing::Foreign(path) => path,
+        Standing::Ours => remotes.join(found.to_string()),
+        Standing::Missing => {
+            return Err(Failure::new(
+                Kind::NotBuilt,
+                format!("no executable in the slot {slot} on the front-end"),
+            ));
+        }
+    };
+    let word = |arg: &Arg| match arg {
+        Arg::Text(text) => text.clone(),
+        Arg::Output(step) => outputs.get(step).cloned().unwrap_or_default(),
+    };
+    let argv: Vec<String> = argv.iter().map(word).collect();
+    let stdin = input.as_ref().and_then(|name| exchange.inputs.get(name));
+    let stdin = stdin.map(|input| input.0.to_vec()).unwrap_or_default();
+    let script = child::run(&path, &argv, &stdin, step.deadline()).await?;
+    for (severity, text) in &script.log {
+        let request = exchange.request.clone();
+        let _ = events.send(FromResident::Log { request, severity: *severity, text: text.clone() });
+    }
+    if script.success {
+        return Ok(Done { output: script.stdout, effect: Effect::Made });
+    }
+    let said = if script.complaint.is_empty() { script.status } else { script.complaint };
+    Err(Failure::new(Kind::Refused, said))
+}

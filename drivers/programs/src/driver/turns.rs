@@ -1,0 +1,173 @@
+//! Whose turn it is: a VM's actions one after another, a host's so many at once, and long ones in a lane of their own.
+//!
+//! The stock driver has one pool for the whole cloud: fifteen slow shutdowns stop every deploy (contract VMM 7, A12).
+//! Here `-t` bounds what one host does at once; a slow host holds up nobody but itself.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use causeway_core::names::{HostName, VmId};
+use causeway_core::plan::Lane;
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, watch};
+
+/// The turns of one driver process.
+pub struct Turns {
+    /// `-t`.
+    at_once: usize,
+    /// `-p`; without it a host does one action at a time, of either lane.
+    parallel: bool,
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    vms: HashMap<VmId, Arc<tokio::sync::Mutex<()>>>,
+    hosts: HashMap<(HostName, Lane), Arc<Semaphore>>,
+    cancels: HashMap<VmId, Vec<Arc<watch::Sender<bool>>>>,
+}
+
+/// A request in the queue or at work. Dropped when it is over.
+pub struct Entry {
+    turns: Rc<Turns>,
+    vm: VmId,
+    cancel: Arc<watch::Sender<bool>>,
+    place: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// The right to work: nobody else works on this VM, and the host has room.
+pub struct Turn {
+    _vm: OwnedMutexGuard<()>,
+    _host: Option<OwnedSemaphorePermit>,
+}
+
+impl Turns {
+    /// Turns for a driver started with these options.
+    pub fn new(at_once: u16, parallel: bool) -> Self {
+        Turns { at_once: usize::from(at_once).max(1), parallel, table: Mutex::default() }
+    }
+
+    /// Enters a request. Entries of one VM get their turns in the order in which they entered.
+    pub fn enter(self: &Rc<Self>, vm: VmId) -> Entry {
+        let mut table = self.lock();
+        let cancel = Arc::new(watch::Sender::new(false));
+        table.cancels.entry(vm).or_default().push(Arc::clone(&cancel));
+        let place = Arc::clone(table.vms.entry(vm).or_default());
+        Entry { turns: Rc::clone(self), vm, cancel, place }
+    }
+
+    /// Cancels everything of `vm` that is in the queue or at work; true if there was anything.
+    pub fn cancel(&self, vm: VmId) -> bool {
+        let table = self.lock();
+        let entries = table.cancels.get(&vm).map(Vec::as_slice).unwrap_or_default();
+        for cancel in entries {
+            cancel.send_replace(true);
+        }
+        !entries.is_empty()
+    }
+
+    fn host(&self, host: &HostName, lane: Lane) -> Arc<Semaphore> {
+        let (room, lane) = if self.parallel { (self.at_once, lane) } else { (1, Lane::Short) };
+        let mut table = self.lock();
+        let fresh = || Arc::new(Semaphore::new(room));
+        Arc::clone(table.hosts.entry((host.clone(), lane)).or_insert_with(fresh))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    /// Turns true when the request is cancelled.
+    pub fn cancelled(&self) -> watch::Receiver<bool> {
+        self.cancel.subscribe()
+    }
+
+    /// Waits for the VM to be free. The order is that of the first polls, so a task polls this before anything else.
+    pub async fn vm_turn(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.place).lock_owned().await
+    }
+
+    /// Waits for room on the host.
+    pub async fn host_turn(&self, vm: OwnedMutexGuard<()>, host: Option<&HostName>, lane: Lane) -> Turn {
+        let room = match host {
+            // A closed semaphore does not occur: nobody closes one.
+            Some(host) => self.turns.host(host, lane).acquire_owned().await.ok(),
+            None => None,
+        };
+        Turn { _vm: vm, _host: room }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let mut table = self.turns.lock();
+        if let Some(entries) = table.cancels.get_mut(&self.vm) {
+            entries.retain(|entry| !Arc::ptr_eq(entry, &self.cancel));
+            if entries.is_empty() {
+                table.cancels.remove(&self.vm);
+                table.vms.remove(&self.vm);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block_on<F: Future>(future: F) -> F::Output {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn a_vm_has_one_turn_at_a_time_and_keeps_order() {
+        block_on(async {
+            let turns = Rc::new(Turns::new(15, true));
+            let (first, second) = (turns.enter(VmId(1)), turns.enter(VmId(1)));
+            let one = first.vm_turn().await;
+            let mut waiting = Box::pin(second.vm_turn());
+            assert!(futures_pending(&mut waiting).await);
+            drop(one);
+            drop(waiting.await);
+        });
+    }
+
+    #[test]
+    fn a_full_host_holds_up_neither_another_host_nor_the_other_lane() {
+        block_on(async {
+            let turns = Rc::new(Turns::new(1, true));
+            let (h1, h2): (HostName, HostName) = ("h1".parse().unwrap(), "h2".parse().unwrap());
+            let entries: Vec<_> = (1..5).map(|vm| turns.enter(VmId(vm))).collect();
+            let turn = async |i: usize, host: &HostName, lane| {
+                let entry: &Entry = &entries[i];
+                entry.host_turn(entry.vm_turn().await, Some(host), lane).await
+            };
+            let _held = turn(0, &h1, Lane::Long).await;
+            let _short = turn(1, &h1, Lane::Short).await;
+            let _other = turn(2, &h2, Lane::Long).await;
+            let mut waiting = Box::pin(turn(3, &h1, Lane::Long));
+            assert!(futures_pending(&mut waiting).await);
+        });
+    }
+
+    #[test]
+    fn a_cancel_reaches_the_queue_and_is_forgotten_with_it() {
+        let turns = Rc::new(Turns::new(15, true));
+        let entry = turns.enter(VmId(7));
+        assert!(turns.cancel(VmId(7)));
+        assert!(*entry.cancelled().borrow());
+        drop(entry);
+        assert!(!turns.cancel(VmId(7)));
+        assert!(!*turns.enter(VmId(7)).cancelled().borrow());
+    }
+
+    async fn futures_pending<F: Future + Unpin>(future: &mut F) -> bool {
+        tokio::select! {
+            biased;
+            _ = future => false,
+            () = tokio::time::sleep(std::time::Duration::from_millis(20)) => true,
+        }
+    }
+}

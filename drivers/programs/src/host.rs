@@ -1,0 +1,26 @@
+//! The host's side: the resident, the stand-alone slots, and the children that touch file systems.
+
+pub mod files;
+pub mod network;
+pub mod resident;
+pub mod settings;
+pub mod slot;
+pub mod turn;
+pub mod work;
+
+use std::path::PathBuf;
+
+/// How a host program was started.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// `SCRIPTS_REMOTE_DIR`: where the slots are.
+    pub remotes: PathBuf,
+    /// Our own state, the user's part of it.
+    pub state: PathBuf,
+    /// libvirt on this host; `LIBVIRT_URI` of `kvmrc` where it is not given.
+    pub uri: Option<String>,
+    /// Starts causeway-root.
+    pub root: Vec<String>,
+    /// Whether this process was started with a forwarded agent, for one action.
+    pub delegated: bool,
+}

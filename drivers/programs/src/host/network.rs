@@ -1,0 +1,105 @@
+//! Network slots: ours go to causeway-root, one at a time on its pipe; then the admin's own hook scripts run.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use causeway_core::answer::{Failure, Kind};
+use causeway_core::plan::Slot;
+use causeway_core::protocol::Severity;
+use causeway_core::reach::wire::{Done, Effect};
+use causeway_core::settings::{NetworkConf, read_file};
+use causeway_vnm::slot::{Context, Root};
+
+use super::Options;
+use super::resident::Out;
+use super::work::{SlotCall, foreign, log};
+
+/// The network drivers that are built; any other slot answers that it is not.
+const BUILT: [&str; 1] = ["vxlan"];
+
+/// Their verbs that are built.
+const VERBS: [&str; 5] = ["pre", "post", "clean", "vnet_create", "vnet_delete"];
+
+/// The verbs that have a hook directory (contract VNM 1.7).
+const HOOKED: [&str; 3] = ["pre", "post", "clean"];
+
+/// The way to causeway-root from this process.
+pub struct Network {
+    root: Arc<Mutex<Root>>,
+    configuration: PathBuf,
+}
+
+impl Network {
+    /// causeway-root is started when it is first needed.
+    pub fn new(options: &Options) -> Self {
+        Network {
+            root: Arc::new(Mutex::new(Root::new(options.root.clone()))),
+            configuration: options.remotes.join("etc/vnm/OpenNebulaNetwork.conf"),
+        }
+    }
+
+    /// Runs a slot, and the scripts in its hook directory.
+    pub(super) async fn run(&self, call: &SlotCall<'_>, remotes: &Path, out: &Out) -> Result<Done, Failure> {
+        let slot = call.slot;
+        if !BUILT.contains(&slot.driver()) || !VERBS.contains(&slot.verb()) {
+            let text =
+                format!("{slot} is not built in this version of causeway, and no other driver stands there");
+            return Err(Failure::new(Kind::NotBuilt, text));
+        }
+        let context = self.context(call)?;
+        let (root, slot, argv, stdin) =
+            (Arc::clone(&self.root), slot.clone(), call.argv.clone(), call.stdin.clone());
+        let ours = tokio::task::spawn_blocking(move || {
+            let mut root = root.lock().unwrap_or_else(PoisonError::into_inner);
+            causeway_vnm::slot::run(slot.verb(), slot.driver(), &argv, &stdin.0, &context, &mut root)
+        });
+        let answer = ours.await.unwrap_or_else(|e| Err(Failure::new(Kind::Bug, e)))?;
+        for note in &answer.notes {
+            log(out, call.request, Severity::Warning, note);
+        }
+        for change in &answer.changes {
+            log(out, call.request, Severity::Debug, &change.to_string());
+        }
+        for script in hooks(remotes, call.slot) {
+            let hook = foreign(&script, call, out).await;
+            let done = hook.map_err(|f| f.context(format!("hook {}", script.display())))?;
+            if !done.output.is_empty() {
+                log(out, call.request, Severity::Info, &done.output);
+            }
+        }
+        let effect = if answer.changes.is_empty() { Effect::Already } else { Effect::Made };
+        Ok(Done { output: answer.stdout, effect })
+    }
+
+    /// What the admin's `OpenNebulaNetwork.conf` says, read for each action: it may have been synced meanwhile.
+    fn context(&self, call: &SlotCall<'_>) -> Result<Context, Failure> {
+        let wrong = |e: causeway_core::settings::SettingsError| Failure::from_chain(e.kind(), &e);
+        let conf = match read_file(&self.configuration).map_err(wrong)? {
+            Some(text) => {
+                NetworkConf::parse(&self.configuration.display().to_string(), &text).map_err(wrong)?
+            }
+            None => NetworkConf::default(),
+        };
+        Ok(Context {
+            request: call.request.clone(),
+            settings: (&conf).into(),
+            deadline: call.deadline,
+            dry_run: false,
+        })
+    }
+}
+
+/// The executables in the slot's hook directory, by name.
+fn hooks(remotes: &Path, slot: &Slot) -> Vec<PathBuf> {
+    if !HOOKED.contains(&slot.verb()) {
+        return Vec::new();
+    }
+    let Ok(listing) = std::fs::read_dir(remotes.join(format!("{slot}.d"))) else { return Vec::new() };
+    let executable = |path: &PathBuf| {
+        std::fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+    };
+    let mut scripts: Vec<PathBuf> = listing.filter_map(|e| Some(e.ok()?.path())).filter(executable).collect();
+    scripts.sort();
+    scripts
+}

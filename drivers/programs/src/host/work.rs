@@ -1,0 +1,271 @@
+//! Does one step's work on this host: somebody else's executable, or ours in this process and its children.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use causeway_core::answer::{Failure, Kind};
+use causeway_core::names::{DeployId, RequestId};
+use causeway_core::outcome::Sighting;
+use causeway_core::plan::{Arg, Input, Order, Slot, Work};
+use causeway_core::reach::child;
+use causeway_core::reach::slots::{Standing, standing};
+use causeway_core::reach::wire::{Done, Effect, Exchange, FromResident, Owner, Severity, WireStep};
+use causeway_core::reach::worker::Workers;
+use causeway_domain::{DomainError, Hypervisor, Libvirt};
+use tokio::sync::watch;
+
+use super::Options;
+use super::files::{self, Pooled, Reply, Request};
+use super::resident::Out;
+
+/// How many file workers a resident keeps.
+const WORKERS: usize = 4;
+
+/// This host, as a step sees it.
+pub struct Place {
+    /// Who works on which VM.
+    pub(super) turns: super::turn::Turns,
+    remotes: PathBuf,
+    uri: String,
+    workers: Arc<Workers>,
+    network: Arc<super::network::Network>,
+    settings: causeway_vmm::host::Settings,
+    libvirt: Arc<Mutex<Option<Arc<Libvirt>>>>,
+}
+
+impl Place {
+    /// Sets this process up; libvirt and causeway-root are reached when they are first needed.
+    ///
+    /// # Errors
+    /// This program's own path is not known, or `kvmrc` can't be read.
+    pub fn new(options: &Options) -> anyhow::Result<Self> {
+        let (uri, settings) = super::settings::read(options)?;
+        Ok(Place {
+            turns: super::turn::Turns::new(&options.state),
+            remotes: options.remotes.clone(),
+            uri,
+            workers: Arc::new(files::pool(WORKERS, &options.state)?),
+            network: Arc::new(super::network::Network::new(options)),
+            settings,
+            libvirt: Arc::default(),
+        })
+    }
+
+    /// Where that guest is.
+    pub async fn locate(&self, id: DeployId) -> Sighting {
+        let connect = self.connector();
+        let asked = tokio::task::spawn_blocking(move || match connect() {
+            Ok(libvirt) => causeway_vmm::host::sighting(libvirt.as_ref(), &id),
+            Err(e) => Sighting::Unreachable(Failure::from_chain(e.kind(), &e).text),
+        });
+        asked.await.unwrap_or_else(|e| Sighting::Unreachable(e.to_string()))
+    }
+
+    /// Who will do this work.
+    pub fn owner(&self, work: &Work) -> Owner {
+        match work {
+            Work::Slot { slot, .. } if matches!(standing(&self.remotes, slot), Standing::Foreign(_)) => {
+                Owner::Foreign
+            }
+            _ => Owner::Ours,
+        }
+    }
+
+    /// Whether this work hears of a cancel by itself.
+    pub fn stops_itself(&self, work: &Work) -> bool {
+        match work {
+            Work::Slot { slot, .. } => slot.family() == "vmm" && self.owner(work) == Owner::Ours,
+            Work::Settle { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// Does the work of `step`.
+    ///
+    /// # Errors
+    /// What it failed of.
+    pub async fn run(
+        self: &Rc<Self>,
+        exchange: &Exchange,
+        step: &WireStep,
+        outputs: &BTreeMap<String, String>,
+        cancelled: &watch::Receiver<bool>,
+        out: &Out,
+    ) -> Result<Done, Failure> {
+        let input = |name: &str| {
+            let missing = || Failure::new(Kind::Bug, format!("the exchange has no input {name}"));
+            exchange.inputs.get(name).cloned().ok_or_else(missing)
+        };
+        let file = |request: Request| async move {
+            match self.workers.call(&request, step.deadline()).await? {
+                Reply::Done(output) => Ok(Done { output, effect: Effect::Made }),
+                Reply::Guest(_) => Err(Failure::new(Kind::Bug, "a file worker gave another answer")),
+            }
+        };
+        match &step.work {
+            Work::Slot { slot, argv, input: name } => {
+                let argv = resolve(argv, outputs)?;
+                let stdin = name.as_deref().map(input).transpose()?.unwrap_or_else(|| Input::new(Vec::new()));
+                let call =
+                    SlotCall { request: &exchange.request, slot, argv, stdin, deadline: step.deadline() };
+                self.slot(call, cancelled, out).await
+            }
+            Work::MakeDir { path } => file(Request::MakeDir { path: path.as_str().to_owned() }).await,
+            Work::WriteFile { path, input: name } => {
+                file(Request::WriteFile { path: path.as_str().to_owned(), content: input(name)? }).await
+            }
+            Work::Transfer { call, inputs } => {
+                let inputs =
+                    inputs.iter().map(|name| input(name)).collect::<Result<Vec<Input>, Failure>>()?;
+                let deadline_ms = step.deadline_ms;
+                file(Request::Transfer { call: call.clone(), inputs, deadline_ms }).await
+            }
+            Work::Settle { id, order } => self.settle(id.clone(), *order).await,
+        }
+    }
+
+    async fn slot(
+        &self,
+        call: SlotCall<'_>,
+        cancelled: &watch::Receiver<bool>,
+        out: &Out,
+    ) -> Result<Done, Failure> {
+        match (standing(&self.remotes, call.slot), call.slot.family()) {
+            (Standing::Foreign(path), _) => foreign(&path, &call, out).await,
+            (_, "vmm") => self.hypervisor(&call, cancelled, out).await,
+            (_, "vnm") => self.network.run(&call, &self.remotes, out).await,
+            (_, family) => {
+                let text =
+                    format!("no executable in the slot {}, and {family} has no work on a host", call.slot);
+                Err(Failure::new(Kind::NotBuilt, text))
+            }
+        }
+    }
+
+    /// One of our own VMM verbs, on a thread of its own.
+    async fn hypervisor(
+        &self,
+        call: &SlotCall<'_>,
+        cancelled: &watch::Receiver<bool>,
+        out: &Out,
+    ) -> Result<Done, Failure> {
+        let verb = call.slot.verb().to_owned();
+        if !causeway_vmm::host::BUILT.contains(&verb.as_str()) {
+            return Err(causeway_vmm::host::not_built(&verb));
+        }
+        let (argv, stdin, request) = (call.argv.clone(), call.stdin.clone(), call.request.clone());
+        let (workers, settings, connect) =
+            (Arc::clone(&self.workers), self.settings.clone(), self.connector());
+        let (out, deadline, runtime) = (out.clone(), call.deadline, tokio::runtime::Handle::current());
+        let stop = Arc::new(AtomicBool::new(*cancelled.borrow()));
+        let flag = Arc::clone(&stop);
+        let mut cancelled = cancelled.clone();
+        let thread = tokio::task::spawn_blocking(move || {
+            let libvirt = connect().map_err(|e| Failure::from_chain(e.kind(), &e))?;
+            let files = Pooled { workers: &workers, runtime: &runtime, deadline };
+            let log = |severity, text: &str| log(&out, &request, severity, text);
+            causeway_vmm::host::run(
+                &verb,
+                &causeway_vmm::host::Call {
+                    argv: &argv,
+                    stdin: &stdin.0,
+                    hypervisor: libvirt.as_ref(),
+                    files: &files,
+                    settings: &settings,
+                    cancelled: &flag,
+                    log: &log,
+                },
+            )
+        });
+        let tell = async {
+            if cancelled.wait_for(|c| *c).await.is_ok() {
+                stop.store(true, Ordering::Relaxed);
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            result = thread => result.unwrap_or_else(|e| Err(Failure::new(Kind::Bug, e))),
+            () = tell => Err(Failure::new(Kind::Bug, "an endless wait ended")),
+        }
+    }
+
+    async fn settle(&self, id: DeployId, order: Order) -> Result<Done, Failure> {
+        let connect = self.connector();
+        let settled = tokio::task::spawn_blocking(move || {
+            let libvirt = connect().map_err(|e| Failure::from_chain(e.kind(), &e))?;
+            causeway_vmm::host::settle(libvirt.as_ref(), &id, order)
+        });
+        settled.await.unwrap_or_else(|e| Err(Failure::new(Kind::Bug, e)))
+    }
+
+    /// Gives the one libvirt client, made when it is first asked for. It mends its own connections after that.
+    fn connector(&self) -> impl Fn() -> Result<Arc<dyn Hypervisor>, DomainError> + Send + use<> {
+        let (uri, client) = (self.uri.clone(), Arc::clone(&self.libvirt));
+        move || {
+            let mut client = client.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(libvirt) = client.as_ref() {
+                return Ok(Arc::clone(libvirt) as Arc<dyn Hypervisor>);
+            }
+            let libvirt = Arc::new(Libvirt::connect(&uri)?);
+            *client = Some(Arc::clone(&libvirt));
+            Ok(libvirt)
+        }
+    }
+}
+
+/// A slot's call, with its arguments complete.
+pub(super) struct SlotCall<'a> {
+    pub request: &'a RequestId,
+    pub slot: &'a Slot,
+    pub argv: Vec<String>,
+    pub stdin: Input,
+    pub deadline: Duration,
+}
+
+/// Runs somebody else's executable and passes its log lines on.
+pub(super) async fn foreign(path: &Path, call: &SlotCall<'_>, out: &Out) -> Result<Done, Failure> {
+    let script = child::run(path, &call.argv, &call.stdin.0, call.deadline).await?;
+    for (severity, text) in &script.log {
+        log(out, call.request, *severity, text);
+    }
+    if script.success {
+        return Ok(Done { output: script.stdout, effect: Effect::Made });
+    }
+    let said = if script.complaint.is_empty() { script.status } else { script.complaint };
+    Err(Failure::new(Kind::Refused, said))
+}
+
+pub(super) fn log(out: &Out, request: &RequestId, severity: Severity, text: &str) {
+    let _ = out.send(FromResident::Log { request: request.clone(), severity, text: text.to_owned() });
+}
+
+/// Fills in what earlier steps printed.
+fn resolve(argv: &[Arg], outputs: &BTreeMap<String, String>) -> Result<Vec<String>, Failure> {
+    let word = |arg: &Arg| match arg {
+        Arg::Text(text) => Ok(text.clone()),
+        Arg::Output(step) => match outputs.get(step).filter(|word| !word.is_empty()) {
+            Some(word) => Ok(word.clone()),
+            None => {
+                Err(Failure::new(Kind::HostState, format!("{step} printed nothing, and this step needs it")))
+            }
+        },
+    };
+    argv.iter().map(word).collect()
+}
+
+/// Whether both of libvirt's certificates lie here, for its client and its server side: then libvirtd can reach another
+/// libvirtd, and be reached.
+pub fn has_certificates() -> bool {
+    ["/etc/pki/CA/cacert.pem", "/etc/pki/libvirt/clientcert.pem", "/etc/pki/libvirt/servercert.pem"]
+        .iter()
+        .all(|path| Path::new(path).exists())
+}
+
+/// The kernel's name for this host.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}

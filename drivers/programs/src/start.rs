@@ -1,0 +1,56 @@
+//! A process of ours begins in a hostile nest: oned leaves nearly every signal blocked and descriptors of its own open
+//! (contract VMM 1.1). The closed descriptor 2 is the one thing that needs no care: the Rust runtime opens the null
+//! device in its place before `main`.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::path::Path;
+
+use nix::sys::signal::SigSet;
+use tracing_subscriber::EnvFilter;
+
+/// Unblocks all signals and closes every descriptor but the standard three. Call it first, while there is one thread:
+/// children and threads inherit the mask.
+///
+/// # Errors
+/// The kernel refused to set the mask or to list the descriptors.
+pub fn clean_nest() -> io::Result<()> {
+    SigSet::empty().thread_set_mask()?;
+    let listing: Vec<i32> = fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|fd| *fd > 2)
+        .collect();
+    for fd in listing {
+        // The listing's own descriptor is among them and is closed already.
+        let _ = nix::unistd::close(fd);
+    }
+    Ok(())
+}
+
+/// Sends the log to `file`, or to standard error where none is named. `CAUSEWAY_LOG` sets the levels, as in
+/// `debug` or `causeway_core=debug,info`; the default is warnings.
+///
+/// # Errors
+/// The file can't be opened.
+pub fn log_to(file: Option<&Path>) -> io::Result<()> {
+    let filter = EnvFilter::try_from_env("CAUSEWAY_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
+    match file {
+        Some(path) => {
+            let file = OpenOptions::new().create(true).append(true).open(path)?;
+            subscriber.with_writer(std::sync::Mutex::new(file)).init();
+        }
+        None => subscriber.with_writer(io::stderr).init(),
+    }
+    Ok(())
+}
+
+/// Runs `future` on a runtime of one thread, with a place for tasks that stay on it.
+///
+/// # Errors
+/// The runtime can't be built.
+pub fn run_local<F: Future>(future: F) -> io::Result<F::Output> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let tasks = tokio::task::LocalSet::new();
+    Ok(tasks.block_on(&runtime, future))
+}
