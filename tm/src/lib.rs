@@ -1,1 +1,25 @@
-//! Plans and steps of the transfer manager.
+//! Plans and steps of the transfer manager: how a VM gets its disks, keeps them when it moves, and gives them back.
+//!
+//! [`plan`] turns the arguments of a slot into steps and is pure; [`host`] performs the calls that those steps carry,
+//! in a child of the resident that can be killed; [`front`] reads the files of the front-end, likewise in a child;
+//! [`script`] reads the scripts that oned hands to the transfer manager's process.
+//!
+//! Built for the drivers `shared` and `qcow2`, which are one (contract TM 0): `clone ln delete context premigrate
+//! postmigrate failmigrate`.
+
+mod chain;
+mod error;
+pub mod facts;
+pub mod front;
+pub mod host;
+mod iso;
+pub mod place;
+pub mod plan;
+mod request;
+pub mod script;
+mod settings;
+mod store;
+
+pub use error::TmError;
+pub use plan::{Source, Transfer, built, needs, steps};
+pub use settings::TmSettings;

@@ -1,0 +1,94 @@
+//! What a worker on a host can be asked to do with storage.
+
+use serde::{Deserialize, Serialize};
+
+use crate::place::{FileName, Image, VmDir, VmFile};
+
+/// One call, in checked types: nothing in it can name a path outside a VM's directory or an image's datastore.
+///
+/// It travels as JSON in [`Work::Transfer`](causeway_core::plan::Work::Transfer) and is what `--dry-run` prints.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Call {
+    /// Gives a VM a copy of an image.
+    CloneImage {
+        /// The image.
+        image: Image,
+        /// The VM's file.
+        file: VmFile,
+        /// What kind of copy.
+        copy: CopyKind,
+        /// Size to grow it to, MiB; none means that of the image.
+        grown_mb: Option<u64>,
+        /// Whether what is added takes no room until it is written (`SPARSE`).
+        sparse: bool,
+    },
+    /// Gives a VM the image itself.
+    LinkImage {
+        /// The image.
+        image: Image,
+        /// The VM's file, which becomes a link.
+        file: VmFile,
+        /// What it links to.
+        layout: Layout,
+    },
+    /// Removes one file of a VM with the snapshots that lie beside it. A link is removed, never what it leads to.
+    DeleteFile {
+        /// The file.
+        file: VmFile,
+    },
+    /// Removes a VM's directory with all that is in it.
+    DeleteDir {
+        /// The directory.
+        dir: VmDir,
+        /// A directory that must not turn out to be the same one: where the VM lives now.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        keep: Option<VmDir>,
+    },
+    /// Builds the context image from the call's inputs.
+    BuildContext {
+        /// The image.
+        file: VmFile,
+        /// The names of the inputs inside the image, in the order of the inputs. Of two with the same name the later
+        /// one counts.
+        names: Vec<FileName>,
+    },
+    /// Nothing is to be done; the step stands in the plan to say why.
+    Nothing {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Call {
+    /// Whether a worker is needed at all: a call that touches no storage may be performed by whoever has it.
+    pub fn touches_storage(&self) -> bool {
+        !matches!(self, Call::Nothing { .. })
+    }
+}
+
+/// Kinds of copies of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum CopyKind {
+    /// The same bytes in a file of its own.
+    Flat,
+    /// A qcow2 file that holds only what differs from the image.
+    Overlay {
+        /// More words for `qemu-img create` (`QCOW2_OPTIONS` of `tmrc`).
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        options: Vec<String>,
+    },
+    /// A qcow2 file that needs no other (`QCOW2_STANDALONE`).
+    Standalone,
+}
+
+/// What a link leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Layout {
+    /// The image.
+    Image,
+    /// The newest file of the image's snapshot directory, which is made if need be.
+    Chain,
+}

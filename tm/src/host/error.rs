@@ -1,0 +1,194 @@
+//! Why a call failed on a host. Whatever failed left nothing half-made under a final name.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use causeway_core::answer::{Failure, Kind};
+use rustix::io::Errno;
+
+use crate::place::{DatastoreDir, VmDir};
+
+/// A failed call.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// The kernel said no.
+    #[error("cannot {what} {}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A datastore that is not on this host. Nothing can be said about what should be in it.
+    #[error("datastore {} is not on this host: there is no {datastore}", datastore.id())]
+    NoDatastore {
+        /// The datastore.
+        datastore: DatastoreDir,
+    },
+    /// A datastore's directory without anything in it, where nothing is mounted: what was to be removed may lie on a
+    /// file system that is not mounted now.
+    #[error("datastore {} may not be mounted on this host: {datastore} is empty", datastore.id())]
+    Unproved {
+        /// The datastore.
+        datastore: DatastoreDir,
+    },
+    /// Something else stands where a directory should be; links are not followed there.
+    #[error("{} is not a directory", path.display())]
+    NotADirectory {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Something else stands where an image should be.
+    #[error("{} is not a regular file", path.display())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A file that is not named as a disk.
+    #[error("{} is not a disk of a VM", path.display())]
+    NotADisk {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A link or a backing file that leads out of the image's datastore.
+    #[error("{} depends on {target}, which is not a file of datastore {}", path.display(), datastore.id())]
+    Outside {
+        /// The file.
+        path: PathBuf,
+        /// What it names.
+        target: String,
+        /// The datastore.
+        datastore: DatastoreDir,
+    },
+    /// A qcow2 image that must not be used.
+    #[error("{}: {why}", path.display())]
+    Image {
+        /// The image.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Disks only grow.
+    #[error("{} has {have} bytes, more than the {want} bytes that its copy is to have", path.display())]
+    Shrinks {
+        /// The image.
+        path: PathBuf,
+        /// Its size, bytes.
+        have: u64,
+        /// The wanted size, bytes.
+        want: u64,
+    },
+    /// A copy that is not what it was made to be.
+    #[error("the copy of {} is not complete: {why}", path.display())]
+    Incomplete {
+        /// The image.
+        path: PathBuf,
+        /// How that shows.
+        why: String,
+    },
+    /// The link inside a snapshot directory that its files' backing names go through is not what it must be.
+    #[error("{} should be a link to the directory it is in", path.display())]
+    SelfLink {
+        /// The link.
+        path: PathBuf,
+    },
+    /// A directory to remove that is the one to keep.
+    #[error("{old} is the directory that the VM uses now, by another name ({new})")]
+    SameDirectory {
+        /// To be removed.
+        old: VmDir,
+        /// To be kept.
+        new: VmDir,
+    },
+    /// A file system mounted inside a directory to remove.
+    #[error("a file system is mounted at {}", path.display())]
+    Mounted {
+        /// Where.
+        path: PathBuf,
+    },
+    /// A tree to remove that is deeper than anything we or the stock drivers make.
+    #[error("{} lies too deep", path.display())]
+    Deep {
+        /// Where it was given up.
+        path: PathBuf,
+    },
+    /// Another action holds the VM or the image.
+    #[error("{what} is still in use by another action on this host after {:.1} s", waited.as_secs_f64())]
+    Busy {
+        /// `VM 7`, or the image.
+        what: String,
+        /// How long was waited for it.
+        waited: Duration,
+    },
+    /// A tool ended with an error.
+    #[error("{tool} of {}: {said}", path.display())]
+    Tool {
+        /// `qemu-img create`.
+        tool: String,
+        /// What it worked on.
+        path: PathBuf,
+        /// Its last words.
+        said: String,
+    },
+    /// A tool did not end in time and was killed.
+    #[error("{tool} of {} did not end in time and was killed", path.display())]
+    ToolDeadline {
+        /// `qemu-img create`.
+        tool: String,
+        /// What it worked on.
+        path: PathBuf,
+    },
+    /// The context image could not be laid out.
+    #[error("cannot build the context image: {0}")]
+    Iso(String),
+    /// The call's inputs are not the ones it names.
+    #[error("{found} inputs for {named} names")]
+    Inputs {
+        /// How many names.
+        named: usize,
+        /// How many inputs.
+        found: usize,
+    },
+}
+
+impl StorageError {
+    /// Whose fault it is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            StorageError::Io { source, .. } if source.kind() == io::ErrorKind::TimedOut => Kind::Timeout,
+            StorageError::Busy { .. } | StorageError::ToolDeadline { .. } => Kind::Timeout,
+            StorageError::Tool { .. } => Kind::Refused,
+            StorageError::NotADisk { .. } | StorageError::Shrinks { .. } | StorageError::Iso(_) => {
+                Kind::Input
+            }
+            StorageError::Inputs { .. } => Kind::Bug,
+            _ => Kind::HostState,
+        }
+    }
+}
+
+impl From<StorageError> for Failure {
+    fn from(error: StorageError) -> Failure {
+        Failure::from_chain(error.kind(), &error)
+    }
+}
+
+/// Says what was being done to what when the kernel said no.
+pub(crate) trait During<T> {
+    fn during(self, what: &'static str, path: impl AsRef<Path>) -> Result<T, StorageError>;
+}
+
+impl<T> During<T> for Result<T, Errno> {
+    fn during(self, what: &'static str, path: impl AsRef<Path>) -> Result<T, StorageError> {
+        self.map_err(|e| StorageError::Io { what, path: path.as_ref().to_owned(), source: e.into() })
+    }
+}
+
+impl<T> During<T> for io::Result<T> {
+    fn during(self, what: &'static str, path: impl AsRef<Path>) -> Result<T, StorageError> {
+        self.map_err(|source| StorageError::Io { what, path: path.as_ref().to_owned(), source })
+    }
+}

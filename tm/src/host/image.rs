@@ -1,0 +1,146 @@
+//! An image, opened: proved to be a file of its datastore before anything reads it.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, open};
+
+use super::home::Datastore;
+use super::{During, StorageError};
+use crate::place::{DatastoreDir, Image};
+use crate::store::header::Header;
+
+/// Longest chain of backing files that is followed. QEMU itself opens a few hundred.
+const CHAIN_LIMIT: usize = 256;
+
+/// How an image is to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// Byte by byte, whatever they are: a guest may have written a header of any kind into a raw disk.
+    Bytes,
+    /// By QEMU, which follows what a qcow2 header names.
+    Chain,
+}
+
+/// An open image.
+pub(crate) struct ImageFile {
+    place: Image,
+    file: File,
+    length: u64,
+    header: Option<Header>,
+}
+
+impl ImageFile {
+    /// Opens an image, and sees to it that neither a link nor a backing file leads out of its datastore: an image is
+    /// somebody's upload, and QEMU opens whatever its header names.
+    pub(crate) fn open(place: &Image, reading: Reading) -> Result<Self, StorageError> {
+        // Says whether it is the datastore or the image that is missing.
+        Datastore::open(place.datastore())?;
+        let inside = Inside::new(place.datastore())?;
+        let path = inside.resolve(&place.path(), &place.to_string())?;
+        let file = regular(&path)?;
+        let length = file.metadata().during("look at", &path)?.len();
+        let header = match reading {
+            Reading::Bytes => None,
+            Reading::Chain => inside.check_chain(&path)?,
+        };
+        Ok(ImageFile { place: place.clone(), file, length, header })
+    }
+
+    /// Where it is.
+    pub(crate) fn place(&self) -> &Image {
+        &self.place
+    }
+
+    /// Its bytes.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// How many bytes the file has.
+    pub(crate) fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Its header, if it is a qcow2 image.
+    pub(crate) fn header(&self) -> Option<&Header> {
+        self.header.as_ref()
+    }
+
+    /// The size that a guest sees, bytes.
+    pub(crate) fn virtual_size(&self) -> u64 {
+        self.header.as_ref().map_or(self.length, |header| header.size)
+    }
+}
+
+/// A datastore's directory with its links resolved, as the one place where an image's parts may lie.
+pub(crate) struct Inside {
+    datastore: DatastoreDir,
+    real: PathBuf,
+}
+
+impl Inside {
+    pub(crate) fn new(datastore: &DatastoreDir) -> Result<Self, StorageError> {
+        let real = datastore.path().canonicalize().during("look at", datastore.path())?;
+        Ok(Inside { datastore: datastore.clone(), real })
+    }
+
+    /// The path with its links resolved, if it stays inside; `named` is how the file is spoken of.
+    pub(crate) fn resolve(&self, path: &Path, named: &str) -> Result<PathBuf, StorageError> {
+        let real = path.canonicalize().during("open", path)?;
+        if real.starts_with(&self.real) {
+            Ok(real)
+        } else {
+            let target = real.display().to_string();
+            Err(StorageError::Outside { path: named.into(), target, datastore: self.datastore.clone() })
+        }
+    }
+
+    /// Follows a file's chain of backing files to its end, and returns the file's own header if it has one.
+    pub(crate) fn check_chain(&self, top: &Path) -> Result<Option<Header>, StorageError> {
+        let mut seen: Vec<PathBuf> = Vec::new();
+        let mut first = None;
+        let mut next = Some(top.to_owned());
+        while let Some(path) = next.take() {
+            if seen.contains(&path) || seen.len() == CHAIN_LIMIT {
+                let why = format!("its chain of backing files does not end: it comes to {}", path.display());
+                return Err(StorageError::Image { path: top.to_owned(), why });
+            }
+            let header = Header::read(&regular(&path)?);
+            let header = header.map_err(|why| StorageError::Image { path: path.clone(), why })?;
+            let backing = header.as_ref().and_then(|header| header.backing.as_deref());
+            next = backing.map(|name| self.backing(&path, name)).transpose()?;
+            if seen.is_empty() {
+                first = header;
+            }
+            seen.push(path);
+        }
+        Ok(first)
+    }
+
+    /// The file that `image` names as its backing file: relative names count from the image's directory.
+    fn backing(&self, image: &Path, name: &str) -> Result<PathBuf, StorageError> {
+        let outside = || StorageError::Outside {
+            path: image.to_owned(),
+            target: name.to_owned(),
+            datastore: self.datastore.clone(),
+        };
+        // `nbd://`, `json:{...}`: QEMU takes a colon before the first slash for a protocol.
+        if name.split('/').next().is_some_and(|first| first.contains(':')) {
+            return Err(outside());
+        }
+        let path = image.parent().ok_or_else(outside)?.join(name);
+        self.resolve(&path, &image.display().to_string())
+    }
+}
+
+/// Opens a regular file by its resolved path.
+fn regular(path: &Path) -> Result<File, StorageError> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(open(path, flags, Mode::empty()).during("open", path)?);
+    if file.metadata().during("look at", path)?.is_file() {
+        Ok(file)
+    } else {
+        Err(StorageError::NotAFile { path: path.to_owned() })
+    }
+}

@@ -1,0 +1,186 @@
+//! File locks of this host: one call at a time for a VM and for an image.
+//!
+//! oned and our own queues keep the actions of one VM apart already. These locks are for what slips past them: a worker
+//! that was told to stop and has not ended yet (W35), a slot started by hand. They are `flock`s, so they end with the
+//! process however it ends, and they lie on the host rather than in the datastore: over NFS they would become locks on
+//! the very bytes that QEMU locks.
+//!
+//! The order is fixed: the VM's, then the image's. A lock file is removed by the last who holds it; whoever gets a lock
+//! on a file that was removed meanwhile tries again.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use causeway_core::names::VmId;
+use rustix::fs::{FlockOperation, Mode as FileMode, OFlags, flock, fstat, open, stat};
+use rustix::io::Errno;
+
+use super::{During, StorageError, Worker};
+use crate::place::Image;
+
+/// Whom else a lock lets in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Others that only read the image.
+    Shared,
+    /// Nobody.
+    Exclusive,
+}
+
+/// Locks that are held; dropping gives them back.
+pub(crate) struct Locks {
+    _held: Vec<Held>,
+}
+
+struct Held {
+    path: PathBuf,
+    file: OwnedFd,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // Alone in it, and it is still the one at the path? Then whoever waits for it looks again, and it can go. (A
+        // shared lock is given up for a moment on its way to an exclusive one: another may have removed the file and
+        // a third made a new one.) A file that stays behind does no harm.
+        let alone = flock(&self.file, FlockOperation::NonBlockingLockExclusive).is_ok();
+        if alone && same_file(&self.file, &self.path) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Waits for the locks of a VM and, if one is named, of an image, until the worker's deadline.
+///
+/// # Errors
+/// [`StorageError::Busy`], or a directory for locks that cannot be used.
+pub(crate) fn hold(
+    worker: &Worker<'_>,
+    vm: VmId,
+    image: Option<(&Image, Mode)>,
+) -> Result<Locks, StorageError> {
+    let mut held = vec![take(worker, &format!("vm-{vm}"), Mode::Exclusive, || format!("VM {vm}"))?];
+    if let Some((image, mode)) = image {
+        let name = format!("image-{}-{:016x}", image.datastore().id(), fnv1a(image.to_string().as_bytes()));
+        held.push(take(worker, &name, mode, || image.to_string())?);
+    }
+    Ok(Locks { _held: held })
+}
+
+fn take(
+    worker: &Worker<'_>,
+    name: &str,
+    mode: Mode,
+    what: impl Fn() -> String,
+) -> Result<Held, StorageError> {
+    let path = worker.locks.join(name);
+    let operation = match mode {
+        Mode::Shared => FlockOperation::NonBlockingLockShared,
+        Mode::Exclusive => FlockOperation::NonBlockingLockExclusive,
+    };
+    let begun = Instant::now();
+    let mut pause = Duration::from_millis(1);
+    loop {
+        let file = open_lock(worker.locks, &path)?;
+        match flock(&file, operation) {
+            Ok(()) if same_file(&file, &path) => return Ok(Held { path, file }),
+            Ok(()) => continue,
+            Err(Errno::WOULDBLOCK | Errno::INTR) => {}
+            Err(e) => return Err(e).during("lock", &path),
+        }
+        if Instant::now() >= worker.deadline {
+            return Err(StorageError::Busy { what: what(), waited: begun.elapsed() });
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+fn open_lock(dir: &Path, path: &Path) -> Result<OwnedFd, StorageError> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    match open(path, flags, FileMode::RUSR | FileMode::WUSR) {
+        Err(Errno::NOENT) => {
+            std::fs::create_dir_all(dir).during("make", dir)?;
+            open(path, flags, FileMode::RUSR | FileMode::WUSR).during("open", path)
+        }
+        other => other.during("open", path),
+    }
+}
+
+/// Whether the path still leads to the open file: its last holder may have removed it while we waited.
+fn same_file(file: &OwnedFd, path: &Path) -> bool {
+    match (fstat(file), stat(path)) {
+        (Ok(open), Ok(named)) => (open.st_dev, open.st_ino) == (named.st_dev, named.st_ino),
+        _ => false,
+    }
+}
+
+/// A hash that is the same in every build: two versions of this program may meet on a host.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &b| (hash ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    fn worker(locks: &Path, wait: Duration) -> Worker<'_> {
+        Worker { locks, qemu_img: Path::new("qemu-img"), deadline: Instant::now() + wait, between: &|_| {} }
+    }
+
+    #[test]
+    fn the_hash_is_the_published_one() {
+        assert_eq!(fnv1a(b""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(fnv1a(b"foobar"), 0x8594_4171_f739_67e8);
+    }
+
+    #[test]
+    fn a_held_vm_is_busy_and_a_shared_image_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let image: Image = "/ds/1/a".parse().unwrap();
+        let worker = worker(dir.path(), Duration::from_millis(30));
+        let first = hold(&worker, VmId(7), Some((&image, Mode::Shared))).unwrap();
+        let second = hold(&worker, VmId(8), Some((&image, Mode::Shared))).unwrap();
+        let busy = hold(&worker, VmId(7), None).err().unwrap();
+        assert!(busy.to_string().starts_with("VM 7 is still in use by another action"), "{busy}");
+        let busy = hold(&worker, VmId(9), Some((&image, Mode::Exclusive))).err().unwrap();
+        assert!(busy.to_string().starts_with("/ds/1/a is still in use"), "{busy}");
+        drop((first, second));
+        drop(hold(&worker, VmId(7), Some((&image, Mode::Exclusive))).unwrap());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "lock files stay behind");
+    }
+
+    /// Holders that come and go, shared and not, and remove their files while others wait for them.
+    #[test]
+    fn nobody_is_inside_beside_an_exclusive_holder() {
+        let dir = tempfile::tempdir().unwrap();
+        let image: Image = "/ds/1/a".parse().unwrap();
+        let (writers, readers) = (AtomicU32::new(0), AtomicU32::new(0));
+        std::thread::scope(|scope| {
+            for thread in 0..8 {
+                let (image, dir, writers, readers) = (&image, dir.path(), &writers, &readers);
+                scope.spawn(move || {
+                    for round in 0..200 {
+                        let worker = worker(dir, Duration::from_secs(60));
+                        let mode = if round % 2 == 0 { Mode::Shared } else { Mode::Exclusive };
+                        let held = hold(&worker, VmId(thread), Some((image, mode))).unwrap();
+                        match mode {
+                            Mode::Shared => {
+                                readers.fetch_add(1, Ordering::SeqCst);
+                                assert_eq!(writers.load(Ordering::SeqCst), 0);
+                                readers.fetch_sub(1, Ordering::SeqCst);
+                            }
+                            Mode::Exclusive => {
+                                assert_eq!(writers.fetch_add(1, Ordering::SeqCst), 0);
+                                assert_eq!(readers.load(Ordering::SeqCst), 0);
+                                writers.fetch_sub(1, Ordering::SeqCst);
+                            }
+                        }
+                        drop(held);
+                    }
+                });
+            }
+        });
+    }
+}

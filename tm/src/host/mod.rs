@@ -1,0 +1,130 @@
+//! What a worker does on a host: blocking, in a child that can be killed at any instant.
+//!
+//! Promises, for every call:
+//! - **Killed anywhere, run again, same end.** New files are made beside under a name that begins with
+//!   [`TEMPORARY`](crate::place::TEMPORARY), brought to the disk, compared, then renamed; the next call for the same
+//!   file removes what a killed one left.
+//! - **Nothing is written through a link** that stands under a final name, and nothing is removed through one.
+//! - **Nothing is removed in a datastore that may not be there**: an absent file is success only where the datastore
+//!   was proved present.
+//! - **One call at a time** for a VM and for an image's snapshot directory on this host, by file locks that die with
+//!   the process: the VM's first, then the image's.
+//!
+//! A child of the worker (`qemu-img`) stays in the worker's process group: whoever ends a worker kills the group.
+
+use std::path::Path;
+use std::time::Instant;
+
+use causeway_core::answer::Failure;
+
+mod call;
+mod context;
+mod copy;
+mod delete;
+mod error;
+mod home;
+mod image;
+mod lock;
+mod qemu_img;
+mod remove;
+
+pub use call::{Call, CopyKind, Layout};
+pub use error::StorageError;
+
+pub(crate) use copy::copy_data;
+pub(crate) use error::During;
+pub(crate) use home::{Home, Temporary};
+pub(crate) use image::{ImageFile, Inside};
+pub(crate) use qemu_img::QemuImg;
+pub(crate) use remove::remove;
+
+use image::Reading;
+
+use crate::place::{Image, VmFile};
+use crate::store::{file, qcow2};
+
+/// What a worker works with.
+pub struct Worker<'a> {
+    /// A directory of this host, writable by us, for the lock files. Made if it is missing.
+    pub locks: &'a Path,
+    /// The `qemu-img` program.
+    pub qemu_img: &'a Path,
+    /// When to give up. Whoever started the worker kills it soon after.
+    pub deadline: Instant,
+    /// Called between any two effects with the name of the point reached; kill tests end the process there.
+    pub between: &'a dyn Fn(&'static str),
+}
+
+impl Worker<'_> {
+    /// Passes a point between two effects.
+    pub(crate) fn at(&self, point: &'static str) {
+        tracing::trace!(point);
+        (self.between)(point);
+    }
+}
+
+/// Performs one call; the text is what the slot prints on success.
+///
+/// `inputs` are the bytes that travel beside the call, in the order in which its step names them.
+///
+/// # Errors
+/// A [`StorageError`] as a [`Failure`]; the call can be repeated.
+pub fn perform(call: &Call, inputs: &[Vec<u8>], worker: &Worker<'_>) -> Result<String, Failure> {
+    use lock::Mode::{Exclusive, Shared};
+    let done = match call {
+        Call::CloneImage { image, file, copy, grown_mb, sparse } => {
+            let size = Size { grown_mb: *grown_mb, sparse: *sparse };
+            let reading = if *copy == CopyKind::Flat { Reading::Bytes } else { Reading::Chain };
+            give(image, file, Shared, reading, worker, |image, home| match copy {
+                CopyKind::Flat => file::copy(image, home, file.name(), size, worker),
+                CopyKind::Overlay { options } => {
+                    qcow2::copy(image, home, file.name(), size, Some(options), worker)
+                }
+                CopyKind::Standalone => qcow2::copy(image, home, file.name(), size, None, worker),
+            })
+        }
+        Call::LinkImage { image, file, layout: Layout::Image } => {
+            give(image, file, Shared, Reading::Bytes, worker, |image, home| {
+                file::link(&image.place().path(), home, file.name(), worker)
+            })
+        }
+        Call::LinkImage { image, file, layout: Layout::Chain } => {
+            give(image, file, Exclusive, Reading::Chain, worker, |image, home| {
+                file::link(&qcow2::newest(image, worker)?, home, file.name(), worker)
+            })
+        }
+        Call::DeleteFile { file } => delete::file(file, worker),
+        Call::DeleteDir { dir, keep } => delete::dir(dir, keep.as_ref(), worker),
+        Call::BuildContext { file, names } => context::build(file, names, inputs, worker),
+        Call::Nothing { .. } => Ok(()),
+    };
+    done.map(|()| String::new()).map_err(Failure::from)
+}
+
+/// How large a copy is to be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Size {
+    /// MiB; none means that of the image.
+    pub grown_mb: Option<u64>,
+    /// Whether what is added takes no room until it is written.
+    pub sparse: bool,
+}
+
+/// Opens an image and the VM's directory, both locked, for whoever makes the one from the other.
+fn give(
+    image: &Image,
+    file: &VmFile,
+    mode: lock::Mode,
+    reading: Reading,
+    worker: &Worker<'_>,
+    make: impl FnOnce(&ImageFile, &Home) -> Result<(), StorageError>,
+) -> Result<(), StorageError> {
+    let _locks = lock::hold(worker, file.dir().vm(), Some((image, mode)))?;
+    // Before anything is made: an image that cannot be used leaves no trace.
+    let image = ImageFile::open(image, reading)?;
+    worker.at("image opened");
+    let home = Home::ensure(file.dir(), worker)?;
+    home.sweep(file.name())?;
+    worker.at("leftovers removed");
+    home.or_gone(make(&image, &home))
+}

@@ -1,0 +1,158 @@
+//! One call of `qemu-img`: an argument vector, formats always named, both pipes drained, an end at the deadline.
+
+use std::ffi::OsStr;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::{During, StorageError, Worker};
+
+/// Most of a tool's words that are kept, bytes.
+const OUTPUT_LIMIT: u64 = 64 << 10;
+
+/// A call that is being put together.
+pub(crate) struct QemuImg {
+    verb: &'static str,
+    path: PathBuf,
+    args: Vec<std::ffi::OsString>,
+}
+
+impl QemuImg {
+    /// A call of that verb; `path` is what it works on, for messages.
+    pub(crate) fn new(verb: &'static str, path: &Path) -> Self {
+        QemuImg { verb, path: path.to_owned(), args: vec![verb.into(), "-q".into()] }
+    }
+
+    /// With one more argument.
+    pub(crate) fn arg(&mut self, arg: impl AsRef<OsStr>) -> &mut Self {
+        self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    /// With more arguments.
+    pub(crate) fn args<A: AsRef<OsStr>>(&mut self, args: impl IntoIterator<Item = A>) -> &mut Self {
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
+    /// Runs it until the worker's deadline.
+    ///
+    /// # Errors
+    /// [`StorageError::Tool`] with its last words, [`StorageError::ToolDeadline`], or that it could not be started.
+    pub(crate) fn run(&self, worker: &Worker<'_>) -> Result<(), StorageError> {
+        let mut command = Command::new(worker.qemu_img);
+        // In the worker's process group, so that what ends the worker ends it too.
+        command.args(&self.args).env("LC_ALL", "C");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().during("start", worker.qemu_img)?;
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let (status, said) = std::thread::scope(|scope| {
+            let out = scope.spawn(|| drain(stdout));
+            let err = scope.spawn(|| drain(stderr));
+            let status = wait(&mut child, worker.deadline);
+            let words = |thread: std::thread::ScopedJoinHandle<'_, String>| thread.join().unwrap_or_default();
+            (status, [words(out), words(err)].concat())
+        });
+        let tool = || format!("qemu-img {}", self.verb);
+        match status.during("wait for", worker.qemu_img)? {
+            None => Err(StorageError::ToolDeadline { tool: tool(), path: self.path.clone() }),
+            Some(status) if status.success() => Ok(()),
+            Some(status) => {
+                let said = said.lines().map(str::trim).rfind(|line| !line.is_empty());
+                let said = said.map_or_else(
+                    || status.to_string(),
+                    |line| line.trim_start_matches("qemu-img: ").to_owned(),
+                );
+                Err(StorageError::Tool { tool: tool(), path: self.path.clone(), said })
+            }
+        }
+    }
+}
+
+/// Waits for a child's end; at the deadline it is killed and there is no status.
+fn wait(child: &mut Child, deadline: Instant) -> std::io::Result<Option<ExitStatus>> {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let handle = match pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
+        Some(Ok(handle)) => handle,
+        // Without a handle there is nothing to wait on with a deadline; whoever started the worker still has one.
+        _ => return child.wait().map(Some),
+    };
+    loop {
+        let left = Timespec::try_from(deadline.saturating_duration_since(Instant::now())).ok();
+        match poll(&mut [PollFd::new(&handle, PollFlags::IN)], left.as_ref()) {
+            Ok(0) => {
+                child.kill()?;
+                child.wait()?;
+                return Ok(None);
+            }
+            Ok(_) => return child.wait().map(Some),
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+/// Reads a pipe to its end and keeps the first part: a full pipe would stop whoever writes to it.
+fn drain(pipe: Option<impl Read>) -> String {
+    let Some(mut pipe) = pipe else { return String::new() };
+    let mut kept = Vec::new();
+    let read = pipe.by_ref().take(OUTPUT_LIMIT).read_to_end(&mut kept);
+    if read.is_ok() {
+        let _ = std::io::copy(&mut pipe, &mut std::io::sink());
+    }
+    String::from_utf8_lossy(&kept).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn worker(program: &Path, wait: Duration) -> Worker<'_> {
+        Worker { locks: Path::new("/"), qemu_img: program, deadline: Instant::now() + wait, between: &|_| {} }
+    }
+
+    fn script(dir: &Path, text: &str) -> PathBuf {
+        use std::os::unix::fs::PermissionsExt;
+        let path = dir.join("tool");
+        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
+    #[test]
+    fn its_last_words_are_the_reason() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = script(dir.path(), "echo noise; echo \"qemu-img: /x: no space; $1 $2 $3\" >&2; exit 1");
+        let error = QemuImg::new("create", Path::new("/x"))
+            .arg("a b")
+            .run(&worker(&program, Duration::from_secs(20)));
+        assert_eq!(error.unwrap_err().to_string(), "qemu-img create of /x: /x: no space; create -q a b");
+        let program = script(dir.path(), "exit 3");
+        let error = QemuImg::new("resize", Path::new("/x")).run(&worker(&program, Duration::from_secs(20)));
+        assert_eq!(error.unwrap_err().to_string(), "qemu-img resize of /x: exit status: 3");
+    }
+
+    #[test]
+    fn full_pipes_stop_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = script(dir.path(), "head -c 1000000 /dev/zero; head -c 1000000 /dev/zero >&2");
+        QemuImg::new("create", Path::new("/x")).run(&worker(&program, Duration::from_secs(60))).unwrap();
+    }
+
+    #[test]
+    fn it_ends_at_the_deadline() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = script(dir.path(), "exec sleep 600");
+        let error =
+            QemuImg::new("convert", Path::new("/x")).run(&worker(&program, Duration::from_millis(50)));
+        assert!(matches!(error, Err(StorageError::ToolDeadline { .. })), "{error:?}");
+        let gone = QemuImg::new("convert", Path::new("/x")).run(&worker(Path::new("/none"), Duration::ZERO));
+        assert!(gone.unwrap_err().to_string().starts_with("cannot start /none"));
+    }
+}

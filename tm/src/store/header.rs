@@ -1,0 +1,143 @@
+//! The header of a qcow2 image, as far as it decides what may be done with it (QEMU's `docs/interop/qcow2.txt`).
+//!
+//! Read here rather than by `qemu-img info`, which opens all that the header names before we can object.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+/// The first four bytes of a qcow2 image.
+const MAGIC: [u8; 4] = *b"QFI\xfb";
+/// Bytes of the fixed part that we look at.
+const FIXED: usize = 80;
+/// Longest backing file name that the format allows, bytes.
+const NAME_LIMIT: u32 = 1023;
+/// Incompatible feature bit: the guest's data lie in another file.
+const DATA_FILE: u64 = 1 << 2;
+
+/// What a header says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Header {
+    /// The size that a guest sees, bytes.
+    pub size: u64,
+    /// The backing file's name, as it is written.
+    pub backing: Option<String>,
+}
+
+impl Header {
+    /// Reads an image's header; none if the file is no qcow2 image.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words that follow the image's name.
+    pub(crate) fn read(file: &File) -> Result<Option<Self>, String> {
+        let mut fixed = [0; FIXED];
+        let mut filled = 0;
+        while let Some(rest) = fixed.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            let offset = u64::try_from(filled).unwrap_or(u64::MAX);
+            match file.read_at(rest, offset).map_err(|e| format!("its header cannot be read: {e}"))? {
+                0 => break,
+                count => filled += count,
+            }
+        }
+        let Some((size, name)) = parse(&fixed)? else { return Ok(None) };
+        let Some((offset, length)) = name else { return Ok(Some(Header { size, backing: None })) };
+        let mut name = vec![0; length];
+        file.read_exact_at(&mut name, offset)
+            .map_err(|e| format!("the name of its backing file cannot be read: {e}"))?;
+        let backing = String::from_utf8(name).ok().filter(|name| !name.chars().any(char::is_control));
+        let backing = backing.ok_or("the name of its backing file is no text")?;
+        Ok(Some(Header { size, backing: Some(backing) }))
+    }
+}
+
+/// Size, and place and length of the backing file's name; none if this is no qcow2 header.
+type Parsed = Option<(u64, Option<(u64, usize)>)>;
+
+fn parse(fixed: &[u8; FIXED]) -> Result<Parsed, String> {
+    if !fixed.starts_with(&MAGIC) {
+        return Ok(None);
+    }
+    let u32_at = |at: usize| u32::from_be_bytes(field(fixed, at));
+    let u64_at = |at: usize| u64::from_be_bytes(field(fixed, at));
+    let version = u32_at(4);
+    if !matches!(version, 2 | 3) {
+        return Err(format!("it is a qcow2 image of version {version}, which is not known here"));
+    }
+    // Version 2 has no feature bits; whatever stands there is something else.
+    if version == 3 && u64_at(72) & DATA_FILE != 0 {
+        return Err("it keeps its data in another file".to_owned());
+    }
+    let (offset, length) = (u64_at(8), u32_at(16));
+    let name = match (offset, length) {
+        (0, _) => None,
+        (_, 1..=NAME_LIMIT) => usize::try_from(length).ok().map(|length| (offset, length)),
+        _ => return Err(format!("the name of its backing file has {length} bytes")),
+    };
+    Ok(Some((u64_at(24), name)))
+}
+
+/// `N` bytes at a place inside the fixed part.
+fn field<const N: usize>(fixed: &[u8; FIXED], at: usize) -> [u8; N] {
+    // Every place asked for is a constant inside the array; zeros could only come from a wrong constant.
+    fixed.get(at..at + N).and_then(|bytes| bytes.try_into().ok()).unwrap_or([0; N])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::io::Write;
+
+    fn file(bytes: &[u8]) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        file
+    }
+
+    /// A header as the format's description lays it out.
+    fn header(version: u32, features: u64, size: u64, backing: &str) -> Vec<u8> {
+        let mut bytes = vec![0; 112];
+        bytes[..4].copy_from_slice(&MAGIC);
+        bytes[4..8].copy_from_slice(&version.to_be_bytes());
+        bytes[24..32].copy_from_slice(&size.to_be_bytes());
+        bytes[72..80].copy_from_slice(&features.to_be_bytes());
+        if !backing.is_empty() {
+            bytes[8..16].copy_from_slice(&112_u64.to_be_bytes());
+            bytes[16..20].copy_from_slice(&u32::try_from(backing.len()).unwrap().to_be_bytes());
+            bytes.extend(backing.as_bytes());
+        }
+        bytes
+    }
+
+    #[test]
+    fn known_headers() {
+        let read = |bytes: &[u8]| Header::read(&file(bytes));
+        let made =
+            |size, backing: Option<&str>| Ok(Some(Header { size, backing: backing.map(str::to_owned) }));
+        assert_eq!(read(&header(3, 0, 1 << 30, "")), made(1 << 30, None));
+        assert_eq!(read(&header(2, u64::MAX, 512, "disk.0.snap/0")), made(512, Some("disk.0.snap/0")));
+        assert_eq!(read(b""), Ok(None));
+        assert_eq!(read(b"QFI"), Ok(None));
+        assert_eq!(read(&[0; 4096]), Ok(None));
+    }
+
+    #[test]
+    fn headers_that_must_not_be_used() {
+        let why = |bytes: &[u8]| Header::read(&file(bytes)).unwrap_err();
+        assert!(why(&header(1, 0, 0, "")).contains("version 1"));
+        assert_eq!(why(&header(3, DATA_FILE, 0, "")), "it keeps its data in another file");
+        assert!(why(&header(3, 0, 0, "a\nb")).contains("no text"));
+        assert!(why(&header(3, 0, 0, &"x".repeat(1024))).contains("1024 bytes"));
+        let mut cut = header(3, 0, 0, "/backing");
+        cut.truncate(115);
+        assert!(why(&cut).contains("cannot be read"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Header::read(&file(&bytes));
+            bytes.splice(..0, MAGIC);
+            let _ = Header::read(&file(&bytes));
+        }
+    }
+}
