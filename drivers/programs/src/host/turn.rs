@@ -25,9 +25,9 @@ pub struct Turn {
 }
 
 impl Turns {
-    /// Locks below `state`.
+    /// Locks below `state`; not where the transfer manager has its own.
     pub fn new(state: &Path) -> Self {
-        Turns(state.join("locks"))
+        Turns(state.join("turns"))
     }
 
     /// Waits until nobody else on this host works on `vm`. Dropping the future gives up the wait.
