@@ -1,1 +1,8 @@
-//! What needs more than one crate: conformance, faults, lab.
+//! What tests of more than one crate share: a player of oned, the traffic recorded from a stock front-end, and a
+//! front-end with its hosts in a temporary directory.
+
+pub mod error;
+pub mod oned;
+pub mod programs;
+pub mod recorded;
+pub mod xml;
