@@ -27,7 +27,7 @@ use crate::desired::vxlan::{self, DRIVER};
 use crate::desired::{Desired, Facts, Settings};
 use crate::fabric::linux::apply::apply;
 use crate::fabric::linux::observe::uplinks;
-use crate::fabric::linux::parse::{Link, LinkKind};
+use crate::fabric::linux::parse::Link;
 use crate::fabric::linux::{
     Change, Difference, Leaving, NetlinkError, Observed, Rtnetlink, Scope, Surroundings, difference, observe,
 };
@@ -190,8 +190,7 @@ impl<'a, 'l> Action<'a, 'l> {
         let own = |name: &str| desired.ports.iter().any(|port| port.tap.as_str() == name);
         for name in bridges {
             let bridge = observed.named(&name).map(|link| link.index);
-            let guests =
-                |link: &Link| link.kind == LinkKind::Tap && link.bridge == bridge && !own(&link.name);
+            let guests = |link: &Link| link.is_guests() && link.bridge == bridge && !own(&link.name);
             if bridge.is_some() && observed.links.values().any(guests) {
                 shared.insert(name);
             }
@@ -221,8 +220,11 @@ impl<'a, 'l> Action<'a, 'l> {
 
     pub(super) fn change(&mut self, change: Change) -> Result<(), NetlinkError> {
         self.log.begin(&Step::Change(change.clone()));
-        apply(&mut self.netlink, &change)?;
-        self.log.changes.push(change);
+        match apply(&mut self.netlink, &change) {
+            Ok(()) => self.log.changes.push(change),
+            Err(error) if change.is_advisory() => self.log.notes.push(error.to_string()),
+            Err(error) => return Err(error),
+        }
         Ok(())
     }
 

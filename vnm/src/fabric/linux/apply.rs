@@ -104,17 +104,15 @@ fn set(
     netlink.change(what, RouteNetlinkMessage::SetLink(message), Existing::Needed)
 }
 
-/// Makes a device, up and with our birth mark, in one message.
+/// Makes a device, up and with our mark, in one message.
 fn create(
     netlink: &mut Rtnetlink,
     what: &str,
     name: &LinkName,
     mut attributes: Vec<LinkAttribute>,
 ) -> Result<(), NetlinkError> {
-    let address =
-        mark::fresh_address().map_err(|source| NetlinkError::Socket { what: "random address", source })?;
     attributes.insert(0, LinkAttribute::IfName(name.to_string()));
-    attributes.push(LinkAttribute::Address(address.0.to_vec()));
+    attributes.push(LinkAttribute::Group(mark::GROUP));
     let message = up(message(0, attributes));
     netlink.change(what, RouteNetlinkMessage::NewLink(message), Existing::Refused)
 }

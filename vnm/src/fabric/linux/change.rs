@@ -73,6 +73,13 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// Whether a guest can do without it: tables fill by themselves, only later.
+    pub fn is_advisory(&self) -> bool {
+        matches!(self, Change::SetFdb(_) | Change::ForgetFdb(_) | Change::ForgetRemote(_))
+    }
+}
+
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |options: &BTreeMap<BridgeOption, u32>| -> String {

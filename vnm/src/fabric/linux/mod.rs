@@ -7,9 +7,9 @@
 //!    ^-----------------------------------------------------'
 //! ```
 //!
-//! One message makes one device whole (name, address, parameters, bridge, up), so that no half-made device is ever
-//! seen. The kernel takes no alias at that moment; a device carries our [birth mark](mark) in its address until the
-//! alias follows, and one that was orphaned in between is still known as ours.
+//! One message makes one device whole (name, parameters, bridge, up), so that no half-made device is ever
+//! seen. The kernel takes no alias at that moment; the device's group is our [mark] until the alias follows, and a device
+//! that was orphaned in between is still known as ours.
 
 pub mod apply;
 pub mod change;

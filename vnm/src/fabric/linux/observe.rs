@@ -109,6 +109,15 @@ pub fn observe(netlink: &mut Rtnetlink, scope: &Scope) -> Result<Observed, Netli
             seen.links.insert(link.index, link);
         }
     }
+    // What a device is plugged into, so that a message can name it.
+    let masters: BTreeSet<u32> = seen.links.values().filter_map(|link| link.bridge).collect();
+    for index in masters {
+        if !seen.links.contains_key(&index)
+            && let Some(link) = by_index(netlink, index)?
+        {
+            seen.links.insert(index, link);
+        }
+    }
     for name in &scope.bridges {
         let Some(bridge) = seen.named(name).cloned() else {
             continue;
@@ -157,7 +166,19 @@ fn links(answers: Vec<RouteNetlinkMessage>) -> Vec<Link> {
 /// Any refusal but "no such device".
 pub fn by_name(netlink: &mut Rtnetlink, name: &LinkName) -> Result<Option<Link>, NetlinkError> {
     let message = request(vec![LinkAttribute::IfName(name.to_string())]);
-    match netlink.get(&format!("look up {name}"), message) {
+    one(netlink.get(&format!("look up {name}"), message))
+}
+
+fn by_index(netlink: &mut Rtnetlink, index: u32) -> Result<Option<Link>, NetlinkError> {
+    let mut message = request(Vec::new());
+    if let RouteNetlinkMessage::GetLink(message) = &mut message {
+        message.header.index = index;
+    }
+    one(netlink.get(&format!("look up device {index}"), message))
+}
+
+fn one(answers: Result<Vec<RouteNetlinkMessage>, NetlinkError>) -> Result<Option<Link>, NetlinkError> {
+    match answers {
         Ok(answers) => Ok(links(answers).into_iter().next()),
         Err(error) if error.errno() == Some(Errno::NODEV) => Ok(None),
         Err(error) => Err(error),
@@ -208,7 +229,8 @@ fn fdb(
     seen: &Observed,
     wanted: &FdbEntry,
 ) -> Result<Option<FdbEntry>, NetlinkError> {
-    let Some(bridge) = seen.named(&wanted.bridge) else {
+    let Some(bridge) = seen.named(&wanted.bridge).filter(|link| matches!(link.kind, LinkKind::Bridge(_)))
+    else {
         return Ok(None);
     };
     let mut message = NeighbourMessage::default();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use causeway_core::names::{Mac, Vni};
+use causeway_core::names::Vni;
 use netlink_packet_route::link::{
     BridgeStpState, InfoBridge, InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo,
     LinkMessage, VxlanDf,
@@ -11,6 +11,7 @@ use netlink_packet_route::link::{
 use serde::{Deserialize, Serialize};
 
 use super::mark::Mark;
+use crate::desired::vxlan::is_tap_name;
 use crate::desired::{BridgeOption, Checksums, VxlanTuning};
 
 /// A device as the kernel has it.
@@ -30,6 +31,13 @@ pub struct Link {
     pub bridge: Option<u32>,
     /// Whose it is.
     pub mark: Mark,
+}
+
+impl Link {
+    /// Whether it is a guest's device: by its kind, or by its name.
+    pub fn is_guests(&self) -> bool {
+        self.kind == LinkKind::Tap || self.name.parse().is_ok_and(|name| is_tap_name(&name))
+    }
 }
 
 /// What a device is.
@@ -72,14 +80,14 @@ pub fn link(message: &LinkMessage) -> Option<Link> {
     let mut name = None;
     let mut kind = None;
     let mut data = None;
-    let (mut mtu, mut bridge, mut alias, mut address) = (0, None, None, None);
+    let (mut mtu, mut group, mut bridge, mut alias) = (0, 0, None, None);
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(text) => name = Some(text.clone()),
             LinkAttribute::Mtu(bytes) => mtu = *bytes,
             LinkAttribute::Controller(index) => bridge = Some(*index).filter(|i| *i != 0),
             LinkAttribute::IfAlias(text) => alias = Some(text.clone()),
-            LinkAttribute::Address(bytes) => address = <[u8; 6]>::try_from(bytes.as_slice()).ok().map(Mac),
+            LinkAttribute::Group(number) => group = *number,
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
                     match info {
@@ -99,7 +107,7 @@ pub fn link(message: &LinkMessage) -> Option<Link> {
         mtu,
         up: message.header.flags.contains(LinkFlags::Up),
         bridge,
-        mark: Mark::of(alias.as_deref(), address),
+        mark: Mark::of(alias.as_deref(), group),
     })
 }
 

@@ -131,6 +131,6 @@ fn take_away(bridge: &LinkName, leaving: &Leaving, observed: &Observed, out: &mu
 /// to keep our tunnel; a guest is.
 fn is_needed(bridge: &Link, tunnels: &[&Link], observed: &Observed) -> bool {
     let ours = |port: &Link| tunnels.iter().any(|tunnel| tunnel.index == port.index);
-    let counts = |port: &&Link| bridge.mark.is_ours() || port.kind == LinkKind::Tap;
+    let counts = |port: &&Link| bridge.mark.is_ours() || port.is_guests();
     observed.ports_of(bridge.index).filter(counts).any(|port| !ours(port))
 }

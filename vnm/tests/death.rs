@@ -1,0 +1,150 @@
+//! A process that dies between any two steps: what it leaves is finished by the next run, and never harms another guest.
+
+mod common;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use causeway_core::names::VmId;
+use causeway_vnm::root::step::Log;
+use causeway_vnm::root::{Outcome, Verb, action, server};
+use common::{Host, document, ip, nic, request, vm};
+
+/// Runs an action that dies before its `step`-th step; false once it has no such step.
+///
+/// The stack is unwound without a word to the kernel, so the state is that after a kill: whatever was done is done,
+/// whatever was not is not, and the locks are free.
+fn dies_before(host: &Host, verb: Verb, document: &str, step: usize) -> bool {
+    let request = request(verb, document);
+    let mut count = 0;
+    let mut before = |_: &_| {
+        assert!(count != step, "killed by the test");
+        count += 1;
+    };
+    let mut log = Log::new(&mut before);
+    catch_unwind(AssertUnwindSafe(|| action::run(&host.places, &request, &mut log))).is_err()
+}
+
+fn two(id: u32) -> String {
+    document(id, &format!("{}{}", nic(id, 0, 4, ""), nic(id, 1, 5, "<MTU>1400</MTU>")))
+}
+
+#[test]
+fn pre_is_finished_by_the_next_pre() {
+    let finished = {
+        let host = Host::new();
+        host.done(Verb::Pre, &two(7));
+        host.links()
+    };
+    let mut points = 0;
+    loop {
+        let host = Host::new();
+        if !dies_before(&host, Verb::Pre, &two(7), points) {
+            break;
+        }
+        host.done(Verb::Pre, &two(7));
+        assert_eq!(host.links(), finished, "died before step {points}");
+        for name in &finished {
+            assert_eq!(host.link(name)["ifalias"], "causeway", "{name}, died before step {points}");
+        }
+        assert_eq!(host.done(Verb::Pre, &two(7)), []);
+        points += 1;
+    }
+    assert_eq!(points, 9, "one reservation and eight changes");
+}
+
+#[test]
+fn what_a_dead_pre_left_is_cleaned() {
+    for step in 0..9 {
+        let host = Host::new();
+        assert!(dies_before(&host, Verb::Pre, &two(7), step));
+        host.done(Verb::Clean, &two(7));
+        assert_eq!(host.links(), [""; 0], "died before step {step}");
+        assert!(host.reservation(VmId(7)).is_none());
+    }
+}
+
+#[test]
+fn what_a_dead_pre_left_is_cleaned_even_if_its_reservation_is_lost() {
+    for step in 0..9 {
+        let host = Host::new();
+        assert!(dies_before(&host, Verb::Pre, &two(7), step));
+        let _ = std::fs::remove_dir_all(&host.places.reservations);
+        host.done(Verb::Clean, &two(7));
+        assert_eq!(host.links(), [""; 0], "died before step {step}");
+    }
+}
+
+#[test]
+fn clean_is_finished_by_the_next_clean_or_undone_by_the_next_pre() {
+    let mut points = 0;
+    loop {
+        let dead = || {
+            let host = Host::new();
+            host.done(Verb::Pre, &two(7));
+            let died = dies_before(&host, Verb::Clean, &two(7), points);
+            (host, died)
+        };
+        let (host, died) = dead();
+        if !died {
+            break;
+        }
+        host.done(Verb::Clean, &two(7));
+        assert_eq!(host.links(), [""; 0], "died before step {points}");
+        let (host, _) = dead();
+        host.done(Verb::Pre, &two(7));
+        assert_eq!(host.links(), ["onebr.4", "onebr.5", "up0.4", "up0.5"], "died before step {points}");
+        points += 1;
+    }
+    assert_eq!(points, 5, "four removals and the reservation");
+}
+
+#[test]
+fn a_death_takes_nothing_from_a_running_guest() {
+    for verb in [Verb::Pre, Verb::Clean] {
+        for step in 0..9 {
+            let host = Host::new();
+            host.done(Verb::Pre, &vm(1, 4));
+            host.plug("one-1-0", "onebr.4");
+            if verb == Verb::Clean {
+                host.done(Verb::Pre, &two(7));
+            }
+            dies_before(&host, verb, &two(7), step);
+            for name in ["one-1-0", "up0.4"] {
+                assert_eq!(host.link(name)["master"], "onebr.4", "{verb:?} died before step {step}");
+            }
+            host.done(Verb::Clean, &two(7));
+            assert_eq!(host.links(), ["one-1-0", "onebr.4", "up0.4"]);
+        }
+    }
+}
+
+#[test]
+fn many_guests_come_and_go_at_once() {
+    let host = Host::new();
+    // Threads share the namespace of the thread that starts them.
+    std::thread::scope(|scope| {
+        for id in 1..=16 {
+            let places = &host.places;
+            scope.spawn(move || {
+                let run = |verb| {
+                    let response = server::answer(places, &request(verb, &two(id)));
+                    assert_eq!(response.outcome, Outcome::Done, "VM {id} {verb:?}");
+                };
+                for _ in 0..3 {
+                    run(Verb::Pre);
+                    let master = |name: &str| {
+                        let text =
+                            std::process::Command::new("ip").args(["link", "show", name]).output().unwrap();
+                        String::from_utf8(text.stdout).unwrap()
+                    };
+                    assert!(master("up0.4").contains("master onebr.4"), "VM {id} has reserved it");
+                    assert!(master("up0.5").contains("master onebr.5"), "VM {id} has reserved it");
+                    run(Verb::Clean);
+                }
+            });
+        }
+    });
+    assert_eq!(host.links(), [""; 0]);
+    assert_eq!(std::fs::read_dir(&host.places.reservations).unwrap().count(), 0);
+    ip("link show up0");
+}
