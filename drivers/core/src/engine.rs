@@ -174,17 +174,52 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
     pub async fn run(&self, plan: &Plan, request: &RequestId) -> Outcome {
         self.journal.note(request, &Note::begin(plan));
         let mut progress = Progress::default();
-        let end = self.forward(plan, request, &mut progress).await;
+        let end = self.forward(plan, request, &mut progress, 0).await;
+        self.conclude(plan, request, &progress, end).await
+    }
+
+    /// Takes up a plan whose process died, with the steps that its journal saw done. What was sent to the place of the
+    /// first other step may have been done too, without a word to anybody: as after a lost answer.
+    pub async fn resume(&self, plan: &Plan, request: &RequestId, done: &[String]) -> Outcome {
+        let mut progress = Progress::default();
+        let open = plan.steps.iter().position(|step| !done.contains(&step.name));
+        let first = open.unwrap_or(plan.steps.len());
+        for (index, step) in plan.steps.iter().enumerate().take(first) {
+            progress.take(index, step, assumed(step));
+        }
+        let end = match plan.steps.get(first..).filter(|rest| !rest.is_empty()) {
+            None => self.forward(plan, request, &mut progress, first).await,
+            Some(rest) => {
+                progress.doubt(first..first + exchange::stretch_of(rest).len());
+                let failure = Failure::new(Kind::Unreachable, "the driver process died meanwhile");
+                let stop = Stop { index: first, failure, begun: true, foreign: false };
+                match self.past(plan, request, &mut progress, &stop, &mut Repeats::default()).await {
+                    Ok(next) => self.forward(plan, request, &mut progress, next).await,
+                    Err(failure) => Err(failure),
+                }
+            }
+        };
+        self.conclude(plan, request, &progress, end).await
+    }
+
+    /// Turns the end of the forward run into the action's, after the undo where one is due.
+    async fn conclude(
+        &self,
+        plan: &Plan,
+        request: &RequestId,
+        progress: &Progress,
+        end: Result<String, Failure>,
+    ) -> Outcome {
         match end {
             // The cancel of a DEPLOY whose answer was never given comes without the guest's id: nobody else would end
             // that guest. So a cancelled request is undone even when all its steps are done.
             Ok(_) if self.is_cancelled() => {
-                self.roll_back(plan, request, &progress).await;
+                self.roll_back(plan, request, progress).await;
                 Outcome::Cancelled
             }
             Ok(payload) => Outcome::Success(payload),
             Err(failure) => {
-                let trouble = self.roll_back(plan, request, &progress).await;
+                let trouble = self.roll_back(plan, request, progress).await;
                 if self.is_cancelled() {
                     return Outcome::Cancelled;
                 }
@@ -197,31 +232,44 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
         }
     }
 
+    /// Runs the steps from `next` on.
     async fn forward(
         &self,
         plan: &Plan,
         request: &RequestId,
         progress: &mut Progress,
+        mut next: usize,
     ) -> Result<String, Failure> {
-        let mut next = 0;
         let mut repeats = Repeats::default();
         while let Some(rest) = plan.steps.get(next..).filter(|rest| !rest.is_empty()) {
             let Err(stop) = self.stretch(plan, rest, next, request, progress).await else {
                 next += exchange::stretch_of(rest).len();
                 continue;
             };
-            let Some(step) = plan.steps.get(stop.index) else {
-                return Err(Failure::new(Kind::Bug, "a step beyond the plan failed"));
-            };
-            match self.after(plan, step, request, progress, &stop, &mut repeats).await {
-                Next::From(index) => next = index,
-                Next::Fail => return Err(stop.failure.context(&step.name)),
-            }
+            next = self.past(plan, request, progress, &stop, &mut repeats).await?;
         }
         Ok(match &plan.answer {
             Answer::Empty => "-".to_owned(),
             Answer::Output(name) => progress.outputs.get(name).map(|d| d.output.clone()).unwrap_or_default(),
         })
+    }
+
+    /// The step to go on with after a stop.
+    async fn past(
+        &self,
+        plan: &Plan,
+        request: &RequestId,
+        progress: &mut Progress,
+        stop: &Stop,
+        repeats: &mut Repeats,
+    ) -> Result<usize, Failure> {
+        let Some(step) = plan.steps.get(stop.index) else {
+            return Err(Failure::new(Kind::Bug, "a step beyond the plan failed"));
+        };
+        match self.after(plan, step, request, progress, stop, repeats).await {
+            Next::From(index) => Ok(index),
+            Next::Fail => Err(stop.failure.clone().context(&step.name)),
+        }
     }
 
     /// Finds out what a stop means.

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::Outcome;
 use crate::names::{DeployId, HostName, RequestId, VmId};
-use crate::plan::{Goal, Plan};
+use crate::plan::{Goal, Plan, Recall};
 use crate::reach::wire::StepEnd;
 
 /// One event in the life of a request.
@@ -38,6 +38,9 @@ pub enum Note {
         hosts: Vec<HostName>,
         /// The first word that the reply must carry.
         first_word: Option<u32>,
+        /// What its plan can be made from again.
+        #[serde(default)]
+        recall: Option<Recall>,
     },
     /// A step began. A host runs the steps of one exchange without asking back, so a step without an end may have begun
     /// whether or not this note came through.
@@ -73,6 +76,7 @@ impl Note {
             goals: plan.steps.iter().filter_map(|s| Some((s.name.clone(), s.goal.clone()?))).collect(),
             hosts,
             first_word: plan.first_word,
+            recall: plan.recall.clone(),
         }
     }
 
@@ -214,6 +218,7 @@ mod tests {
             goals: BTreeMap::new(),
             hosts: vec!["h1".parse().unwrap()],
             first_word: None,
+            recall: None,
         }
     }
 

@@ -364,6 +364,21 @@ pub struct Plan {
     pub answer: Answer,
     /// First word of the reply's payload, in success and failure (UPDATESG, UPDATENIC; contract VMM 1.4).
     pub first_word: Option<u32>,
+    /// What the next process needs to make this plan again, if this one dies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recall: Option<Recall>,
+}
+
+/// A request without its VM and its datastore, which hold secrets and which oned can be asked for again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recall {
+    /// What is left of the request: hosts, paths and transfer commands for the virtual machine manager, the script's
+    /// path for the transfer manager.
+    pub request: String,
+    /// The datastore that the request carried.
+    pub datastore: Option<u32>,
+    /// `SEQ` of the last history record: once oned has begun another, nobody waits for this answer.
+    pub sequence: Option<u32>,
 }
 
 impl Plan {

@@ -216,6 +216,7 @@ impl<'a> Builder<'a> {
             inputs,
             answer,
             first_word: super::first_word(self.action, self.envelope),
+            recall: None,
         }
     }
 
