@@ -112,7 +112,6 @@ impl Maker {
             answer,
             first_word: None,
             recall: None,
-            recall: None,
         }
     }
 
