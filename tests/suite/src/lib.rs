@@ -2,6 +2,7 @@
 //! front-end with its hosts in a temporary directory.
 
 pub mod error;
+pub mod front_end;
 pub mod oned;
 pub mod programs;
 pub mod recorded;

@@ -11,7 +11,7 @@ use crate::error::SuiteError;
 mod calls;
 mod scenario;
 
-pub use calls::{Answer, Call, Form, Stdin, calls};
+pub use calls::{Answered, Call, Form, Stdin, calls};
 pub use scenario::{Exchange, Payload, Scenario, scenarios};
 
 /// The directory of the recordings.

@@ -59,7 +59,7 @@ impl Nest {
         let (from_driver, driver_out) =
             pipe2(flags).map_err(|e| SuiteError::io("pipe")(std::io::Error::from(e)))?;
         let mut command = Command::new(own_program("causeway-nest")?);
-        command.arg(&self.executable);
+        command.arg("oned").arg(&self.executable);
         // The whole string is one argument.
         command.arg(&self.arguments);
         command.env_clear().envs(self.environment.iter().map(|(name, value)| (name, value)));

@@ -36,7 +36,7 @@ pub enum Stdin {
 
 /// What the recording stub answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct Answered {
     /// Its exit code.
     pub code: i32,
     /// Its standard output.
@@ -58,7 +58,7 @@ pub struct Call {
     /// Its standard input.
     pub stdin: Stdin,
     /// The stub's answer.
-    pub answer: Answer,
+    pub answer: Answered,
 }
 
 /// Every recorded call of a script by a virtual machine driver.
@@ -104,7 +104,7 @@ impl Reader {
                     scenario: value.to_owned(),
                     argv: Vec::new(),
                     stdin: Stdin::Empty,
-                    answer: Answer { code: 0, stdout: String::new(), stderr: String::new() },
+                    answer: Answered { code: 0, stdout: String::new(), stderr: String::new() },
                 });
             }
             "argv" => {
@@ -164,13 +164,13 @@ impl Reader {
     }
 
     /// `rc=1 stdout="" stderr="ERROR: Could not migrate\n"`.
-    fn answer(&self, text: &str) -> Result<Answer, SuiteError> {
+    fn answer(&self, text: &str) -> Result<Answered, SuiteError> {
         let wrong = || self.wrong(&format!("answer: {text}"));
         let rest = text.strip_prefix("rc=").ok_or_else(wrong)?;
         let (code, rest) = rest.split_once(" stdout=").ok_or_else(wrong)?;
         let (stdout, stderr) = rest.split_once(" stderr=").unwrap_or((rest, "\"\""));
         let quoted = |text: &str| serde_json::from_str::<String>(text).map_err(|_| wrong());
-        Ok(Answer {
+        Ok(Answered {
             code: code.parse().map_err(|_| wrong())?,
             stdout: quoted(stdout)?,
             stderr: quoted(stderr)?,
