@@ -10,6 +10,7 @@
 pub mod adopt;
 pub mod config;
 pub mod front;
+pub mod oned;
 pub mod out;
 pub mod places;
 pub mod transfer;

@@ -12,6 +12,7 @@ use causeway_core::settings::{Causeway, OneConfig, SettingsError, ShellRc, Trans
 use causeway_tm::TmSettings;
 use causeway_vmm::plan::{Deadlines, Drive, Settings};
 
+use super::oned::Oned;
 use super::places::{Apart, Places};
 
 /// Where the front-end keeps what (contract VMM 1.1): the system's directories, or one of its own.
@@ -47,6 +48,7 @@ pub struct Config {
     pub transport: Transport,
     /// Where the log goes: a file where `ONE_MAD_DEBUG` asks for one, for nobody reads our standard error.
     pub log_file: Option<PathBuf>,
+    var: PathBuf,
     causeway: Causeway,
     one: OneConfig,
     execrc: VmmExecrc,
@@ -83,6 +85,7 @@ impl Config {
             one: OneConfig::parse(&config.display().to_string(), &text(&config)?)?,
             execrc: VmmExecrc::read(&execrc)?,
             qcow2_options: qcow2_options.split_whitespace().map(str::to_owned).collect(),
+            var: directories.var.clone(),
             options,
             causeway,
         })
@@ -97,6 +100,11 @@ impl Config {
         let path = directory.join(format!("{driver}.journal"));
         let opened = fs::create_dir_all(directory).and_then(|()| Journal::open(&path));
         opened.map_err(|e| anyhow::Error::new(e).context(format!("journal {}", path.display())))
+    }
+
+    /// The way back to oned.
+    pub fn oned(&self) -> Oned {
+        Oned::from_environment(&self.var)
     }
 
     /// The places that this process reaches.

@@ -1,20 +1,23 @@
 //! The virtual machine manager's driver process: an EXECUTABLE swap in oned's `kvm` and `qemu` entries.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use causeway_core::answer::{Failure, Kind};
 use causeway_core::document::Envelope;
+use causeway_core::document::tree::{Element, Node};
 use causeway_core::engine::{Engine, Outcome, Patience};
 use causeway_core::journal::{Journal, Note};
 use causeway_core::names::RequestId;
-use causeway_core::plan::Plan;
+use causeway_core::plan::{Plan, Recall};
 use causeway_core::protocol::{Lines, Message, Reply, Request, Severity};
 use causeway_vmm::plan::Drive;
 
 use super::config::Config;
 use super::front::Front;
+use super::oned::Oned;
 use super::out::Out;
 use super::places::Places;
 use super::transfer;
@@ -34,6 +37,8 @@ pub struct Driver {
     pub journal: Journal,
     /// The front-end's files.
     pub front: Front,
+    /// oned's other ear.
+    pub oned: Oned,
     ids: Ids,
 }
 
@@ -65,6 +70,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         turns: Rc::new(Turns::new(config.options.threads, config.options.parallel)),
         places: config.places(),
         front: Front::new()?,
+        oned: config.oned(),
         journal,
         out,
         ids: Ids::new(),
@@ -163,7 +169,11 @@ impl Driver {
     }
 
     /// Reads the request, and what the front-end's files add to it.
-    async fn plan(&self, request: &Request, first_word: &mut Option<u32>) -> Result<Plan, Failure> {
+    pub(super) async fn plan(
+        &self,
+        request: &Request,
+        first_word: &mut Option<u32>,
+    ) -> Result<Plan, Failure> {
         let action = request.action.as_str();
         let input = |e: &dyn std::error::Error| Failure::new(Kind::Input, e);
         let document = request.document().map_err(|e| input(&e).context("payload"))?;
@@ -205,6 +215,7 @@ impl Driver {
         let mut plan =
             causeway_vmm::plan::plan(action, &envelope, deployment.as_deref(), &settings, &expand)?;
         plan.inputs.extend(transfer.inputs());
+        plan.recall = Some(recall(&envelope));
         Ok(plan)
     }
 
@@ -228,6 +239,20 @@ impl Driver {
             }
         }
         Drive::Libvirtd
+    }
+}
+
+/// What is kept of a request for the process after this one: all but the VM and the datastore, which hold secrets.
+fn recall(envelope: &Envelope) -> Recall {
+    let mut bare = Element::new(envelope.element().name());
+    let kept = envelope.element().elements().filter(|e| !matches!(e.name(), "VM" | "DATASTORE"));
+    kept.for_each(|element| bare.push(Node::Element(Arc::clone(element))));
+    // Open at its end: VM and datastore are put in there.
+    let text = bare.render();
+    Recall {
+        request: text.strip_suffix("</VMM_DRIVER_ACTION_DATA>").unwrap_or(&text).to_owned(),
+        datastore: envelope.datastore.as_ref().map(|d| d.id),
+        sequence: envelope.vm.history.seq,
     }
 }
 
