@@ -1,5 +1,7 @@
 //! `post`: the guest's devices are checked, the tables programmed, and the fabric told.
 
+#![cfg(test)]
+
 mod common;
 
 use std::os::fd::AsRawFd;

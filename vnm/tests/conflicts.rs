@@ -1,5 +1,7 @@
 //! What is the operator's, or another network's, is refused by name and left as it is.
 
+#![cfg(test)]
+
 mod common;
 
 use causeway_core::answer::Kind;

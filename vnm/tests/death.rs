@@ -1,5 +1,7 @@
 //! A process that dies between any two steps: what it leaves is finished by the next run, and never harms another guest.
 
+#![cfg(test)]
+
 mod common;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,5 +1,7 @@
 //! The actions on a real kernel, each test in a network namespace of its own; the kernel is read back with `ip`.
 
+#![cfg(test)]
+
 mod common;
 
 use causeway_core::names::VmId;

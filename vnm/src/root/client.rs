@@ -173,9 +173,13 @@ impl RootClient {
                 self.close();
                 return Err(ClientError::Late { program: self.program.clone(), waited: deadline });
             }
-            match self.turn(&mut unsent, left) {
-                Ok(true) => {}
-                Ok(false) | Err(_) => return Err(self.ended(end)),
+            if !matches!(self.turn(&mut unsent, left), Ok(true)) {
+                // Its last words may be the answer.
+                let _ = drain(&mut self.output, &mut self.received);
+                return match self.take_frame() {
+                    Ok(Some(body)) => frame::decode(&body).map_err(|source| self.unreadable(source)),
+                    _ => Err(self.ended(end)),
+                };
             }
         }
     }

@@ -1,0 +1,239 @@
+//! Difference and removal against a kernel made of data: any order of any VMs' actions.
+
+#![cfg(test)]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use causeway_core::document::VmDocument;
+use causeway_core::names::{LinkName, VmId};
+use causeway_vnm::desired::{Desired, Facts, Settings, Uplink, vxlan};
+use causeway_vnm::fabric::linux::mark::Mark;
+use causeway_vnm::fabric::linux::parse::{Link, LinkKind, VxlanSeen};
+use causeway_vnm::fabric::linux::{Change, Leaving, Observed, Surroundings, difference, removal};
+use common::{document, nic};
+use proptest::prelude::*;
+
+/// A kernel that does as it is told.
+#[derive(Clone)]
+struct Model {
+    seen: Observed,
+    next: u32,
+}
+
+impl Model {
+    fn new() -> Self {
+        let mut model = Model { seen: Observed::default(), next: 1 };
+        for name in ["up0", "up1"] {
+            model.add(name, LinkKind::Outer("hardware".into()), None, Mark::Foreign);
+        }
+        model
+    }
+
+    fn add(&mut self, name: &str, kind: LinkKind, bridge: Option<u32>, mark: Mark) {
+        let link = Link { index: self.next, name: name.into(), kind, mtu: 1500, up: true, bridge, mark };
+        assert!(self.index(name).is_none(), "{name} exists");
+        self.seen.links.insert(self.next, link);
+        self.next += 1;
+    }
+
+    fn index(&self, name: &str) -> Option<u32> {
+        self.seen.links.values().find(|link| link.name == name).map(|link| link.index)
+    }
+
+    fn at(&mut self, name: &LinkName) -> &mut Link {
+        let index = self.index(name.as_str()).unwrap();
+        self.seen.links.get_mut(&index).unwrap()
+    }
+
+    fn delete(&mut self, name: &str) {
+        let index = self.index(name).unwrap();
+        self.seen.links.remove(&index);
+        for link in self.seen.links.values_mut().filter(|link| link.bridge == Some(index)) {
+            link.bridge = None;
+        }
+    }
+
+    fn apply(&mut self, change: &Change) {
+        match change {
+            Change::CreateBridge { name, options } => {
+                self.add(name.as_str(), LinkKind::Bridge(options.clone()), None, Mark::Newborn);
+            }
+            Change::CreateVxlan(tunnel) => {
+                let identity = &tunnel.identity;
+                let device = identity.device.as_ref().map(|name| self.index(name.as_str()).unwrap());
+                let seen = VxlanSeen {
+                    vni: Some(identity.vni),
+                    device,
+                    group: identity.group,
+                    local: identity.local,
+                    port: identity.port,
+                    checksums: identity.checksums,
+                    tuning: tunnel.tuning,
+                };
+                let bridge = self.index(tunnel.bridge.as_str());
+                assert!(bridge.is_some(), "a tunnel before its bridge");
+                self.add(tunnel.name.as_str(), LinkKind::Vxlan(seen), bridge, Mark::Newborn);
+                self.at(&tunnel.name).mtu = tunnel.mtu;
+            }
+            Change::Mark { name } => self.at(name).mark = Mark::Ours,
+            Change::SetMtu { name, mtu } => self.at(name).mtu = *mtu,
+            Change::SetUp { name } => self.at(name).up = true,
+            Change::SetBridgeOf { name, bridge } => self.at(name).bridge = self.index(bridge.as_str()),
+            Change::SetBridge { name, options } => {
+                if let LinkKind::Bridge(known) = &mut self.at(name).kind {
+                    known.extend(options.clone());
+                }
+            }
+            Change::SetVxlan { name, tuning } => {
+                if let LinkKind::Vxlan(known) = &mut self.at(name).kind {
+                    known.tuning = *tuning;
+                }
+            }
+            Change::SetFdb(entry) => {
+                self.seen.fdb.retain(|e| (e.mac, &e.bridge) != (entry.mac, &entry.bridge));
+                self.seen.fdb.push(entry.clone());
+            }
+            Change::ForgetFdb(entry) => self.seen.fdb.retain(|e| e != entry),
+            Change::ForgetRemote(remote) => self.seen.remotes.retain(|r| r != remote),
+            Change::Delete { name } => self.delete(name.as_str()),
+        }
+    }
+}
+
+/// The network of a VM with NICs in these networks; network 3 is network 0 on another uplink: a conflict.
+fn desired(vm: u32, networks: &BTreeSet<u8>) -> Option<Desired> {
+    let one = |(id, network): (u32, &u8)| match network {
+        3 => nic(vm, id, 10, "<PHYDEV>up1</PHYDEV>"),
+        2 => nic(vm, id, 12, "<MTU>1300</MTU><BRIDGE_CONF>ageing_time=100</BRIDGE_CONF>"),
+        n => nic(vm, id, 10 + u32::from(*n), ""),
+    };
+    let nics: String = (0..).zip(networks).map(one).collect();
+    let uplink = Uplink { mtu: 1600, up: true, addresses: vec!["10.77.0.1".parse().unwrap()] };
+    let listed: BTreeSet<LinkName> = ["up0", "up1"].iter().map(|n| n.parse().unwrap()).collect();
+    let uplinks = listed.iter().map(|name| (name.clone(), uplink.clone())).collect();
+    let document = VmDocument::parse(document(vm, &nics).as_bytes()).unwrap();
+    vxlan::desired(&document, &Settings::default(), &Facts { listed, uplinks })
+        .ok()
+        .map(|answer| answer.desired)
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    Pre(u32, BTreeSet<u8>),
+    Plug(u32),
+    Unplug(u32),
+    Clean(u32),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let networks = prop::collection::btree_set(0u8..4, 1..3);
+    prop_oneof![
+        3 => (0u32..4, networks).prop_map(|(vm, n)| Event::Pre(vm, n)),
+        2 => (0u32..4).prop_map(Event::Plug),
+        2 => (0u32..4).prop_map(Event::Unplug),
+        3 => (0u32..4).prop_map(Event::Clean),
+    ]
+}
+
+/// A host with what its VMs have reserved.
+struct World {
+    model: Model,
+    reserved: BTreeMap<u32, Desired>,
+}
+
+impl World {
+    fn bridges_of_others(&self, vm: u32) -> BTreeSet<LinkName> {
+        let others = self.reserved.iter().filter(|(other, _)| **other != vm);
+        others.flat_map(|(_, state)| state.bridges.iter().map(|b| b.name.clone())).collect()
+    }
+
+    fn plugged(&self, vm: u32) -> bool {
+        self.model.seen.links.values().any(|link| link.name.starts_with(&format!("one-{vm}-")))
+    }
+
+    /// Every reserved NIC has its bridge and its tunnel in it.
+    fn check(&self) {
+        for (vm, state) in &self.reserved {
+            for tunnel in &state.tunnels {
+                assert!(
+                    self.model.seen.is_port_of(&tunnel.name, &tunnel.bridge),
+                    "VM {vm} lost {}",
+                    tunnel.name
+                );
+            }
+        }
+    }
+
+    fn step(&mut self, event: &Event) {
+        match event {
+            // oned runs one action of a VM at a time, and `pre` only of one that is not here.
+            Event::Pre(vm, networks) if !self.plugged(*vm) && !self.reserved.contains_key(vm) => {
+                let Some(state) = desired(*vm, networks) else { return };
+                let around = Surroundings { listed: BTreeSet::new(), shared: self.bridges_of_others(*vm) };
+                let Ok(found) = difference(&state, &self.model.seen, &around) else { return };
+                found.changes.iter().for_each(|change| self.model.apply(change));
+                let again = difference(&state, &self.model.seen, &around).unwrap();
+                assert_eq!(again.changes, [], "apply twice is apply once");
+                self.reserved.insert(*vm, state);
+            }
+            Event::Plug(vm) if !self.plugged(*vm) => {
+                for port in self.reserved.get(vm).map(|state| state.ports.clone()).unwrap_or_default() {
+                    let bridge = self.model.index(port.bridge.as_str());
+                    self.model.add(port.tap.as_str(), LinkKind::Tap, bridge, Mark::Foreign);
+                }
+            }
+            Event::Unplug(vm) => {
+                let own = format!("one-{vm}-");
+                let taps: Vec<String> = self
+                    .model
+                    .seen
+                    .links
+                    .values()
+                    .map(|l| l.name.clone())
+                    .filter(|n| n.starts_with(&own))
+                    .collect();
+                taps.iter().for_each(|tap| self.model.delete(tap));
+            }
+            Event::Clean(vm) => {
+                let Some(state) = self.reserved.get(vm).cloned() else { return };
+                let gone = removal(&Leaving::from(&state), &self.model.seen, &self.bridges_of_others(*vm));
+                gone.changes.iter().for_each(|change| self.model.apply(change));
+                if gone.lingering.is_empty() {
+                    self.reserved.remove(vm);
+                }
+            }
+            _ => {}
+        }
+        self.check();
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_order_of_actions_serves_every_guest_and_ends_with_nothing(events in prop::collection::vec(event(), 1..40)) {
+        let mut world = World { model: Model::new(), reserved: BTreeMap::new() };
+        let empty = world.model.seen.clone();
+        events.iter().for_each(|event| world.step(event));
+        for vm in 0..4 {
+            world.step(&Event::Unplug(vm));
+            world.step(&Event::Clean(vm));
+        }
+        prop_assert_eq!(world.model.seen, empty);
+    }
+
+    #[test]
+    fn a_killed_run_is_finished_by_the_next(networks in prop::collection::btree_set(0u8..3, 1..3), kill in 0usize..9) {
+        let state = desired(1, &networks).unwrap();
+        let mut model = Model::new();
+        let around = Surroundings::default();
+        let changes = difference(&state, &model.seen, &around).unwrap().changes;
+        changes.iter().take(kill).for_each(|change| model.apply(change));
+        let rest = difference(&state, &model.seen, &around).unwrap().changes;
+        prop_assert_eq!(rest.len(), changes.len().saturating_sub(kill));
+        rest.iter().for_each(|change| model.apply(change));
+        prop_assert_eq!(difference(&state, &model.seen, &around).unwrap().changes, []);
+        prop_assert_eq!(state.vm, VmId(1));
+    }
+}
