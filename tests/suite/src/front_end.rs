@@ -44,10 +44,13 @@ impl FrontEnd {
     /// # Errors
     /// As [`new`](FrontEnd::new).
     pub fn with_libvirt(uri: &str) -> Result<FrontEnd, SuiteError> {
-        let directory = TempDir::with_prefix("causeway-suite-").map_err(SuiteError::io("temporary directory"))?;
+        let directory =
+            TempDir::with_prefix("causeway-suite-").map_err(SuiteError::io("temporary directory"))?;
         let root = directory.path();
         let var = root.join("one/var");
-        for made in ["one/etc/vmm_exec", "one/var/vms", "one/var/datastores", "one/var/lock", "libexec", "state"] {
+        for made in
+            ["one/etc/vmm_exec", "one/var/vms", "one/var/datastores", "one/var/lock", "libexec", "state"]
+        {
             make_directory(&root.join(made))?;
         }
         slots::fill(root, &[&var.join("remotes"), &root.join("hosts/remotes")])?;

@@ -6,4 +6,5 @@ pub mod front_end;
 pub mod oned;
 pub mod programs;
 pub mod recorded;
+pub mod request;
 pub mod xml;

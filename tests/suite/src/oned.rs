@@ -26,8 +26,8 @@ mod ledger;
 mod nest;
 
 use ear::{Ear, Heard, Mouth};
-pub use ledger::{Log, Reply};
 use ledger::Ledger;
+pub use ledger::{Log, Reply};
 pub use nest::Nest;
 
 /// oned's patience with `INIT` (contract VMM 1.3).
@@ -70,7 +70,13 @@ impl Oned {
     /// It can't be started.
     pub fn start(nest: &Nest) -> Result<Oned, SuiteError> {
         let (child, mouth, ear) = nest.spawn()?;
-        Ok(Oned { child, mouth: Some(mouth), ear, ledger: Ledger::default(), patience: Duration::from_secs(60) })
+        Ok(Oned {
+            child,
+            mouth: Some(mouth),
+            ear,
+            ledger: Ledger::default(),
+            patience: Duration::from_secs(60),
+        })
     }
 
     /// With another limit for the wait for a reply than 60 s.

@@ -97,7 +97,8 @@ impl Sshd {
         let _ = daemon.kill();
         let _ = daemon.wait();
         for pid in sessions {
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+            let _ =
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
         }
     }
 

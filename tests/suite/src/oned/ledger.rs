@@ -128,8 +128,10 @@ impl Ledger {
         if let Some(index) = self.owed.iter().position(is_it) {
             self.owed.remove(index);
         } else {
-            let who = if self.forgiven.iter().any(is_it) { "a cancelled request" } else { "nobody's request" };
-            self.breaches.push(format!("an answer to {who}: {} {} {}", reply.action, reply.vm, reply.payload));
+            let who =
+                if self.forgiven.iter().any(is_it) { "a cancelled request" } else { "nobody's request" };
+            self.breaches
+                .push(format!("an answer to {who}: {} {} {}", reply.action, reply.vm, reply.payload));
         }
         // oned suppresses such a text (contract VMM 1.4), so nobody would learn what failed.
         if !reply.is_success() && (reply.payload.is_empty() || reply.payload.starts_with('-')) {

@@ -155,7 +155,8 @@ impl Reader {
             "base64 in lines of 60" => Form::Base64Lines,
             _ => return Err(wrong()),
         };
-        let root = next()?.strip_prefix("root element <").and_then(|r| r.strip_suffix('>')).ok_or_else(wrong)?;
+        let root =
+            next()?.strip_prefix("root element <").and_then(|r| r.strip_suffix('>')).ok_or_else(wrong)?;
         let line_feed = next()? == "ends with newline";
         let path = data().join("actions").join(sample);
         // One sample serves several shapes: it is of this call only if it has this call's length.
@@ -199,8 +200,10 @@ mod tests {
         let deploy = find("vmm/kvm/deploy", "k-fail-01");
         assert_eq!(deploy.answer.code, 1);
         assert_eq!(deploy.answer.stderr, "ERROR: Could not create domain\nsome plain stderr line\n");
-        assert!(matches!(find("vnm/ovswitch_vxlan/update_nic", "k-vmm-02").stdin,
-            Stdin::Document { form: Form::Base64Lines, exact: Some(_), .. }));
+        assert!(matches!(
+            find("vnm/ovswitch_vxlan/update_nic", "k-vmm-02").stdin,
+            Stdin::Document { form: Form::Base64Lines, exact: Some(_), .. }
+        ));
         // The transfer manager's own process calls scripts too: that is another conversation.
         assert!(!calls.iter().any(|c| c.program.ends_with("tm/qcow2/mvds")));
     }

@@ -147,7 +147,8 @@ impl Reader {
             return Ok(());
         };
         let rest = rest.trim_start();
-        let text = |prefix: &str| rest.strip_prefix(prefix).map(|text| text.strip_prefix(' ').unwrap_or(text));
+        let text =
+            |prefix: &str| rest.strip_prefix(prefix).map(|text| text.strip_prefix(' ').unwrap_or(text));
         if let Some(text) = text("##") {
             if let Some(stub) = text.trim_start().strip_prefix("stub: ") {
                 self.prepared.push(stub.to_owned());
@@ -198,7 +199,8 @@ impl Reader {
         let (Some(kind), Some(status), Some(vm)) = (words.next(), words.next(), words.next()) else { return };
         let payload = words.next().unwrap_or_default();
         let Ok(vm) = vm.parse::<u32>() else { return };
-        let open = self.exchanges.iter_mut().filter(|e| e.driver == driver && e.vm == vm && e.reply.is_none());
+        let open =
+            self.exchanges.iter_mut().filter(|e| e.driver == driver && e.vm == vm && e.reply.is_none());
         if kind == "LOG" {
             // Lines don't say which request they are of; the last one that is open is at work.
             if let Some(exchange) = open.last() {
