@@ -15,7 +15,7 @@ use crate::error::TmError;
 use crate::facts::{Facts, Format, Needs, VmNeed};
 use crate::host::{Call, CopyKind, Layout};
 use crate::place::VmFile;
-use crate::request::{Migration, Request, Verb};
+use crate::request::{ContextSource, Migration, Request, Verb};
 use crate::settings::TmSettings;
 
 /// Where the bytes of an input come from.
@@ -127,26 +127,30 @@ pub fn steps(
         Request::DeleteDir { host, dir } => {
             Ok(one(step("delete".to_owned(), host, &Call::DeleteDir { dir, keep: None }, settings, false)?))
         }
-        Request::Context { sources, host, file } => {
-            let named = sources.into_iter().enumerate();
-            let mut transfer = Transfer::default();
-            let (mut names, mut inputs) = (Vec::new(), Vec::new());
-            for (index, source) in named {
-                let input = format!("tm:context:{index}");
-                transfer.inputs.insert(input.clone(), Source::File(source.path));
-                inputs.push(input);
-                names.push(source.name);
-            }
-            let name = format!("context:{}", file.name());
-            let mut step = step(name, host, &Call::BuildContext { file, names }, settings, false)?;
-            if let Work::Transfer { inputs: read, .. } = &mut step.work {
-                *read = inputs;
-            }
-            transfer.steps.push(step);
-            Ok(transfer)
-        }
+        Request::Context { sources, host, file } => context(sources, host, file, settings),
         Request::Migrate(migration) => migrate(slot, &migration, argv, stdin, facts, settings),
     }
+}
+
+fn context(
+    sources: Vec<ContextSource>,
+    host: HostName,
+    file: VmFile,
+    settings: &TmSettings,
+) -> Result<Transfer, TmError> {
+    let step_name = format!("context:{}", file.name());
+    let (mut names, mut read, mut inputs) = (Vec::new(), Vec::new(), BTreeMap::new());
+    for (index, source) in sources.into_iter().enumerate() {
+        let input = format!("tm:context:{index}");
+        inputs.insert(input.clone(), Source::File(source.path));
+        read.push(input);
+        names.push(source.name);
+    }
+    let mut step = step(step_name, host, &Call::BuildContext { file, names }, settings, false)?;
+    if let Work::Transfer { inputs, .. } = &mut step.work {
+        *inputs = read;
+    }
+    Ok(Transfer { steps: vec![step], inputs })
 }
 
 /// What decides how an image is handed to a VM.
@@ -187,15 +191,13 @@ fn migrate(
     facts: &Facts,
     settings: &TmSettings,
 ) -> Result<Transfer, TmError> {
-    let (host, call) = match migration.verb {
-        Verb::Postmigrate => (migration.from.clone(), leave(slot, migration, facts)?),
-        _ => {
-            let reason = "both hosts see the VM's files where they are".to_owned();
-            (migration.to.clone(), Call::Nothing { reason })
-        }
+    let call = match migration.verb {
+        Verb::Postmigrate => leave(slot, migration, facts)?,
+        Verb::Failmigrate => Call::Nothing { reason: "nothing was prepared on the destination".to_owned() },
+        _ => Call::Nothing { reason: "both hosts see the VM's files where they are".to_owned() },
     };
     let name = format!("{}:{}", slot.verb(), slot.driver());
-    let mut transfer = one(step(name, host, &call, settings, false)?);
+    let mut transfer = one(step(name, migration.from.clone(), &call, settings, false)?);
     if chain::passed_on(migration) {
         chain::pass_on(&mut transfer, slot, argv, stdin, facts.vm(migration.dir.vm())?, settings)?;
     }
@@ -231,9 +233,11 @@ fn step(
     settings: &TmSettings,
     long: bool,
 ) -> Result<Step, TmError> {
+    // What does nothing must not fail for a host that is away.
+    let place = if call.touches_storage() { Place::Host(host) } else { Place::FrontEnd };
     let encoded = serde_json::to_value(call);
     let call = encoded.map_err(|e| TmError::Unwritable { step: name.clone(), why: e.to_string() })?;
     let deadline = if long { settings.copy_deadline } else { settings.short_deadline };
-    let step = Step::new(name, Place::Host(host), Work::Transfer { call, inputs: Vec::new() }, deadline);
+    let step = Step::new(name, place, Work::Transfer { call, inputs: Vec::new() }, deadline);
     Ok(if long { step.long() } else { step })
 }

@@ -42,7 +42,7 @@ impl ImageFile {
         let length = file.metadata().during("look at", &path)?.len();
         let header = match reading {
             Reading::Bytes => None,
-            Reading::Chain => inside.check_chain(&path)?,
+            Reading::Chain => inside.check_chain(&place.path(), &path)?,
         };
         Ok(ImageFile { place: place.clone(), file, length, header })
     }
@@ -97,29 +97,33 @@ impl Inside {
     }
 
     /// Follows a file's chain of backing files to its end, and returns the file's own header if it has one.
-    pub(crate) fn check_chain(&self, top: &Path) -> Result<Option<Header>, StorageError> {
+    ///
+    /// `opened` is the name by which QEMU will open the first file: it takes relative names from there, not from where
+    /// the links of that name lead.
+    pub(crate) fn check_chain(&self, opened: &Path, real: &Path) -> Result<Option<Header>, StorageError> {
         let mut seen: Vec<PathBuf> = Vec::new();
         let mut first = None;
-        let mut next = Some(top.to_owned());
-        while let Some(path) = next.take() {
-            if seen.contains(&path) || seen.len() == CHAIN_LIMIT {
-                let why = format!("its chain of backing files does not end: it comes to {}", path.display());
-                return Err(StorageError::Image { path: top.to_owned(), why });
+        let mut next = Some((opened.to_owned(), real.to_owned()));
+        while let Some((opened, real)) = next.take() {
+            if seen.contains(&real) || seen.len() == CHAIN_LIMIT {
+                let why = format!("its chain of backing files does not end: it comes to {}", real.display());
+                return Err(StorageError::Image { path: opened, why });
             }
-            let header = Header::read(&regular(&path)?);
-            let header = header.map_err(|why| StorageError::Image { path: path.clone(), why })?;
+            let header = Header::read(&regular(&real)?);
+            let header = header.map_err(|why| StorageError::Image { path: real.clone(), why })?;
             let backing = header.as_ref().and_then(|header| header.backing.as_deref());
-            next = backing.map(|name| self.backing(&path, name)).transpose()?;
+            next = backing.map(|name| self.backing(&opened, name)).transpose()?;
             if seen.is_empty() {
                 first = header;
             }
-            seen.push(path);
+            seen.push(real);
         }
         Ok(first)
     }
 
-    /// The file that `image` names as its backing file: relative names count from the image's directory.
-    fn backing(&self, image: &Path, name: &str) -> Result<PathBuf, StorageError> {
+    /// The file that an image opened by that name names as its backing file: as QEMU will open it, and with its links
+    /// resolved.
+    fn backing(&self, image: &Path, name: &str) -> Result<(PathBuf, PathBuf), StorageError> {
         let outside = || StorageError::Outside {
             path: image.to_owned(),
             target: name.to_owned(),
@@ -129,8 +133,9 @@ impl Inside {
         if name.split('/').next().is_some_and(|first| first.contains(':')) {
             return Err(outside());
         }
-        let path = image.parent().ok_or_else(outside)?.join(name);
-        self.resolve(&path, &image.display().to_string())
+        let opened = image.parent().ok_or_else(outside)?.join(name);
+        let real = self.resolve(&opened, &image.display().to_string())?;
+        Ok((opened, real))
     }
 }
 

@@ -90,7 +90,7 @@ pub fn perform(call: &Call, inputs: &[Vec<u8>], worker: &Worker<'_>) -> Result<S
         }
         Call::LinkImage { image, file, layout: Layout::Chain } => {
             give(image, file, Exclusive, Reading::Chain, worker, |image, home| {
-                file::link(&qcow2::newest(image, worker)?, home, file.name(), worker)
+                file::link(&qcow2::newest(image, &file.path(), worker)?, home, file.name(), worker)
             })
         }
         Call::DeleteFile { file } => delete::file(file, worker),

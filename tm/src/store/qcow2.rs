@@ -134,8 +134,9 @@ fn rounds_to(wanted: u64, found: u64) -> bool {
     found.checked_sub(wanted).is_some_and(|more| more < 512)
 }
 
-/// The newest file of an image's chain; its snapshot directory is made where it is missing.
-pub(crate) fn newest(image: &ImageFile, worker: &Worker<'_>) -> Result<PathBuf, StorageError> {
+/// The newest file of an image's chain, for a disk that will be opened at `disk`; the image's snapshot directory is made
+/// where it is missing.
+pub(crate) fn newest(image: &ImageFile, disk: &Path, worker: &Worker<'_>) -> Result<PathBuf, StorageError> {
     let place = image.place();
     let snap = place.name().snap();
     let path = place.datastore().path().join(&snap);
@@ -166,7 +167,7 @@ pub(crate) fn newest(image: &ImageFile, worker: &Worker<'_>) -> Result<PathBuf, 
     // The image's own chain was looked at; that of its newest snapshot is another one.
     let inside = Inside::new(place.datastore())?;
     let real = inside.resolve(&newest, &newest.display().to_string())?;
-    inside.check_chain(&real)?;
+    inside.check_chain(disk, &real)?;
     Ok(newest)
 }
 

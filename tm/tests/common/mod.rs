@@ -1,0 +1,228 @@
+//! A root of datastores in a temporary directory, calls on it, and a picture of what they leave.
+
+// Each test program uses its own part of this.
+#![allow(dead_code)]
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use causeway_core::answer::Failure;
+use causeway_tm::host::{Call, Worker, perform};
+use serde_json::{Value, json};
+
+pub const MIB: u64 = 1 << 20;
+
+/// The datastores of one host: image datastore 1, system datastore 100, and the lock files.
+pub struct Datastores {
+    _dir: Option<tempfile::TempDir>,
+    pub root: PathBuf,
+    pub locks: PathBuf,
+}
+
+impl Datastores {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut made = Self::below(dir.path());
+        made._dir = Some(dir);
+        made
+    }
+
+    /// In a directory that somebody else keeps.
+    pub fn below(dir: &Path) -> Self {
+        // As the kernel names it: a temporary directory may be reached through a link.
+        let dir = dir.canonicalize().unwrap();
+        let root = dir.join("datastores");
+        std::fs::create_dir_all(root.join("1")).unwrap();
+        std::fs::create_dir_all(root.join("100")).unwrap();
+        Datastores { _dir: None, root, locks: dir.join("locks") }
+    }
+
+    pub fn path(&self, below: &str) -> PathBuf {
+        self.root.join(below)
+    }
+
+    pub fn text(&self, below: &str) -> String {
+        self.path(below).to_str().unwrap().to_owned()
+    }
+
+    pub fn vm_dir(&self) -> PathBuf {
+        let dir = self.path("100/7");
+        std::fs::create_dir_all(&dir).unwrap();
+        dir
+    }
+
+    pub fn perform(&self, call: &Value, inputs: &[Vec<u8>]) -> Result<String, Failure> {
+        self.perform_at(call, inputs, &|_| {})
+    }
+
+    pub fn perform_at(
+        &self,
+        call: &Value,
+        inputs: &[Vec<u8>],
+        between: &dyn Fn(&'static str),
+    ) -> Result<String, Failure> {
+        let call: Call = serde_json::from_value(call.clone()).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        perform(
+            &call,
+            inputs,
+            &Worker { locks: &self.locks, qemu_img: Path::new("qemu-img"), deadline, between },
+        )
+    }
+
+    /// Performs a call that must succeed, and leaves no lock and nothing half-made.
+    pub fn done(&self, call: &Value) {
+        self.perform(call, &[]).unwrap();
+        self.nothing_half_made();
+    }
+
+    pub fn nothing_half_made(&self) {
+        let left: Vec<PathBuf> = picture(&self.root).into_keys().filter(|p| half_made(p)).collect();
+        assert!(left.is_empty(), "{left:?}");
+        let locks = std::fs::read_dir(&self.locks).map_or(0, Iterator::count);
+        assert_eq!(locks, 0, "lock files stay");
+    }
+
+    pub fn failure(&self, call: &Value) -> Failure {
+        let failure = self.perform(call, &[]).unwrap_err();
+        self.nothing_half_made();
+        failure
+    }
+
+    pub fn clone(&self, copy: Value, name: &str, grown_mb: Option<u64>, sparse: bool) -> Value {
+        json!({"clone_image": {
+            "image": self.text("1/abc"), "file": self.text(&format!("100/7/{name}")),
+            "copy": copy, "grown_mb": grown_mb, "sparse": sparse
+        }})
+    }
+
+    pub fn flat(&self) -> Value {
+        self.clone(json!("flat"), "disk.0", None, true)
+    }
+
+    pub fn overlay(&self) -> Value {
+        self.clone(json!({"overlay": {}}), "disk.0", None, true)
+    }
+
+    pub fn link(&self, layout: &str) -> Value {
+        json!({"link_image": {"image": self.text("1/abc"), "file": self.text("100/7/disk.0"), "layout": layout}})
+    }
+
+    pub fn delete(&self, file: &str) -> Value {
+        json!({"delete_file": {"file": self.text(&format!("100/7/{file}"))}})
+    }
+
+    pub fn delete_dir(&self) -> Value {
+        json!({"delete_dir": {"dir": self.text("100/7")}})
+    }
+
+    pub fn context(&self, names: &[&str]) -> Value {
+        json!({"build_context": {"file": self.text("100/7/disk.1"), "names": names}})
+    }
+
+    /// A raw image with data at its beginning, a hole, and data near its end.
+    pub fn raw_image(&self) -> Vec<u8> {
+        use std::os::unix::fs::FileExt;
+        let file = std::fs::File::create(self.path("1/abc")).unwrap();
+        file.set_len(5 * MIB).unwrap();
+        file.write_all_at(&[0xa5; 70_000], 0).unwrap();
+        file.write_all_at(b"the end", 5 * MIB - 7).unwrap();
+        std::fs::read(self.path("1/abc")).unwrap()
+    }
+
+    pub fn qcow2_image(&self) {
+        self.qcow2("1/abc", "16M", None);
+        tool("qemu-io", &["-f", "qcow2", "-c", "write -q -P 0xa5 1M 2M", &self.text("1/abc")]);
+    }
+
+    pub fn qcow2(&self, below: &str, size: &str, backing: Option<(&str, &str)>) {
+        let path = self.text(below);
+        let mut args = vec!["create", "-q", "-f", "qcow2"];
+        if let Some((format, backing)) = backing {
+            args.extend(["-u", "-F", format, "-b", backing]);
+        }
+        args.extend([&path, size]);
+        tool("qemu-img", &args);
+    }
+
+    pub fn target(&self, below: &str) -> String {
+        std::fs::read_link(self.path(below)).unwrap().to_str().unwrap().to_owned()
+    }
+}
+
+/// Runs a tool that must succeed; its standard output.
+pub fn tool(program: &str, args: &[&str]) -> String {
+    let run = Command::new(program).args(args).env("LC_ALL", "C").output().unwrap();
+    let said = String::from_utf8_lossy(&run.stderr);
+    assert!(run.status.success(), "{program} {args:?}: {said}");
+    String::from_utf8(run.stdout).unwrap()
+}
+
+/// What `qemu-img` says of every file of a chain, from the top.
+pub fn chain(path: &Path) -> Vec<Value> {
+    let text = tool("qemu-img", &["info", "-U", "--backing-chain", "--output=json", path.to_str().unwrap()]);
+    serde_json::from_str(&text).unwrap()
+}
+
+pub fn half_made(path: &Path) -> bool {
+    path.components().any(|part| part.as_os_str().to_string_lossy().starts_with(".causeway-tmp"))
+}
+
+/// Everything below a directory: kind, permissions, link text, bytes.
+pub fn picture(root: &Path) -> BTreeMap<PathBuf, String> {
+    let mut seen = BTreeMap::new();
+    let mut left = vec![root.to_owned()];
+    while let Some(dir) = left.pop() {
+        for entry in std::fs::read_dir(&dir).unwrap() {
+            let path = entry.unwrap().path();
+            let found = path.symlink_metadata().unwrap();
+            let mode = found.permissions().mode() & 0o7777;
+            let text = if found.is_symlink() {
+                format!("-> {}", path.read_link().unwrap().display())
+            } else if found.is_dir() {
+                left.push(path.clone());
+                format!("directory {mode:o}")
+            } else if found.is_file() {
+                format!("file {mode:o} {} {:x}", found.len(), sum(&std::fs::read(&path).unwrap()))
+            } else {
+                format!("special {mode:o}")
+            };
+            seen.insert(path.strip_prefix(root).unwrap().to_owned(), text);
+        }
+    }
+    seen
+}
+
+fn sum(bytes: &[u8]) -> u64 {
+    use std::hash::{Hash, Hasher};
+    let mut hasher = std::collections::hash_map::DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    hasher.finish()
+}
+
+pub fn blocks(path: &Path) -> u64 {
+    path.metadata().unwrap().blocks() * 512
+}
+
+/// Runs one `#[ignore]`d test of this program in mount namespace of its own, in which `dir` is a tmpfs of that size.
+pub fn inside_tmpfs(test: &str, dir: &Path, size: &str) {
+    let script = "mount -t tmpfs -o size=$1 tmpfs \"$2\" && exec \"$3\" --exact \"$4\" --ignored --nocapture";
+    let namespaces = if rustix::process::getuid().is_root() { "-m" } else { "-rm" };
+    let run = Command::new("unshare")
+        .args([namespaces, "sh", "-c", script, "sh", size])
+        .arg(dir)
+        .arg(std::env::current_exe().unwrap())
+        .arg(test)
+        .env("CAUSEWAY_TEST_DIR", dir)
+        .output()
+        .unwrap();
+    let out = String::from_utf8_lossy(&run.stdout);
+    assert!(
+        run.status.success() && out.contains("1 passed"),
+        "{out}\n{}",
+        String::from_utf8_lossy(&run.stderr)
+    );
+}
