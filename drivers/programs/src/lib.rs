@@ -1,6 +1,7 @@
 //! What the executables share. Each program's `main` starts logging, parses, calls in here, and maps the result to an
 //! exit code.
 
+pub mod admin;
 pub mod driver;
 pub mod host;
 pub mod start;

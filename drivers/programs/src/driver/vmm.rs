@@ -64,18 +64,8 @@ impl Ids {
 /// # Errors
 /// The journal can't be opened, or standard input fails.
 pub async fn serve(config: Config) -> anyhow::Result<()> {
-    let out = Out::start();
     let (journal, unfinished) = config.open_journal("vmm")?;
-    let driver = Rc::new(Driver {
-        turns: Rc::new(Turns::new(config.options.threads, config.options.parallel)),
-        places: config.places(),
-        front: Front::new()?,
-        oned: config.oned(),
-        journal,
-        out,
-        ids: Ids::new(),
-        config,
-    });
+    let driver = Rc::new(Driver::new(config, journal)?);
     let mut lines = Lines::new(tokio::io::stdin());
     let mut unfinished = Some(unfinished);
     while let Some(line) = lines.next().await? {
@@ -104,7 +94,29 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The plan of one request, for nobody to run. Hosts are asked only for what they are able to.
+///
+/// # Errors
+/// As the driver's answer would be.
+pub async fn dry_run(config: Config, request: &Request) -> anyhow::Result<Plan> {
+    let driver = Driver::new(config, Journal::none())?;
+    Ok(driver.plan(request, &mut None).await?)
+}
+
 impl Driver {
+    fn new(config: Config, journal: Journal) -> anyhow::Result<Self> {
+        Ok(Driver {
+            turns: Rc::new(Turns::new(config.options.threads, config.options.parallel)),
+            places: config.places(),
+            front: Front::new()?,
+            oned: config.oned(),
+            out: Out::start(),
+            ids: Ids::new(),
+            journal,
+            config,
+        })
+    }
+
     /// Takes a request in; what happens to it, happens later. Never blocks: oned must not wait for a write.
     fn accept(self: &Rc<Self>, request: Request) {
         // Entered at once: a DRIVER_CANCEL on the next line must find it.
