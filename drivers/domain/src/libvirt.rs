@@ -28,7 +28,7 @@ use std::time::Duration;
 use causeway_core::names::DeployId;
 use virt::connect::Connect;
 
-use crate::calls::{Calls, NoAnswer};
+use crate::calls::{self, Calls, NoAnswer};
 use crate::error::{Cause, Code, DomainError, Operation};
 
 use link::Link;
@@ -68,7 +68,7 @@ impl Default for Deadlines {
 pub struct Libvirt {
     uri: String,
     deadlines: Deadlines,
-    calls: Arc<Calls>,
+    calls: Calls,
     link: Mutex<Arc<Link>>,
 }
 
@@ -89,7 +89,7 @@ impl Libvirt {
     pub fn connect_with(uri: &str, deadlines: Deadlines) -> Result<Self, DomainError> {
         link::start_events();
         let libvirt =
-            Libvirt { uri: uri.to_owned(), deadlines, calls: Arc::default(), link: Mutex::default() };
+            Libvirt { uri: uri.to_owned(), deadlines, calls: Calls::default(), link: Mutex::default() };
         libvirt.read(Operation::Connect, uri, |_| Ok(()))?;
         Ok(libvirt)
     }
@@ -111,7 +111,7 @@ impl Libvirt {
             let old = std::mem::take(&mut *link);
             drop(link);
             // Closing asks the daemon once more, and may hang like the call did.
-            self.calls.leave(move || drop(old));
+            calls::leave(move || drop(old));
         }
     }
 
@@ -167,12 +167,12 @@ impl Libvirt {
         }
         let fail = |cause| DomainError::new(operation, object, cause);
         self.check_hanging().map_err(fail)?;
-        let (uri, calls) = (self.uri.clone(), self.calls.clone());
+        let uri = self.uri.clone();
         let answer = self.calls.run(deadline, move || {
             let connection = link::open(&uri)?;
             let answer = work(&connection);
             // An answer must not wait for the goodbye.
-            calls.leave(move || drop(connection));
+            calls::leave(move || drop(connection));
             answer
         });
         flatten(answer, deadline).map_err(fail)
@@ -234,4 +234,39 @@ fn flatten<T>(answer: Result<Result<T, Cause>, NoAnswer>, deadline: Duration) ->
 /// A C string; the binding would panic on a zero byte.
 fn c_string(what: &str, text: &str) -> Result<CString, Cause> {
     CString::new(text).map_err(|_| Cause::Input(format!("{what} holds a zero byte")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hypervisor::Hypervisor;
+    use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn calls_that_hang_are_bounded_and_end_with_their_daemon() {
+        link::start_events();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("libvirt-sock");
+        // It accepts in the kernel's queue, and never speaks.
+        let silent = UnixListener::bind(&path).unwrap();
+        let call = Duration::from_millis(20);
+        let host = Libvirt {
+            uri: format!("qemu+unix:///system?socket={}", path.display()),
+            deadlines: Deadlines { call, ..Deadlines::default() },
+            calls: Calls::default(),
+            link: Mutex::default(),
+        };
+        let id: DeployId = "one-7".parse().unwrap();
+        let ask = || host.lookup(&id).unwrap_err();
+        for _ in 0..HANGING_LIMIT {
+            assert_eq!(ask().cause, Cause::Silent(call));
+        }
+        assert_eq!(ask().cause, Cause::Saturated(HANGING_LIMIT));
+        drop(silent);
+        while host.calls.hanging() > 0 {
+            std::thread::yield_now();
+        }
+        // On a busy machine even a refusal may come too late for so short a deadline.
+        while ask().code() != Some(Code::Connection) {}
+    }
 }

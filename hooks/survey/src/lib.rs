@@ -3,7 +3,7 @@
 //! * [`guest`]: what the guest is, and how much of its memory is not zero;
 //! * [`curve`]: how many distinct pages it makes dirty within intervals of several lengths;
 //! * [`path`]: what the way from host to host carries, by a short and bounded trial;
-//! * [`facts`]: all of it in the form that `causeway-predict` takes.
+//! * [`mod@facts`]: all of it in the form that `causeway-predict` takes.
 //!
 //! Every measurement says how far off it may be, and every one is bounded: in time, in bytes, and in what it costs the
 //! guest. Nothing here may run while the guest migrates.

@@ -8,7 +8,7 @@ use virt::connect::Connect;
 use virt::sys;
 
 use super::{Libvirt, c_string, describe, flatten, link};
-use crate::calls::NoAnswer;
+use crate::calls::{self, NoAnswer};
 use crate::error::{Cause, Code, DomainError, Operation};
 use crate::ffi::{self, TypedParams};
 use crate::hypervisor::Hypervisor;
@@ -23,7 +23,7 @@ impl Libvirt {
         let params = Params::of(request).map_err(fail)?;
         let destination = c_string("destination", &request.destination).map_err(fail)?;
         let work = {
-            let (uri, link, calls) = (self.uri.clone(), self.link(), self.calls.clone());
+            let (uri, link) = (self.uri.clone(), self.link());
             let shared = self.shares_one_connection();
             let (id, drive, flags) = (id.clone(), request.drive, request.flags());
             move || {
@@ -33,7 +33,7 @@ impl Libvirt {
                 };
                 let (answer, peer) = start(&own, &id, drive, &destination, &params, flags);
                 // An answer must not wait for two goodbyes.
-                calls.leave(move || drop((own, peer)));
+                calls::leave(move || drop((own, peer)));
                 answer
             }
         };

@@ -41,40 +41,39 @@ fn is(name: &str, known: &CStr) -> bool {
 }
 
 fn number_slot<'s>(stats: &'s mut JobStats, name: &str) -> Option<&'s mut Option<u64>> {
-    let slots = [
-        (sys::VIR_DOMAIN_JOB_TIME_ELAPSED, &mut stats.time_elapsed_ms),
-        (sys::VIR_DOMAIN_JOB_TIME_ELAPSED_NET, &mut stats.time_elapsed_net_ms),
-        (sys::VIR_DOMAIN_JOB_TIME_REMAINING, &mut stats.time_remaining_ms),
-        (sys::VIR_DOMAIN_JOB_DOWNTIME, &mut stats.downtime_ms),
-        (sys::VIR_DOMAIN_JOB_DOWNTIME_NET, &mut stats.downtime_net_ms),
-        (sys::VIR_DOMAIN_JOB_SETUP_TIME, &mut stats.setup_time_ms),
-        (sys::VIR_DOMAIN_JOB_DATA_TOTAL, &mut stats.data_total),
-        (sys::VIR_DOMAIN_JOB_DATA_PROCESSED, &mut stats.data_processed),
-        (sys::VIR_DOMAIN_JOB_DATA_REMAINING, &mut stats.data_remaining),
-        (sys::VIR_DOMAIN_JOB_MEMORY_TOTAL, &mut stats.memory_total),
-        (sys::VIR_DOMAIN_JOB_MEMORY_PROCESSED, &mut stats.memory_processed),
-        (sys::VIR_DOMAIN_JOB_MEMORY_REMAINING, &mut stats.memory_remaining),
-        (sys::VIR_DOMAIN_JOB_MEMORY_CONSTANT, &mut stats.memory_constant),
-        (sys::VIR_DOMAIN_JOB_MEMORY_NORMAL, &mut stats.memory_normal),
-        (sys::VIR_DOMAIN_JOB_MEMORY_NORMAL_BYTES, &mut stats.memory_normal_bytes),
-        (sys::VIR_DOMAIN_JOB_MEMORY_BPS, &mut stats.memory_bps),
-        (sys::VIR_DOMAIN_JOB_MEMORY_DIRTY_RATE, &mut stats.memory_dirty_rate),
-        (sys::VIR_DOMAIN_JOB_MEMORY_PAGE_SIZE, &mut stats.memory_page_size),
-        (sys::VIR_DOMAIN_JOB_MEMORY_ITERATION, &mut stats.memory_iteration),
-        (sys::VIR_DOMAIN_JOB_MEMORY_POSTCOPY_REQS, &mut stats.memory_postcopy_requests),
-        (sys::VIR_DOMAIN_JOB_DISK_TOTAL, &mut stats.disk_total),
-        (sys::VIR_DOMAIN_JOB_DISK_PROCESSED, &mut stats.disk_processed),
-        (sys::VIR_DOMAIN_JOB_DISK_REMAINING, &mut stats.disk_remaining),
-        (sys::VIR_DOMAIN_JOB_DISK_BPS, &mut stats.disk_bps),
-        (sys::VIR_DOMAIN_JOB_COMPRESSION_CACHE, &mut stats.compression_cache),
-        (sys::VIR_DOMAIN_JOB_COMPRESSION_BYTES, &mut stats.compression_bytes),
-        (sys::VIR_DOMAIN_JOB_COMPRESSION_PAGES, &mut stats.compression_pages),
-        (sys::VIR_DOMAIN_JOB_COMPRESSION_CACHE_MISSES, &mut stats.compression_cache_misses),
-        (sys::VIR_DOMAIN_JOB_COMPRESSION_OVERFLOW, &mut stats.compression_overflow),
-        (sys::VIR_DOMAIN_JOB_VFIO_DATA_TRANSFERRED, &mut stats.vfio_data_transferred),
-    ];
-    let found = slots.into_iter().find(|(known, _)| is(name, known));
-    found.map(|(_, slot)| slot)
+    Some(match name {
+        "time_elapsed" => &mut stats.time_elapsed_ms,
+        "time_elapsed_net" => &mut stats.time_elapsed_net_ms,
+        "time_remaining" => &mut stats.time_remaining_ms,
+        "downtime" => &mut stats.downtime_ms,
+        "downtime_net" => &mut stats.downtime_net_ms,
+        "setup_time" => &mut stats.setup_time_ms,
+        "data_total" => &mut stats.data_total,
+        "data_processed" => &mut stats.data_processed,
+        "data_remaining" => &mut stats.data_remaining,
+        "memory_total" => &mut stats.memory_total,
+        "memory_processed" => &mut stats.memory_processed,
+        "memory_remaining" => &mut stats.memory_remaining,
+        "memory_constant" => &mut stats.memory_constant,
+        "memory_normal" => &mut stats.memory_normal,
+        "memory_normal_bytes" => &mut stats.memory_normal_bytes,
+        "memory_bps" => &mut stats.memory_bps,
+        "memory_dirty_rate" => &mut stats.memory_dirty_rate,
+        "memory_page_size" => &mut stats.memory_page_size,
+        "memory_iteration" => &mut stats.memory_iteration,
+        "memory_postcopy_requests" => &mut stats.memory_postcopy_requests,
+        "disk_total" => &mut stats.disk_total,
+        "disk_processed" => &mut stats.disk_processed,
+        "disk_remaining" => &mut stats.disk_remaining,
+        "disk_bps" => &mut stats.disk_bps,
+        "compression_cache" => &mut stats.compression_cache,
+        "compression_bytes" => &mut stats.compression_bytes,
+        "compression_pages" => &mut stats.compression_pages,
+        "compression_cache_misses" => &mut stats.compression_cache_misses,
+        "compression_overflow" => &mut stats.compression_overflow,
+        "vfio_data_transferred" => &mut stats.vfio_data_transferred,
+        _ => return None,
+    })
 }
 
 fn phase(kind: c_int) -> JobPhase {
@@ -129,6 +128,48 @@ mod tests {
             ..JobStats::default()
         };
         assert_eq!(stats, expected);
+    }
+
+    #[test]
+    fn every_number_of_the_header_has_its_field() {
+        let names = [
+            sys::VIR_DOMAIN_JOB_TIME_ELAPSED,
+            sys::VIR_DOMAIN_JOB_TIME_ELAPSED_NET,
+            sys::VIR_DOMAIN_JOB_TIME_REMAINING,
+            sys::VIR_DOMAIN_JOB_DOWNTIME,
+            sys::VIR_DOMAIN_JOB_DOWNTIME_NET,
+            sys::VIR_DOMAIN_JOB_SETUP_TIME,
+            sys::VIR_DOMAIN_JOB_DATA_TOTAL,
+            sys::VIR_DOMAIN_JOB_DATA_PROCESSED,
+            sys::VIR_DOMAIN_JOB_DATA_REMAINING,
+            sys::VIR_DOMAIN_JOB_MEMORY_TOTAL,
+            sys::VIR_DOMAIN_JOB_MEMORY_PROCESSED,
+            sys::VIR_DOMAIN_JOB_MEMORY_REMAINING,
+            sys::VIR_DOMAIN_JOB_MEMORY_CONSTANT,
+            sys::VIR_DOMAIN_JOB_MEMORY_NORMAL,
+            sys::VIR_DOMAIN_JOB_MEMORY_NORMAL_BYTES,
+            sys::VIR_DOMAIN_JOB_MEMORY_BPS,
+            sys::VIR_DOMAIN_JOB_MEMORY_DIRTY_RATE,
+            sys::VIR_DOMAIN_JOB_MEMORY_PAGE_SIZE,
+            sys::VIR_DOMAIN_JOB_MEMORY_ITERATION,
+            sys::VIR_DOMAIN_JOB_MEMORY_POSTCOPY_REQS,
+            sys::VIR_DOMAIN_JOB_DISK_TOTAL,
+            sys::VIR_DOMAIN_JOB_DISK_PROCESSED,
+            sys::VIR_DOMAIN_JOB_DISK_REMAINING,
+            sys::VIR_DOMAIN_JOB_DISK_BPS,
+            sys::VIR_DOMAIN_JOB_COMPRESSION_CACHE,
+            sys::VIR_DOMAIN_JOB_COMPRESSION_BYTES,
+            sys::VIR_DOMAIN_JOB_COMPRESSION_PAGES,
+            sys::VIR_DOMAIN_JOB_COMPRESSION_CACHE_MISSES,
+            sys::VIR_DOMAIN_JOB_COMPRESSION_OVERFLOW,
+            sys::VIR_DOMAIN_JOB_VFIO_DATA_TRANSFERRED,
+        ];
+        let mut stats = JobStats::default();
+        for (value, name) in (0..).zip(names) {
+            let slot = number_slot(&mut stats, name.to_str().unwrap());
+            let slot = slot.unwrap_or_else(|| panic!("{name:?}"));
+            assert_eq!(slot.replace(value), None, "{name:?} shares a field");
+        }
     }
 
     #[test]
