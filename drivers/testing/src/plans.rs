@@ -97,7 +97,8 @@ impl Maker {
 
     /// The guest ended on the source.
     pub fn stop(&self) -> Step {
-        let step = self.slot("shutdown", self.on(&self.source), ["vmm", "kvm", "shutdown"], &[self.id.as_str()]);
+        let step =
+            self.slot("shutdown", self.on(&self.source), ["vmm", "kvm", "shutdown"], &[self.id.as_str()]);
         step.reaching(self.gone(&self.source)).long()
     }
 
@@ -119,7 +120,10 @@ impl Maker {
     pub fn deploy(&self) -> Plan {
         let here = self.on(&self.source);
         let make = Work::MakeDir { path: named("/var/lib/one/datastores/0/7") };
-        let write = Work::WriteFile { path: named("/var/lib/one/datastores/0/7/vm.xml"), input: "envelope".to_owned() };
+        let write = Work::WriteFile {
+            path: named("/var/lib/one/datastores/0/7/vm.xml"),
+            input: "envelope".to_owned(),
+        };
         let steps = vec![
             self.slot("context", Place::FrontEnd, ["tm", "shared", "context"], &[]),
             self.pre("vxlan", &self.source),
