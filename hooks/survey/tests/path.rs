@@ -21,7 +21,9 @@ fn both_sides_agree_on_what_arrived() {
     let serving = thread::spawn(move || sink.serve());
     let sent = send(address, &token, limits()).unwrap();
     let counted = serving.join().unwrap().unwrap();
-    assert_eq!((sent.bytes, sent.rate), (counted.bytes, counted.rate));
+    assert_eq!(sent.bytes, counted.bytes);
+    // JSON may cost a rate its last bit.
+    assert!((sent.rate / counted.rate - 1.0).abs() < 1e-12);
     assert!(sent.bytes > 0 && sent.bytes <= limits().bytes);
     assert!(sent.rate > 0.0 && sent.cv.is_finite());
     assert!(sent.rtt_s > 0.0, "the source measures the round trip");
