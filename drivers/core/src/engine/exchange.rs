@@ -113,7 +113,9 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
                                 progress.fail(first + at, step);
                             }
                             if step.on_failure == OnFailure::Stop {
-                                return Err(stop(failure, begun, end.owner == Owner::Foreign));
+                                let stop = stop(failure, begun, end.owner == Owner::Foreign);
+                                self.hear_out(plan, &mut talk).await;
+                                return Err(stop);
                             }
                         }
                     }
@@ -142,6 +144,19 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
                     progress.doubt(first + at..first + steps.len());
                     return Err(stop(lost(&head.place), true, false));
                 }
+            }
+        }
+    }
+
+    /// Listens on to the end of an exchange that has failed. Left unheard, that end would be taken for the end of the
+    /// request's next exchange on the same session, whose step would then be run again.
+    async fn hear_out(&self, plan: &Plan, talk: &mut Conversation) {
+        talk.allow(Duration::ZERO);
+        while let Heard::Event(event) = talk.hear().await {
+            match event {
+                FromResident::End { .. } => return,
+                FromResident::Log { severity, text, .. } => self.tell(plan, severity, &text),
+                _ => {}
             }
         }
     }
