@@ -239,7 +239,9 @@ impl<'a> Builder<'a> {
             input::BACKUP => {
                 let datastore = self.envelope.datastore_xml().unwrap_or_default();
                 let vm = self.envelope.vm_xml();
-                Input::new(format!("<DS_DRIVER_ACTION_DATA>{datastore}{vm}</DS_DRIVER_ACTION_DATA>"))
+                Input::new(format!(
+                    "<DS_DRIVER_ACTION_DATA>\n  {datastore}\n  {vm}\n</DS_DRIVER_ACTION_DATA>\n"
+                ))
             }
             _ => return None,
         })
@@ -259,10 +261,8 @@ fn local_form(input: &str) -> &str {
     }
 }
 
-/// The stock driver's here-document ends every text with one line feed.
+/// The stock driver's here-document ends every text with one line feed more than it has.
 fn with_line_feed(mut bytes: Vec<u8>) -> Vec<u8> {
-    if bytes.last() != Some(&b'\n') {
-        bytes.push(b'\n');
-    }
+    bytes.push(b'\n');
     bytes
 }
