@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use causeway_core::names::DeployId;
-use causeway_domain::Libvirt;
+use causeway_domain::{Hypervisor, Libvirt};
 use causeway_predict::tuning::Tuning;
 use causeway_survey::curve::{self, DirtyCurve, dirty_curve};
 use causeway_survey::guest::{GuestFacts, guest_facts};
@@ -42,6 +42,14 @@ enum Command {
     Send {
         /// The sink.
         address: SocketAddr,
+    },
+    /// On the destination: what libvirt measured of the guest's last migration.
+    Job {
+        /// UUID or one-<VM id>.
+        id: DeployId,
+        /// libvirt on this host.
+        #[arg(long, default_value = "qemu:///system")]
+        uri: String,
     },
     /// Prints a new token for one trial.
     Token,
@@ -81,6 +89,7 @@ pub fn run(arguments: Survey) -> anyhow::Result<ExitCode> {
             let curve = dirty_curve(&libvirt, &id, guest.emulator, guest.ram_bytes, &plan)?;
             super::print_json(&Guest { guest, curve })?;
         }
+        Command::Job { id, uri } => super::print_json(&Libvirt::connect(&uri)?.completed_job(&id)?)?,
         Command::Sink { address } => {
             let sink = Sink::bind(address, token()?, Limits::default())?;
             // Whoever started this waits for the address: with port 0 only the kernel knew it.

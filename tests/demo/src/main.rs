@@ -1,0 +1,57 @@
+//! `causeway-demo`: one guest's road through everything there is, on real libvirt, QEMU, sshd and VXLAN.
+//!
+//! It plays oned to our driver processes. Two hosts and a front-end are started in namespaces; a guest that writes its
+//! memory at a known rate is deployed, surveyed, its migration predicted and then made, watched from outside; its
+//! memory is checked by its own verifier; and everything is taken down and looked for once more.
+
+mod guest;
+mod lab;
+mod road;
+mod table;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use clap::Parser;
+
+/// Deploys a guest, predicts its live migration, makes it, measures it from outside, and tears everything down.
+#[derive(Parser)]
+#[command(version)]
+pub struct Arguments {
+    /// How often the guest moves, there and back in turn.
+    #[arg(long, default_value_t = 1)]
+    moves: u32,
+    /// Rate of the cables between the hosts, Mbit per second; 0 leaves them as fast as this machine is.
+    #[arg(long, default_value_t = 400)]
+    link: u32,
+    /// Where the results go: tables and the page with the picture of the silence.
+    #[arg(long, default_value = "demo-results")]
+    output: PathBuf,
+    /// The lab's directory; caches stay there between runs.
+    #[arg(long, env = "LAB", default_value = "/var/tmp/causeway-demo")]
+    lab: PathBuf,
+    /// Set by the program itself once the lab stands: the observer sits between the hosts.
+    #[arg(long, hide = true)]
+    inside: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        // Without a handler the program would die at the signal and leave the lab standing.
+        if signal_hook::flag::register(signal, Arc::clone(&stop)).is_err() {
+            return ExitCode::FAILURE;
+        }
+    }
+    let result = if arguments.inside { road::travel(&arguments, &stop) } else { lab::around(&arguments, &stop) };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("causeway-demo: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
