@@ -1,23 +1,34 @@
 //! Requests as oned 7.4 sent them, read by our parsers; and what the stock driver made of them, written by ours.
 
 // clippy.toml allows unwrapping in tests, but takes only `#[test]` functions for tests, not what they call.
-#![expect(clippy::unwrap_used)]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing)]
 
+use std::collections::VecDeque;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use causeway_core::document::{self, Envelope, VmDocument, reduced_vm};
-use causeway_core::names::VmId;
+use causeway_core::protocol::{Action, LineReader, Message, Request};
 
 fn data(kind: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(kind)
 }
 
+/// A recorded line, read as a driver reads it.
+fn message(name: &str) -> Request {
+    let bytes = fs::read(data("requests").join(format!("{name}.line"))).unwrap();
+    let mut lines = VecDeque::new();
+    LineReader::default().feed(&bytes, &mut lines);
+    assert_eq!(lines.len(), 1, "{name}");
+    match Message::parse(&lines[0]) {
+        Some(Message::Request(request)) => request,
+        other => panic!("{name}: {other:?}"),
+    }
+}
+
 /// The document of a recorded request line.
 fn request(name: &str) -> Vec<u8> {
-    let line = fs::read(data("requests").join(format!("{name}.line"))).unwrap();
-    let payload = line.rsplit(|b| *b == b' ').next().unwrap();
-    document::decode(payload).unwrap()
+    message(name).document().unwrap()
 }
 
 fn envelope(name: &str) -> Envelope {
@@ -37,9 +48,9 @@ fn every_recorded_request_is_read_without_a_fault() {
         let path = entry.unwrap().path();
         let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
         let envelope = envelope(&name);
-        let line = fs::read_to_string(&path).unwrap();
-        let id: VmId = line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap();
-        assert_eq!(envelope.vm.id, id, "{name}");
+        let message = message(&name);
+        assert_eq!(envelope.vm.id, message.vm, "{name}");
+        assert!(!matches!(message.action, Action::Other(_)), "{name}");
         assert!(envelope.datastore.is_some(), "{name}");
         seen += 1;
     }
@@ -165,6 +176,7 @@ fn network_steps_get_the_bytes_that_stock_gives_them() {
         ("deploy-qcow2", "vnm_ovswitch_vxlan_pre.base64"),
         ("deploy-qcow2", "vnm_ovswitch_vxlan_post.base64"),
         ("save", "vnm_ovswitch_vxlan_clean.base64"),
+        ("updatesg", "vnm_ovswitch_vxlan_update_sg.base64"),
     ] {
         let ours = String::from_utf8(reduced_vm(&envelope(request))).unwrap();
         assert_eq!(ours, String::from_utf8(stdin(step)).unwrap(), "{step}");

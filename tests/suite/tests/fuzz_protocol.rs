@@ -37,7 +37,10 @@ fn answer(message: &Message) {
     let prefix = format!("{action} FAILURE {vm} ");
     for reply in [Reply::failure(action.clone(), vm, &reason), Reply::failure(action, vm, reason).about(7)] {
         let line = reply.render();
-        assert!(line.starts_with(&prefix) && line.ends_with('\n') && line.matches('\n').count() == 1, "{line:?}");
+        assert!(
+            line.starts_with(&prefix) && line.ends_with('\n') && line.matches('\n').count() == 1,
+            "{line:?}"
+        );
         let payload = line.strip_prefix(&prefix).unwrap_or_default();
         assert!(!payload.starts_with('-') && !payload.trim().is_empty(), "{line:?}");
     }

@@ -28,7 +28,7 @@ pub struct Limits {
 impl Limits {
     /// For what oned and libvirt send. The largest recorded envelope has 12 KiB and 420 nodes, six deep; this leaves
     /// room for VMs with hundreds of interfaces, rules and snapshots.
-    pub const DEFAULT: Limits = Limits { bytes: 8 << 20, depth: 64, nodes: 400_000, attributes: 64 };
+    pub const DEFAULT: Limits = Limits { bytes: 8 << 20, depth: 64, nodes: 200_000, attributes: 64 };
 }
 
 /// Why a document was refused.

@@ -1,6 +1,6 @@
 //! The `VM` document: inside a request, alone on the standard input of a step, or reduced for a network driver.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::disk::{Disk, device};
@@ -198,13 +198,9 @@ impl VmDocument {
     pub fn vn_mads(&self) -> Vec<DriverName> {
         let pcis = self.pcis.iter().filter_map(|pci| pci.nic.as_ref());
         let all = self.nics.iter().chain(&self.aliases).chain(pcis);
-        let mut names: Vec<DriverName> = Vec::new();
-        for name in all.filter_map(|nic| nic.vn_mad.as_ref()) {
-            if !names.contains(name) {
-                names.push(name.clone());
-            }
-        }
-        names
+        let mut seen = BTreeSet::new();
+        let mads = all.filter_map(|nic| nic.vn_mad.as_ref());
+        mads.filter(|name| seen.insert(*name)).cloned().collect()
     }
 
     /// The disk being plugged or unplugged.
