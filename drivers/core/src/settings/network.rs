@@ -112,7 +112,8 @@ impl NetworkConf {
     /// The stock driver falls back to its defaults when the file is broken; we do not guess what it was to say.
     ///
     /// # Errors
-    /// [`SettingsError`] for a file that is not YAML or beyond the limits of [`yaml`], and for a malformed value.
+    /// [`SettingsError`] for a file that is not YAML, or beyond 64 KiB, 8 levels, 10 000 nodes or 16 aliases, and
+    /// for a malformed value.
     pub fn parse(file: &str, text: &str) -> Result<Self, SettingsError> {
         let root = match yaml::parse(file, text)? {
             Value::Null => return Ok(NetworkConf::default()),
