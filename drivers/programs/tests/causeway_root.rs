@@ -337,7 +337,7 @@ fn it_links_only_what_it_needs() {
     let known = |name: &&str| {
         ["libc.so", "libgcc_s.so", "linux-vdso.so", "ld-linux", "libm.so"].iter().any(|k| name.contains(k))
     };
-    assert!(libraries.iter().all(|name| known(name)), "{libraries:?}");
+    assert!(libraries.iter().all(known), "{libraries:?}");
 }
 
 #[test]
