@@ -6,5 +6,6 @@ pub mod front_end;
 pub mod oned;
 pub mod programs;
 pub mod recorded;
+pub mod replay;
 pub mod request;
 pub mod xml;

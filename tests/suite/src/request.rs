@@ -10,6 +10,9 @@ pub mod guest;
 
 pub use guest::Guest;
 
+/// oned's `LCM_STATE` of a VM without a guest whose backup is made; with a guest it is 69, which calls the live verbs.
+const BACKUP_POWEROFF: &str = "70";
+
 /// One request.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -63,11 +66,18 @@ impl Request {
 
     fn like(exchange: &Exchange) -> Result<Request, SuiteError> {
         let all = scenarios()?;
+        let first_step = |e: &Exchange| e.steps().into_iter().next().map(|(name, _)| name);
         let same = |e: &&Exchange| e.action == exchange.action && matches!(e.payload, Payload::Whole(_));
-        // Scenarios of this kind of datastore are the ones whose payloads tend to be left out.
-        let usual = |e: &&Exchange| e.scenario.starts_with("k-qcow2-") || e.scenario.starts_with("k-vmm-");
+        // A CLEANUP without a guest begins with another step than one with a guest.
+        let alike = |e: &&Exchange| first_step(e) == first_step(exchange);
+        // Those whose payloads were left out are of one NIC and of this kind of datastore.
+        let usual = |e: &&Exchange| {
+            e.scenario.starts_with("k-qcow2-")
+                || e.scenario.starts_with("k-vmm-") && !e.scenario.starts_with("k-vmm-02")
+        };
         let candidates = || all.iter().flat_map(|s| &s.exchanges).filter(same);
-        let model = candidates().find(usual).or_else(|| candidates().next());
+        let close = || candidates().filter(alike);
+        let model = close().find(usual).or_else(|| close().next()).or_else(|| candidates().next());
         let none =
             || SuiteError::recording(&exchange.scenario, format!("no {} to model on", exchange.action));
         let model = model.ok_or_else(none)?;
@@ -87,6 +97,9 @@ impl Request {
             _ => request.text("HOST").to_owned(),
         };
         request.set("VM/HISTORY_RECORDS/HISTORY/HOSTNAME", &host)?;
+        if exchange.action == "BACKUP" && first_step(exchange).is_some_and(|step| step == "prebackup") {
+            request.set("VM/LCM_STATE", BACKUP_POWEROFF)?;
+        }
         Ok(request)
     }
 
