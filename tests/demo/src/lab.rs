@@ -79,8 +79,8 @@ impl Lab {
         }
         let output = child.wait_with_output()?;
         if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            bail!("lab.sh {}: {} {}", words.join(" "), output.status, said.trim());
+            let said = [output.stdout, output.stderr].concat();
+            bail!("lab.sh {}: {} {}", words.join(" "), output.status, String::from_utf8_lossy(&said).trim());
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
@@ -141,7 +141,8 @@ fn enter(lab: &Lab, arguments: &Arguments, stop: &AtomicBool) -> anyhow::Result<
     let program = std::env::current_exe()?.display().to_string();
     let output = std::path::absolute(&arguments.output)?.display().to_string();
     let (moves, directory) = (arguments.moves.to_string(), lab.directory().display().to_string());
-    let words = ["exec", "fab", &program, "--inside", "--moves", &moves, "--output", &output, "--lab", &directory];
+    let words =
+        ["exec", "fab", &program, "--inside", "--moves", &moves, "--output", &output, "--lab", &directory];
     let mut child = lab.command(&words).spawn()?;
     // Ctrl-C reaches the child by itself: it ends the road properly, and this side goes on to stop the lab.
     let status = child.wait()?;

@@ -46,7 +46,8 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    let result = if arguments.inside { road::travel(&arguments, &stop) } else { lab::around(&arguments, &stop) };
+    let result =
+        if arguments.inside { road::travel(&arguments, &stop) } else { lab::around(&arguments, &stop) };
     match result {
         Ok(code) => code,
         Err(error) => {

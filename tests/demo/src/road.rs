@@ -71,13 +71,16 @@ pub fn travel(arguments: &Arguments, stop: &AtomicBool) -> anyhow::Result<ExitCo
 fn start_driver(lab: &Lab) -> anyhow::Result<Oned> {
     say("starting the driver process in oned's place: the `qemu` entry, ARGUMENTS \"-t 15 -r 0 kvm\"");
     let words = lab.words(&["one", "fe", &format!("{PROGRAMS}/causeway-vmm"), "\"$@\""]);
-    let quoted: Vec<String> = words.iter().map(|w| if w == "\"$@\"" { w.clone() } else { quote(w) }).collect();
+    let quoted: Vec<String> =
+        words.iter().map(|w| if w == "\"$@\"" { w.clone() } else { quote(w) }).collect();
     let script = lab.directory().join("driver.sh");
     fs::write(&script, format!("#!/bin/sh\nexec {}\n", quoted.join(" ")))?;
     let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     fs::set_permissions(&script, executable)?;
     let mut oned = Oned::start(&Nest::new(&script, "-t 15 -r 0 kvm", lab.directory()))?;
     let took = oned.init()?;
+    // It has long been replaced by the driver.
+    fs::remove_file(&script)?;
     println!("   INIT SUCCESS after {}", readable(took));
     Ok(oned)
 }
@@ -152,7 +155,10 @@ fn deploy(lab: &Lab, vm: &Guest, oned: &mut Oned) -> anyhow::Result<()> {
 
 /// Measures the guest and the path, and foretells the move.
 fn foretell(lab: &Lab, vm: &Guest, from: usize, to: usize) -> anyhow::Result<Estimate> {
-    say(&format!("survey on {}: the guest's memory and how fast it writes it; the path to {}", HOSTS[from], HOSTS[to]));
+    say(&format!(
+        "survey on {}: the guest's memory and how fast it writes it; the path to {}",
+        HOSTS[from], HOSTS[to]
+    ));
     let causeway = format!("{PROGRAMS}/causeway");
     let guest = lab.run(&["one", HOSTS[from], &causeway, "survey", "guest", &vm.uuid])?;
     let path = probe_path(lab, from, to)?;
@@ -226,7 +232,8 @@ fn measure(
         return Err(error);
     }
     if !report.is_complete() {
-        let why = report.stopped.as_ref().map_or_else(|| "the move was not made".to_owned(), ToString::to_string);
+        let why =
+            report.stopped.as_ref().map_or_else(|| "the move was not made".to_owned(), ToString::to_string);
         bail!("{why}");
     }
     println!("   the picture of the silence: {}", output.join("index.html").display());
@@ -241,9 +248,8 @@ fn plan(lab: &Lab, vm: &Guest, from: usize, to: usize, output: &Path) -> String 
     };
     let tcpdump = ["-Q", "in", "-s", "64", "-U", "--immediate-mode", "-w", "-"];
     let tap = format!("one-{}-0", vm.vm);
-    let on_tap = |host: &str| {
-        argv(lab.words(&[&["exec", host, "tcpdump", "-i", &tap][..], &tcpdump[..]].concat()))
-    };
+    let on_tap =
+        |host: &str| argv(lab.words(&[&["exec", host, "tcpdump", "-i", &tap][..], &tcpdump[..]].concat()));
     let observer = format!("obs{VNI}");
     let at_observer: Vec<String> =
         ["tcpdump", "-i", &observer].iter().chain(&tcpdump).map(|word| (*word).to_owned()).collect();
@@ -254,13 +260,16 @@ fn plan(lab: &Lab, vm: &Guest, from: usize, to: usize, output: &Path) -> String 
          [[moves]]\nfrom = \"{}\"\nto = \"{}\"\n\
          [[probe]]\nkind = \"icmp\"\n[[probe]]\nkind = \"udp\"\nport = 7\n[[probe]]\nkind = \"tcp\"\nport = 7\n\
          [capture]\nmac = \"{mac}\"\nobserver = [{}]\n\
+         [[capture.host]]\nname = \"{}\"\ncommand = [{}]\n\
          [[capture.host]]\nname = \"{}\"\ncommand = [{}]\n",
         output.display().to_string(),
         HOSTS[from],
         HOSTS[to],
         argv(at_observer),
-        HOSTS[from],
-        on_tap(HOSTS[from]),
+        HOSTS[0],
+        on_tap(HOSTS[0]),
+        HOSTS[1],
+        on_tap(HOSTS[1]),
     )
 }
 
@@ -277,7 +286,13 @@ fn account(legs: &[Leg], report: &Report) -> anyhow::Result<()> {
     say("seen from outside");
     let result: &MoveResult = report.moves.first().context("no move was watched")?;
     for (probe, watch) in report.probes.iter().zip(&result.watches) {
-        println!("   {:<10} silent for {}, {} of {} lost", probe.plan.name, readable(watch.silence.length()), watch.lost, watch.asked);
+        println!(
+            "   {:<10} silent for {}, {} of {} lost",
+            probe.plan.name,
+            readable(watch.silence.length()),
+            watch.lost,
+            watch.asked
+        );
     }
     match &result.network {
         Some(Ok(share)) => println!("   the network's share of the silence: {}", readable(share.share())),
@@ -315,9 +330,13 @@ fn nothing_left(lab: &Lab, host: &str, vm: &Guest) -> anyhow::Result<()> {
     let links = lab.run(&["exec", host, "ip", "-br", "link"])?;
     let rules = lab.run(&["exec", host, "nft", "list", "ruleset"])?;
     let directory = vm.directory().display().to_string();
-    let files = lab.run(&["exec", host, "sh", "-c", &format!("ls -A {} 2>/dev/null || :", quote(&directory))])?;
+    let files =
+        lab.run(&["exec", host, "sh", "-c", &format!("ls -A {} 2>/dev/null || :", quote(&directory))])?;
     let qemu = lab.run(&["exec", host, "sh", "-c", "pgrep -a qemu || :"])?;
-    let ours: Vec<&str> = links.lines().filter(|l| l.starts_with("onebr") || l.starts_with("one-") || l.starts_with("eth0.")).collect();
+    let ours: Vec<&str> = links
+        .lines()
+        .filter(|l| l.starts_with("onebr") || l.starts_with("one-") || l.starts_with("eth0."))
+        .collect();
     let left = [domains.trim(), &ours.join("; "), rules.trim(), files.trim(), qemu.trim()].join("");
     if !left.is_empty() {
         bail!("left on {host}: {left}");
@@ -325,4 +344,3 @@ fn nothing_left(lab: &Lab, host: &str, vm: &Guest) -> anyhow::Result<()> {
     println!("   {host}: no domain, link, rule, file or QEMU process is left");
     Ok(())
 }
-

@@ -87,7 +87,11 @@ pub fn judge(legs: &[Leg]) -> anyhow::Result<()> {
         });
         let widest = wide.fold(0.0, f64::max);
         if widest > WIDEST {
-            faults.push(format!("the interval of {} reaches {:.0} % from its middle", row.name, widest * 100.0));
+            faults.push(format!(
+                "the interval of {} reaches {:.0} % from its middle",
+                row.name,
+                widest * 100.0
+            ));
         }
         let outside = legs.iter().filter(|leg| {
             let interval = (row.interval)(&leg.estimate);
@@ -96,7 +100,11 @@ pub fn judge(legs: &[Leg]) -> anyhow::Result<()> {
         let outside = outside.count();
         #[allow(clippy::cast_precision_loss)] // a handful of moves
         if outside as f64 > (legs.len() as f64 * OUTSIDE).max(1.0) {
-            faults.push(format!("{} was outside of its interval in {outside} of {} moves", row.name, legs.len()));
+            faults.push(format!(
+                "{} was outside of its interval in {outside} of {} moves",
+                row.name,
+                legs.len()
+            ));
         }
     }
     if !faults.is_empty() {

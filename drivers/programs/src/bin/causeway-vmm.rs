@@ -20,9 +20,11 @@ fn run() -> anyhow::Result<()> {
     let arguments: Vec<String> =
         std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
     start::clean_nest()?;
-    if arguments.first().is_some_and(|word| word == "worker") {
+    if let [word, _, state] = arguments.as_slice()
+        && word == "worker"
+    {
         start::log_to(None)?;
-        return Ok(front::serve()?);
+        return Ok(front::serve(state.as_ref())?);
     }
     let config = Config::read(&arguments)?;
     start::log_to(config.log_file.as_deref())?;

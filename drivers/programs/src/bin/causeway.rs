@@ -23,7 +23,11 @@ enum Command {
     Plan(plan::Plan),
     /// Reads the front-end's files for `plan`.
     #[command(hide = true)]
-    Worker,
+    Worker {
+        /// Where its locks lie.
+        #[arg(long)]
+        state: std::path::PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -32,7 +36,7 @@ fn main() -> ExitCode {
         Command::Survey(arguments) => survey::run(arguments),
         Command::Measure(arguments) => measure::run(arguments),
         Command::Plan(arguments) => plan::run(&arguments),
-        Command::Worker => front::serve().map(|()| ExitCode::SUCCESS).map_err(Into::into),
+        Command::Worker { state } => front::serve(&state).map(|()| ExitCode::SUCCESS).map_err(Into::into),
     });
     result.unwrap_or_else(|error| {
         eprintln!("causeway: {error:#}");

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use causeway_core::journal::{Journal, Unfinished};
 use causeway_core::plan::Slot;
@@ -12,6 +13,7 @@ use causeway_core::settings::{Causeway, OneConfig, SettingsError, ShellRc, Trans
 use causeway_tm::TmSettings;
 use causeway_vmm::plan::{Deadlines, Drive, Settings};
 
+use super::front::Front;
 use super::oned::Oned;
 use super::places::{Apart, Places};
 
@@ -102,19 +104,28 @@ impl Config {
         opened.map_err(|e| anyhow::Error::new(e).context(format!("journal {}", path.display())))
     }
 
+    /// The children that read the front-end's files.
+    ///
+    /// # Errors
+    /// The program's own path is not known.
+    pub fn front(&self) -> std::io::Result<Rc<Front>> {
+        Ok(Rc::new(Front::new(&self.causeway.journal_dir)?))
+    }
+
     /// The way back to oned.
     pub fn oned(&self) -> Oned {
         Oned::from_environment(&self.var)
     }
 
     /// The places that this process reaches.
-    pub fn places(&self) -> Places {
+    pub fn places(&self, front: Rc<Front>) -> Places {
         let client = self.causeway.ssh.display().to_string();
         let deadline = self.causeway.deadlines.connect.duration();
         Places {
             hosts: Hosts::new(Ssh::kept(&client, &self.resident(false), deadline)),
             delegated: Ssh::delegated(&client, &self.resident(true), deadline),
             remotes: self.remotes.clone(),
+            front,
             apart: Apart::default(),
         }
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
+use std::path::Path;
 use std::time::Duration;
 
 use causeway_core::answer::{Failure, Kind};
@@ -13,6 +14,8 @@ use causeway_core::reach::worker::{self, Workers};
 use causeway_tm::front::{Limits, read_sources};
 use causeway_tm::plan::Source;
 use serde::{Deserialize, Serialize};
+
+use crate::storage::Transfer;
 
 /// The largest deployment file or transfer script that is read.
 const FILE_LIMIT: u64 = 8 << 20;
@@ -28,6 +31,7 @@ const WORKERS: usize = 2;
 enum Request {
     Read(DiskPath),
     Sources(BTreeMap<InputName, Source>),
+    Transfer(Transfer),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -35,19 +39,22 @@ enum Request {
 enum Answer {
     Read(Input),
     Sources(BTreeMap<InputName, Input>),
+    Transferred(String),
 }
 
 /// The children.
 pub struct Front(Workers);
 
 impl Front {
-    /// Children of this program, started with the word `worker` when they are first needed.
+    /// Children of this program, started with the word `worker` when they are first needed; their locks lie below
+    /// `state`.
     ///
     /// # Errors
     /// The program's own path is not known.
-    pub fn new() -> io::Result<Self> {
+    pub fn new(state: &Path) -> io::Result<Self> {
         let program = std::env::current_exe()?;
-        Ok(Front(Workers::new(vec![program.into(), OsString::from("worker")], WORKERS)))
+        let words = vec![program.into(), OsString::from("worker"), OsString::from("--state"), state.into()];
+        Ok(Front(Workers::new(words, WORKERS)))
     }
 
     /// The content of a file.
@@ -57,7 +64,7 @@ impl Front {
     pub async fn read(&self, path: &DiskPath) -> Result<Vec<u8>, Failure> {
         match self.0.call(&Request::Read(path.clone()), DEADLINE).await? {
             Answer::Read(input) => Ok(input.0.to_vec()),
-            Answer::Sources(_) => Err(confused()),
+            _ => Err(confused()),
         }
     }
 
@@ -74,7 +81,23 @@ impl Front {
         }
         match self.0.call(&Request::Sources(sources), DEADLINE).await? {
             Answer::Sources(inputs) => Ok(inputs),
-            Answer::Read(_) => Err(confused()),
+            _ => Err(confused()),
+        }
+    }
+
+    /// Does a piece of the transfer manager's work on the front-end; what it prints.
+    ///
+    /// # Errors
+    /// What it failed of.
+    pub async fn transfer(
+        &self,
+        call: serde_json::Value,
+        inputs: Vec<Input>,
+        deadline: Duration,
+    ) -> Result<String, Failure> {
+        match self.0.call(&Request::Transfer(Transfer::new(call, inputs, deadline)), deadline).await? {
+            Answer::Transferred(output) => Ok(output),
+            _ => Err(confused()),
         }
     }
 }
@@ -87,8 +110,9 @@ fn confused() -> Failure {
 ///
 /// # Errors
 /// A broken pipe or frame.
-pub fn serve() -> io::Result<()> {
+pub fn serve(state: &Path) -> io::Result<()> {
     worker::serve(|request: Request| match request {
+        Request::Transfer(transfer) => transfer.perform(state).map(Answer::Transferred),
         Request::Read(path) => read(&path).map(Answer::Read),
         Request::Sources(sources) => read_sources(&sources, Limits::default()).map(Answer::Sources),
     })

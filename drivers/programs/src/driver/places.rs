@@ -1,7 +1,8 @@
 //! The places of a plan, as the engine reaches them: the hosts' residents, and scripts on the front-end.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,8 @@ use causeway_core::reach::slots::{Standing, standing_with_fallback};
 use causeway_core::reach::wire::{Done, Effect, Exchange, FromResident, Owner, StepEnd, WireStep};
 use tokio::sync::{mpsc, watch};
 
+use super::front::Front;
+
 /// Longest wait for a host's word about a guest.
 const LOCATE_DEADLINE: Duration = Duration::from_secs(20);
 
@@ -27,6 +30,8 @@ pub struct Places {
     pub delegated: Ssh,
     /// The front-end's remotes.
     pub remotes: PathBuf,
+    /// The front-end's files.
+    pub front: Rc<Front>,
     /// What runs outside of the kept sessions, by request.
     pub apart: Apart,
 }
@@ -69,8 +74,8 @@ impl Reach for Places {
                 let (sender, receiver) = mpsc::unbounded_channel();
                 let (stop, stopped) = watch::channel(false);
                 self.apart.lock().insert(exchange.request.clone(), Stop::Scripts(stop));
-                let task =
-                    tokio::task::spawn_local(front_end(self.remotes.clone(), exchange, sender, stopped));
+                let here = Here { remotes: self.remotes.clone(), front: Rc::clone(&self.front) };
+                let task = tokio::task::spawn_local(here.run(exchange, sender, stopped));
                 // Dropping the events stops the scripts: the task goes, and its child's process group with it.
                 Ok(Events { receiver, carrier: Some(Box::new(Aborted(task))) })
             }
@@ -108,34 +113,61 @@ impl Drop for Aborted {
     }
 }
 
-async fn front_end(
+/// The front-end as a place of steps.
+struct Here {
     remotes: PathBuf,
-    exchange: Exchange,
-    events: mpsc::UnboundedSender<FromResident>,
-    mut stopped: watch::Receiver<bool>,
-) {
-    let mut outputs = exchange.outputs.clone();
-    for step in &exchange.steps {
-        let request = exchange.request.clone();
-        let _ = events.send(FromResident::Started { request: request.clone(), step: step.name.clone() });
-        let start = Instant::now();
-        let result = tokio::select! {
-            result = script(&remotes, &exchange, step, &outputs, &events) => result,
-            // Dropping the script kills its process group.
-            Ok(_) = stopped.wait_for(|stop| *stop) => Err(Failure::new(Kind::Cancelled, "cancelled")),
-        };
-        if let Ok(done) = &result {
-            outputs.insert(step.name.clone(), done.first_word().to_owned());
+    front: Rc<Front>,
+}
+
+impl Here {
+    async fn run(
+        self,
+        exchange: Exchange,
+        events: mpsc::UnboundedSender<FromResident>,
+        mut stopped: watch::Receiver<bool>,
+    ) {
+        let mut outputs = exchange.outputs.clone();
+        for step in &exchange.steps {
+            let request = exchange.request.clone();
+            let _ = events.send(FromResident::Started { request: request.clone(), step: step.name.clone() });
+            let start = Instant::now();
+            let owner = if matches!(step.work, Work::Transfer { .. }) { Owner::Ours } else { Owner::Foreign };
+            let result = tokio::select! {
+                result = self.one(&exchange, step, &outputs, &events) => result,
+                // Dropping a script kills its process group.
+                Ok(_) = stopped.wait_for(|stop| *stop) => Err(Failure::new(Kind::Cancelled, "cancelled")),
+            };
+            if let Ok(done) = &result {
+                outputs.insert(step.name.clone(), done.first_word().to_owned());
+            }
+            let stop = result.is_err() && step.on_failure == OnFailure::Stop;
+            let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+            let end = StepEnd { step: step.name.clone(), result, owner, micros };
+            let _ = events.send(FromResident::Ended { request, end });
+            if stop {
+                break;
+            }
         }
-        let stop = result.is_err() && step.on_failure == OnFailure::Stop;
-        let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let end = StepEnd { step: step.name.clone(), result, owner: Owner::Foreign, micros };
-        let _ = events.send(FromResident::Ended { request, end });
-        if stop {
-            break;
+        let _ = events.send(FromResident::End { request: exchange.request.clone() });
+    }
+
+    async fn one(
+        &self,
+        exchange: &Exchange,
+        step: &WireStep,
+        outputs: &BTreeMap<String, String>,
+        events: &mpsc::UnboundedSender<FromResident>,
+    ) -> Result<Done, Failure> {
+        match &step.work {
+            Work::Slot { .. } => script(&self.remotes, exchange, step, outputs, events).await,
+            Work::Transfer { call, inputs } => {
+                let inputs = inputs.iter().filter_map(|name| exchange.inputs.get(name).cloned()).collect();
+                let output = self.front.transfer(call.clone(), inputs, step.deadline()).await?;
+                Ok(Done { output, effect: Effect::Made })
+            }
+            _ => Err(Failure::new(Kind::Bug, format!("{} is not for the front-end", step.name))),
         }
     }
-    let _ = events.send(FromResident::End { request: exchange.request.clone() });
 }
 
 /// Runs one script of the front-end's remotes.
@@ -143,7 +175,7 @@ async fn script(
     remotes: &std::path::Path,
     exchange: &Exchange,
     step: &WireStep,
-    outputs: &std::collections::BTreeMap<String, String>,
+    outputs: &BTreeMap<String, String>,
     events: &mpsc::UnboundedSender<FromResident>,
 ) -> Result<Done, Failure> {
     let Work::Slot { slot, argv, input } = &step.work else {

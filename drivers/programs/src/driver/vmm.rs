@@ -36,7 +36,7 @@ pub struct Driver {
     /// What outlives this process.
     pub journal: Journal,
     /// The front-end's files.
-    pub front: Front,
+    pub front: Rc<Front>,
     /// oned's other ear.
     pub oned: Oned,
     ids: Ids,
@@ -105,10 +105,11 @@ pub async fn dry_run(config: Config, request: &Request) -> anyhow::Result<Plan> 
 
 impl Driver {
     fn new(config: Config, journal: Journal) -> anyhow::Result<Self> {
+        let front = config.front()?;
         Ok(Driver {
             turns: Rc::new(Turns::new(config.options.threads, config.options.parallel)),
-            places: config.places(),
-            front: Front::new()?,
+            places: config.places(Rc::clone(&front)),
+            front,
             oned: config.oned(),
             out: Out::start(),
             ids: Ids::new(),

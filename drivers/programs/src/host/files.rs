@@ -6,13 +6,15 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use causeway_core::answer::{Failure, Kind};
 use causeway_core::plan::Input;
 use causeway_core::reach::worker::{self, Workers};
 use causeway_vmm::host::{FileAnswer, FileCall, Files};
 use serde::{Deserialize, Serialize};
+
+use crate::storage::Transfer;
 
 /// What a worker can be asked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,14 +33,7 @@ pub enum Request {
         content: Input,
     },
     /// A piece of the transfer manager's work.
-    Transfer {
-        /// In the `tm` crate's own form.
-        call: serde_json::Value,
-        /// Bytes that came with it, in the order of its step.
-        inputs: Vec<Input>,
-        /// Longest time, in milliseconds; the worker is killed soon after.
-        deadline_ms: u64,
-    },
+    Transfer(Transfer),
     /// A file operation of a VMM verb.
     Guest(FileCall),
 }
@@ -86,7 +81,7 @@ fn perform(request: Request, state: &Path) -> Result<Reply, Failure> {
             write_beside(Path::new(&path), &content.0)?;
             Ok(Reply::Done(String::new()))
         }
-        Request::Transfer { call, inputs, deadline_ms } => transfer(call, inputs, deadline_ms, state),
+        Request::Transfer(transfer) => transfer.perform(state).map(Reply::Done),
         Request::Guest(call) => guest(call).map(Reply::Guest),
     }
 }
@@ -111,25 +106,6 @@ fn write_beside(path: &Path, content: &[u8]) -> Result<(), Failure> {
         fs::rename(&fresh, path)
     };
     write().map_err(|e| refused("write", path, e))
-}
-
-fn transfer(
-    call: serde_json::Value,
-    inputs: Vec<Input>,
-    deadline_ms: u64,
-    state: &Path,
-) -> Result<Reply, Failure> {
-    let call =
-        serde_json::from_value(call).map_err(|e| Failure::new(Kind::Bug, format!("transfer call: {e}")))?;
-    let inputs: Vec<Vec<u8>> = inputs.into_iter().map(|input| input.0.to_vec()).collect();
-    let locks = state.join("locks");
-    let worker = causeway_tm::host::Worker {
-        locks: &locks,
-        qemu_img: Path::new("qemu-img"),
-        deadline: Instant::now() + Duration::from_millis(deadline_ms),
-        between: &|_| {},
-    };
-    causeway_tm::host::perform(&call, &inputs, &worker).map(Reply::Done)
 }
 
 fn guest(call: FileCall) -> Result<FileAnswer, Failure> {

@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use super::Options;
 use super::files::{self, Pooled, Reply, Request};
 use super::resident::Out;
+use crate::storage::Transfer;
 
 /// How many file workers a resident keeps.
 const WORKERS: usize = 4;
@@ -121,8 +122,7 @@ impl Place {
             Work::Transfer { call, inputs } => {
                 let inputs =
                     inputs.iter().map(|name| input(name)).collect::<Result<Vec<Input>, Failure>>()?;
-                let deadline_ms = step.deadline_ms;
-                file(Request::Transfer { call: call.clone(), inputs, deadline_ms }).await
+                file(Request::Transfer(Transfer::new(call.clone(), inputs, step.deadline()))).await
             }
             Work::Settle { id, order } => self.settle(id.clone(), *order).await,
         }
