@@ -236,7 +236,7 @@ fn measure(
             report.stopped.as_ref().map_or_else(|| "the move was not made".to_owned(), ToString::to_string);
         bail!("{why}");
     }
-    println!("   the picture of the silence: {}", output.join("index.html").display());
+    println!("   the picture of the silence: {}", output.join("report.html").display());
     Ok(report)
 }
 
