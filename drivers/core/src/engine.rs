@@ -286,10 +286,12 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
         if lost && step.goal.is_none() && !self.is_cancelled() && repeats.again(stop.index) {
             self.warn(plan, &format!("{}: {}; trying again", step.name, stop.failure));
             tokio::time::sleep(self.patience.first * repeats.count).await;
-            return Next::From(stop.index);
+            return Next::From(progress.again(plan, stop.index));
         }
+        let open = self.open_goals(plan, progress, stop).await;
+        let asked = !open.is_empty();
         // Backwards: the steps of an exchange run in order, so a later goal that was reached speaks for all before it.
-        for (index, open) in self.open_goals(plan, progress, stop).await.into_iter().rev() {
+        for (index, open) in open.into_iter().rev() {
             // libvirt may still be at a call that outlived its deadline.
             let at_work = progress.is_doubtful(index) || stop.failure.kind == Kind::Timeout;
             if !self.reached(plan, open, request, stop, at_work).await {
@@ -302,13 +304,16 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
             if index == stop.index || progress.is_past_return() {
                 return Next::From(index + 1);
             }
-            // The guest was started, and the steps before it are in doubt: their host answers now, so try them again.
-            if lost && !self.is_cancelled() && repeats.renew() {
-                return Next::From(stop.index);
-            }
+            break;
+        }
+        // The host answers again: one more round, wherever the guest is.
+        if lost && asked && step.goal.is_none() && !self.is_cancelled() && repeats.renew() {
+            return Next::From(progress.again(plan, stop.index));
         }
         let harmless = step.on_failure == OnFailure::Warn || progress.is_past_return();
-        if self.is_cancelled() || !harmless {
+        // What follows on this host relies on what went before, and a host that was away may have lost that.
+        let relied_on = lost && !progress.is_past_return() && progress::is_relied_on(plan, stop.index);
+        if self.is_cancelled() || !harmless || relied_on {
             return Next::Fail;
         }
         self.warn(plan, &format!("{}: {} (ignored)", step.name, stop.failure));

@@ -188,18 +188,57 @@ async fn the_source_is_left_alone_while_the_destination_is_silent() {
     assert_eq!(world.guest_on(&"h1".parse().unwrap()), Sighting::Running);
 }
 
+/// A host that was away for a while is no reason to end a guest that it has started meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_was_started_out_of_sight_is_kept() {
+    let fault = Fault::Loses { heard: false, took: Took::Before, goes_on: true, away: Away::Questions(7) };
+    let (report, world) =
+        cases().remove(0).play(&Script { faults: vec![("pre:vxlan".to_owned(), fault)] }, None).await;
+    assert_eq!(report.broken, [""; 0]);
+    assert!(matches!(report.outcome, Outcome::Success(_)), "{:?}", report.outcome);
+    let begun = |name: &str| {
+        world.events().iter().filter(|e| matches!(e, Event::Began { step, .. } if step == name)).count()
+    };
+    assert_eq!((begun("deploy"), begun("undo-cancel")), (2, 0));
+}
+
+/// A host that lost power in the middle has lost the networks that were made ready on it.
+#[tokio::test(start_paused = true)]
+async fn a_host_that_came_back_is_made_ready_from_the_beginning() {
+    for step in ["mkdir", "vm.xml"] {
+        let fault = Fault::Dies { took: false, away: Away::Questions(2) };
+        let (report, world) =
+            cases().remove(0).play(&Script { faults: vec![(step.to_owned(), fault)] }, None).await;
+        assert_eq!(report.broken, [""; 0], "{step}");
+        assert!(matches!(report.outcome, Outcome::Success(_)), "{step}: {:?}", report.outcome);
+        assert_eq!(world.guest_on(&"h1".parse().unwrap()), Sighting::Running);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_was_found_done_is_not_undone() {
     let make = Maker::of_two_hosts();
     let plan = make.deploy();
-    let world = World::new(&make.id, std::slice::from_ref(&make.source)).with_network(&make.source, "fw");
-    world.breaks("deploy", Fault::Fails { took: false, owner: Owner::Ours });
-    let trial = Trial { plan: &plan, world, cancel_at: None };
-    let report = trial.run().await;
-    assert!(matches!(report.outcome, Outcome::Failure(_)));
-    let networks: Vec<String> = trial.world.left().into_iter().map(|(_, what)| what).collect();
-    assert!(networks.contains(&"network fw".to_owned()), "it was there before: {networks:?}");
-    assert!(!networks.contains(&"network vxlan".to_owned()), "it was made by the action: {networks:?}");
+    let lost = Fault::Loses { heard: true, took: Took::Before, goes_on: false, away: Away::No };
+    for earlier in [None, Some(lost)] {
+        let world = World::new(&make.id, std::slice::from_ref(&make.source)).with_network(&make.source, "fw");
+        if let Some(lost) = &earlier {
+            world.breaks("vm.xml", lost.clone());
+        }
+        world.breaks("deploy", Fault::Fails { took: false, owner: Owner::Ours });
+        let trial = Trial { plan: &plan, world, cancel_at: None };
+        let report = trial.run().await;
+        assert!(matches!(report.outcome, Outcome::Failure(_)));
+        let networks: Vec<String> = trial.world.left().into_iter().map(|(_, what)| what).collect();
+        assert!(
+            networks.contains(&"network fw".to_owned()),
+            "{earlier:?}: it was there before: {networks:?}"
+        );
+        assert!(
+            !networks.contains(&"network vxlan".to_owned()),
+            "{earlier:?}: the action made it: {networks:?}"
+        );
+    }
 }
 
 #[tokio::test(start_paused = true)]

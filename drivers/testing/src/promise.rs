@@ -62,6 +62,8 @@ fn guest(world: &World, goal: &Goal, outcome: &Outcome) -> Option<String> {
         {
             None
         }
+        // It was not ended by the action: its host lost power before that was tried.
+        (Outcome::Failure(_), Goal::Gone { host, .. }) if world.died_with().as_ref() == Some(host) => None,
         (Outcome::Failure(failure), _) if there => Some(format!("FAILURE {failure}, but {goal:?} is so")),
         (Outcome::Cancelled, Goal::RunsOn { from: None, .. }) if there && !undo_failed(world) => {
             Some("cancelled, and the guest that was started goes on".to_owned())

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Patience;
-use crate::plan::{Goal, Plan, Step};
+use crate::plan::{Goal, OnFailure, Plan, Step};
 use crate::reach::wire::{Done, Effect};
 
 /// What has been done so far, by the steps' places in the plan.
@@ -16,6 +16,8 @@ use crate::reach::wire::{Done, Effect};
 pub(super) struct Progress {
     /// Steps that changed something, or began to.
     made: BTreeSet<usize>,
+    /// Steps that found their work done when they were first asked: nothing of it is ours to undo.
+    found: BTreeSet<usize>,
     /// Steps that may have begun in an exchange whose answer was lost.
     doubtful: BTreeSet<usize>,
     /// What the steps printed, by their names.
@@ -28,8 +30,11 @@ impl Progress {
     /// Notes that a step is done. One that finds its work done already may have done it itself, in an exchange that was
     /// lost.
     pub fn take(&mut self, index: usize, step: &Step, done: Done) {
-        if self.doubtful.remove(&index) || done.effect == Effect::Made {
+        let doubtful = self.doubtful.remove(&index);
+        if done.effect == Effect::Made || (doubtful && !self.found.contains(&index)) {
             self.made.insert(index);
+        } else {
+            self.found.insert(index);
         }
         self.outputs.insert(step.name.clone(), done);
         if closes_the_way_back(step) {
@@ -50,6 +55,22 @@ impl Progress {
         self.doubtful.extend(steps);
     }
 
+    /// Where to begin again when the answer of the step at `index` is lost: at the first step on its host, for a host
+    /// that was away may have lost what was made there. What lies before a step with a goal is left alone: that was
+    /// proved.
+    pub fn again(&mut self, plan: &Plan, index: usize) -> usize {
+        let steps = plan.steps.get(..=index).unwrap_or_default();
+        let host = steps.last().and_then(|step| step.place.host());
+        let unproved = steps.iter().enumerate().rev().take_while(|(_, step)| step.goal.is_none());
+        let of_host = unproved.filter(|(_, step)| step.place.host() == host).map(|(index, _)| index);
+        let first = of_host
+            .inspect(|index| {
+                self.doubtful.insert(*index);
+            })
+            .last();
+        first.unwrap_or(index)
+    }
+
     /// Notes that a step is proved not to be done.
     pub fn disprove(&mut self, index: usize) {
         self.doubtful.remove(&index);
@@ -67,7 +88,7 @@ impl Progress {
 
     /// The steps to undo, last first: back to the point of no return.
     pub fn to_undo<'p>(&self, plan: &'p Plan) -> impl Iterator<Item = &'p Step> {
-        let steps: BTreeSet<usize> = self.made.union(&self.doubtful).copied().collect();
+        let steps: BTreeSet<usize> = self.made.union(&(&self.doubtful - &self.found)).copied().collect();
         let end = self.no_return.map_or(0, |index| index + 1);
         steps
             .into_iter()
@@ -80,6 +101,13 @@ impl Progress {
     pub fn doubtful_steps<'p>(&self, plan: &'p Plan) -> impl Iterator<Item = &'p Step> {
         self.doubtful.iter().filter_map(|index| plan.steps.get(*index))
     }
+}
+
+/// Whether a step after `index` on the same host must succeed.
+pub(super) fn is_relied_on(plan: &Plan, index: usize) -> bool {
+    let host = plan.steps.get(index).and_then(|step| step.place.host());
+    let mut later = plan.steps.iter().skip(index + 1).filter(|step| step.place.host() == host);
+    later.any(|step| step.on_failure == OnFailure::Stop)
 }
 
 /// Whether nothing before this step can be taken back once it is done.

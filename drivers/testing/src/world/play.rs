@@ -86,24 +86,6 @@ impl World {
         let state = self.lock();
         place.host().and_then(|host| state.hosts.get(host)).map_or(0, |host| host.boot)
     }
-
-    /// Sets both ends of a broken migration, never through a state with two copies that run.
-    fn tear(
-        &self,
-        here: Option<&HostName>,
-        there: Option<&HostName>,
-        source: Sighting,
-        destination: Sighting,
-    ) {
-        let mut state = self.lock();
-        let ends = [here.map(|host| (host, source)), there.map(|host| (host, destination))];
-        for (host, _) in ends.iter().flatten() {
-            state.put(host, Sighting::Absent);
-        }
-        for (host, sighting) in ends.into_iter().flatten() {
-            state.put(host, sighting);
-        }
-    }
 }
 
 /// Whether an exchange goes on.
@@ -189,27 +171,36 @@ impl Run {
             }
             Some(Fault::Tears { source, destination, later, lost, source_away, destination_away }) => {
                 sleep(HALF).await;
-                let there = argument(step, 1);
-                self.world.tear(self.place.host(), there.as_ref(), source, destination);
-                self.goes_away(source_away);
-                if let Some(there) = &there {
-                    self.world.goes_away(there, destination_away);
-                }
-                if let Some((source, destination)) = later {
-                    let (world, here) = (self.world.clone(), self.place.host().cloned());
-                    // The hypervisors go on by themselves: nothing of ours waits for them.
-                    tokio::spawn(async move {
-                        sleep(LATE).await;
-                        world.tear(here.as_ref(), there.as_ref(), source, destination);
-                    });
+                if let (Some(here), Some(there)) = (self.place.host().cloned(), destination_of(step)) {
+                    self.tear([here.clone(), there.clone()], (source, destination), later);
+                    self.world.goes_away(&here, source_away);
+                    self.world.goes_away(&there, destination_away);
                 }
                 if lost {
                     self.sender = None;
                     return Flow::Over;
                 }
-                self.end(step, Err(Failure::new(Kind::Refused, "torn")), Owner::Ours).await
+                self.end(step, Err(Failure::new(Kind::Refused, "scripted to tear")), Owner::Ours).await
             }
         }
+    }
+
+    /// Breaks a migration. With `later` the hypervisors go on by themselves, unless somebody else acts first.
+    fn tear(&self, ends: [HostName; 2], to: (Sighting, Sighting), later: Option<(Sighting, Sighting)>) {
+        let [here, there] = ends;
+        let mut state = self.world.lock();
+        state.tear(&here, &there, to.clone());
+        let Some(later) = later else { return };
+        state.adrift = true;
+        let world = self.world.clone();
+        tokio::spawn(async move {
+            sleep(LATE).await;
+            let mut state = world.lock();
+            state.adrift = false;
+            if (state.at(&here), state.at(&there)) == to {
+                state.tear(&here, &there, later);
+            }
+        });
     }
 
     async fn undisturbed(&mut self, step: &WireStep) -> Flow {
@@ -331,8 +322,8 @@ fn move_of(step: &WireStep) -> Option<&[Arg]> {
     }
 }
 
-fn argument(step: &WireStep, index: usize) -> Option<HostName> {
-    match move_of(step)?.get(index)? {
+fn destination_of(step: &WireStep) -> Option<HostName> {
+    match move_of(step)?.get(1)? {
         Arg::Text(text) => text.parse().ok(),
         Arg::Output(_) => None,
     }

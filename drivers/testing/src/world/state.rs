@@ -77,6 +77,8 @@ pub(super) struct State {
     pub needed: BTreeSet<String>,
     pub faults: BTreeMap<String, VecDeque<Fault>>,
     pub open: Vec<Open>,
+    /// Whether the hypervisors go on with a migration that nobody carries any more.
+    pub adrift: bool,
     pub events: Vec<Event>,
     pub lines: Vec<Line>,
     /// The host whose loss of power the guest died of.
@@ -107,6 +109,7 @@ impl State {
             needed: BTreeSet::new(),
             faults: BTreeMap::new(),
             open: Vec::new(),
+            adrift: false,
             events: Vec::new(),
             lines: Vec::new(),
             died_with: None,
@@ -166,6 +169,15 @@ impl State {
         }
     }
 
+    /// Sets both ends of a broken migration, never through a state with two copies that run.
+    pub fn tear(&mut self, source: &HostName, destination: &HostName, to: (Sighting, Sighting)) {
+        for host in [source, destination] {
+            self.put(host, Sighting::Absent);
+        }
+        self.put(source, to.0);
+        self.put(destination, to.1);
+    }
+
     /// Does the work of a step.
     pub fn take(&mut self, place: &Place, step: &WireStep) -> Result<Done, Failure> {
         let result = match &step.work {
@@ -204,6 +216,9 @@ impl State {
                 }
                 self.put(host, Sighting::Absent);
                 Ok(Done::quiet())
+            }
+            ("vmm", "migrate", Some(host)) if self.adrift => {
+                Err(refused(format!("the guest is being migrated from {host} already")))
             }
             ("vmm", "migrate", Some(host)) => self.arrive(host, argv),
             ("vnm", "pre", _) => Ok(self.make(place, network(slot.driver()))),
