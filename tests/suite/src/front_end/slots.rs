@@ -111,6 +111,8 @@ pub struct Answer {
     stderr: String,
     /// Seconds before it answers.
     pause: f64,
+    /// What it does first.
+    shell: String,
 }
 
 impl Answer {
@@ -131,6 +133,21 @@ impl Answer {
         self
     }
 
+    /// After running this piece of shell. It knows `$home`, where `$home/journal` has a line for each beginning and end
+    /// of a call, `$call`, a directory of this call's own, and `$slot`.
+    #[must_use]
+    pub fn once_run(mut self, shell: &str) -> Answer {
+        shell.clone_into(&mut self.shell);
+        self
+    }
+
+    /// After `count` calls of `slot` have begun: proves that what it waits for goes on beside it.
+    #[must_use]
+    pub fn once_begun(self, slot: &str, count: u32) -> Answer {
+        let begun = format!("$(grep -c '^begin .* {slot}$' \"$home/journal\")");
+        self.once_run(&format!("until [ \"{begun}\" -ge {count} ]; do sleep 0.05; done"))
+    }
+
     /// After so many seconds.
     #[must_use]
     pub fn after(mut self, seconds: f64) -> Answer {
@@ -141,7 +158,7 @@ impl Answer {
     /// As a piece of shell that the stand-in reads.
     fn render(&self) -> String {
         let quoted = |text: &str| text.replace('\'', "'\\''");
-        let mut text = String::new();
+        let mut text = format!("{}\n", self.shell);
         if self.pause > 0.0 {
             text.push_str(&format!("sleep {}\n", self.pause));
         }
