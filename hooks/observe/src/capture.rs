@@ -1,6 +1,6 @@
 //! Captures around one move: the source tap, the destination tap and the observer.
 //!
-//! Each is a child that writes a capture to its standard output, such as `tcpdump -U --immediate-mode -w -`; its argv may
+//! Each is a child that writes a capture to its standard output, such as `tcpdump -Q in -U --immediate-mode -w -`; its argv may
 //! begin with `ip netns exec` or `nsenter`, which is how one process sees into several hosts of a lab. All stamps come
 //! from the kernel's one wall clock there; captures on different machines are only as good as their clocks agree, and a
 //! contradiction between the taps is reported instead of a number.

@@ -91,23 +91,26 @@ impl Ledger {
         self.samples.push(Sample { sent: at, fate });
     }
 
-    /// Records an answer to question `sequence`. An answer to a question never asked is a stray and counts as nothing.
-    pub fn answered(&mut self, sequence: u64, at: Moment) {
+    /// Records an answer to question `sequence`; `true` if it is the first to it. An answer to a question never asked is
+    /// a stray and counts as nothing.
+    pub fn answered(&mut self, sequence: u64, at: Moment) -> bool {
         let index = usize::try_from(sequence).unwrap_or(usize::MAX);
         let Some(sample) = self.samples.get_mut(index) else {
             self.strays += 1;
-            return;
+            return false;
         };
         let kind = match (sample.fate, self.highest_answered) {
             (Fate::Answered(_), _) => ArrivalKind::Duplicate,
             (_, Some(highest)) if sequence < highest => ArrivalKind::OutOfOrder,
             _ => ArrivalKind::InOrder,
         };
-        if kind != ArrivalKind::Duplicate {
+        let first = kind != ArrivalKind::Duplicate;
+        if first {
             sample.fate = Fate::Answered(at);
             self.highest_answered = self.highest_answered.max(Some(sequence));
         }
         self.arrivals.push(Arrival { at, sequence, kind });
+        first
     }
 
     /// Records something that came back and answers no question of ours.
@@ -149,12 +152,6 @@ impl Ledger {
     pub fn strays(&self) -> u64 {
         self.strays
     }
-
-    /// When the last first answer was read.
-    pub fn last_answer(&self) -> Option<Moment> {
-        let first = |a: &&Arrival| a.kind != ArrivalKind::Duplicate;
-        self.arrivals.iter().rev().find(first).map(|a| a.at)
-    }
 }
 
 #[cfg(test)]
@@ -168,11 +165,11 @@ mod tests {
             ledger.asked(Moment(at * 10), at != 3);
         }
         assert_eq!(ledger.next_sequence(), 4);
-        ledger.answered(0, Moment(5));
-        ledger.answered(2, Moment(25));
-        ledger.answered(1, Moment(26));
-        ledger.answered(2, Moment(27));
-        ledger.answered(9, Moment(28));
+        assert!(ledger.answered(0, Moment(5)));
+        assert!(ledger.answered(2, Moment(25)));
+        assert!(ledger.answered(1, Moment(26)));
+        assert!(!ledger.answered(2, Moment(27)), "a duplicate is no answer");
+        assert!(!ledger.answered(9, Moment(28)), "nor is what answers nothing");
         let kinds: Vec<_> = ledger.arrivals().iter().map(|a| a.kind).collect();
         use ArrivalKind::{Duplicate, InOrder, OutOfOrder};
         assert_eq!(kinds, [InOrder, InOrder, OutOfOrder, Duplicate]);
@@ -188,6 +185,5 @@ mod tests {
             ]
         );
         assert_eq!(ledger.samples()[1].round_trip(), Some(Duration::from_nanos(16)));
-        assert_eq!(ledger.last_answer(), Some(Moment(26)), "a duplicate is no answer");
     }
 }

@@ -56,7 +56,7 @@ pub enum Error {
     #[error(transparent)]
     Probe(#[from] ProbeError),
     /// A probe was not answered before the first move: there is nothing whose silence could be measured.
-    #[error("probe {probe} got no answer from {guest} within {waited:?}")]
+    #[error("probe {probe} got no answer from {guest} within {}{}", report::readable(*.waited), because(*.trouble))]
     NoAnswer {
         /// The probe.
         probe: String,
@@ -64,6 +64,8 @@ pub enum Error {
         guest: String,
         /// How long it was waited for.
         waited: Duration,
+        /// Why its latest question could not even be sent, if it could not.
+        trouble: Option<io::ErrorKind>,
     },
     /// A capture could not be started before the first move.
     #[error(transparent)]
@@ -297,7 +299,7 @@ impl Run<'_> {
 
     /// Waits until every probe has been answered since `since`; gives the first that has not been in time.
     fn answers(&self, since: Moment) -> Result<Option<Stopped>, Error> {
-        let unanswered = || probe::unanswered_since(&self.probes, since).map(str::to_owned);
+        let unanswered = || probe::unanswered_since(&self.probes, since).map(|p| p.name().to_owned());
         let wait = self.wait(self.plan.answer_deadline, || unanswered().is_none());
         self.check_alive()?;
         Ok(match (wait, unanswered()) {
@@ -315,11 +317,15 @@ impl Run<'_> {
                 Ok(())
             }
             Some(Stopped::Interrupted) => Err(Error::Interrupted),
-            Some(_) => Err(Error::NoAnswer {
-                probe: probe::unanswered_since(&self.probes, Moment(0)).unwrap_or_default().to_owned(),
-                guest: self.plan.guest.to_string(),
-                waited: self.clock.now().since(Moment(0)),
-            }),
+            Some(_) => {
+                let silent = probe::unanswered_since(&self.probes, Moment(0));
+                Err(Error::NoAnswer {
+                    probe: silent.map(Probe::name).unwrap_or_default().to_owned(),
+                    guest: self.plan.guest.to_string(),
+                    waited: self.clock.now().since(Moment(0)),
+                    trouble: silent.and_then(Probe::trouble),
+                })
+            }
         }
     }
 
@@ -464,6 +470,10 @@ impl Run<'_> {
         }
         Ok(Report { plan: self.plan.clone(), clock: self.clock, probes, moves, stopped })
     }
+}
+
+fn because(trouble: Option<io::ErrorKind>) -> String {
+    trouble.map(|kind| format!(": {kind}")).unwrap_or_default()
 }
 
 /// An error with what caused it, in one line.

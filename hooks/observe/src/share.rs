@@ -16,8 +16,12 @@
 //! The observer's first frame is the first one seen at or after the destination tap's first: what it sees earlier left
 //! the source tap, and nothing can be seen before it was sent. (A frame from the source still on its way at that moment
 //! would pass for the first one from the destination; that needs a path slower than the switch, which takes
-//! milliseconds at least.) QEMU's own announcement goes through the destination tap with the guest's address and so counts
-//! as its first frame, which is right: from then on the network could know.
+//! milliseconds at least.)
+//!
+//! Two things about taps. A broadcast of the guest, its announcement above all, also leaves by the tap of the host where
+//! the guest is not: the captures must hold only what comes *in* by a tap. And QEMU's announcement comes in by the
+//! destination tap with the guest's address, so it counts as the guest's first frame, which is right: from then on the
+//! network could know.
 
 use std::time::Duration;
 
@@ -61,9 +65,11 @@ pub enum ShareError {
     /// The guest sent nothing through the destination tap while it was captured.
     #[error("no frame from the guest on the destination tap")]
     NothingAtDestination,
-    /// The taps contradict each other: two clocks, or two guests with one address.
+    /// The taps contradict each other: a capture holds what leaves by the tap as well (the guest's own broadcasts come
+    /// by there from the other host), or there are two clocks, or two guests with one address.
     #[error(
-        "the source tap still saw the guest {overlap:?} after the destination tap first did: two clocks, or two guests"
+        "the source tap still saw the guest {overlap:?} after the destination tap first did: a capture of more than \
+         what comes in (tcpdump -Q in), two clocks, or two guests"
     )]
     Overlap {
         /// By how much the two overlap.

@@ -220,6 +220,22 @@ mod tests {
     }
 
     #[test]
+    fn a_duplicate_does_not_end_a_silence() {
+        let book = ledger(10, &[(0, 2), (0, 50), (9, 92)]);
+        assert_eq!(silence(&book, window(10, 90)).length(), Duration::from_nanos(90));
+        let book = ledger(10, &[(0, 20), (0, 30)]);
+        let gap = silence(&book, window(25, 90));
+        assert_eq!((gap.from, gap.to, gap.open_end), (Moment(20), Moment(90), true));
+    }
+
+    #[test]
+    fn a_gap_that_ends_as_the_window_begins_does_not_touch_it() {
+        let book = ledger(10, &[(0, 2), (4, 40), (5, 51), (9, 95)]);
+        let gap = silence(&book, window(40, 51));
+        assert_eq!((gap.from, gap.to), (Moment(40), Moment(51)));
+    }
+
+    #[test]
     fn the_observers_own_hiccup_is_told() {
         let mut book = ledger(10, &[(0, 2), (9, 92)]);
         book.lagged(Moment(30), Duration::from_nanos(25));

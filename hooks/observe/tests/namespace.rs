@@ -113,7 +113,7 @@ mod rig {
     pub fn with_captures(mac: &str) -> String {
         let dump = |device: &str| {
             format!(
-                "[\"tcpdump\", \"-i\", \"{device}\", \"-s\", \"64\", \"-U\", \"--immediate-mode\", \"-w\", \"-\"]"
+                "[\"tcpdump\", \"-i\", \"{device}\", \"-Q\", \"in\", \"-s\", \"64\", \"-U\", \"--immediate-mode\", \"-w\", \"-\"]"
             )
         };
         format!(

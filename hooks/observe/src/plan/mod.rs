@@ -31,12 +31,14 @@
 //! payload = "get"                 # udp with "any": what is sent
 //! sources = 64                    # udp with "any": source ports used in turn, 1 to 256                [64]
 //!
-//! [capture]                       # the network's share of each silence; every move needs from and to
+//! [capture]                       # the network's share of each silence; every move needs from and to. `-Q in`: only what
+//!                                 # the guest sends; its broadcasts leave by the other host's tap too
 //! mac = "02:00:0a:09:00:0b"
-//! observer = ["tcpdump", "-i", "eth0", "-s", "64", "-U", "--immediate-mode", "-w", "-"]
+//! observer = ["tcpdump", "-i", "eth0", "-Q", "in", "-s", "64", "-U", "--immediate-mode", "-w", "-"]
 //! [[capture.host]]
 //! name = "h1"
-//! command = ["ip", "netns", "exec", "h1", "tcpdump", "-i", "one-12-0", "-s", "64", "-U", "--immediate-mode", "-w", "-"]
+//! command = ["ip", "netns", "exec", "h1",
+//!            "tcpdump", "-i", "one-12-0", "-Q", "in", "-s", "64", "-U", "--immediate-mode", "-w", "-"]
 //! ```
 //!
 //! A malformed value is an error that names the key, the value and the accepted form. So is an unknown key: a person wrote

@@ -19,8 +19,8 @@ mod udp;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ use pace::Pace;
 const LAG_NOTED: Duration = Duration::from_millis(1);
 /// How often a probe that asks no more looks whether it may end.
 const IDLE: Duration = Duration::from_millis(10);
-/// Nice level that probes ask for, so that a busy machine does not look like a silent guest.
+/// Nice level that probes ask for where they cannot have real-time scheduling.
 const NICE: i32 = -10;
 
 /// Why a probe did not start or did not last.
@@ -119,12 +119,30 @@ const ASK: u8 = 0;
 const LISTEN: u8 = 1;
 const END: u8 = 2;
 
+/// What a probe's thread and its owner both see.
+#[derive(Debug, Default)]
+struct Shared {
+    /// [`ASK`], [`LISTEN`] or [`END`].
+    phase: AtomicU8,
+    /// When the latest first answer was read, beside the ledger so that looking at it needs no lock.
+    answered: AtomicU64,
+    /// Why the latest question could not be sent, until one can.
+    trouble: Mutex<Option<io::ErrorKind>>,
+    ledger: Mutex<Ledger>,
+}
+
+impl Shared {
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        // Whoever panicked with the lock in hand left whole entries: each change is one push or one assignment.
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// A running probe. Dropping it ends its thread.
 #[derive(Debug)]
 pub struct Probe {
     name: String,
-    phase: Arc<AtomicU8>,
-    ledger: Arc<Mutex<Ledger>>,
+    shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -133,7 +151,7 @@ impl Probe {
     /// all wake in the same instant.
     ///
     /// # Errors
-    /// If the socket cannot be opened or (TCP) connected within three seconds, or the system gives no thread.
+    /// If the socket cannot be opened, or the system gives no thread. A guest that does not answer is no error here.
     pub fn start(
         plan: &ProbePlan,
         address: &Address,
@@ -144,15 +162,14 @@ impl Probe {
         let name = plan.name.clone();
         let wire =
             open(plan, target).map_err(|source| ProbeError::Open { name: name.clone(), target, source })?;
-        let phase = Arc::new(AtomicU8::new(ASK));
-        let ledger = Arc::new(Mutex::new(Ledger::default()));
+        let shared = Arc::new(Shared::default());
         let pace = Pace::new(clock.now().plus(offset), plan.interval);
-        let worker = Worker { wire, pace, clock, phase: Arc::clone(&phase), ledger: Arc::clone(&ledger) };
+        let worker = Worker { wire, pace, clock, shared: Arc::clone(&shared) };
         let thread = std::thread::Builder::new()
             .name(format!("probe-{name}"))
             .spawn(move || worker.run())
             .map_err(|source| ProbeError::Thread { name: name.clone(), source })?;
-        Ok(Probe { name, phase, ledger, thread: Some(thread) })
+        Ok(Probe { name, shared, thread: Some(thread) })
     }
 
     /// The probe's name in the plan.
@@ -160,9 +177,21 @@ impl Probe {
         &self.name
     }
 
-    /// Looks at the ledger while the probe runs. The probe waits meanwhile if it has something to write, so be brief.
+    /// When the latest first answer was read; the run's zero before there is one. Never makes the probe wait, so it may be
+    /// asked as often as one likes while a guest moves.
+    pub fn last_answer(&self) -> Moment {
+        Moment(self.shared.answered.load(Ordering::Relaxed))
+    }
+
+    /// Why the latest question could not be sent, if it could not.
+    pub fn trouble(&self) -> Option<io::ErrorKind> {
+        *self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at the ledger while the probe runs. The probe waits meanwhile if it has something to write, and so looks
+    /// like a silent guest: not for use while a guest moves.
     pub fn look<T>(&self, reader: impl FnOnce(&Ledger) -> T) -> T {
-        reader(&self.ledger.lock().unwrap_or_else(PoisonError::into_inner))
+        reader(&self.shared.ledger())
     }
 
     /// Whether the thread has died; what looks like a silence then is our own.
@@ -172,7 +201,7 @@ impl Probe {
 
     /// Stops asking; answers are still read.
     pub fn stop_asking(&self) {
-        self.phase.fetch_max(LISTEN, Ordering::Relaxed);
+        self.shared.phase.fetch_max(LISTEN, Ordering::Relaxed);
     }
 
     /// Ends the probe and gives its ledger.
@@ -180,20 +209,19 @@ impl Probe {
     /// # Errors
     /// If the thread had died.
     pub fn finish(mut self) -> Result<Ledger, ProbeError> {
-        self.phase.store(END, Ordering::Relaxed);
+        self.shared.phase.store(END, Ordering::Relaxed);
         let joined = self.thread.take().map(JoinHandle::join);
         if let Some(Err(_)) = joined {
             let name = std::mem::take(&mut self.name);
             return Err(ProbeError::Died { name });
         }
-        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(std::mem::take(&mut *ledger))
+        Ok(std::mem::take(&mut *self.shared.ledger()))
     }
 }
 
 impl Drop for Probe {
     fn drop(&mut self) {
-        self.phase.store(END, Ordering::Relaxed);
+        self.shared.phase.store(END, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             // A panic in it was told by the hook already; there is nobody left to tell here.
             let _ = thread.join();
@@ -211,7 +239,7 @@ fn open(plan: &ProbePlan, target: SocketAddr) -> io::Result<Box<dyn Wire>> {
                 Box::new(udp::AnyWire::open(target, payload.as_bytes(), *sources)?)
             }
         },
-        ProbeKind::Tcp { .. } => Box::new(tcp::TcpWire::open(target, nonce)?),
+        ProbeKind::Tcp { .. } => Box::new(tcp::TcpWire::new(target, nonce)),
     })
 }
 
@@ -246,18 +274,14 @@ struct Worker {
     wire: Box<dyn Wire>,
     pace: Pace,
     clock: Clock,
-    phase: Arc<AtomicU8>,
-    ledger: Arc<Mutex<Ledger>>,
+    shared: Arc<Shared>,
 }
 
 impl Worker {
     fn run(mut self) {
-        // Only root may; without it the probe runs at its usual priority, and lags tell if that was not enough.
-        if let Err(error) = rustix::process::setpriority_process(None, NICE) {
-            tracing::debug!(%error, "probe keeps its priority");
-        }
+        hurry();
         loop {
-            let phase = self.phase.load(Ordering::Relaxed);
+            let phase = self.shared.phase.load(Ordering::Relaxed);
             if phase >= END {
                 return;
             }
@@ -288,12 +312,16 @@ impl Worker {
     }
 
     fn hear(&mut self, ready: &[usize]) {
-        let (clock, ledger) = (&self.clock, &self.ledger);
+        let (clock, shared) = (&self.clock, &self.shared);
         self.wire.hear(ready, &mut |heard| {
             let at = clock.now();
-            let mut ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut ledger = shared.ledger();
             match heard {
-                Heard::Answer(sequence) => ledger.answered(sequence, at),
+                Heard::Answer(sequence) => {
+                    if ledger.answered(sequence, at) {
+                        shared.answered.store(at.0, Ordering::Relaxed);
+                    }
+                }
                 Heard::Stray => ledger.stray(),
                 Heard::Broke => ledger.broke(at),
             }
@@ -307,9 +335,8 @@ impl Worker {
         let sequence = self.edit(|ledger| ledger.next_sequence());
         let sent = self.clock.now();
         let result = self.wire.ask(sequence);
-        if let Err(error) = &result {
-            tracing::trace!(sequence, %error, "question not sent");
-        }
+        *self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner) =
+            result.as_ref().err().map(io::Error::kind);
         self.edit(|ledger| {
             ledger.asked(sent, result.is_ok());
             if tick.lag >= LAG_NOTED {
@@ -319,7 +346,23 @@ impl Worker {
     }
 
     fn edit<T>(&self, change: impl FnOnce(&mut Ledger) -> T) -> T {
-        change(&mut self.ledger.lock().unwrap_or_else(PoisonError::into_inner))
+        change(&mut self.shared.ledger())
+    }
+}
+
+/// Has this thread run before ordinary ones, so that a busy machine does not look like a silent guest. Measured side by
+/// side on two processors with seven runnable processes, three probes at 1 ms for 13 s: 13 late ticks, the worst by
+/// 2.2 ms, against 767 and 14.5 ms without. A probe works for some microseconds per tick, so it takes next to nothing
+/// from the others. Only root may; elsewhere the lags tell.
+fn hurry() {
+    use thread_priority::{RealtimeThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy};
+    let fifo = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo);
+    let this = thread_priority::thread_native_id();
+    if let Err(error) = thread_priority::set_thread_priority_and_policy(this, ThreadPriority::Min, fifo) {
+        tracing::debug!(%error, "no real-time scheduling for a probe");
+        if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+            tracing::debug!(%error, "no higher priority for a probe");
+        }
     }
 }
 
@@ -331,8 +374,7 @@ pub fn offset(index: usize, count: usize, interval: Duration) -> Duration {
     interval.checked_div(count).unwrap_or_default().saturating_mul(index)
 }
 
-/// Whether each of `probes` has been answered at or after `since`; gives the name of the first that has not.
-pub fn unanswered_since(probes: &[Probe], since: Moment) -> Option<&str> {
-    let silent = |probe: &&Probe| probe.look(|l| l.last_answer().is_none_or(|at| at < since));
-    probes.iter().find(silent).map(Probe::name)
+/// The first of `probes` that was not answered after `since`.
+pub fn unanswered_since(probes: &[Probe], since: Moment) -> Option<&Probe> {
+    probes.iter().find(|probe| probe.last_answer() <= since)
 }

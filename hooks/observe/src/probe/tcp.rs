@@ -10,7 +10,8 @@
 //! ```
 //!
 //! A question that falls due while nothing can be written (a full buffer, no connection) counts as *not sent*: it is not
-//! put aside and sent later, which would blur when it was asked.
+//! put aside and sent later, which would blur when it was asked. The error that goes with it says why there is no
+//! connection. The first connection is made like every other: a guest may still be starting its service.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -23,7 +24,6 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, 
 use super::record::{LENGTH, Record};
 use super::{Heard, Wire};
 
-const FIRST_CONNECT: Duration = Duration::from_secs(3);
 const RETRY: Duration = Duration::from_millis(20);
 /// A new attempt sends a new SYN at once; the kernel would repeat the old one after a second at the earliest.
 const OPENING: Duration = Duration::from_millis(250);
@@ -38,9 +38,12 @@ enum State {
     Opening {
         socket: OwnedFd,
         since: Instant,
+        /// Why the attempt before this one came to nothing.
+        why: io::ErrorKind,
     },
     Down {
         since: Instant,
+        why: io::ErrorKind,
     },
 }
 
@@ -51,14 +54,15 @@ pub struct TcpWire {
 }
 
 impl TcpWire {
-    pub fn open(target: SocketAddr, nonce: u64) -> io::Result<TcpWire> {
-        let stream = TcpStream::connect_timeout(&target, FIRST_CONNECT)?;
-        let state = up(stream, nonce)?;
-        Ok(TcpWire { target, nonce, state })
+    pub fn new(target: SocketAddr, nonce: u64) -> TcpWire {
+        let mut wire = TcpWire { target, nonce, state: down(io::ErrorKind::NotConnected) };
+        let first = wire.reopen(io::ErrorKind::NotConnected);
+        wire.state = first.unwrap_or_else(|error| down(error.kind()));
+        wire
     }
 
     /// Begins a new connection without waiting for it.
-    fn reopen(&self) -> io::Result<State> {
+    fn reopen(&self, why: io::ErrorKind) -> io::Result<State> {
         let family = match self.target {
             SocketAddr::V4(_) => AddressFamily::INET,
             SocketAddr::V6(_) => AddressFamily::INET6,
@@ -67,16 +71,15 @@ impl TcpWire {
         let socket = socket_with(family, SocketType::STREAM, flags, None)?;
         match connect(&socket, &self.target) {
             Ok(()) | Err(rustix::io::Errno::INPROGRESS) => {
-                Ok(State::Opening { socket, since: Instant::now() })
+                Ok(State::Opening { socket, since: Instant::now(), why })
             }
             Err(error) => Err(error.into()),
         }
     }
+}
 
-    fn take_state(&mut self) -> State {
-        let since = Instant::now();
-        std::mem::replace(&mut self.state, State::Down { since })
-    }
+fn down(why: io::ErrorKind) -> State {
+    State::Down { since: Instant::now(), why }
 }
 
 fn up(stream: TcpStream, nonce: u64) -> io::Result<State> {
@@ -97,18 +100,19 @@ impl Wire for TcpWire {
                 unsent.extend(bytes.get(taken..).unwrap_or_default());
                 Ok(())
             }
-            State::Opening { since, .. } => {
+            State::Opening { since, why, .. } => {
+                let why = *why;
                 if since.elapsed() >= OPENING {
-                    self.take_state();
+                    self.state = down(io::ErrorKind::TimedOut);
                 }
-                Err(io::ErrorKind::NotConnected.into())
+                Err(why.into())
             }
-            State::Down { since } => {
+            State::Down { since, why } => {
+                let why = *why;
                 if since.elapsed() >= RETRY {
-                    let since = Instant::now();
-                    self.state = self.reopen().unwrap_or(State::Down { since });
+                    self.state = self.reopen(why).unwrap_or_else(|error| down(error.kind()));
                 }
-                Err(io::ErrorKind::NotConnected.into())
+                Err(why.into())
             }
         }
     }
@@ -126,25 +130,26 @@ impl Wire for TcpWire {
     }
 
     fn hear(&mut self, _ready: &[usize], each: &mut dyn FnMut(Heard)) {
-        self.state = match self.take_state() {
+        let state = std::mem::replace(&mut self.state, down(io::ErrorKind::NotConnected));
+        self.state = match state {
             State::Up { mut stream, unsent, mut records } => match listen(&mut stream, &mut records, each) {
                 Ok(()) => State::Up { stream, unsent, records },
                 Err(error) => {
                     tracing::debug!(target = %self.target, %error, "connection broke");
                     each(Heard::Broke);
-                    let since = Instant::now();
-                    State::Down { since }
+                    down(error.kind())
                 }
             },
             State::Opening { socket, .. } => {
-                let connected = matches!(sockopt::socket_error(&socket), Ok(Ok(())));
-                let since = Instant::now();
-                match connected.then(|| up(TcpStream::from(socket), self.nonce)) {
-                    Some(Ok(state)) => state,
-                    Some(Err(_)) | None => State::Down { since },
-                }
+                let connected = match sockopt::socket_error(&socket) {
+                    Ok(result) => result.map_err(io::Error::from),
+                    Err(error) => Err(error.into()),
+                };
+                connected
+                    .and_then(|()| up(TcpStream::from(socket), self.nonce))
+                    .unwrap_or_else(|error| down(error.kind()))
             }
-            down @ State::Down { .. } => down,
+            state @ State::Down { .. } => state,
         };
     }
 }
