@@ -1,5 +1,6 @@
 //! The host's side: the resident, the stand-alone slots, and the children that touch file systems.
 
+pub mod breakpoint;
 pub mod files;
 pub mod network;
 pub mod resident;
@@ -23,4 +24,6 @@ pub struct Options {
     pub root: Vec<String>,
     /// Whether this process was started with a forwarded agent, for one action.
     pub delegated: bool,
+    /// Where a test holds exchanges.
+    pub breakpoints: Option<PathBuf>,
 }

@@ -63,6 +63,9 @@ struct Where {
     /// Starts causeway-root; blanks separate the words.
     #[arg(long, env = "CAUSEWAY_ROOT", default_value = "sudo -n /usr/libexec/causeway/causeway-root")]
     root: String,
+    /// Holds exchanges at the points that files in this directory name, for tests.
+    #[arg(long, env = "CAUSEWAY_BREAKPOINTS", hide = true)]
+    breakpoints: Option<PathBuf>,
 }
 
 impl Where {
@@ -73,6 +76,7 @@ impl Where {
             uri: self.uri,
             root: self.root.split_whitespace().map(str::to_owned).collect(),
             delegated,
+            breakpoints: self.breakpoints,
         }
     }
 }

@@ -35,9 +35,9 @@ pub struct Entry {
     place: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// The right to work: nobody else works on this VM, and the host has room.
+/// The right to work: nobody else works on this VM (but for a BACKUPCANCEL, which waits for nobody), and the host has room.
 pub struct Turn {
-    _vm: OwnedMutexGuard<()>,
+    _vm: Option<OwnedMutexGuard<()>>,
     _host: Option<OwnedSemaphorePermit>,
 }
 
@@ -90,13 +90,18 @@ impl Entry {
     }
 
     /// Waits for room on the host.
-    pub async fn host_turn(&self, vm: OwnedMutexGuard<()>, host: Option<&HostName>, lane: Lane) -> Turn {
+    pub async fn host_turn(
+        &self,
+        vm: impl Into<Option<OwnedMutexGuard<()>>>,
+        host: Option<&HostName>,
+        lane: Lane,
+    ) -> Turn {
         let room = match host {
             // A closed semaphore does not occur: nobody closes one.
             Some(host) => self.turns.host(host, lane).acquire_owned().await.ok(),
             None => None,
         };
-        Turn { _vm: vm, _host: room }
+        Turn { _vm: vm.into(), _host: room }
     }
 }
 

@@ -153,6 +153,8 @@ async fn run(
         cancellable.store(step.cancellable, Ordering::Relaxed);
         let request = exchange.request.clone();
         let _ = out.send(FromResident::Started { request: request.clone(), step: step.name.clone() });
+        place.breakpoints.pass(&step.name, "before").await;
+        place.breakpoints.begin(&step.name);
         let start = Instant::now();
         let owner = place.owner(&step.work);
         let result = one(place, exchange, step, &outputs, cancelled.clone(), out).await;
@@ -161,6 +163,7 @@ async fn run(
         if let Ok(done) = &result {
             outputs.insert(step.name.clone(), done.first_word().to_owned());
         }
+        place.breakpoints.pass(&step.name, "after").await;
         let stop = result.is_err() && step.on_failure == OnFailure::Stop;
         let end = StepEnd { step: step.name.clone(), result, owner, micros };
         let _ = out.send(FromResident::Ended { request, end });

@@ -30,6 +30,7 @@ const WORKERS: usize = 4;
 pub struct Place {
     /// Who works on which VM.
     pub(super) turns: super::turn::Turns,
+    pub(super) breakpoints: super::breakpoint::Breakpoints,
     remotes: PathBuf,
     uri: String,
     workers: Arc<Workers>,
@@ -47,6 +48,7 @@ impl Place {
         let (uri, settings) = super::settings::read(options)?;
         Ok(Place {
             turns: super::turn::Turns::new(&options.state),
+            breakpoints: super::breakpoint::Breakpoints::new(options.breakpoints.clone()),
             remotes: options.remotes.clone(),
             uri,
             workers: Arc::new(files::pool(WORKERS, &options.state)?),
