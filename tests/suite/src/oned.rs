@@ -21,10 +21,12 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 
 use crate::error::SuiteError;
 
+mod api;
 mod ear;
 mod ledger;
 mod nest;
 
+pub use api::{Api, Query};
 use ear::{Ear, Heard, Mouth};
 use ledger::Ledger;
 pub use ledger::{Log, Reply};
