@@ -26,7 +26,6 @@ install.sh demo [WORDS]          builds, starts two hosts on this machine, moves
   --replace WHAT    puts WHAT aside although it is neither stock nor ours: a slot (vmm/kvm/deploy), a path, or `all`;
                     uninstall: brings the former WHAT back although it was edited since
   --help            this text
-
 First `host` on every host, then `frontend`: the remotes of the front-end are copied to the hosts by themselves.
 TEXT
 }
@@ -38,8 +37,8 @@ oned_conf=/etc/one/oned.conf
 installed=/var/lib/causeway-install
 
 say() { [ -n "$rehearsal" ] && [ -z "$dry" ] || printf '%-9s %s\n' "${dry:+would }$1" "$2"; }
-die() { echo "install.sh: $*" >&2 && exit 1; }
-wrong() { echo "install.sh: $1; --help tells the words" >&2 && exit 2; }
+die() { echo "install.sh: $*" >&2; exit 1; }
+wrong() { echo "install.sh: $1; --help tells the words" >&2; exit 2; }
 
 # ---- What was there before: a ledger of lines `KIND<tab>WHAT<tab>PATH`, only ever appended to.
 #   was   N     PATH   before our change PATH was what copies/N is
@@ -334,7 +333,6 @@ frontend() {
   swap_executable one_vmm_exec "$libexec/causeway-vmm"
   [ -z "$rehearsal" ] || return 0
   cat <<TEXT
-
 What remains for you
   1. Every host must have had \`install.sh host\`: from now on OpenNebula copies the wrappers to them.
   2. systemctl restart opennebula      (oned reads oned.conf when it starts; do it while nothing is deployed or moved)
@@ -384,7 +382,6 @@ host() {
   put_file "$sudoers" 440 root:root sudoers_text
   [ -z "$rehearsal" ] || return 0
   cat <<'TEXT'
-
 What remains for you
   /etc/causeway/uplinks must name the devices under your VXLAN networks (PHYDEV); a network on any other is refused.
   The front-end comes last: `install.sh frontend` there.
