@@ -1,6 +1,8 @@
 //! Every call, killed between any two of its effects and run again, comes to the same end; and what it was not to touch
 //! is as it was. The points come from the calls themselves: a new effect is covered without a change here.
 
+#![cfg(test)]
+
 mod common;
 
 use std::cell::RefCell;

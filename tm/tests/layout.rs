@@ -1,5 +1,7 @@
 //! What the calls leave on real files, checked with QEMU's own tools (contract TM 2.1).
 
+#![cfg(test)]
+
 mod common;
 
 use std::path::Path;

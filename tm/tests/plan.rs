@@ -1,5 +1,7 @@
 //! Plans of the recorded calls, compared with golden files; plans of calls that must be refused.
 
+#![cfg(test)]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 

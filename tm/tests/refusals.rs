@@ -1,6 +1,8 @@
 //! What must not happen: writing through links, removing what may not be there or is not ours, reading what an image
 //! should not name, half copies under final names.
 
+#![cfg(test)]
+
 mod common;
 
 use std::os::unix::fs::symlink;

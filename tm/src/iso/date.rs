@@ -158,7 +158,10 @@ mod tests {
             prop_assert_eq!(before + before_month + moment.day - 1, days);
             prop_assert!(moment.day >= 1 && moment.day <= months[usize::try_from(moment.month - 1).unwrap()]);
         }
+    }
 
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
         #[test]
         fn no_bytes_make_it_panic(mut image in proptest::collection::vec(any::<u8>(), 30_000..45_000), seconds: u64) {
             let _ = put(&mut image, seconds);

@@ -1,7 +1,5 @@
 //! A root of datastores in a temporary directory, calls on it, and a picture of what they leave.
-
-// Each test program uses its own part of this.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test file uses its own part of this")]
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
