@@ -7,14 +7,19 @@
 //! (contract VMM 2.4), or does one of the few file operations that the stock driver does itself. Whether the slot is
 //! ours or somebody else's is looked up where the step runs; the plan is the same.
 
+mod input;
+mod slot;
+
+pub use input::Input;
+pub use slot::Slot;
+
 use std::collections::BTreeMap;
 use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::names::{DeployId, DiskPath, HostName, NameError, VmId};
+use crate::names::{DeployId, DiskPath, HostName, VmId};
 
 /// Where a step runs.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -46,94 +51,6 @@ impl fmt::Display for Place {
             Place::Host(host) => write!(f, "{host}"),
             Place::Delegated(host) => write!(f, "{host} (agent)"),
         }
-    }
-}
-
-/// The place of an executable below the remotes: `vmm/kvm/deploy`, `vnm/vxlan/pre`, `tm/qcow2/clone.ssh`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Slot {
-    family: String,
-    driver: String,
-    verb: String,
-}
-
-impl Slot {
-    /// The slot of `verb` for that family and driver.
-    ///
-    /// # Errors
-    /// A part that is empty, holds anything but letters, digits, `_`, `-` and `.`, or begins with a dot.
-    pub fn new(family: &str, driver: &str, verb: &str) -> Result<Self, NameError> {
-        for part in [family, driver, verb] {
-            let word = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
-            if part.is_empty()
-                || part.len() > 64
-                || part.starts_with(['.', '-'])
-                || !part.bytes().all(word)
-            {
-                return Err(NameError::new(
-                    "slot part",
-                    part,
-                    "a name of letters, digits, '_', '-' and '.'",
-                ));
-            }
-        }
-        Ok(Slot {
-            family: family.to_owned(),
-            driver: driver.to_owned(),
-            verb: verb.to_owned(),
-        })
-    }
-
-    /// `vmm`, `vnm`, `tm` or `datastore`.
-    pub fn family(&self) -> &str {
-        &self.family
-    }
-
-    /// The driver's directory: `kvm`, `vxlan`, `qcow2`.
-    pub fn driver(&self) -> &str {
-        &self.driver
-    }
-
-    /// The executable's name.
-    pub fn verb(&self) -> &str {
-        &self.verb
-    }
-
-    /// The same slot with the last `.suffix` of its verb dropped, where it has one (contract TM 1.3).
-    pub fn without_suffix(&self) -> Option<Slot> {
-        let (verb, _) = self.verb.rsplit_once('.')?;
-        Slot::new(&self.family, &self.driver, verb).ok()
-    }
-}
-
-impl fmt::Display for Slot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}/{}", self.family, self.driver, self.verb)
-    }
-}
-
-impl FromStr for Slot {
-    type Err = NameError;
-    fn from_str(text: &str) -> Result<Self, NameError> {
-        let mut parts = text.split('/');
-        match (parts.next(), parts.next(), parts.next(), parts.next()) {
-            (Some(family), Some(driver), Some(verb), None) => Slot::new(family, driver, verb),
-            _ => Err(NameError::new("slot", text, "FAMILY/DRIVER/VERB")),
-        }
-    }
-}
-
-impl TryFrom<String> for Slot {
-    type Error = NameError;
-    fn try_from(text: String) -> Result<Self, NameError> {
-        text.parse()
-    }
-}
-
-impl From<Slot> for String {
-    fn from(slot: Slot) -> String {
-        slot.to_string()
     }
 }
 
@@ -396,11 +313,7 @@ impl Plan {
 
     /// Whether any step is in the long lane.
     pub fn lane(&self) -> Lane {
-        if self.steps.iter().any(|s| s.lane == Lane::Long) {
-            Lane::Long
-        } else {
-            Lane::Short
-        }
+        if self.steps.iter().any(|s| s.lane == Lane::Long) { Lane::Long } else { Lane::Short }
     }
 }
 
@@ -442,75 +355,19 @@ pub fn describe(work: &Work) -> String {
     }
 }
 
-/// Bytes a step reads. Serialised as text where they are text, so that a log or a frame can be read by a person.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "InputForm", into = "InputForm")]
-pub struct Input(pub std::sync::Arc<[u8]>);
-
-impl Input {
-    /// Input of those bytes.
-    pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
-        Input(bytes.into().into())
-    }
-}
-
-impl fmt::Debug for Input {
-    /// Only the length: inputs carry decrypted datastore secrets (contract VMM 7, G9).
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Input({} bytes)", self.0.len())
-    }
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum InputForm {
-    Text(String),
-    Base64(String),
-}
-
-impl From<Input> for InputForm {
-    fn from(input: Input) -> Self {
-        use base64::prelude::{BASE64_STANDARD, Engine};
-        match std::str::from_utf8(&input.0) {
-            Ok(text) => InputForm::Text(text.to_owned()),
-            Err(_) => InputForm::Base64(BASE64_STANDARD.encode(&input.0)),
-        }
-    }
-}
-
-impl From<InputForm> for Input {
-    fn from(form: InputForm) -> Self {
-        use base64::prelude::{BASE64_STANDARD, Engine};
-        match form {
-            InputForm::Text(text) => Input::new(text.into_bytes()),
-            // A frame is ours on both ends; one with broken base64 yields an empty input, which every reader refuses.
-            InputForm::Base64(text) => Input::new(BASE64_STANDARD.decode(text).unwrap_or_default()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_slot_cannot_leave_its_directory() {
-        for text in [
-            "vmm/kvm",
-            "vmm/kvm/a/b",
-            "vmm/../deploy",
-            "/kvm/deploy",
-            "vmm/kvm/",
-            "vmm/kvm/a b",
-            "a/-b/c",
-        ] {
+        for text in
+            ["vmm/kvm", "vmm/kvm/a/b", "vmm/../deploy", "/kvm/deploy", "vmm/kvm/", "vmm/kvm/a b", "a/-b/c"]
+        {
             assert!(text.parse::<Slot>().is_err(), "{text:?}");
         }
         let slot: Slot = "tm/qcow2/snap_create.ssh".parse().unwrap();
-        assert_eq!(
-            slot.without_suffix().unwrap().to_string(),
-            "tm/qcow2/snap_create"
-        );
+        assert_eq!(slot.without_suffix().unwrap().to_string(), "tm/qcow2/snap_create");
         assert_eq!(slot.without_suffix().unwrap().without_suffix(), None);
     }
 
@@ -519,10 +376,7 @@ mod tests {
         for bytes in [b"<VM/>".to_vec(), vec![0xff, 0, 1], Vec::new()] {
             let input = Input::new(bytes.clone());
             let json = serde_json::to_string(&input).unwrap();
-            assert_eq!(
-                serde_json::from_str::<Input>(&json).unwrap().0.as_ref(),
-                bytes
-            );
+            assert_eq!(serde_json::from_str::<Input>(&json).unwrap().0.as_ref(), bytes);
         }
         assert_eq!(format!("{:?}", Input::new("secret")), "Input(6 bytes)");
     }
