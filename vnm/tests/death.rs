@@ -7,7 +7,7 @@ mod common;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use causeway_core::names::VmId;
-use causeway_vnm::root::step::Log;
+use causeway_vnm::root::step::{Log, Step};
 use causeway_vnm::root::{Outcome, Verb, action, server};
 use common::{Host, document, ip, nic, request, vm};
 
@@ -147,6 +147,43 @@ fn many_guests_come_and_go_at_once() {
         }
     });
     assert_eq!(host.links(), [""; 0]);
-    assert_eq!(std::fs::read_dir(&host.places.reservations).unwrap().count(), 0);
+    host.assert_no_trace();
     ip("link show up0");
+}
+
+/// Runs `pre` while somebody else runs `commands` just before the first change.
+fn raced(host: &Host, commands: &[&str]) -> (Outcome, Vec<String>) {
+    let request = request(Verb::Pre, &vm(7, 4));
+    let mut pending = Some(commands);
+    let mut before = |step: &Step| {
+        if let Step::Change(_) = step {
+            pending.take().unwrap_or_default().iter().for_each(|words| drop(ip(words)));
+        }
+    };
+    let mut log = Log::new(&mut before);
+    let outcome = match action::run(&host.places, &request, &mut log) {
+        Ok(_) => Outcome::Done,
+        Err(failure) => Outcome::Failed(failure),
+    };
+    (outcome, log.changes.iter().map(ToString::to_string).collect())
+}
+
+#[test]
+fn a_device_that_somebody_makes_meanwhile_is_compared() {
+    let host = Host::new();
+    let bridge = "link add onebr.4 type bridge";
+    let (outcome, changes) = raced(&host, &[bridge]);
+    assert!(
+        matches!(&outcome, Outcome::Failed(f) if f.text.contains("was not made by causeway")),
+        "{outcome:?}"
+    );
+    assert_eq!((changes.len(), host.links()), (0, vec!["onebr.4".to_owned()]));
+    assert!(host.reservation(VmId(7)).is_none());
+
+    let host = Host::new();
+    let tunnel =
+        "link add up0.4 master onebr.4 up type vxlan id 4 group 239.0.0.4 ttl 16 dev up0 dstport 8472";
+    let (outcome, changes) =
+        raced(&host, &[bridge, "link set onebr.4 up", tunnel, "link set up0.4 mtu 1500"]);
+    assert_eq!((outcome, changes), (Outcome::Done, vec![]), "it is what we would have made");
 }

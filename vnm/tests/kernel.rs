@@ -114,8 +114,7 @@ fn a_second_guest_shares_and_the_last_one_takes_everything() {
     assert_eq!(text(&host.done(Verb::Clean, &vm(8, 4))), ["delete up0.4", "delete onebr.4"]);
     assert_eq!(host.links(), [""; 0]);
     assert!(host.reservation(VmId(7)).is_none() && host.reservation(VmId(8)).is_none());
-    assert_eq!(std::fs::read_dir(&host.places.reservations).unwrap().count(), 0);
-    assert_eq!(std::fs::read_dir(&host.places.locks).unwrap().count(), 0, "no lock file outlives its object");
+    host.assert_no_trace();
 }
 
 #[test]
@@ -212,13 +211,10 @@ fn a_guest_that_never_came_is_collected_after_its_time() {
     host.done(Verb::Pre, &vm(7, 4));
     host.done(Verb::Clean, &vm(9, 9));
     assert_eq!(host.links(), ["onebr.4", "up0.4"], "it may still come");
-    let path = host.places.reservations.join("7.json");
-    let mut reserved = host.reservation(VmId(7)).unwrap();
-    reserved["written"] = (reserved["written"].as_u64().unwrap() - 3601).into();
-    std::fs::write(&path, reserved.to_string()).unwrap();
+    host.age(7, 3601);
     host.done(Verb::Clean, &vm(9, 9));
     assert_eq!(host.links(), [""; 0]);
-    assert!(!path.exists());
+    assert!(host.reservation(VmId(7)).is_none());
 }
 
 #[test]
@@ -226,9 +222,7 @@ fn a_running_guest_is_never_collected() {
     let host = Host::new();
     host.done(Verb::Pre, &vm(7, 4));
     host.plug("one-7-0", "onebr.4");
-    let mut reserved = host.reservation(VmId(7)).unwrap();
-    reserved["written"] = 0.into();
-    std::fs::write(host.places.reservations.join("7.json"), reserved.to_string()).unwrap();
+    host.age(7, 1_000_000);
     host.done(Verb::Clean, &vm(9, 9));
     host.done(Verb::Pre, &vm(8, 4));
     host.done(Verb::Clean, &vm(8, 4));
@@ -240,6 +234,7 @@ fn a_running_guest_is_never_collected() {
 fn a_reservation_that_cannot_be_read_keeps_everything() {
     let host = Host::new();
     host.done(Verb::Pre, &vm(7, 4));
+    host.done(Verb::Pre, &vm(3, 4));
     std::fs::write(host.places.reservations.join("3.json"), "{").unwrap();
     let response = host.run(Verb::Clean, &vm(7, 4));
     assert_eq!((&response.outcome, response.changes.len()), (&Outcome::Done, 0));

@@ -11,26 +11,29 @@ mod packet;
 
 use std::net::IpAddr;
 
-use crate::desired::{Desired, Port, Vxlan};
+use packet::Wire;
+
+use crate::desired::{Desired, Port};
 
 /// Sends what announces each of the VM's NICs; what could not be sent comes back as notes.
 pub fn announce(desired: &Desired) -> Vec<String> {
+    if desired.tunnels.is_empty() {
+        return Vec::new();
+    }
+    let wire = match Wire::open() {
+        Ok(wire) => wire,
+        Err(error) => return vec![format!("announcement failed: {error}")],
+    };
     let mut notes = Vec::new();
     for tunnel in &desired.tunnels {
         let ports = desired.ports.iter().filter(|port| port.bridge == tunnel.bridge);
-        if let Err(error) = send(tunnel, &ports.collect::<Vec<_>>()) {
+        let mut frames = ports.flat_map(all);
+        if let Err(error) = frames.try_for_each(|frame| wire.send(tunnel.name.as_str(), &frame)) {
             notes.push(format!("announcement by {} failed: {error}", tunnel.name));
         }
     }
+    wire.close();
     notes
-}
-
-fn send(tunnel: &Vxlan, ports: &[&Port]) -> std::io::Result<()> {
-    let device = packet::Device::open(tunnel.name.as_str())?;
-    for frame in ports.iter().flat_map(|port| all(port)) {
-        device.send(&frame)?;
-    }
-    Ok(())
 }
 
 /// The frames of one NIC.

@@ -1,38 +1,47 @@
-//! Raw frames out of one device.
+//! Raw frames out of a device.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::ifaddrs::getifaddrs;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, bind, send, socket};
+use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, sendto, socket};
 
-/// A device that frames can be sent by. Nothing is received: the socket has no protocol.
-pub(super) struct Device(OwnedFd);
+/// A socket that sends by any device and receives nothing: it has no protocol.
+pub(super) struct Wire {
+    socket: OwnedFd,
+    devices: BTreeMap<String, LinkAddr>,
+}
 
-impl Device {
-    /// Opens the device of that name.
+impl Wire {
+    /// Opens the socket.
     ///
     /// # Errors
-    /// There is none, or the caller may not.
-    pub(super) fn open(name: &str) -> io::Result<Self> {
+    /// The caller may not.
+    pub(super) fn open() -> io::Result<Self> {
         // The list of interfaces is the one place where the packet address of a device can be had without unsafe code.
-        let found = getifaddrs()?
-            .filter(|interface| interface.interface_name == name)
-            .find_map(|interface| interface.address?.as_link_addr().copied());
-        let address =
-            found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no device {name}")))?;
+        let address = |interface: nix::ifaddrs::InterfaceAddress| {
+            Some((interface.interface_name, *interface.address?.as_link_addr()?))
+        };
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let socket = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
-        bind(socket.as_raw_fd(), &address)?;
-        Ok(Device(socket))
+        Ok(Wire {
+            devices: getifaddrs()?.filter_map(address).collect(),
+            socket: socket(AddressFamily::Packet, SockType::Raw, flags, None)?,
+        })
     }
 
     /// Sends one frame, from its Ethernet header on.
     ///
     /// # Errors
-    /// The device is down, or its queue is full.
-    pub(super) fn send(&self, frame: &[u8]) -> io::Result<()> {
-        let sent = send(self.0.as_raw_fd(), frame, MsgFlags::empty())?;
+    /// The device is not there or down, or its queue is full.
+    pub(super) fn send(&self, device: &str, frame: &[u8]) -> io::Result<()> {
+        let address = self.devices.get(device).ok_or(io::ErrorKind::NotFound)?;
+        let sent = sendto(self.socket.as_raw_fd(), frame, address, MsgFlags::empty())?;
         if sent == frame.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+    }
+
+    /// Closes the socket without waiting: the kernel lets every CPU pass a quiet moment first, some 10 ms.
+    pub(super) fn close(self) {
+        std::thread::spawn(move || drop(self));
     }
 }

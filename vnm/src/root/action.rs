@@ -32,7 +32,7 @@ use crate::fabric::linux::{
     Change, Difference, Leaving, NetlinkError, Observed, Rtnetlink, Scope, Surroundings, difference, observe,
 };
 use crate::lock::{Lock, LockError};
-use crate::reservation::{Reservation, Reservations, now};
+use crate::reservation::{Reservation, Reservations};
 
 /// The longest wait for locks, whatever the request says.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -166,9 +166,9 @@ impl<'a, 'l> Action<'a, 'l> {
             return Ok(());
         }
         self.log.begin(&Step::Reserve);
-        self.reservations.store(&after)?;
-        if let Err(error) = self.make(&desired, &facts) {
-            return Err(self.take_back(&before, &desired, error));
+        self.reservations.replace(&before, &after)?;
+        if let Err(error) = self.make(&desired, &facts, first) {
+            return Err(self.take_back(&before, &after, &desired, error));
         }
         // What the VM had and wants no more: its network was changed while it was not running.
         let mut left = Leaving::default();
@@ -186,7 +186,7 @@ impl<'a, 'l> Action<'a, 'l> {
     fn compare(&mut self, desired: &Desired, facts: &Facts) -> Result<(Observed, Difference), ActionError> {
         let observed = observe(&mut self.netlink, &Scope::from(desired))?;
         let bridges: BTreeSet<LinkName> = desired.bridges.iter().map(|b| b.name.clone()).collect();
-        let mut shared = self.reservations.others(desired.vm)?.reserved(&bridges, now());
+        let mut shared = self.reservations.claims(&bridges, desired.vm)?.bridges;
         let own = |name: &str| desired.ports.iter().any(|port| port.tap.as_str() == name);
         for name in bridges {
             let bridge = observed.named(&name).map(|link| link.index);
@@ -200,22 +200,21 @@ impl<'a, 'l> Action<'a, 'l> {
         Ok((observed, difference))
     }
 
-    /// Brings the kernel to the desired state.
-    fn make(&mut self, desired: &Desired, facts: &Facts) -> Result<(), ActionError> {
-        let mut tries = 0;
-        'anew: loop {
-            tries += 1;
-            let (_, difference) = self.compare(desired, facts)?;
-            for change in difference.changes {
-                match self.change(change) {
-                    // Somebody made it since we looked: look again, and compare (W21).
-                    Err(error) if error.errno() == Some(Errno::EXIST) && tries < TRIES => continue 'anew,
-                    other => other?,
+    /// Brings the kernel to the desired state by the way that was found.
+    fn make(&mut self, desired: &Desired, facts: &Facts, first: Difference) -> Result<(), ActionError> {
+        let mut difference = first;
+        for left in (0..TRIES).rev() {
+            match difference.changes.into_iter().try_for_each(|change| self.change(change)) {
+                // Somebody made it since we looked: look again, and compare (W21).
+                Err(error) if error.errno() == Some(Errno::EXIST) && left > 0 => {}
+                other => {
+                    self.log.notes.extend(difference.notes);
+                    return Ok(other?);
                 }
             }
-            self.log.notes.extend(difference.notes);
-            return Ok(());
+            difference = self.compare(desired, facts)?.1;
         }
+        Ok(())
     }
 
     pub(super) fn change(&mut self, change: Change) -> Result<(), NetlinkError> {
@@ -229,14 +228,20 @@ impl<'a, 'l> Action<'a, 'l> {
     }
 
     /// Takes back what a failed `pre` made, as far as nobody else has come to use it.
-    fn take_back(&mut self, before: &Reservation, desired: &Desired, first: ActionError) -> ActionError {
+    fn take_back(
+        &mut self,
+        before: &Reservation,
+        after: &Reservation,
+        desired: &Desired,
+        first: ActionError,
+    ) -> ActionError {
         let keep = before.bridges().cloned().collect();
         let mut leaving = Leaving::from(desired);
         // Its own devices are no leftovers of `pre`, which makes none.
         leaving.fdb.clear();
         let undone = self.leave(desired.vm, &leaving, keep).map(|_| ());
         self.log.begin(&Step::Release);
-        let undone = undone.and(self.reservations.store(before).map_err(ActionError::from));
+        let undone = undone.and(self.reservations.replace(after, before).map_err(ActionError::from));
         match undone {
             Ok(()) => first,
             Err(undo) => ActionError::Undo { first: Box::new(first), undo: Box::new(undo) },
@@ -254,7 +259,7 @@ impl<'a, 'l> Action<'a, 'l> {
             self.log.notes.extend(difference.notes);
             return Ok(());
         }
-        self.make(&desired, &facts)?;
+        self.make(&desired, &facts, difference)?;
         locks.free(false, &[]);
         // The guest is here whatever comes of this, so it can fail nothing.
         self.log.begin(&Step::Announce);

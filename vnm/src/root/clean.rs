@@ -26,9 +26,9 @@ impl Action<'_, '_> {
         if leaving.taps.is_empty() {
             return Ok(BTreeSet::new());
         }
-        let others = self.reservations.others(vm)?;
-        self.log.notes.extend(others.unreadable.iter().map(ToString::to_string));
-        let mut reserved = others.reserved(&leaving.bridges, now());
+        let claims = self.reservations.claims(&leaving.bridges, vm)?;
+        self.log.notes.extend(claims.unreadable.iter().map(ToString::to_string));
+        let mut reserved = claims.bridges;
         reserved.extend(keep);
         let observed = observe(&mut self.netlink, &Scope::from(leaving))?;
         let removal = removal(leaving, &observed, &reserved);
@@ -45,7 +45,7 @@ impl Action<'_, '_> {
 
     pub(super) fn clean(&mut self, vm: &VmDocument) -> Result<(), ActionError> {
         let lock = self.lock_vm(vm.id)?;
-        let mut reservation = match self.reservations.load(vm.id) {
+        let reservation = match self.reservations.load(vm.id) {
             Err(error @ ReservationError::Content { .. }) => {
                 self.log.notes.push(error.to_string());
                 Reservation::empty(vm.id)
@@ -62,21 +62,25 @@ impl Action<'_, '_> {
         if self.dry_run {
             return Ok(());
         }
+        let mut after = reservation.clone();
         for nic in nics {
-            let tap = reservation.nics.get(&nic).map(|reserved| reserved.port.tap.clone());
-            if tap.is_some_and(|tap| lingering.contains(&tap)) {
-                reservation.leaving.insert(nic);
+            let tap = reservation.nics.get(&nic).map(|reserved| &reserved.port.tap);
+            if tap.is_some_and(|tap| lingering.contains(tap)) {
+                after.leaving.insert(nic);
             } else {
-                reservation.release(nic);
+                after.release(nic);
             }
         }
         self.log.begin(&Step::Release);
-        self.reservations.store(&reservation)?;
+        self.reservations.replace(&reservation, &after)?;
+        locks.free(after.nics.is_empty(), &self.log.changes);
+        self.collect(vm.id);
+        if !lingering.is_empty() {
+            self.reservations.collect_next_time();
+        }
         for tap in lingering {
             self.log.notes.push(format!("{tap} is still plugged in: what it needs stays until it is gone"));
         }
-        locks.free(reservation.nics.is_empty(), &self.log.changes);
-        self.collect(vm.id);
         Ok(())
     }
 
@@ -111,24 +115,29 @@ impl Action<'_, '_> {
 
     /// Finishes what other VMs left: NICs whose device lingered, and guests that never came. It can fail nothing.
     fn collect(&mut self, vm: VmId) {
-        let Ok(others) = self.reservations.others(vm) else {
+        if !self.reservations.collect_now() {
             return;
-        };
+        }
         let now = now();
-        for other in others.reservations.iter().filter(|r| r.is_old(now) || !r.leaving.is_empty()) {
-            if let Err(error) = self.collect_one(other.vm, now) {
+        let others = self.reservations.vms().unwrap_or_default().into_iter().filter(|other| *other != vm);
+        for other in others {
+            if let Err(error) = self.collect_one(other, now) {
                 let failure = Failure::from(error);
-                self.log.notes.push(format!("what VM {} left could not be removed: {failure}", other.vm));
+                self.log.notes.push(format!("what VM {other} left could not be removed: {failure}"));
             }
         }
     }
 
     fn collect_one(&mut self, vm: VmId, now: u64) -> Result<(), ActionError> {
+        let due = |r: &Reservation| r.is_old(now) || !r.leaving.is_empty();
+        if !due(&self.reservations.load(vm)?) {
+            return Ok(());
+        }
         // An action of that VM is under way: it will see to it.
         let Some(lock) = Lock::attempt(&self.places.locks, &format!("vm-{vm}"))? else {
             return Ok(());
         };
-        let mut reservation = self.reservations.load(vm)?;
+        let reservation = self.reservations.load(vm)?;
         let old = reservation.is_old(now);
         let mut gone = BTreeSet::new();
         let mut leaving = Leaving::default();
@@ -146,10 +155,11 @@ impl Action<'_, '_> {
         let keep = stays.map(|(_, reserved)| reserved.bridge.name.clone()).collect();
         let locks = self.lock_all(lock, &leaving.taps.iter().map(|tap| tap.bridge.clone()).collect())?;
         self.leave(vm, &leaving, keep)?;
-        gone.iter().for_each(|nic| reservation.release(*nic));
+        let mut after = reservation.clone();
+        gone.iter().for_each(|nic| after.release(*nic));
         self.log.begin(&Step::Release);
-        self.reservations.store(&reservation)?;
-        locks.free(reservation.nics.is_empty(), &self.log.changes);
+        self.reservations.replace(&reservation, &after)?;
+        locks.free(after.nics.is_empty(), &self.log.changes);
         Ok(())
     }
 }

@@ -144,6 +144,26 @@ impl Host {
         Some(serde_json::from_slice(&text).unwrap())
     }
 
+    /// No file of any VM or bridge is left.
+    pub fn assert_no_trace(&self) {
+        let names = |dir: &std::path::Path| -> Vec<_> {
+            std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect()
+        };
+        let mut reservations = names(&self.places.reservations);
+        reservations.retain(|name| name != ".collected" && name != "by-bridge");
+        assert_eq!(reservations, [""; 0]);
+        assert_eq!(names(&self.places.reservations.join("by-bridge")), [""; 0]);
+        assert_eq!(names(&self.places.locks), [""; 0], "no lock file outlives its object");
+    }
+
+    /// Ages the reservation of a VM, as if its `pre` had been that many seconds ago.
+    pub fn age(&self, vm: u32, seconds: u64) {
+        let mut reserved = self.reservation(VmId(vm)).unwrap();
+        reserved["written"] = (reserved["written"].as_u64().unwrap() - seconds).into();
+        std::fs::write(self.places.reservations.join(format!("{vm}.json")), reserved.to_string()).unwrap();
+        let _ = std::fs::remove_file(self.places.reservations.join(".collected"));
+    }
+
     /// The names of all devices but the uplink's and the loop.
     pub fn links(&self) -> Vec<String> {
         let links = json("link");
