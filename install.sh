@@ -343,8 +343,8 @@ TEXT
 # ---- Host
 
 uplinks_text() {
-  echo '# Devices that virtual networks may use on this host, one name per line: the PHYDEV of the networks.'
-  echo '# causeway-root joins guests to no other device. Only root may write this file.'
+  echo '# What virtual networks may use on this host, one name per line: devices (PHYDEV), and bridges of your own.'
+  echo '# causeway-root joins guests to nothing else. Only root may write this file.'
   [ ${#uplinks[@]} = 0 ] || printf '%s\n' "${uplinks[@]}"
 }
 
