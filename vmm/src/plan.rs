@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use causeway_core::answer::{Failure, Kind};
-use causeway_core::document::{Envelope, TmCommand};
+use causeway_core::document::{self, Envelope, TmCommand};
 use causeway_core::plan::{Plan, Step};
 use causeway_core::settings::VmmExecrc;
 
@@ -119,6 +119,17 @@ pub fn plan(
 /// Whether `action` takes a VM away, so that a malformed attribute of its template must not stand in its way.
 pub fn removes(action: &str) -> bool {
     matches!(action, "SHUTDOWN" | "CANCEL" | "CLEANUP")
+}
+
+/// The first word that a reply to `action` must carry even when its document is refused for what else stands in it
+/// (contract VMM 1.4): without it oned drops the reply, and the update of all other VMs stops here.
+pub fn first_word_in(action: &str, document: &[u8]) -> Option<u32> {
+    let element = match action {
+        "UPDATESG" => "SECURITY_GROUP_ID",
+        "UPDATENIC" => "VIRTUAL_NETWORK_ID",
+        _ => return None,
+    };
+    document::parse(document).ok()?.value(element)?.trim().parse().ok()
 }
 
 /// The first word that a reply to `action` must carry even when no plan can be made (contract VMM 1.4).
