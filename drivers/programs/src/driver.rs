@@ -9,10 +9,13 @@
 
 pub mod adopt;
 pub mod config;
+pub mod expand;
 pub mod front;
 pub mod oned;
 pub mod out;
 pub mod places;
+pub mod serve;
+pub mod tm;
 pub mod transfer;
 pub mod turns;
 pub mod vmm;

@@ -15,15 +15,16 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use causeway_core::answer::{Failure, Kind};
+use causeway_core::answer::Kind;
 use causeway_core::document::VmDocument;
-use causeway_core::engine::{Engine, Log, Outcome, Patience};
+use causeway_core::engine::{Log, Outcome};
 use causeway_core::journal::{Note, Unfinished};
 use causeway_core::names::{RequestId, VmId};
-use causeway_core::plan::Recall;
+use causeway_core::plan::{Plan, Recall};
 use causeway_core::protocol::{Action, Reply, Request, Severity};
 
-use super::vmm::Driver;
+use super::serve::{Driver, Family, reply};
+use super::turns::Entry;
 
 /// Nothing is said before oned has read the answer to `INIT`: it drops what comes with it (contract VMM 1.3).
 const SETTLE: Duration = Duration::from_secs(2);
@@ -35,7 +36,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 const TELL_EVERY: u32 = 12;
 
 /// Adopts every unfinished request, each in a task of its own.
-pub fn start(driver: &Rc<Driver>, unfinished: Vec<Unfinished>) {
+pub fn start<F: Family>(driver: &Rc<Driver<F>>, unfinished: Vec<Unfinished>) {
     for old in unfinished {
         let Note::Begin { action, vm, recall, .. } = old.begin else { continue };
         let done = old.notes.iter().filter_map(|note| match note {
@@ -45,21 +46,20 @@ pub fn start(driver: &Rc<Driver>, unfinished: Vec<Unfinished>) {
         let adopted = Adopted { request: old.request, action, vm, recall, done: done.collect() };
         // Entered at once: a new request for the same VM waits until this one is settled.
         let entry = driver.turns.enter(vm);
+        driver.note_adopted(vm, &entry.canceller(), true);
         let driver = Rc::clone(driver);
         tokio::task::spawn_local(async move {
             let _turn = entry.vm_turn().await;
-            tokio::time::sleep(SETTLE).await;
-            let mut cancelled = entry.cancelled();
-            let end = tokio::select! {
-                end = adopted.settle(&driver, &entry) => end,
-                // oned has given the VM up; what comes next for it ends what is left of it.
-                Ok(_) = cancelled.wait_for(|c| *c) => None,
-            };
+            let end = adopted.settle(&driver, &entry).await;
+            // Given up by oned, or by its admin, who had it ask again: it waits for no reply to this one.
+            let end = end.filter(|_| !*entry.cancelled().borrow());
             if let Some(reply) = &end {
                 driver.out.reply(reply).await;
             }
+            driver.note_adopted(vm, &entry.canceller(), false);
             let ok = end.is_some_and(|reply| reply.result.is_ok());
             driver.journal.note(&adopted.request, &Note::End { ok });
+            driver.places.forget(&adopted.request);
         });
     }
 }
@@ -72,53 +72,60 @@ struct Adopted {
     done: Vec<String>,
 }
 
+/// What is to be answered, or done.
+enum Next {
+    Reply(Reply),
+    Work(Request, Plan),
+}
+
 impl Adopted {
     /// The reply that oned waits for, or none.
-    async fn settle(&self, driver: &Driver, entry: &super::turns::Entry) -> Option<Reply> {
+    async fn settle<F: Family>(&self, driver: &Driver<F>, entry: &Entry) -> Option<Reply> {
+        let mut cancelled = entry.cancelled();
+        // Nothing has been done yet in this process: there is nothing to stop.
+        let next = tokio::select! {
+            next = self.prepare(driver) => next?,
+            Ok(_) = cancelled.wait_for(|c| *c) => return None,
+        };
+        let (request, plan) = match next {
+            Next::Reply(reply) => return Some(reply),
+            Next::Work(request, plan) => (request, plan),
+        };
+        match driver.engine(entry.cancelled()).resume(&plan, &self.request, &self.done).await {
+            Outcome::Success(payload) => Some(reply(&request, Ok(payload), plan.first_word)),
+            Outcome::Failure(failure) => Some(reply(&request, Err(failure), plan.first_word)),
+            Outcome::Cancelled => None,
+        }
+    }
+
+    /// Asks oned, and makes the plan again if it still waits.
+    async fn prepare<F: Family>(&self, driver: &Driver<F>) -> Option<Next> {
+        tokio::time::sleep(SETTLE).await;
         let recall = self.recall.as_ref()?;
+        let action: Action = self.action.parse().ok()?;
         let (vm, document) = self.ask(driver).await?;
-        if !waits(&self.action, &vm, recall) {
+        if !F::waits(&self.action, &vm, recall) {
             tracing::info!(request = %self.request, vm = self.vm.0, "oned does not wait for it any more");
             return None;
         }
         let text = format!("{}: taken up again after the death of its driver process", self.action);
         driver.out.log(self.vm, Severity::Warning, &text);
-        let action: Action = self.action.parse().ok()?;
-        let reply = |result: Result<String, Failure>, word: Option<u32>| {
-            let reply = match result {
-                Ok(payload) => Reply::success(action.clone(), self.vm, payload),
-                Err(failure) => Reply::failure(action.clone(), self.vm, failure.text),
-            };
-            Some(match word {
-                Some(id) => reply.about(id),
-                None => reply,
-            })
+        let request = match F::again(driver, &self.action, recall, (self.vm, &document)).await {
+            Ok(request) => request,
+            Err(failure) => {
+                let bare = Request::new(action, self.vm, "");
+                return Some(Next::Reply(reply(&bare, Err(failure), None)));
+            }
         };
         let mut word = None;
-        let request = match self.again(driver, recall, &document).await {
-            Ok(request) => request,
-            Err(failure) => return reply(Err(failure), word),
-        };
-        let plan = match driver.plan(&request, &mut word).await {
-            Ok(plan) => plan,
-            Err(failure) => return reply(Err(failure), word),
-        };
-        let engine = Engine {
-            reach: &driver.places,
-            log: &driver.out,
-            journal: &driver.journal,
-            patience: Patience::default(),
-            cancelled: entry.cancelled(),
-        };
-        match engine.resume(&plan, &self.request, &self.done).await {
-            Outcome::Success(payload) => reply(Ok(payload), plan.first_word),
-            Outcome::Failure(failure) => reply(Err(failure), plan.first_word),
-            Outcome::Cancelled => None,
-        }
+        Some(match F::plan(driver, &request, &mut word).await {
+            Ok(plan) => Next::Work(request, plan),
+            Err(failure) => Next::Reply(reply(&request, Err(failure), word)),
+        })
     }
 
     /// The VM as oned has it now; asks until oned answers. A VM that oned does not know is nobody's.
-    async fn ask(&self, driver: &Driver) -> Option<(VmDocument, String)> {
+    async fn ask<F: Family>(&self, driver: &Driver<F>) -> Option<(VmDocument, String)> {
         let mut asked = 0;
         loop {
             match driver.oned.vm(self.vm).await {
@@ -148,37 +155,4 @@ impl Adopted {
             }
         }
     }
-
-    /// The request once more: what the journal kept, with the VM and the datastore as oned has them.
-    async fn again(&self, driver: &Driver, recall: &Recall, vm: &str) -> Result<Request, Failure> {
-        let datastore = match recall.datastore {
-            Some(id) => driver.oned.datastore(id).await?,
-            None => String::new(),
-        };
-        let action = self.action.parse().map_err(|e| Failure::new(Kind::Bug, e))?;
-        let document = format!("{}{vm}{datastore}</VMM_DRIVER_ACTION_DATA>", recall.request);
-        Ok(Request::new(action, self.vm, causeway_core::document::encode(document.as_bytes())))
-    }
-}
-
-/// Whether oned still waits for an answer to `action`: the VM is in a state that this action brings it out of, on the
-/// same history record.
-fn waits(action: &str, vm: &VmDocument, recall: &Recall) -> bool {
-    let same = recall.sequence.is_none() || vm.history.seq == recall.sequence;
-    let Some(state) = vm.lcm_state else { return false };
-    let known: &[u32] = match action {
-        // BOOT, BOOT_UNKNOWN, BOOT_POWEROFF, BOOT_SUSPENDED, BOOT_STOPPED, BOOT_UNDEPLOY, BOOT_MIGRATE
-        "DEPLOY" | "RESTORE" => &[2, 19, 20, 21, 22, 32, 35],
-        // MIGRATE
-        "MIGRATE" => &[4],
-        // SAVE_STOP, SAVE_SUSPEND, SAVE_MIGRATE
-        "SAVE" => &[5, 6, 7],
-        // SAVE_MIGRATE (a cold migration with poweroff), SHUTDOWN, SHUTDOWN_POWEROFF, SHUTDOWN_UNDEPLOY
-        "SHUTDOWN" | "CANCEL" => &[7, 12, 18, 29],
-        // CLEANUP_RESUBMIT, CLEANUP_DELETE
-        "CLEANUP" => &[15, 23],
-        // HOTPLUG, its snapshot, NIC, resize and save-as kin, DISK_SNAPSHOT*, DISK_RESIZE, BACKUP
-        _ => &[17, 24, 25, 26, 57, 58, 59, 62, 66, 69],
-    };
-    same && known.contains(&state)
 }

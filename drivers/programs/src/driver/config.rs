@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use causeway_core::journal::{Journal, Unfinished};
 use causeway_core::plan::Slot;
-use causeway_core::protocol::DriverOptions;
+use causeway_core::protocol::{ArgvError, DriverOptions, TmOptions};
 use causeway_core::reach::resident::{Hosts, Ssh};
 use causeway_core::reach::slots::{Standing, standing};
 use causeway_core::settings::{Causeway, OneConfig, SettingsError, ShellRc, Transport, VmmExecrc, read_file};
@@ -35,15 +36,96 @@ impl Directories {
         }
     }
 
+    /// Those that `ONE_LOCATION` of the environment says.
+    pub fn from_environment() -> Self {
+        Directories::of(std::env::var_os("ONE_LOCATION").map(PathBuf::from).as_deref())
+    }
+
     fn rc(&self, path: &Path) -> Result<ShellRc, SettingsError> {
         Ok(ShellRc::parse(&path.display().to_string(), &text(path)?))
     }
 }
 
+/// The words of `ARGUMENTS` of one kind of driver process, and what goes with them.
+pub trait Options: Sized {
+    /// The program's name.
+    const PROGRAM: &'static str;
+
+    /// What a file of the front-end says to this kind only.
+    type Rc;
+
+    /// Reads the arguments after the program's name.
+    ///
+    /// # Errors
+    /// [`ArgvError`], which names the option.
+    fn parse(arguments: &[String]) -> Result<Self, ArgvError>;
+
+    /// Reads that file.
+    ///
+    /// # Errors
+    /// A setting that we don't take, named.
+    fn rc(directories: &Directories) -> Result<Self::Rc, SettingsError>;
+
+    /// `-t`, and whether so many run at once on one host, or one.
+    fn room(&self) -> (u16, bool);
+
+    /// `-s`: the shell that the host's command is for.
+    fn shell(&self) -> &str {
+        "bash"
+    }
+
+    /// `-w`, where it is for the transfer manager's steps.
+    fn transfer_timeout(&self) -> Option<Duration> {
+        None
+    }
+}
+
+impl Options for DriverOptions {
+    const PROGRAM: &'static str = "causeway-vmm";
+    type Rc = VmmExecrc;
+
+    fn parse(arguments: &[String]) -> Result<Self, ArgvError> {
+        DriverOptions::parse(arguments)
+    }
+
+    fn rc(directories: &Directories) -> Result<VmmExecrc, SettingsError> {
+        VmmExecrc::read(&directories.rc(&directories.etc.join("vmm_exec/vmm_execrc"))?)
+    }
+
+    fn room(&self) -> (u16, bool) {
+        (self.threads, self.parallel)
+    }
+
+    fn shell(&self) -> &str {
+        &self.shell
+    }
+}
+
+impl Options for TmOptions {
+    const PROGRAM: &'static str = "causeway-tm";
+    type Rc = ();
+
+    fn parse(arguments: &[String]) -> Result<Self, ArgvError> {
+        TmOptions::parse(arguments)
+    }
+
+    fn rc(_: &Directories) -> Result<(), SettingsError> {
+        Ok(())
+    }
+
+    fn room(&self) -> (u16, bool) {
+        (self.threads, true)
+    }
+
+    fn transfer_timeout(&self) -> Option<Duration> {
+        self.timeout
+    }
+}
+
 /// One driver process's configuration.
-pub struct Config {
+pub struct Config<O: Options = DriverOptions> {
     /// The words of `ARGUMENTS`.
-    pub options: DriverOptions,
+    pub options: O,
     /// The front-end's remotes.
     pub remotes: PathBuf,
     /// Who drives live migrations.
@@ -53,27 +135,24 @@ pub struct Config {
     var: PathBuf,
     causeway: Causeway,
     one: OneConfig,
-    execrc: VmmExecrc,
+    rc: O::Rc,
     qcow2_options: Vec<String>,
 }
 
-impl Config {
+impl<O: Options> Config<O> {
     /// Reads everything, from the arguments and the environment that oned gives.
     ///
     /// # Errors
     /// An argument or a setting that we don't take, named.
     pub fn read(arguments: &[String]) -> anyhow::Result<Self> {
-        let options = DriverOptions::parse(arguments)?;
-        let location = std::env::var_os("ONE_LOCATION").map(PathBuf::from);
-        Config::of(options, &Directories::of(location.as_deref()))
+        Config::of(O::parse(arguments)?, &Directories::from_environment())
     }
 
     /// The configuration of a front-end with these directories.
     ///
     /// # Errors
     /// A setting that we don't take, named.
-    pub fn of(options: DriverOptions, directories: &Directories) -> anyhow::Result<Self> {
-        let execrc = directories.rc(&directories.etc.join("vmm_exec/vmm_execrc"))?;
+    pub fn of(options: O, directories: &Directories) -> anyhow::Result<Self> {
         let tmrc = directories.rc(&directories.etc.join("tmrc"))?;
         let ours = directories.etc.join("causeway.toml");
         let causeway = Causeway::parse(&ours.display().to_string(), &text(&ours)?)?;
@@ -82,10 +161,10 @@ impl Config {
         let debug = std::env::var_os("ONE_MAD_DEBUG").is_some_and(|value| !value.is_empty());
         Ok(Config {
             transport: causeway.migration.transport,
-            log_file: debug.then(|| PathBuf::from("/var/log/one/causeway-vmm.log")),
+            log_file: debug.then(|| Path::new("/var/log/one").join(format!("{}.log", O::PROGRAM))),
             remotes: directories.var.join("remotes"),
             one: OneConfig::parse(&config.display().to_string(), &text(&config)?)?,
-            execrc: VmmExecrc::read(&execrc)?,
+            rc: O::rc(directories)?,
             qcow2_options: qcow2_options.split_whitespace().map(str::to_owned).collect(),
             var: directories.var.clone(),
             options,
@@ -136,13 +215,33 @@ impl Config {
         let remotes = quoted(self.one.scripts_remote_dir.as_str());
         let delegated = if delegated { " --delegated" } else { "" };
         let command = format!("exec {program} resident --remotes {remotes}{delegated}");
-        match self.options.shell.as_str() {
+        match self.options.shell() {
             // The login shell runs it anyway.
             "bash" => command,
             shell => format!("{} -c {}", quoted(shell), quoted(&command)),
         }
     }
 
+    /// What the transfer manager's plans depend on.
+    pub fn transfer_settings(&self) -> TmSettings {
+        let ours = &self.causeway.deadlines;
+        let timeout = self.options.transfer_timeout();
+        TmSettings {
+            qcow2_options: self.qcow2_options.clone(),
+            short_deadline: timeout.unwrap_or(ours.tm.duration()),
+            copy_deadline: timeout.unwrap_or(ours.copy.duration()),
+        }
+    }
+
+    /// How long a transfer manager's script of somebody else's may take: it may copy an image.
+    pub fn foreign_transfer(&self) -> Duration {
+        let ours = &self.causeway.deadlines;
+        let longest = ours.foreign.duration().max(ours.copy.duration());
+        self.options.transfer_timeout().unwrap_or(longest)
+    }
+}
+
+impl Config {
     /// Whether an executable of somebody else's stands in a VMM slot. The hosts' remotes are copies of ours.
     pub fn foreign_on_hosts(&self, verb: &str) -> bool {
         let slot = Slot::new("vmm", self.options.hypervisor.as_str(), verb);
@@ -170,18 +269,9 @@ impl Config {
             hypervisor: self.options.hypervisor.to_string(),
             local: self.options.local.iter().map(script).collect(),
             delegate: self.options.delegate.clone(),
-            execrc: self.execrc.clone(),
+            execrc: self.rc.clone(),
             deadlines: self.deadlines(),
             drive: Drive::Agent,
-        }
-    }
-
-    /// What the transfer manager's plans depend on.
-    pub fn transfer_settings(&self) -> TmSettings {
-        TmSettings {
-            qcow2_options: self.qcow2_options.clone(),
-            short_deadline: self.causeway.deadlines.tm.duration(),
-            copy_deadline: self.causeway.deadlines.copy.duration(),
         }
     }
 }

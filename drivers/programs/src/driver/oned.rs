@@ -29,7 +29,13 @@ impl Oned {
             std::env::var("ONE_XMLRPC").unwrap_or_else(|_| "http://localhost:2633/RPC2".to_owned());
         let file = std::env::var_os("ONE_AUTH").map_or_else(|| var.join(".one/one_auth"), Into::into);
         let session = fs::read_to_string(file).ok().map(|text| text.trim().to_owned());
-        Oned { endpoint, session, client: reqwest::Client::new() }
+        Oned::at(&endpoint, session.as_deref())
+    }
+
+    /// One at this address, with `USER:PASSWORD`.
+    pub fn at(endpoint: &str, session: Option<&str>) -> Self {
+        let session = session.map(str::to_owned);
+        Oned { endpoint: endpoint.to_owned(), session, client: reqwest::Client::new() }
     }
 
     /// A VM's document, as XML.

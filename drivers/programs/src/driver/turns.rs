@@ -20,10 +20,21 @@ pub struct Turns {
     table: Mutex<Table>,
 }
 
+/// Where a request needs room.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Room {
+    /// On this host.
+    Host(HostName),
+    /// On the front-end, where somebody else's scripts run.
+    FrontEnd,
+    /// Nowhere: nothing holds it up.
+    Open,
+}
+
 #[derive(Default)]
 struct Table {
     vms: HashMap<VmId, Arc<tokio::sync::Mutex<()>>>,
-    hosts: HashMap<(HostName, Lane), Arc<Semaphore>>,
+    rooms: HashMap<(Room, Lane), Arc<Semaphore>>,
     cancels: HashMap<VmId, Vec<Arc<watch::Sender<bool>>>>,
 }
 
@@ -38,7 +49,7 @@ pub struct Entry {
 /// The right to work: nobody else works on this VM (but for a BACKUPCANCEL, which waits for nobody), and the host has room.
 pub struct Turn {
     _vm: Option<OwnedMutexGuard<()>>,
-    _host: Option<OwnedSemaphorePermit>,
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 impl Turns {
@@ -66,11 +77,11 @@ impl Turns {
         !entries.is_empty()
     }
 
-    fn host(&self, host: &HostName, lane: Lane) -> Arc<Semaphore> {
-        let (room, lane) = if self.parallel { (self.at_once, lane) } else { (1, Lane::Short) };
+    fn room(&self, room: &Room, lane: Lane) -> Arc<Semaphore> {
+        let (places, lane) = if self.parallel { (self.at_once, lane) } else { (1, Lane::Short) };
         let mut table = self.lock();
-        let fresh = || Arc::new(Semaphore::new(room));
-        Arc::clone(table.hosts.entry((host.clone(), lane)).or_insert_with(fresh))
+        let fresh = || Arc::new(Semaphore::new(places));
+        Arc::clone(table.rooms.entry((room.clone(), lane)).or_insert_with(fresh))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Table> {
@@ -89,19 +100,24 @@ impl Entry {
         Arc::clone(&self.place).lock_owned().await
     }
 
-    /// Waits for room on the host.
-    pub async fn host_turn(
+    /// What [`cancelled`](Entry::cancelled) listens to.
+    pub fn canceller(&self) -> Arc<watch::Sender<bool>> {
+        Arc::clone(&self.cancel)
+    }
+
+    /// Waits for room where the work is.
+    pub async fn room_turn(
         &self,
         vm: impl Into<Option<OwnedMutexGuard<()>>>,
-        host: Option<&HostName>,
+        room: &Room,
         lane: Lane,
     ) -> Turn {
-        let room = match host {
+        let place = match room {
+            Room::Open => None,
             // A closed semaphore does not occur: nobody closes one.
-            Some(host) => self.turns.host(host, lane).acquire_owned().await.ok(),
-            None => None,
+            room => self.turns.room(room, lane).acquire_owned().await.ok(),
         };
-        Turn { _vm: vm.into(), _host: room }
+        Turn { _vm: vm.into(), _room: place }
     }
 }
 
@@ -143,11 +159,11 @@ mod tests {
     fn a_full_host_holds_up_neither_another_host_nor_the_other_lane() {
         block_on(async {
             let turns = Rc::new(Turns::new(1, true));
-            let (h1, h2): (HostName, HostName) = ("h1".parse().unwrap(), "h2".parse().unwrap());
+            let (h1, h2) = (Room::Host("h1".parse().unwrap()), Room::Host("h2".parse().unwrap()));
             let entries: Vec<_> = (1..5).map(|vm| turns.enter(VmId(vm))).collect();
-            let turn = async |i: usize, host: &HostName, lane| {
+            let turn = async |i: usize, host: &Room, lane| {
                 let entry: &Entry = &entries[i];
-                entry.host_turn(entry.vm_turn().await, Some(host), lane).await
+                entry.room_turn(entry.vm_turn().await, host, lane).await
             };
             let _held = turn(0, &h1, Lane::Long).await;
             let _short = turn(1, &h1, Lane::Short).await;

@@ -1,97 +1,77 @@
 //! The virtual machine manager's driver process: an EXECUTABLE swap in oned's `kvm` and `qemu` entries.
 
-use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use causeway_core::answer::{Failure, Kind};
-use causeway_core::document::Envelope;
 use causeway_core::document::tree::{Element, Node};
-use causeway_core::engine::{Engine, Outcome, Patience};
-use causeway_core::journal::{Journal, Note};
-use causeway_core::names::RequestId;
+use causeway_core::document::{Envelope, VmDocument, encode};
+use causeway_core::engine::Log;
+use causeway_core::journal::Journal;
+use causeway_core::names::VmId;
 use causeway_core::plan::{Plan, Recall};
-use causeway_core::protocol::{Lines, Message, Reply, Request, Severity};
+use causeway_core::protocol::{Action, DriverOptions, Request, Severity};
 use causeway_vmm::plan::Drive;
 
 use super::config::Config;
-use super::front::Front;
-use super::oned::Oned;
-use super::out::Out;
-use super::places::Places;
+use super::serve::{self, Driver, Family};
 use super::transfer;
-use super::turns::{Entry, Turns};
+use super::turns::Room;
 
-/// Everything a request needs of its process.
-pub struct Driver {
-    /// How the process was started and configured.
-    pub config: Config,
-    /// oned's pipe.
-    pub out: Out,
-    /// Who works when.
-    pub turns: Rc<Turns>,
-    /// Where steps run.
-    pub places: Places,
-    /// What outlives this process.
-    pub journal: Journal,
-    /// The front-end's files.
-    pub front: Rc<Front>,
-    /// oned's other ear.
-    pub oned: Oned,
-    ids: Ids,
-}
+/// The virtual machine manager.
+pub enum Vmm {}
 
-/// Makes request ids: process start, process id, running number.
-pub struct Ids {
-    start: u64,
-    next: AtomicU64,
-}
+impl Family for Vmm {
+    type Options = DriverOptions;
 
-impl Ids {
-    fn new() -> Self {
-        let start = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-        Ids { start, next: AtomicU64::new(1) }
+    const NAME: &'static str = "vmm";
+
+    // What has begun to happen to a guest is seen to its end first.
+    const SUPERSEDES: bool = false;
+
+    // It is about the BACKUP that has the VM's turn: to wait for that would be to wait for its end (contract VMM 1.6).
+    fn waits_its_turn(action: &Action) -> bool {
+        *action != Action::BackupCancel
     }
 
-    fn next(&self) -> RequestId {
-        RequestId::new(self.start, std::process::id(), self.next.fetch_add(1, Ordering::Relaxed))
+    async fn plan(
+        driver: &Driver<Vmm>,
+        request: &Request,
+        first_word: &mut Option<u32>,
+    ) -> Result<Plan, Failure> {
+        driver.plan_of(request, first_word).await
+    }
+
+    fn room(plan: &Plan) -> Room {
+        plan.steps.iter().find_map(|s| s.place.host()).map_or(Room::Open, |host| Room::Host(host.clone()))
+    }
+
+    fn waits(action: &str, vm: &VmDocument, recall: &Recall) -> bool {
+        waits(action, vm, recall)
+    }
+
+    /// The VM and the datastore are not kept, for they hold secrets.
+    async fn again(
+        driver: &Driver<Vmm>,
+        action: &str,
+        recall: &Recall,
+        (vm, document): (VmId, &str),
+    ) -> Result<Request, Failure> {
+        let datastore = match recall.datastore {
+            Some(id) => driver.oned.datastore(id).await?,
+            None => String::new(),
+        };
+        let action = action.parse().map_err(|e| Failure::new(Kind::Bug, e))?;
+        let document = format!("{}{document}{datastore}</VMM_DRIVER_ACTION_DATA>", recall.request);
+        Ok(Request::new(action, vm, encode(document.as_bytes())))
     }
 }
 
 /// Serves oned until it says FINALIZE or closes the pipe.
 ///
 /// # Errors
-/// The journal can't be opened, or standard input fails.
+/// As [`serve::serve`].
 pub async fn serve(config: Config) -> anyhow::Result<()> {
-    let (journal, unfinished) = config.open_journal("vmm")?;
-    let driver = Rc::new(Driver::new(config, journal)?);
-    let mut lines = Lines::new(tokio::io::stdin());
-    let mut unfinished = Some(unfinished);
-    while let Some(line) = lines.next().await? {
-        match Message::parse(&line) {
-            None => {}
-            Some(Message::Init) => {
-                driver.out.init();
-                if let Some(unfinished) = unfinished.take() {
-                    super::adopt::start(&driver, unfinished);
-                }
-            }
-            Some(Message::Finalize) => break,
-            Some(Message::DriverCancel(vm)) => {
-                driver.turns.cancel(vm);
-            }
-            Some(Message::Request(request)) => driver.accept(request),
-            Some(Message::Malformed(malformed)) => {
-                let text = malformed.to_string();
-                match (malformed.action, malformed.vm) {
-                    (Some(action), Some(vm)) => driver.out.reply(&Reply::failure(action, vm, text)).await,
-                    _ => driver.out.tell_oned(Severity::Warning, text),
-                }
-            }
-        }
-    }
-    Ok(())
+    serve::serve::<Vmm>(config).await
 }
 
 /// The plan of one request, for nobody to run. Hosts are asked only for what they are able to.
@@ -99,103 +79,20 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
 /// # Errors
 /// As the driver's answer would be.
 pub async fn dry_run(config: Config, request: &Request) -> anyhow::Result<Plan> {
-    let driver = Driver::new(config, Journal::none())?;
-    Ok(driver.plan(request, &mut None).await?)
+    let driver = Driver::<Vmm>::new(config, Journal::none())?;
+    Ok(driver.plan_of(request, &mut None).await?)
 }
 
-impl Driver {
-    fn new(config: Config, journal: Journal) -> anyhow::Result<Self> {
-        let front = config.front()?;
-        Ok(Driver {
-            turns: Rc::new(Turns::new(config.options.threads, config.options.parallel)),
-            places: config.places(Rc::clone(&front)),
-            front,
-            oned: config.oned(),
-            out: Out::start(),
-            ids: Ids::new(),
-            journal,
-            config,
-        })
-    }
-
-    /// Takes a request in; what happens to it, happens later. Never blocks: oned must not wait for a write.
-    fn accept(self: &Rc<Self>, request: Request) {
-        // Entered at once: a DRIVER_CANCEL on the next line must find it.
-        let entry = self.turns.enter(request.vm);
-        let driver = Rc::clone(self);
-        tokio::task::spawn_local(async move {
-            let answered = driver.answer(&request, &entry);
-            let (action, vm) = (request.action.clone(), request.vm);
-            // A panic in one request is that request's failure, not the end of all the others.
-            let (reply, id) = match catch_panic(answered).await {
-                Ok(answer) => answer,
-                Err(panic) => (Some(Reply::failure(action, vm, format!("internal error: {panic}"))), None),
-            };
-            if let Some(reply) = reply {
-                driver.out.reply(&reply).await;
-            }
-            if let Some((id, ok)) = id {
-                driver.journal.note(&id, &Note::End { ok });
-                driver.places.forget(&id);
-            }
-        });
-    }
-
-    /// Works a request off: its reply, unless it was cancelled, and its id in the journal, if it got that far.
-    async fn answer(&self, request: &Request, entry: &Entry) -> (Option<Reply>, Option<(RequestId, bool)>) {
-        let action = request.action.as_str();
-        // BACKUPCANCEL is about the BACKUP that has the VM's turn: to wait for that would be to wait for its end (contract
-        // VMM 1.6).
-        let vm_turn = if action == "BACKUPCANCEL" { None } else { Some(entry.vm_turn().await) };
-        let mut first_word = None;
-        let reply = |result: Result<String, Failure>, first_word: Option<u32>| {
-            let reply = match result {
-                Ok(payload) => Reply::success(request.action.clone(), request.vm, payload),
-                Err(failure) => Reply::failure(request.action.clone(), request.vm, failure.text),
-            };
-            Some(match first_word {
-                Some(id) => reply.about(id),
-                None => reply,
-            })
-        };
-        if *entry.cancelled().borrow() {
-            return (None, None);
-        }
-        let plan = match self.plan(request, &mut first_word).await {
-            Ok(plan) => plan,
-            Err(failure) => return (reply(Err(failure), first_word), None),
-        };
-        let host = plan.steps.iter().find_map(|s| s.place.host());
-        let _turn = entry.host_turn(vm_turn, host, plan.lane()).await;
-        let id = self.ids.next();
-        tracing::info!(request = %id, vm = request.vm.0, action, steps = plan.steps.len());
-        let engine = Engine {
-            reach: &self.places,
-            log: &self.out,
-            journal: &self.journal,
-            patience: Patience::default(),
-            cancelled: entry.cancelled(),
-        };
-        match engine.run(&plan, &id).await {
-            Outcome::Success(payload) => (reply(Ok(payload), plan.first_word), Some((id, true))),
-            Outcome::Failure(failure) => (reply(Err(failure), plan.first_word), Some((id, false))),
-            Outcome::Cancelled => (None, Some((id, false))),
-        }
-    }
-
+impl Driver<Vmm> {
     /// Reads the request, and what the front-end's files add to it.
-    pub(super) async fn plan(
-        &self,
-        request: &Request,
-        first_word: &mut Option<u32>,
-    ) -> Result<Plan, Failure> {
+    async fn plan_of(&self, request: &Request, first_word: &mut Option<u32>) -> Result<Plan, Failure> {
         let action = request.action.as_str();
         let input = |e: &dyn std::error::Error| Failure::new(Kind::Input, e);
         let document = request.document().map_err(|e| input(&e).context("payload"))?;
+        *first_word = causeway_vmm::plan::first_word_in(action, &document);
         let envelope = if causeway_vmm::plan::removes(action) {
             let (envelope, faults) = Envelope::parse_tolerant(&document).map_err(|e| input(&e))?;
             for fault in faults {
-                use causeway_core::engine::Log;
                 self.out.log(
                     request.vm,
                     Severity::Warning,
@@ -206,7 +103,6 @@ impl Driver {
         } else {
             Envelope::parse(&document).map_err(|e| input(&e))?
         };
-        *first_word = causeway_vmm::plan::first_word(action, &envelope);
         if envelope.vm.id != request.vm {
             let text =
                 format!("the request is for VM {}, its document for VM {}", request.vm, envelope.vm.id);
@@ -225,7 +121,7 @@ impl Driver {
         if action == "MIGRATE" {
             settings.drive = self.drive(&envelope).await;
         }
-        let transfer = transfer::Transfers::prepare(&self.config, &self.front, &envelope).await?;
+        let transfer = transfer::Transfers::prepare(self, &envelope).await?;
         let expand = |command: &_, input: Option<&str>| transfer.steps(command, input);
         let mut plan =
             causeway_vmm::plan::plan(action, &envelope, deployment.as_deref(), &settings, &expand)?;
@@ -271,19 +167,24 @@ fn recall(envelope: &Envelope) -> Recall {
     }
 }
 
-/// Gives back the panic of `future` as a text.
-async fn catch_panic<T>(future: impl Future<Output = T>) -> Result<T, String> {
-    use std::panic::{AssertUnwindSafe, catch_unwind};
-    let mut future = std::pin::pin!(future);
-    // What a panicking request leaves behind is its own: turns and sessions are released by their guards.
-    std::future::poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
-        Ok(std::task::Poll::Pending) => std::task::Poll::Pending,
-        Ok(std::task::Poll::Ready(value)) => std::task::Poll::Ready(Ok(value)),
-        Err(panic) => {
-            let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
-            let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-            std::task::Poll::Ready(Err(text.unwrap_or_else(|| "panic".to_owned())))
-        }
-    })
-    .await
+/// Whether oned still waits for an answer to `action`: the VM is in a state that this action brings it out of, on the
+/// same history record.
+fn waits(action: &str, vm: &VmDocument, recall: &Recall) -> bool {
+    let same = recall.sequence.is_none() || vm.history.seq == recall.sequence;
+    let Some(state) = vm.lcm_state else { return false };
+    let known: &[u32] = match action {
+        // BOOT, BOOT_UNKNOWN, BOOT_POWEROFF, BOOT_SUSPENDED, BOOT_STOPPED, BOOT_UNDEPLOY, BOOT_MIGRATE
+        "DEPLOY" | "RESTORE" => &[2, 19, 20, 21, 22, 32, 35],
+        // MIGRATE
+        "MIGRATE" => &[4],
+        // SAVE_STOP, SAVE_SUSPEND, SAVE_MIGRATE
+        "SAVE" => &[5, 6, 7],
+        // SAVE_MIGRATE (a cold migration with poweroff), SHUTDOWN, SHUTDOWN_POWEROFF, SHUTDOWN_UNDEPLOY
+        "SHUTDOWN" | "CANCEL" => &[7, 12, 18, 29],
+        // CLEANUP_RESUBMIT, CLEANUP_DELETE
+        "CLEANUP" => &[15, 23],
+        // HOTPLUG, its snapshot, NIC, resize and save-as kin, DISK_SNAPSHOT*, DISK_RESIZE, BACKUP
+        _ => &[17, 24, 25, 26, 57, 58, 59, 62, 66, 69],
+    };
+    same && known.contains(&state)
 }

@@ -1,0 +1,163 @@
+//! One command of the transfer manager, in whichever process it comes up: ours becomes steps on the hosts, anybody
+//! else's a script on the front-end. And what must be known for it that no argument says.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::path::Path;
+use std::time::Duration;
+
+use causeway_core::answer::{Failure, Kind};
+use causeway_core::document::VmDocument;
+use causeway_core::names::VmId;
+use causeway_core::plan::{InputName, Place, Slot, Step, Work};
+use causeway_core::reach::slots::{Standing, standing_with_fallback};
+use causeway_tm::facts::{DatastoreFacts, Lookup, Needs, VmFacts};
+
+use super::oned::Oned;
+
+/// Who does a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Doer {
+    /// We do: our wrapper stands in the slot, or nobody, and it is built.
+    Ours(Slot),
+    /// The executable in this slot, which is the command's or that without the suffix.
+    Foreign(Slot),
+    /// Nobody.
+    Nobody,
+}
+
+/// Looks who does what the slot `asked` is for.
+pub fn doer(remotes: &Path, asked: &Slot) -> Doer {
+    let (found, standing) = standing_with_fallback(remotes, asked);
+    let slot = match standing {
+        Standing::Foreign(_) => return Doer::Foreign(found),
+        Standing::Ours => found,
+        Standing::Missing => asked.clone(),
+    };
+    // Both names: a suffix that has a form of its own is not served by the verb without it.
+    if causeway_tm::plan::built(&slot) && causeway_tm::plan::built(asked) {
+        Doer::Ours(slot)
+    } else {
+        Doer::Nobody
+    }
+}
+
+/// That nobody does what `slot` is for.
+pub fn not_built(slot: &Slot) -> Failure {
+    let text = format!("{slot} is not built in this version of causeway, and no other driver stands there");
+    Failure::new(Kind::NotBuilt, text)
+}
+
+/// The step of somebody else's script: its arguments as they came, on the front-end (contract TM 1.3).
+pub fn foreign(
+    name: String,
+    slot: Slot,
+    argv: &[String],
+    input: Option<InputName>,
+    deadline: Duration,
+) -> Step {
+    let argv = argv.iter().map(|word| word.as_str().into()).collect();
+    Step::new(name, Place::FrontEnd, Work::Slot { slot, argv, input }, deadline)
+}
+
+/// What was looked up, or why it could not be. A look-up that failed stays a failure.
+#[derive(Debug, Default)]
+pub struct Known {
+    vms: BTreeMap<VmId, Result<VmFacts, Failure>>,
+    datastores: BTreeMap<u32, Result<DatastoreFacts, Failure>>,
+}
+
+impl Known {
+    /// Takes in what is known of a VM already, so that oned is not asked for it.
+    pub fn take_vm(&mut self, id: VmId, facts: Result<VmFacts, Failure>) {
+        self.vms.insert(id, facts);
+    }
+
+    /// Asks oned for all of `needs` that is not known yet.
+    pub async fn ask(&mut self, oned: &Oned, needs: &Needs) {
+        if let Some(id) = needs.vm.map(|need| need.vm()).filter(|id| !self.vms.contains_key(id)) {
+            self.vms.insert(id, vm_facts(oned, id).await);
+        }
+        for &id in &needs.datastores {
+            if let Entry::Vacant(unknown) = self.datastores.entry(id) {
+                unknown.insert(datastore_facts(oned, id).await);
+            }
+        }
+    }
+}
+
+async fn vm_facts(oned: &Oned, id: VmId) -> Result<VmFacts, Failure> {
+    let document = oned.vm(id).await?;
+    let wrong = |e: &dyn std::error::Error| Failure::new(Kind::Input, e);
+    let vm = VmDocument::parse(document.as_bytes()).map_err(|e| wrong(&e))?;
+    if vm.id != id {
+        return Err(Failure::new(Kind::Refused, format!("oned answered with VM {}", vm.id)));
+    }
+    Ok(VmFacts::of(&vm)?)
+}
+
+async fn datastore_facts(oned: &Oned, id: u32) -> Result<DatastoreFacts, Failure> {
+    let document = oned.datastore(id).await?;
+    Ok(DatastoreFacts::parse(id, document.as_bytes())?)
+}
+
+impl Lookup for Known {
+    fn vm(&self, id: VmId) -> Result<VmFacts, Failure> {
+        self.vms.get(&id).cloned().unwrap_or_else(|| Err(not_asked()))
+    }
+
+    fn datastore(&self, id: u32) -> Result<DatastoreFacts, Failure> {
+        self.datastores.get(&id).cloned().unwrap_or_else(|| Err(not_asked()))
+    }
+}
+
+fn not_asked() -> Failure {
+    Failure::new(Kind::Bug, "oned was not asked")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use causeway_tm::facts::{VmNeed, gather};
+
+    #[tokio::test]
+    async fn a_look_up_that_fails_is_no_empty_value() {
+        let nobody = Oned::at("http://127.0.0.1:9/RPC2", Some("oneadmin:x"));
+        let needs = Needs { vm: Some(VmNeed::Document(VmId(7))), datastores: [1].into() };
+        let mut known = Known::default();
+        known.ask(&nobody, &needs).await;
+        let failure = Failure::from(gather(&needs, &known).unwrap_err());
+        assert_eq!(failure.kind, Kind::Unreachable);
+        assert!(failure.text.starts_with("cannot look up VM 7: one.vm.info 7: "), "{failure}");
+        let datastores = Needs { vm: None, ..needs };
+        let failure = Failure::from(gather(&datastores, &known).unwrap_err());
+        assert!(failure.text.starts_with("cannot look up datastore 1: one.datastore.info 1: "), "{failure}");
+    }
+
+    #[test]
+    fn a_slot_has_one_doer() {
+        use std::os::unix::fs::PermissionsExt;
+        let remotes = tempfile::tempdir().unwrap();
+        let put = |slot: &str, text: &str| {
+            let path = remotes.path().join(slot);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        };
+        put("tm/qcow2/clone", "#!/bin/sh\nexec /x/causeway-tm slot tm/qcow2/clone \"$@\"\n");
+        put("tm/qcow2/mv", "#!/bin/sh\nexec /x/causeway-tm slot tm/qcow2/mv \"$@\"\n");
+        put("tm/qcow2/delete", "#!/bin/sh\necho mine\n");
+        let of = |slot: &str| doer(remotes.path(), &slot.parse().unwrap());
+        let (ours, foreign) =
+            (|s: &str| Doer::Ours(s.parse().unwrap()), |s: &str| Doer::Foreign(s.parse().unwrap()));
+        assert_eq!(of("tm/qcow2/clone"), ours("tm/qcow2/clone"));
+        assert_eq!(of("tm/shared/ln"), ours("tm/shared/ln"));
+        assert_eq!(of("tm/qcow2/delete"), foreign("tm/qcow2/delete"));
+        assert_eq!(of("tm/qcow2/delete.ssh"), foreign("tm/qcow2/delete"));
+        // A wrapper in a slot that this version does not fill, and an empty slot of another driver.
+        assert_eq!(of("tm/qcow2/mv"), Doer::Nobody);
+        assert_eq!(of("tm/ceph/clone"), Doer::Nobody);
+        // Not by falling back to `clone`, which would leave the VM hanging on a shared image.
+        assert_eq!(of("tm/qcow2/clone.ssh"), Doer::Nobody);
+    }
+}

@@ -1,0 +1,272 @@
+//! The life of a driver process, whichever its kind: lines in, one reply for each request out.
+//!
+//! ```text
+//! INIT ──> the answer, alone in its write ──> two seconds later: what the process before left is taken up again
+//! request ──> entered ── the VM's turn ── plan ── the host's turn ── engine ──> one reply ── the journal's end
+//!                │ cancelled: no reply                                │ panic: a failure
+//! ```
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use causeway_core::answer::Failure;
+use causeway_core::document::VmDocument;
+use causeway_core::engine::{Engine, Outcome, Patience};
+use causeway_core::journal::{Journal, Note};
+use causeway_core::names::{RequestId, VmId};
+use causeway_core::plan::{Plan, Recall};
+use causeway_core::protocol::{Action, Lines, Message, Reply, Request, Severity};
+use tokio::sync::watch;
+
+use super::config::{Config, Options};
+use super::front::Front;
+use super::oned::Oned;
+use super::out::Out;
+use super::places::Places;
+use super::turns::{Entry, Room, Turns};
+
+/// What one kind of driver process does its own way.
+pub trait Family: Sized + 'static {
+    /// Its arguments.
+    type Options: Options;
+
+    /// Its journal's name.
+    const NAME: &'static str;
+
+    /// Whether a request takes the place of one that is still being taken up again for the same VM: oned asks again
+    /// only if its admin said that it is not to wait any longer.
+    const SUPERSEDES: bool;
+
+    /// Whether an action waits for the one before it on the same VM.
+    fn waits_its_turn(_action: &Action) -> bool {
+        true
+    }
+
+    /// The plan of a request. `first_word` is set as soon as it is known, for the reply to a request that can't be
+    /// planned.
+    fn plan(
+        driver: &Driver<Self>,
+        request: &Request,
+        first_word: &mut Option<u32>,
+    ) -> impl Future<Output = Result<Plan, Failure>>;
+
+    /// Whose room a plan takes.
+    fn room(plan: &Plan) -> Room;
+
+    /// Whether oned still waits for an answer to `action`: the VM is in a state that it brings it out of, on the same
+    /// history record.
+    fn waits(action: &str, vm: &VmDocument, recall: &Recall) -> bool;
+
+    /// A request once more, from what the journal kept of it and the VM's document as oned has it.
+    fn again(
+        driver: &Driver<Self>,
+        action: &str,
+        recall: &Recall,
+        vm: (VmId, &str),
+    ) -> impl Future<Output = Result<Request, Failure>>;
+}
+
+/// Everything a request needs of its process.
+pub struct Driver<F: Family> {
+    /// How the process was started and configured.
+    pub config: Config<F::Options>,
+    /// oned's pipe.
+    pub out: Out,
+    /// Who works when.
+    pub turns: Rc<Turns>,
+    /// Where steps run.
+    pub places: Places,
+    /// What outlives this process.
+    pub journal: Journal,
+    /// The front-end's files.
+    pub front: Rc<Front>,
+    /// oned's other ear.
+    pub oned: Oned,
+    /// What is being taken up again, and how it is told that it need not be.
+    adopted: Mutex<HashMap<VmId, Vec<Arc<watch::Sender<bool>>>>>,
+    ids: Ids,
+}
+
+/// Makes request ids: process start, process id, running number.
+struct Ids {
+    start: u64,
+    next: AtomicU64,
+}
+
+impl Ids {
+    fn new() -> Self {
+        let start = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        Ids { start, next: AtomicU64::new(1) }
+    }
+
+    fn next(&self) -> RequestId {
+        RequestId::new(self.start, std::process::id(), self.next.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// Serves oned until it says FINALIZE or closes the pipe.
+///
+/// # Errors
+/// The journal can't be opened, or standard input fails.
+pub async fn serve<F: Family>(config: Config<F::Options>) -> anyhow::Result<()> {
+    let (journal, unfinished) = config.open_journal(F::NAME)?;
+    let driver = Rc::new(Driver::<F>::new(config, journal)?);
+    let mut lines = Lines::new(tokio::io::stdin());
+    let mut unfinished = Some(unfinished);
+    while let Some(line) = lines.next().await? {
+        match Message::parse(&line) {
+            None => {}
+            Some(Message::Init) => {
+                driver.out.init();
+                if let Some(unfinished) = unfinished.take() {
+                    super::adopt::start(&driver, unfinished);
+                }
+            }
+            Some(Message::Finalize) => break,
+            Some(Message::DriverCancel(vm)) => {
+                driver.turns.cancel(vm);
+            }
+            Some(Message::Request(request)) => driver.accept(request),
+            Some(Message::Malformed(malformed)) => {
+                let text = malformed.to_string();
+                match (malformed.action, malformed.vm) {
+                    (Some(action), Some(vm)) => driver.out.reply(&Reply::failure(action, vm, text)).await,
+                    _ => driver.out.tell_oned(Severity::Warning, text),
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+impl<F: Family> Driver<F> {
+    /// A driver that has nothing to do yet.
+    ///
+    /// # Errors
+    /// The program's own path is not known.
+    pub fn new(config: Config<F::Options>, journal: Journal) -> anyhow::Result<Self> {
+        let front = config.front()?;
+        let (at_once, parallel) = config.options.room();
+        Ok(Driver {
+            turns: Rc::new(Turns::new(at_once, parallel)),
+            places: config.places(Rc::clone(&front)),
+            front,
+            oned: config.oned(),
+            out: Out::start(),
+            adopted: Mutex::default(),
+            ids: Ids::new(),
+            journal,
+            config,
+        })
+    }
+
+    /// Takes a request in; what happens to it, happens later. Never blocks: oned must not wait for a write.
+    fn accept(self: &Rc<Self>, request: Request) {
+        if F::SUPERSEDES {
+            for old in self.adopted().remove(&request.vm).unwrap_or_default() {
+                old.send_replace(true);
+            }
+        }
+        // Entered at once: a DRIVER_CANCEL on the next line must find it.
+        let entry = self.turns.enter(request.vm);
+        let driver = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            let answered = driver.answer(&request, &entry);
+            let (action, vm) = (request.action.clone(), request.vm);
+            // A panic in one request is that request's failure, not the end of all the others.
+            let (reply, id) = match catch_panic(answered).await {
+                Ok(answer) => answer,
+                Err(panic) => (Some(Reply::failure(action, vm, format!("internal error: {panic}"))), None),
+            };
+            if let Some(reply) = reply {
+                driver.out.reply(&reply).await;
+            }
+            if let Some((id, ok)) = id {
+                driver.journal.note(&id, &Note::End { ok });
+                driver.places.forget(&id);
+            }
+        });
+    }
+
+    /// Works a request off: its reply, unless it was cancelled, and its id in the journal, if it got that far.
+    async fn answer(&self, request: &Request, entry: &Entry) -> (Option<Reply>, Option<(RequestId, bool)>) {
+        let vm_turn = if F::waits_its_turn(&request.action) { Some(entry.vm_turn().await) } else { None };
+        let mut first_word = None;
+        if *entry.cancelled().borrow() {
+            return (None, None);
+        }
+        let plan = match F::plan(self, request, &mut first_word).await {
+            Ok(plan) => plan,
+            Err(failure) => return (Some(reply(request, Err(failure), first_word)), None),
+        };
+        let _turn = entry.room_turn(vm_turn, &F::room(&plan), plan.lane()).await;
+        let id = self.ids.next();
+        let action = request.action.as_str();
+        tracing::info!(request = %id, vm = request.vm.0, action, steps = plan.steps.len());
+        match self.engine(entry.cancelled()).run(&plan, &id).await {
+            Outcome::Success(payload) => {
+                (Some(reply(request, Ok(payload), plan.first_word)), Some((id, true)))
+            }
+            Outcome::Failure(failure) => {
+                (Some(reply(request, Err(failure), plan.first_word)), Some((id, false)))
+            }
+            Outcome::Cancelled => (None, Some((id, false))),
+        }
+    }
+
+    /// An engine on this process's places.
+    pub(super) fn engine(&self, cancelled: watch::Receiver<bool>) -> Engine<'_, Places, Out> {
+        let patience = Patience::default();
+        Engine { reach: &self.places, log: &self.out, journal: &self.journal, patience, cancelled }
+    }
+
+    /// Notes that a request of `vm` is being taken up again, or, with no way to stop it, that it no longer is.
+    pub(super) fn note_adopted(&self, vm: VmId, cancel: &Arc<watch::Sender<bool>>, begins: bool) {
+        let mut table = self.adopted();
+        let of_vm = table.entry(vm).or_default();
+        of_vm.retain(|other| !Arc::ptr_eq(other, cancel));
+        if begins {
+            of_vm.push(Arc::clone(cancel));
+        }
+        if of_vm.is_empty() {
+            table.remove(&vm);
+        }
+    }
+
+    fn adopted(&self) -> std::sync::MutexGuard<'_, HashMap<VmId, Vec<Arc<watch::Sender<bool>>>>> {
+        self.adopted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The one reply to `request`.
+pub(super) fn reply(request: &Request, result: Result<String, Failure>, first_word: Option<u32>) -> Reply {
+    let reply = match result {
+        Ok(payload) => Reply::success(request.action.clone(), request.vm, payload),
+        Err(failure) => Reply::failure(request.action.clone(), request.vm, failure.text),
+    };
+    match first_word {
+        Some(id) => reply.about(id),
+        None => reply,
+    }
+}
+
+/// Gives back the panic of `future` as a text.
+async fn catch_panic<T>(future: impl Future<Output = T>) -> Result<T, String> {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    let mut future = std::pin::pin!(future);
+    // What a panicking request leaves behind is its own: turns and sessions are released by their guards.
+    std::future::poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
+        Ok(std::task::Poll::Pending) => std::task::Poll::Pending,
+        Ok(std::task::Poll::Ready(value)) => std::task::Poll::Ready(Ok(value)),
+        Err(panic) => {
+            let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+            let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+            std::task::Poll::Ready(Err(text.unwrap_or_else(|| "panic".to_owned())))
+        }
+    })
+    .await
+}
