@@ -7,6 +7,7 @@
 # - Nothing is changed before everything has been looked at. What stands in the way and comes neither from OpenNebula's
 #   package nor from here is kept, or refused with the words that tell what to do; only --replace puts it aside.
 # - A second run changes nothing. A file that was edited after it was installed is not touched by `uninstall`.
+# shellcheck disable=SC2317  # some functions are handed on by name
 set -euo pipefail
 export LC_ALL=C
 umask 022
@@ -318,7 +319,7 @@ swap_executable() { # FROM TO
 frontend() {
   oneadmin_ids front-end
   local programs=(causeway-vmm causeway) driver
-  for driver in $remotes $oned_conf; do
+  for driver in "$remotes" "$oned_conf"; do
     [ -e "$root$driver" ] || die "$driver is not there: is this the front-end? Install OpenNebula's packages first"
   done
   [ ! -x "$from/causeway-tm" ] || programs+=(causeway-tm)
@@ -328,7 +329,7 @@ frontend() {
   put_slots causeway-host vnm/vxlan pre post clean
   for driver in shared qcow2; do
     [ -x "$from/causeway-tm" ] || continue
-    put_slots causeway-tm tm/$driver clone ln delete context premigrate postmigrate failmigrate
+    put_slots causeway-tm "tm/$driver" clone ln delete context premigrate postmigrate failmigrate
   done
   swap_executable one_vmm_exec "$libexec/causeway-vmm"
   [ -z "$rehearsal" ] || return 0
@@ -452,47 +453,47 @@ demo() {
   cd "$here"
   [ "$EUID" = 0 ] || die "the demo makes network namespaces and mounts: run it as root"
   command -v cargo >/dev/null || die "cargo is not here: install Rust 1.95 or newer, as https://rustup.rs says"
-  echo "== packages"
   tests/lab/packages.sh
-  echo "== building (minutes, the first time)"
   cargo build --release --locked -p causeway-programs -p causeway-suite -p causeway-demo --bins
   exec "${CARGO_TARGET_DIR:-target}/release/causeway-demo" "$@"
 }
 
-# ---- Words
-
-if [[ " $* " == *" --help "* ]]; then usage && exit; fi
-role=${1-}
-case $role in
-  frontend | host | uninstall) shift ;;
-  demo) demo "${@:2}" ;;
-  *) wrong "what is '$role'?" ;;
-esac
-while [ $# -gt 0 ]; do
-  case $1 in
-    --dry-run) dry=1 ;;
-    --from | --root | --uplink | --replace) [ $# -gt 1 ] || wrong "$1 needs a value" ;;
-    *) wrong "what is '$1'?" ;;
+main() {
+  if [[ " $* " == *" --help "* ]]; then usage && exit; fi
+  role=${1-}
+  case $role in
+    frontend | host | uninstall) shift ;;
+    demo) demo "${@:2}" ;;
+    *) wrong "what is '$role'?" ;;
   esac
-  case $1 in
-    --from) from=$2 ;;
-    --root) root=$(cd "$2" && pwd -P) || exit 2 ;;
-    --uplink) uplinks+=("$2") ;;
-    --replace) replace+=("$2") ;;
-  esac
-  [ "$1" = --dry-run ] || shift
-  shift
-done
-from=${from:-$here/target/release}
-[ "$root" != / ] || root=''
-[ -n "$root" ] || [ "$EUID" = 0 ] || die "must be root"
-if [ ! -d "$root/etc" ] || [ ! -d "$root/var/lib" ]; then die "${root:-/} is no system's root: no /etc or no /var/lib"; fi
+  while [ $# -gt 0 ]; do
+    case $1 in
+      --dry-run) dry=1 ;;
+      --from | --root | --uplink | --replace) [ $# -gt 1 ] || wrong "$1 needs a value" ;;
+      *) wrong "what is '$1'?" ;;
+    esac
+    case $1 in
+      --from) from=$2 ;;
+      --root) root=$(cd "$2" && pwd -P | sed 's|^/$||') || exit 2 ;;
+      --uplink) uplinks+=("$2") ;;
+      --replace) replace+=("$2") ;;
+    esac
+    [ "$1" = --dry-run ] || shift
+    shift
+  done
+  from=${from:-$here/target/release}
+  [ -n "$root" ] || [ "$EUID" = 0 ] || die "must be root"
+  if [ ! -d "$root/etc" ] || [ ! -d "$root/var/lib" ]; then die "${root:-/} is no system's root: no /etc or no /var/lib"; fi
+  [ "$role" != uninstall ] || [ -d "$root$installed" ] || { echo "nothing is installed here"; exit; }
 
-[ "$role" != uninstall ] || [ -d "$root$installed" ] || { echo "nothing is installed here"; exit; }
+  # Once to look, and to refuse before anything has been changed; then in earnest.
+  for rehearsal in 1 ''; do
+    open_ledger
+    case $role in frontend) frontend ;; host) host ;; uninstall) uninstall ;; esac
+    [ -z "$dry" ] || break
+  done
+  # Here and not below: a script that is exchanged while it runs must not be read on.
+  exit 0
+}
 
-# Once to look, and to refuse before anything has been changed; then in earnest.
-for rehearsal in 1 ''; do
-  open_ledger
-  "$role"
-  [ -z "$dry" ] || break
-done
+main "$@"

@@ -410,7 +410,7 @@ fn killed_at_any_command_it_can_be_taken_away_or_finished() {
         let steps = kill.steps(&[role]);
         let installed = machine.tree();
         machine.run(&["uninstall"]);
-        for (number, point) in points(steps, 12).enumerate() {
+        for (number, point) in points(steps, 9).enumerate() {
             kill.at(&[role], point);
             if number % 3 == 0 {
                 machine.run(&[role]);
@@ -423,7 +423,7 @@ fn killed_at_any_command_it_can_be_taken_away_or_finished() {
     }
     machine.install_all();
     let steps = kill.steps(&["uninstall"]);
-    for point in points(steps, 8) {
+    for point in points(steps, 6) {
         machine.install_all();
         kill.at(&["uninstall"], point);
         machine.run(&["uninstall"]);
