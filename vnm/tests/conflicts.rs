@@ -6,8 +6,8 @@ mod common;
 
 use causeway_core::answer::Kind;
 use causeway_core::names::VmId;
-use causeway_vnm::root::{Outcome, Verb};
-use common::{Host, document, ip, nic, vm};
+use causeway_vnm::root::{Outcome, Verb, server};
+use common::{Host, document, ip, nic, request, vm};
 
 fn assert_says(text: &str, words: &[&str]) {
     assert!(words.iter().all(|word| text.contains(word)), "{text}");
@@ -125,8 +125,17 @@ fn a_taken_number_is_refused() {
     ip("link add up1 type veth peer name far1");
     host.done(Verb::Pre, &vm(7, 4));
     let other = "<PHYDEV>up1</PHYDEV><BRIDGE>elsewhere</BRIDGE>";
-    let text = host.refused(Verb::Pre, &document(8, &nic(8, 0, 4, other)));
-    assert_says(&text, &["VNI 4 with UDP port 8472 is taken", "by up0.4", "up1.4"]);
+    let taken = document(8, &nic(8, 0, 4, other));
+    let mut dry = request(Verb::Pre, &taken);
+    dry.dry_run = true;
+    let words = ["VNI 4 with UDP port 8472 is taken", "by up0.4", "up1.4"];
+    let Outcome::Failed(planned) = server::answer(&host.places, &dry).outcome else { panic!("planned") };
+    assert_says(&planned.text, &words);
+    // The kernel finds it out after the bridge is made, and the bridge is taken back.
+    let (text, changes) = host.taken_back(Verb::Pre, &taken);
+    assert_says(&text, &words);
+    assert_eq!(changes.len(), 3, "create, mark, delete: {changes:?}");
+    assert!(host.reservation(VmId(8)).is_none());
     // Another port is another network for the kernel.
     let port = format!("{other}<IP_LINK_CONF>dstport=4789</IP_LINK_CONF>");
     host.done(Verb::Pre, &document(8, &nic(8, 0, 4, &port)));

@@ -159,7 +159,7 @@ impl<'a, 'l> Action<'a, 'l> {
         let bridges = before.bridges().chain(desired.bridges.iter().map(|b| &b.name)).cloned().collect();
         let locks = self.lock_all(lock, &bridges)?;
 
-        let first = self.compare(&desired, &facts)?.1;
+        let first = self.compare(&desired, &facts, self.dry_run)?.1;
         if self.dry_run {
             self.log.changes.extend(first.changes);
             self.log.notes.extend(first.notes);
@@ -183,8 +183,14 @@ impl<'a, 'l> Action<'a, 'l> {
     }
 
     /// The kernel's state, and the way from it to the desired one.
-    fn compare(&mut self, desired: &Desired, facts: &Facts) -> Result<(Observed, Difference), ActionError> {
-        let observed = observe(&mut self.netlink, &Scope::from(desired))?;
+    fn compare(
+        &mut self,
+        desired: &Desired,
+        facts: &Facts,
+        all_tunnels: bool,
+    ) -> Result<(Observed, Difference), ActionError> {
+        let scope = Scope { all_tunnels, ..Scope::from(desired) };
+        let observed = observe(&mut self.netlink, &scope)?;
         let bridges: BTreeSet<LinkName> = desired.bridges.iter().map(|b| b.name.clone()).collect();
         let mut shared = self.reservations.claims(&bridges, desired.vm)?.bridges;
         let own = |name: &str| desired.ports.iter().any(|port| port.tap.as_str() == name);
@@ -205,14 +211,14 @@ impl<'a, 'l> Action<'a, 'l> {
         let mut difference = first;
         for left in (0..TRIES).rev() {
             match difference.changes.into_iter().try_for_each(|change| self.change(change)) {
-                // Somebody made it since we looked: look again, and compare (W21).
+                // Somebody made it since we looked, or has its number: look again, and compare (W21).
                 Err(error) if error.errno() == Some(Errno::EXIST) && left > 0 => {}
                 other => {
                     self.log.notes.extend(difference.notes);
                     return Ok(other?);
                 }
             }
-            difference = self.compare(desired, facts)?.1;
+            difference = self.compare(desired, facts, true)?.1;
         }
         Ok(())
     }
@@ -252,7 +258,7 @@ impl<'a, 'l> Action<'a, 'l> {
         let (desired, facts) = self.work_out(vm)?;
         let bridges = desired.bridges.iter().map(|b| b.name.clone()).collect();
         let locks = self.lock_all(self.lock_vm(vm.id)?, &bridges)?;
-        let (observed, difference) = self.compare(&desired, &facts)?;
+        let (observed, difference) = self.compare(&desired, &facts, self.dry_run)?;
         plugged_in(&desired, &observed)?;
         if self.dry_run {
             self.log.changes.extend(difference.changes);
@@ -269,7 +275,7 @@ impl<'a, 'l> Action<'a, 'l> {
 
     fn observe(&mut self, vm: &VmDocument) -> Result<Seen, ActionError> {
         let (desired, facts) = self.work_out(vm)?;
-        let (observed, difference) = self.compare(&desired, &facts)?;
+        let (observed, difference) = self.compare(&desired, &facts, true)?;
         self.log.changes.extend(difference.changes);
         self.log.notes.extend(difference.notes);
         Ok(Seen { desired, observed })

@@ -115,12 +115,18 @@ impl Host {
 
     /// One action that must be refused, and change nothing; its text.
     pub fn refused(&self, verb: Verb, document: &str) -> String {
+        let (text, changes) = self.taken_back(verb, document);
+        assert_eq!(changes, []);
+        text
+    }
+
+    /// One action that must be refused and leave all as it was; its text, and what it did and undid.
+    pub fn taken_back(&self, verb: Verb, document: &str) -> (String, Vec<Change>) {
         let before = self.snapshot();
         let response = self.run(verb, document);
         assert_same(&self.snapshot(), &before);
-        assert_eq!(response.changes, []);
         match response.outcome {
-            Outcome::Failed(failure) => failure.text,
+            Outcome::Failed(failure) => (failure.text, response.changes),
             Outcome::Done => panic!("{verb:?} was done: {document}"),
         }
     }
