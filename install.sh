@@ -15,7 +15,7 @@ here=$(cd "$(dirname "$(readlink -f "$0")")" && pwd)
 
 usage() {
   cat <<'TEXT'
-install.sh frontend [OPTIONS]    our driver process into oned.conf's `kvm` and `qemu` entries, wrappers into the remotes
+install.sh frontend [OPTIONS]    our driver processes into oned.conf (VM_MAD kvm and qemu, TM_MAD), wrappers into the remotes
 install.sh host [OPTIONS]        our programs, the list of uplinks, the line for sudo
 install.sh uninstall [OPTIONS]   everything as it was before
 install.sh demo [WORDS]          builds, starts two hosts on this machine, moves a guest; WORDS go to causeway-demo
@@ -51,9 +51,7 @@ note() { printf '%s\t%s\t%s\n' "$1" "$2" "$3" >>"$ledger"; }
 
 print_of() { # FILE: what stands there, in a word
   local sum
-  if [ -L "$1" ]; then
-    echo "link:$(readlink "$1")"
-  elif [ -f "$1" ]; then
+  if [ -L "$1" ]; then echo "link:$(readlink "$1")"; elif [ -f "$1" ]; then
     read -r sum _ < <(sha256sum <"$1")
     echo "file:$sum"
   elif [ -e "$1" ]; then echo other; else echo absent; fi
@@ -68,10 +66,7 @@ last_former() { # PATH: the last `was` or `none` line about it, without the path
 is_ours() { grep -qsxF -- "put"$'\t'"$2"$'\t'"$1" "$ledger"; }
 
 former_print() { # `was N` or `none -`
-  case $1 in
-    was\ *) print_of "$copies/${1#was }" ;;
-    none\ *) echo absent ;;
-  esac
+  case $1 in was\ *) print_of "$copies/${1#was }" ;; none\ *) echo absent ;; esac
 }
 
 remember() { # PATH: what stands there, unless that is ours or known already
@@ -240,9 +235,12 @@ put_slots() { # PROGRAM FAMILY/DRIVER VERB...
   done
 }
 
-# Prints the file with the EXECUTABLE of the VM_MAD entries `kvm` and `qemu` exchanged; every other byte stays.
-exchange() { # FILE FROM TO
-  awk -v from="$2" -v to="$3" -v file="${1#"$root"}" '
+# Prints the file with the EXECUTABLE of the VM_MAD entries `kvm` and `qemu`, and of TM_MAD, exchanged for ours (`in`) or
+# for stock's (`out`); every other byte stays.
+exchange() { # FILE in|out
+  local tm=''
+  if [ "$2" = out ] || [ -x "$from/causeway-tm" ]; then tm=1; fi
+  awk -v way="$2" -v tm="$tm" -v ours="$libexec/causeway-" -v file="${1#"$root"}" '
     function fail(number, text) { print file " line " number ": " text >"/dev/stderr"; failed = 1; exit 3 }
     # The line with x for what is quoted, which may go over several lines, and without its comment: columns stay.
     function mask(s,   out, i, c) {
@@ -256,23 +254,27 @@ exchange() { # FILE FROM TO
       }
       return out
     }
-    function entry(   rest) {
+    function entry(   rest, stock, mine, old, new) {
       open = 0
-      if (name != "kvm" && name != "qemu") return
-      if (count != 1 || value == "") fail(opened, "the VM_MAD entry " name " has not one EXECUTABLE in quotes: mend it first")
-      found = 1
+      if (kind == "VM" ? name != "kvm" && name != "qemu" : !tm) return
+      name = kind == "VM" ? "VM_MAD " name : "TM_MAD"
+      if (count != 1 || value == "") fail(opened, name " has not one EXECUTABLE in quotes: mend it first")
+      if (kind == "VM") found = 1
+      old = kind == "VM" ? "one_vmm_exec" : "one_tm"
+      new = ours (kind == "VM" ? "vmm" : "tm")
+      if (way == "out") { rest = old; old = new; new = rest }
       rest = substr(lines[line], column + length(value))
-      if (value == from || value == "/usr/lib/one/mads/" from) lines[line] = substr(lines[line], 1, column - 1) to rest
-      else if (value != to) print file " line " line ": " name " is served by " value ", which stays" >"/dev/stderr"
+      if (value == old || value == "/usr/lib/one/mads/" old) lines[line] = substr(lines[line], 1, column - 1) new rest
+      else if (value != new) print file " line " line ": " name " is served by " value ", which stays" >"/dev/stderr"
     }
     {
       lines[NR] = $0
       m = mask($0)
       at = 1
       if (!open) {
-        if (match(m, /^[ \t]*VM_MAD[ \t]*=[ \t]*\[/)) {
-          open = 1; opened = NR; name = ""; count = 0; at = RLENGTH + 1
-        } else if (m ~ /(^|[^A-Za-z0-9_])VM_MAD([^A-Za-z0-9_]|$)/) fail(NR, "not in the form VM_MAD = [")
+        if (match(m, /^[ \t]*[VT]M_MAD[ \t]*=[ \t]*\[/)) {
+          open = 1; opened = NR; name = ""; count = 0; at = RLENGTH + 1; kind = m ~ /^[ \t]*V/ ? "VM" : "TM"
+        } else if (m ~ /(^|[^A-Za-z0-9_])[VT]M_MAD([^A-Za-z0-9_]|$)/) fail(NR, "not in the form VM_MAD = [")
         else next
       }
       end = index(substr(m, at), "]")
@@ -286,11 +288,11 @@ exchange() { # FILE FROM TO
         if (key ~ /^EXECUTABLE[ \t=]/) { count++; value = text; line = NR; column = at }
       }
       if (end) entry()
-      if (end && substr(m, stop) ~ /VM_MAD/) fail(NR, "two entries on one line: give each its own")
+      if (end && substr(m, stop) ~ /[VT]M_MAD/) fail(NR, "two entries on one line: give each its own")
     }
     END {
       if (failed) exit 3
-      if (open) fail(opened, "a VM_MAD entry that never ends")
+      if (open) fail(opened, kind "_MAD entry that never ends")
       if (!found) fail(NR, "there is no VM_MAD entry with the name kvm or qemu")
       for (i = 1; i <= NR; i++) print lines[i]
     }' "$1"
@@ -309,29 +311,26 @@ edit() { # PATH COMMAND...: the command's output, in a file that keeps its mode 
   if [ "$role" = uninstall ]; then copy "$staged" "$at"; else swap_in "$path"; fi
 }
 
-swap_executable() { # FROM TO
+swap_executables() { # in|out
   local at=$root$oned_conf
-  [ ! -L "$at" ] || die "$oned_conf is a link: set EXECUTABLE = \"$2\" in its VM_MAD entries kvm and qemu yourself"
-  if [ -n "$rehearsal" ]; then exchange "$at" "$1" "$2" >/dev/null || die "$oned_conf can't be edited"; fi
-  cmp -s -- <(exchange "$at" "$1" "$2" 2>/dev/null) "$at" || edit "$oned_conf" exchange "$at" "$1" "$2"
+  [ ! -L "$at" ] || die "$oned_conf is a link: change EXECUTABLE of VM_MAD kvm and qemu and of TM_MAD there yourself"
+  if [ -n "$rehearsal" ]; then exchange "$at" "$1" >/dev/null || die "$oned_conf can't be edited"; fi
+  cmp -s -- <(exchange "$at" "$1" 2>/dev/null) "$at" || edit "$oned_conf" exchange "$at" "$1"
 }
 
 frontend() {
   oneadmin_ids front-end
   local programs=(causeway-vmm causeway) driver
-  for driver in "$remotes" "$oned_conf"; do
-    [ -e "$root$driver" ] || die "$driver is not there: is this the front-end? Install OpenNebula's packages first"
-  done
+  [ -f "$root$oned_conf" ] || die "$oned_conf is not there: is this the front-end? Install OpenNebula's packages first"
   [ ! -x "$from/causeway-tm" ] || programs+=(causeway-tm)
   put_programs "${programs[@]}"
   make_dir /var/lib/one/causeway 700 oneadmin:oneadmin
   put_slots causeway-host vmm/kvm deploy shutdown cancel migrate
   put_slots causeway-host vnm/vxlan pre post clean
-  for driver in shared qcow2; do
-    [ -x "$from/causeway-tm" ] || continue
-    put_slots causeway-tm "tm/$driver" clone ln delete context premigrate postmigrate failmigrate
+  [ ! -x "$from/causeway-tm" ] || for driver in tm/shared tm/qcow2; do
+    put_slots causeway-tm "$driver" clone ln delete context premigrate postmigrate failmigrate
   done
-  swap_executable one_vmm_exec "$libexec/causeway-vmm"
+  swap_executables in
   [ -z "$rehearsal" ] || return 0
   cat <<TEXT
 What remains for you
@@ -400,7 +399,7 @@ bring_back() { # PATH `was N`|`none -`
   [ -n "$rehearsal" ] || rm -f -- "$at.causeway-new"
   [ "$now" != "$before" ] || return 0
   if [ "$now" != absent ] && ! is_ours "$path" "$now" && ! asked "$path"; then
-    if [ "$path" = "$oned_conf" ]; then swap_executable "$libexec/causeway-vmm" one_vmm_exec
+    if [ "$path" = "$oned_conf" ]; then swap_executables out
     else keep "$path: it was changed after it was installed"; fi
   elif [ "$before" = absent ]; then
     say remove "$path"

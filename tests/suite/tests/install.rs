@@ -252,7 +252,8 @@ fn wrappers_programs_and_settings_are_where_the_drivers_look() {
             "    EXECUTABLE     = \"/usr/libexec/causeway/causeway-vmm\"",
             1,
         )
-        .replacen("/usr/lib/one/mads/one_vmm_exec", "/usr/libexec/causeway/causeway-vmm", 1);
+        .replacen("/usr/lib/one/mads/one_vmm_exec", "/usr/libexec/causeway/causeway-vmm", 1)
+        .replacen("\"one_tm\"", "\"/usr/libexec/causeway/causeway-tm\"", 1);
     assert_eq!(machine.read(ONED_CONF), edited);
     let sudo = "oneadmin ALL=(root) NOPASSWD: /usr/libexec/causeway/causeway-root \"\"\n";
     assert!(machine.read("etc/sudoers.d/causeway").ends_with(sudo));
@@ -288,6 +289,7 @@ fn without_a_transfer_manager_the_stock_one_stays() {
     let before = machine.read(&format!("{REMOTES}/tm/qcow2/clone"));
     machine.run(&["frontend"]);
     assert_eq!(machine.read(&format!("{REMOTES}/tm/qcow2/clone")), before);
+    assert!(machine.read(ONED_CONF).contains("TM_MAD = [ EXECUTABLE = \"one_tm\","));
 }
 
 #[test]
@@ -338,14 +340,14 @@ fn what_it_does_not_know_is_refused_before_anything_is_changed() {
     for (text, says) in [
         (
             ONED.replace("= \"one_vmm_exec\",\n    ARG", "= one_vmm_exec,\n    ARG"),
-            "line 4: the VM_MAD entry kvm",
+            "line 4: VM_MAD kvm has not one",
         ),
-        (ONED.replace("    ARG", "    EXECUTABLE = \"x\",\n    ARG"), "line 4: the VM_MAD entry kvm"),
+        (ONED.replace("    ARG", "    EXECUTABLE = \"x\",\n    ARG"), "line 4: VM_MAD kvm has not one"),
         (
             ONED.replace("VM_MAD = [\n    NAME       = \"lxc\"", "VM_MAD =\n[ NAME = \"lxc\""),
             "line 13: not in the form",
         ),
-        (ONED.split("\n]").next().unwrap().to_owned(), "line 4: a VM_MAD entry that never ends"),
+        (ONED.split("\n]").next().unwrap().to_owned(), "line 4: VM_MAD entry that never ends"),
         ("PORT = 2633\n".to_owned(), "no VM_MAD entry with the name kvm or qemu"),
     ] {
         machine.write(ONED_CONF, &text, 0o640);
@@ -363,7 +365,7 @@ fn an_entry_that_another_program_serves_stays() {
     machine.write(ONED_CONF, &text, 0o640);
     let output = machine.command(&["frontend"]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("line 12: qemu is served by /opt/vendor/driver, which stays"), "{said}");
+    assert!(said.contains("line 12: VM_MAD qemu is served by /opt/vendor/driver, which stays"), "{said}");
     assert!(machine.read(ONED_CONF).contains("\"/opt/vendor/driver\""));
     assert_eq!(machine.read(ONED_CONF).matches("causeway-vmm").count(), 1);
 }
