@@ -42,8 +42,13 @@ pub enum Note {
         #[serde(default)]
         recall: Option<Recall>,
     },
-    /// A step began. A host runs the steps of one exchange without asking back, so a step without an end may have begun
-    /// whether or not this note came through.
+    /// An exchange is about to be sent. A host runs its steps without asking back, so each of them that has no end may
+    /// have begun, whatever else came through.
+    Sent {
+        /// The names of its steps.
+        steps: Vec<String>,
+    },
+    /// A step began.
     Started {
         /// Its name.
         step: String,
@@ -55,6 +60,8 @@ pub enum Note {
         /// Whether it succeeded.
         ok: bool,
     },
+    /// It has failed, or was cancelled, and what it made is about to be undone: there is no way forward any more.
+    Undo,
     /// The request was answered, or needs no answer.
     End {
         /// Whether it succeeded.

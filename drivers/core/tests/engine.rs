@@ -46,7 +46,7 @@ fn running(make: &Maker) -> World {
 impl Case {
     async fn play(&self, script: &Script, cancel_at: Option<Duration>) -> (Report, World) {
         let world = (self.world)(&Maker::of_two_hosts()).broken_by(script);
-        let trial = Trial { plan: &self.plan, world, cancel_at };
+        let trial = Trial { plan: &self.plan, world, cancel_at, deaths: Vec::new() };
         (trial.run().await, trial.world)
     }
 }
@@ -105,8 +105,16 @@ async fn a_cancel_at_every_moment_keeps_the_promises() {
         let quarters = u32::try_from(case.plan.steps.len() * 4).unwrap();
         for quarter in 0..quarters {
             let at = Duration::from_millis(250) * quarter + Duration::from_millis(10);
-            let (report, _) = case.play(&Script::default(), Some(at)).await;
+            let (report, world) = case.play(&Script::default(), Some(at)).await;
             assert_eq!(report.outcome, Outcome::Cancelled, "{} at {at:?}", case.plan.action);
+            let events = world.events();
+            let after = events.iter().skip_while(|e| **e != Event::Cancelled);
+            let forward = |e: &&Event| {
+                matches!(e, Event::Began { place, step } if
+                case.plan.steps.iter().any(|s| s.name == *step && s.place == *place))
+            };
+            let begun: Vec<&Event> = after.filter(forward).collect();
+            assert!(begun.is_empty(), "{} at {at:?}: {begun:?}", case.plan.action);
             findings.add(&format!("{} cancelled at {at:?}", case.plan.action), report);
         }
     }
@@ -226,7 +234,7 @@ async fn what_was_found_done_is_not_undone() {
             world.breaks("vm.xml", lost.clone());
         }
         world.breaks("deploy", Fault::Fails { took: false, owner: Owner::Ours });
-        let trial = Trial { plan: &plan, world, cancel_at: None };
+        let trial = Trial { plan: &plan, world, cancel_at: None, deaths: Vec::new() };
         let report = trial.run().await;
         assert!(matches!(report.outcome, Outcome::Failure(_)));
         let networks: Vec<String> = trial.world.left().into_iter().map(|(_, what)| what).collect();
@@ -287,7 +295,7 @@ async fn a_host_that_cannot_be_reached_costs_one_try_and_changes_nothing() {
     let plan = make.deploy();
     let world = World::new(&make.id, std::slice::from_ref(&make.source));
     world.goes_away(&make.source, Away::UntilTold);
-    let trial = Trial { plan: &plan, world, cancel_at: None };
+    let trial = Trial { plan: &plan, world, cancel_at: None, deaths: Vec::new() };
     let report = trial.run().await;
     assert_eq!(report.broken, [""; 0]);
     let Outcome::Failure(failure) = report.outcome else { panic!("{:?}", report.outcome) };

@@ -53,13 +53,23 @@ struct Ordeal {
     after: Vec<Filler>,
     faults: Vec<(Index, Index)>,
     cancel_at: Option<u64>,
+    deaths: Vec<u64>,
 }
 
 fn ordeal() -> impl Strategy<Value = Ordeal> {
     let aim = prop_oneof![Just(Aim::Start), Just(Aim::Go), Just(Aim::Stop), Just(Aim::Prepare)];
     let cancel = prop_oneof![3 => Just(None), 1 => (0..200_000u64).prop_map(Some)];
-    (aim, vec(filler(), 0..5), vec(filler(), 0..4), vec(any::<(Index, Index)>(), 0..4), cancel)
-        .prop_map(|(aim, before, after, faults, cancel_at)| Ordeal { aim, before, after, faults, cancel_at })
+    let deaths = prop_oneof![3 => Just(Vec::new()), 1 => vec(0..12_000u64, 1..3)];
+    let fillers = (vec(filler(), 0..5), vec(filler(), 0..4));
+    let parts = (aim, fillers, vec(any::<(Index, Index)>(), 0..4), cancel, deaths);
+    parts.prop_map(|(aim, (before, after), faults, cancel_at, deaths)| Ordeal {
+        aim,
+        before,
+        after,
+        faults,
+        cancel_at,
+        deaths,
+    })
 }
 
 impl Ordeal {
@@ -153,7 +163,8 @@ proptest! {
             let script = ordeal.script(&plan);
             let world = ordeal.world(&make).broken_by(&script);
             let cancel_at = ordeal.cancel_at.map(Duration::from_millis);
-            let trial = Trial { plan: &plan, world, cancel_at };
+            let deaths = ordeal.deaths.iter().copied().map(Duration::from_millis).collect();
+            let trial = Trial { plan: &plan, world, cancel_at, deaths };
             let report = trial.run().await;
             let story = || {
                 let events: Vec<String> = trial.world.events().iter().map(|e| format!("  {e:?}")).collect();

@@ -46,6 +46,7 @@ fn reached(world: &World, goal: &Goal) -> bool {
 fn past_return(world: &World, plan: &Plan) -> bool {
     plan.steps.iter().filter_map(|s| s.goal.as_ref()).any(|goal| match goal {
         Goal::RunsOn { from: None, .. } => false,
+        Goal::RunsOn { host, .. } if world.died_with().as_ref() == Some(host) => true,
         goal => reached(world, goal),
     })
 }
@@ -105,15 +106,17 @@ fn undo(plan: &Plan, events: &[Event], world: &World, outcome: &Outcome) -> Vec<
     let undos = undos(plan);
     let mut begun: Vec<(Place, String)> = Vec::new();
     let mut last = plan.steps.len();
-    let mut cancelled = false;
+    let (mut cancelled, mut died) = (false, false);
     for event in events {
         match event {
             Event::Cancelled => cancelled = true,
+            // The next process walks the same way back from its beginning, and can't know what the dead one last sent.
+            Event::DriverDied => (died, last) = (true, plan.steps.len()),
             Event::Sent { place, steps } => {
                 for name in steps {
                     match undos.iter().find(|(_, undo)| undo.name == *name && undo.place == *place) {
                         Some((index, undo)) => {
-                            broken.extend(undone(plan, *index, undo, &begun));
+                            broken.extend(undone(plan, *index, undo, &begun).filter(|_| !died));
                             if *index > last {
                                 broken.push(format!("{name} was undone after a step before it"));
                             }

@@ -1,9 +1,10 @@
 //! One run of a plan in a world, from the request to long after the reply.
 
+use std::path::Path;
 use std::time::Duration;
 
 use causeway_core::engine::{Engine, Outcome, Patience};
-use causeway_core::journal::Journal;
+use causeway_core::journal::{Journal, Note};
 use causeway_core::names::RequestId;
 use causeway_core::plan::Plan;
 use tokio::sync::watch;
@@ -21,6 +22,9 @@ const LIMIT: Duration = Duration::from_secs(48 * 3600);
 /// How long the world goes on after the reply, so that what was left at work comes to its end.
 const AFTERWARDS: Duration = Duration::from_secs(3600);
 
+/// How long it takes until the next driver process takes up what the dead one had in flight.
+const RESTART: Duration = Duration::from_millis(300);
+
 /// A plan, the world it meets, and what is done to it meanwhile.
 pub struct Trial<'a> {
     /// The plan.
@@ -29,6 +33,8 @@ pub struct Trial<'a> {
     pub world: World,
     /// When oned cancels the request.
     pub cancel_at: Option<Duration>,
+    /// When the driver process is killed: after its start, and after that of each that follows it.
+    pub deaths: Vec<Duration>,
 }
 
 /// What came of it.
@@ -45,17 +51,10 @@ impl Trial<'_> {
     /// Plays it. Stop the runtime's clock first: a trial lasts hours.
     ///
     /// # Panics
-    /// The engine gives no answer within two days.
+    /// The engine gives no answer within two days, or the journal can't be written.
     pub async fn run(&self) -> Report {
         let before = self.world.left();
         let (cancel, cancelled) = watch::channel(false);
-        let engine = Engine {
-            reach: &self.world,
-            log: &self.world,
-            journal: &Journal::none(),
-            patience: Patience::default(),
-            cancelled,
-        };
         let meanwhile = async {
             if let Some(at) = self.cancel_at {
                 sleep(at).await;
@@ -73,10 +72,9 @@ impl Trial<'_> {
                 }
             }
         };
-        let request = RequestId::new(1, 2, 3);
         let began = Instant::now();
         let outcome = tokio::select! {
-            outcome = timeout(LIMIT, engine.run(self.plan, &request)) => outcome,
+            outcome = timeout(LIMIT, self.lives(&cancelled)) => outcome,
             () = meanwhile => unreachable!("it waits for ever"),
             () = healing => unreachable!("it loops for ever"),
         };
@@ -87,4 +85,49 @@ impl Trial<'_> {
         let broken = promise::broken(&self.world, self.plan, &before, &outcome);
         Report { outcome, after, broken }
     }
+
+    /// The lives of one driver process after the other.
+    async fn lives(&self, cancelled: &watch::Receiver<bool>) -> Outcome {
+        let request = RequestId::new(1, 2, 3);
+        let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("no directory for the journal: {e}"));
+        let path = dir.path().join("journal");
+        let mut deaths = self.deaths.iter();
+        let mut first = true;
+        loop {
+            let (journal, notes) =
+                if self.deaths.is_empty() { (Journal::none(), Vec::new()) } else { open(&path) };
+            let engine = Engine {
+                reach: &self.world,
+                log: &self.world,
+                journal: &journal,
+                patience: Patience::default(),
+                cancelled: cancelled.clone(),
+            };
+            let life = async {
+                if first {
+                    engine.run(self.plan, &request).await
+                } else {
+                    engine.adopt(self.plan, &request, &notes).await
+                }
+            };
+            let death = async {
+                match deaths.next() {
+                    Some(after) => sleep(*after).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                outcome = life => return outcome,
+                () = death => self.world.loses_its_driver(),
+            }
+            first = false;
+            sleep(RESTART).await;
+        }
+    }
+}
+
+/// The journal, and what it says of the one request.
+fn open(path: &Path) -> (Journal, Vec<Note>) {
+    let (journal, unfinished) = Journal::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    (journal, unfinished.into_iter().flat_map(|old| old.notes).collect())
 }

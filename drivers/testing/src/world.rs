@@ -59,6 +59,8 @@ pub enum Event {
         /// The place.
         place: Place,
     },
+    /// The driver process was killed.
+    DriverDied,
     /// The test cancelled the request: [`World::note_cancel`].
     Cancelled,
 }
@@ -133,6 +135,16 @@ impl World {
     /// Whether a host is away until it is told.
     pub fn is_waiting(&self) -> bool {
         self.lock().hosts.values().any(|host| host.told_away)
+    }
+
+    /// The driver process is killed: drop its engine right after this.
+    pub fn loses_its_driver(&self) {
+        let mut state = self.lock();
+        state.events.push(Event::DriverDied);
+        for open in &state.open {
+            // One that has just ended hears nothing any more.
+            let _ = open.word.send(state::Word::Abandoned);
+        }
     }
 
     /// Notes in the record that the test cancels the request now.

@@ -83,6 +83,8 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
             return Err(unbegun(Failure::new(Kind::Cancelled, "cancelled")));
         }
         let exchange = self.exchange(plan, steps, request, &progress.outputs);
+        let names = steps.iter().map(|step| step.name.clone()).collect();
+        self.journal.note(request, &Note::Sent { steps: names });
         let events = self.reach.start(&head.place, exchange).await.map_err(unbegun)?;
         let mut talk = Conversation::new(events, head.deadline);
         let mut cancelled = self.cancelled.clone();

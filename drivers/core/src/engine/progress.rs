@@ -1,7 +1,6 @@
 //! How far a plan has come, and how the hosts are paced when that is not known.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::time::Duration;
 
 // The runtime's clock, so that a test can stop it.
@@ -51,7 +50,7 @@ impl Progress {
     }
 
     /// Notes that the answer of these steps was lost.
-    pub fn doubt(&mut self, steps: Range<usize>) {
+    pub fn doubt(&mut self, steps: impl IntoIterator<Item = usize>) {
         self.doubtful.extend(steps);
     }
 
@@ -81,6 +80,11 @@ impl Progress {
         self.doubtful.contains(&index)
     }
 
+    /// The first step that a plan can still be taken up with.
+    pub fn first_open(&self) -> usize {
+        self.no_return.map_or(0, |index| index + 1)
+    }
+
     /// Whether the guest has moved, or has ended: what is left can only warn.
     pub fn is_past_return(&self) -> bool {
         self.no_return.is_some()
@@ -89,17 +93,12 @@ impl Progress {
     /// The steps to undo, last first: back to the point of no return.
     pub fn to_undo<'p>(&self, plan: &'p Plan) -> impl Iterator<Item = &'p Step> {
         let steps: BTreeSet<usize> = self.made.union(&(&self.doubtful - &self.found)).copied().collect();
-        let end = self.no_return.map_or(0, |index| index + 1);
+        let end = self.first_open();
         steps
             .into_iter()
             .rev()
             .take_while(move |index| *index >= end)
             .filter_map(|index| plan.steps.get(index))
-    }
-
-    /// The doubtful steps that an undo would meet.
-    pub fn doubtful_steps<'p>(&self, plan: &'p Plan) -> impl Iterator<Item = &'p Step> {
-        self.doubtful.iter().filter_map(|index| plan.steps.get(*index))
     }
 }
 

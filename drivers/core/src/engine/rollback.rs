@@ -3,23 +3,22 @@
 use super::exchange::Single;
 use super::{Engine, Log, Progress, REPEATS, Reach, Stop};
 use crate::answer::Failure;
+use crate::journal::Note;
 use crate::names::RequestId;
 use crate::plan::{Plan, Step};
 
 impl<R: Reach, L: Log> Engine<'_, R, L> {
     /// Undoes in reverse what was done, half done or perhaps done, back to the point of no return. Never stops at an
-    /// error of its own; returns them.
+    /// error of its own; returns them. What still runs in a lost exchange is waited for by the hosts themselves: they
+    /// run one exchange of a VM at a time.
     pub(super) async fn roll_back(
         &self,
         plan: &Plan,
         request: &RequestId,
         progress: &Progress,
     ) -> Vec<String> {
-        // What still runs in a lost exchange would do again what is undone here. A host that stays silent is not waited
-        // for: nothing of the guest is at stake in a step without a goal.
-        for step in progress.doubtful_steps(plan) {
-            let quiet = tokio::time::timeout(step.deadline, self.at_rest(plan, request, &step.place)).await;
-            tracing::debug!(step = step.name, place = %step.place, ?quiet, "waited before the undo");
+        if progress.to_undo(plan).next().is_some() {
+            self.journal.note(request, &Note::Undo);
         }
         let mut trouble = Vec::new();
         for step in progress.to_undo(plan) {

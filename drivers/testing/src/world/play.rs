@@ -11,7 +11,7 @@ use causeway_core::reach::wire::{Done, Exchange, FromResident, Owner, StepEnd, W
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 
-use super::state::Open;
+use super::state::{Open, Word};
 use super::{Event, World};
 use crate::faults::{Away, Fault, Took, is_slot};
 
@@ -35,12 +35,12 @@ impl Reach for World {
             return Err(Failure::new(Kind::Unreachable, format!("cannot reach {place}")));
         }
         let (sender, receiver) = mpsc::unbounded_channel();
-        let (stop, stopped) = watch::channel(false);
+        let (word, told) = watch::channel(Word::Go);
         {
             let mut state = self.lock();
             let steps = exchange.steps.iter().map(|step| step.name.clone()).collect();
             state.events.push(Event::Sent { place: place.clone(), steps });
-            state.open.push(Open { place: place.clone(), request: exchange.request.clone(), stop });
+            state.open.push(Open { place: place.clone(), request: exchange.request.clone(), word });
         }
         let run = Run {
             world: self.clone(),
@@ -48,7 +48,7 @@ impl Reach for World {
             boot: self.boot(place),
             request: exchange.request.clone(),
             sender: Some(sender),
-            stopped,
+            told,
         };
         tokio::spawn(run.play(exchange.steps));
         Ok(Events { receiver, carrier: None })
@@ -62,7 +62,7 @@ impl Reach for World {
             state.open.iter().filter(|open| answers && open.place == *place && open.request == *request)
         {
             // One that has just ended hears nothing any more.
-            let _ = open.stop.send(true);
+            let _ = open.word.send(Word::Stop);
         }
     }
 
@@ -103,7 +103,7 @@ struct Run {
     request: RequestId,
     /// None once the session is lost.
     sender: Option<mpsc::UnboundedSender<FromResident>>,
-    stopped: watch::Receiver<bool>,
+    told: watch::Receiver<Word>,
 }
 
 impl Run {
@@ -205,7 +205,7 @@ impl Run {
 
     async fn undisturbed(&mut self, step: &WireStep) -> Flow {
         let cancelled = || Err(Failure::new(Kind::Cancelled, "stopped"));
-        if self.stopped_within(HALF).await {
+        if self.stopped_within(HALF, step).await {
             self.turn_back(step);
             return self.end(step, cancelled(), Owner::Ours).await;
         }
@@ -213,7 +213,7 @@ impl Run {
             return Flow::Over;
         }
         let result = self.take(step);
-        let stopped = self.stopped_within(HALF).await;
+        let stopped = self.stopped_within(HALF, step).await;
         self.end(step, if stopped { cancelled() } else { result }, Owner::Ours).await
     }
 
@@ -238,7 +238,7 @@ impl Run {
         // Nothing waits for ever: the host kills what outlives its deadline by far.
         let patience = step.deadline() * 4;
         if obeys {
-            self.stopped_within(patience).await;
+            self.stopped_within(patience, step).await;
             let failure = Failure::new(Kind::Cancelled, "stopped");
             return self.end(step, Err(failure), Owner::Ours).await;
         }
@@ -293,15 +293,18 @@ impl Run {
         }
     }
 
-    /// Waits; true as soon as the exchange is told to stop.
-    async fn stopped_within(&mut self, time: Duration) -> bool {
-        tokio::time::timeout(time, self.stopped.wait_for(|stopped| *stopped))
-            .await
-            .is_ok_and(|told| told.is_ok())
+    /// Waits; true as soon as the step is to be stopped.
+    async fn stopped_within(&mut self, time: Duration, step: &WireStep) -> bool {
+        let heeded = |word: &Word| match word {
+            Word::Go => false,
+            Word::Stop => true,
+            Word::Abandoned => step.cancellable,
+        };
+        tokio::time::timeout(time, self.told.wait_for(heeded)).await.is_ok_and(|told| told.is_ok())
     }
 
     fn is_stopped(&self) -> bool {
-        *self.stopped.borrow()
+        *self.told.borrow() != Word::Go
     }
 
     fn is_alive(&self) -> bool {
@@ -311,7 +314,7 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        self.world.lock().open.retain(|open| !open.stop.is_closed());
+        self.world.lock().open.retain(|open| !open.word.is_closed());
     }
 }
 

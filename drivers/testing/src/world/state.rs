@@ -61,11 +61,22 @@ impl Host {
     }
 }
 
+/// What an exchange was told last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Word {
+    /// To begin.
+    Go,
+    /// To stop.
+    Stop,
+    /// Nothing any more: the driver is dead. What may not be cut short is finished, and nothing begun.
+    Abandoned,
+}
+
 /// An exchange that has not ended.
 pub(super) struct Open {
     pub place: Place,
     pub request: RequestId,
-    pub stop: watch::Sender<bool>,
+    pub word: watch::Sender<Word>,
 }
 
 pub(super) struct State {
