@@ -112,6 +112,11 @@ pub(crate) fn factor(quantity: &'static str, value: f64) -> Result<(), Error> {
     within(quantity, value, 0.001, 1e6, "0.001 to 1e6")
 }
 
+/// A rate-limit window: QEMU's is a tenth of a second, and the loop looks at the clock twenty times a second.
+pub(crate) fn window(quantity: &'static str, value: f64) -> Result<(), Error> {
+    within(quantity, value, 0.001, 10.0, "0, or 0.001 to 10 s")
+}
+
 /// A coefficient of variation; beyond 10 a log-normal factor says nothing any more.
 pub(crate) fn variation(quantity: &'static str, value: f64) -> Result<(), Error> {
     within(quantity, value, 0.0, 10.0, "0 to 10")

@@ -24,6 +24,21 @@
 //! [`decide::decide`] (the same and a policy, a verdict back). [`vectors::run`] checks the whole crate
 //! against a file of known answers.
 //!
+//! ```
+//! use causeway_predict::estimate::{Bandwidth, Dirty, Facts, estimate};
+//! use causeway_predict::dirty::Sample;
+//!
+//! // 4 GiB, a quarter of it in use; 30 MB dirtied in a second and 60 MB in five; a gigabit path.
+//! let samples = [(1.0, 30e6), (5.0, 60e6)].map(Sample::from).to_vec();
+//! let path = Bandwidth::Measured { rate: 117e6, cap: None, rtt_s: 0.0005 };
+//! let facts = Facts { nonzero_bytes: 1e9, ..Facts::new(4.3e9, Dirty::Samples(samples), path) };
+//!
+//! let answer = estimate(&facts)?;
+//! assert!(answer.converges && answer.p_converge > 0.9);
+//! assert!(answer.time_s.low < answer.time_s.median && answer.time_s.median < answer.time_s.high);
+//! # Ok::<(), causeway_predict::Error>(())
+//! ```
+//!
 //! Every public function checks its numbers first and answers [`Error`] for what is not finite or out
 //! of range; behind that check every loop is bounded.
 

@@ -5,7 +5,7 @@
 //! *remaining ÷ (bandwidth − dirty rate)* is not used: it calls healthy migrations hopeless, as QEMU's
 //! dirty rate does not count pages that are pending already.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::{self, Error};
 use crate::guest::{Class, Memory};
@@ -23,7 +23,7 @@ pub struct Watch {
     /// What the path was thought to give.
     pub rates: Rates,
     /// Settings and constants.
-    #[serde(default, rename = "hv")]
+    #[serde(default, rename = "hv", deserialize_with = "tuning_or_default")]
     pub tuning: Tuning,
     /// Is post-copy a way out?
     #[serde(default)]
@@ -43,6 +43,11 @@ pub struct Watch {
     /// The same before the first sync, when only the measurement before the start speaks.
     #[serde(default = "half")]
     pub margin_first: f64,
+}
+
+/// `null` stands for the defaults, as an absent field does.
+fn tuning_or_default<'de, D: Deserializer<'de>>(input: D) -> Result<Tuning, D::Error> {
+    Ok(Option::deserialize(input)?.unwrap_or_default())
 }
 
 fn three_tenths() -> f64 {

@@ -259,34 +259,31 @@ pub fn throughput(path: &Path) -> Result<Throughput, Error> {
             (binding, switch_rate) = (bound, rate);
         }
     }
-    error::rate("the path's payload rate", switch_rate)?;
-    let mut run_rate = switch_rate;
-    if path.max_bandwidth > 0.0 && path.max_bandwidth < run_rate {
-        error::rate("max_bandwidth_Bps", path.max_bandwidth)?;
-        (binding, run_rate) = (Bound::MaxBandwidth, path.max_bandwidth);
-    }
-    Ok(Throughput {
-        run_rate,
-        switch_rate,
-        binding,
-        mss,
-        slow_start_s: slow_start(run_rate, path.rtt_s, mss, streams),
-        capped: binding == Bound::MaxBandwidth,
-    })
+    carried(path, switch_rate, binding)
 }
 
 /// What `path` carries when its `link_rate` is a payload rate that was measured end to end: framing, loss
 /// and windows are in the measurement already, only the cap is not.
 pub(crate) fn measured(path: &Path) -> Result<Throughput, Error> {
     path.check()?;
-    let (switch_rate, mss) = (path.link_rate, path.mss());
+    carried(path, path.link_rate, Bound::Measured)
+}
+
+/// What `path` carries when it turns out to carry `factor` times what was thought. Its cap stays.
+pub(crate) fn scaled(path: &Path, thought: &Throughput, factor: f64) -> Result<Throughput, Error> {
+    carried(path, thought.switch_rate * factor, thought.binding)
+}
+
+/// Apply the cap and the start of the connection to a payload rate.
+fn carried(path: &Path, switch_rate: f64, bound: Bound) -> Result<Throughput, Error> {
     let capped = path.max_bandwidth > 0.0 && path.max_bandwidth < switch_rate;
     let run_rate = if capped { path.max_bandwidth } else { switch_rate };
     error::rate("the path's payload rate", run_rate)?;
+    let mss = path.mss();
     Ok(Throughput {
         run_rate,
         switch_rate,
-        binding: if capped { Bound::MaxBandwidth } else { Bound::Measured },
+        binding: if capped { Bound::MaxBandwidth } else { bound },
         mss,
         slow_start_s: slow_start(run_rate, path.rtt_s, mss, f64::from(path.streams)),
         capped,

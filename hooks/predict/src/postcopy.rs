@@ -43,7 +43,7 @@ pub(crate) fn follow(
     }
     // Up to the switch nothing may converge, which a limit below any page makes sure of.
     let until_switch = Tuning { horizon_s: switch_after_s, downtime_limit_s: 1e-9, ..tuning.clone() };
-    let before = precopy::follow(memory, rates, &until_switch, TO_THE_HORIZON);
+    let before = precopy::follow(memory, rates, &until_switch, patience);
 
     // Pages written since the last window are in the log and not yet pending.
     let unseen = memory.dirtied(tuning.window_s());

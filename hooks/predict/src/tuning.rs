@@ -109,7 +109,7 @@ impl Tuning {
         error::bytes("device_state_bytes", self.device_state_bytes)?;
         error::seconds("net_cutover_s", self.net_cutover_s)?;
         error::seconds("horizon_s", self.horizon_s)?;
-        error::factor("quantum_s", self.window_s())?;
+        error::window("quantum_s", self.window_s())?;
         error::limit("thr_trigger_pct", self.throttle_trigger)
     }
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{self, Error};
 use crate::migration::{self, Migration};
 use crate::path;
-use crate::precopy::TO_THE_HORIZON;
+use crate::precopy::LONG;
 
 /// How many points a prediction takes unless told otherwise.
 pub const POINTS: u32 = 64;
@@ -192,7 +192,7 @@ pub fn odds(
         at_point.path.link_rate = migration.path.link_rate * factor(link, 2);
         at_point.memory.scale_from(&migration.memory, factor(rate, 3), factor(set, 5));
         let throughput = path::throughput(&at_point.path)?;
-        let outcome = migration::over(&at_point, &throughput, TO_THE_HORIZON).outcome;
+        let outcome = migration::over(&at_point, &throughput, LONG).outcome;
         // Infinite without an end.
         totals.push(outcome.total_s);
         if outcome.total_s <= deadline_s {

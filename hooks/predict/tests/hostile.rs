@@ -58,7 +58,7 @@ fn replace(value: &mut Value, place: &mut usize, with: &Value) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
 
     #[test]
     fn the_loop_answers_whatever_it_is_given(n in prop::collection::vec(any_number(), 14)) {

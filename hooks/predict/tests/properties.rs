@@ -133,16 +133,17 @@ proptest! {
         rates in rates(),
         ratio in 1.0..10.0_f64,
     ) {
-        let with = |compress_ratio: f64, xbzrle_ratio: f64| {
-            follow(&memory, &rates, &Tuning { compress_ratio, xbzrle_ratio, ..Tuning::default() })
+        let with = |memory: &Memory, compress_ratio: f64, xbzrle_ratio: f64| {
+            follow(memory, &rates, &Tuning { compress_ratio, xbzrle_ratio, horizon_s: 1e6, ..Tuning::default() })
         };
-        let plain = follow(&memory, &rates, &Tuning::default());
-        prop_assert_eq!(with(1.0, 1.0), plain);
-        let packed = with(ratio, 1.0);
-        if plain.converged {
-            prop_assert!(packed.converged && packed.wire_bytes <= plain.wire_bytes * 1.02);
-            prop_assert!(packed.total_s <= plain.total_s * 1.02 + WINDOW_S);
-        }
+        let untouched = follow(&memory, &rates, &Tuning { horizon_s: 1e6, ..Tuning::default() });
+        prop_assert_eq!(with(&memory, 1.0, 1.0), untouched);
+        // Of a writing guest this cannot be said: shorter passes mean more reads of the log, these cost
+        // bandwidth as QEMU measures it, and with it the limit falls.
+        let idle = Memory { classes: vec![], ..memory };
+        let (plain, packed) = (with(&idle, 1.0, 1.0), with(&idle, ratio, 1.0));
+        prop_assert!(packed.converged && packed.wire_bytes <= plain.wire_bytes * 1.000_001);
+        prop_assert!(packed.total_s <= plain.total_s + WINDOW_S);
     }
 
     #[test]

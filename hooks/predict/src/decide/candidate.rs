@@ -5,7 +5,8 @@ use serde::Serialize;
 use super::policy::{Features, Policy, Request};
 use crate::error::Error;
 use crate::migration::{self, Diverges, Migration, Prediction};
-use crate::precopy::Mode;
+use crate::path;
+use crate::precopy::{LONG, Mode};
 use crate::preflight::Check;
 use crate::uncertainty::{self, Odds};
 
@@ -133,7 +134,9 @@ fn lower_limit(limit: f64, other: f64) -> f64 {
 
 /// Judge one way of moving, with `policy`'s figures.
 pub(super) fn judge(migration: &Migration, policy: &Policy) -> Result<Judgement, Error> {
-    let prediction = migration::predict(migration)?;
+    migration.check()?;
+    let throughput = path::throughput(&migration.path)?;
+    let prediction = migration::over(migration, &throughput, LONG);
     let mut reasons = shortcomings(&prediction, policy);
     let mut odds = None;
     if reasons.is_empty() {

@@ -260,13 +260,24 @@ impl Search {
                 same = middle;
             }
         }
-        let Some((moved, to)) = self.ask(&movable, toward, other) else { return Vec::new() };
-        let alone = movable.len() == 1;
+        let needed = self.without_idle(movable, toward, other);
+        let Some((moved, to)) = self.ask(&needed, toward, other) else { return Vec::new() };
         let change = |lever: &Lever| {
             let (now, at) = (lever.value(&self.request)?, lever.value(&moved)?);
-            Some(Change { lever: *lever, now, at, to, alone })
+            Some(Change { lever: *lever, now, at, to, alone: needed.len() == 1 })
         };
-        movable.iter().filter_map(change).collect()
+        needed.iter().filter_map(change).collect()
+    }
+
+    /// `levers` without those that change nothing where they are moved to.
+    fn without_idle(&self, mut levers: Vec<Lever>, toward: Toward, exponent: f64) -> Vec<Lever> {
+        for lever in levers.clone() {
+            let others: Vec<Lever> = levers.iter().copied().filter(|other| *other != lever).collect();
+            if self.ask(&others, toward, exponent).is_some() {
+                levers = others;
+            }
+        }
+        levers
     }
 
     /// The request with `levers` moved, and its answer if that is another one.

@@ -65,6 +65,12 @@ impl Group {
         dirty::grown(self.log, self.size, rate, elapsed_s, self.pattern)
     }
 
+    /// Of what was pending, `left` still is.
+    fn settle(&mut self, left: f64) {
+        self.sent += self.pending * (1.0 - left);
+        self.pending *= left;
+    }
+
     fn all_sent(&self) -> bool {
         self.sent >= self.size * ALL
     }
@@ -130,15 +136,48 @@ pub(super) struct Pages {
     pub(super) since_s: f64,
     /// Share of its time that the guest's vCPU may run.
     running: f64,
-    /// Of the whole stretch: pages, their wire bytes, their time on the link, and the inverses of the last
-    /// two. The loop would divide by them at every step otherwise, and does little else.
+    stretch: Stretch,
+}
+
+/// Sums over the pages that were pending when a stretch began.
+#[derive(Debug)]
+struct Stretch {
     total: f64,
+    /// Their wire bytes and time on the link, and the inverses of these: the loop would divide by them at
+    /// every step otherwise, and does little else.
     wire: f64,
     time: f64,
     per_wire: f64,
     per_time: f64,
-    /// The value of `left` at which the next group becomes cheaper; negative when none will.
+    /// The share left at which the next group becomes cheaper; negative when none will.
     reprice_at: f64,
+}
+
+impl Stretch {
+    /// Before any group was added.
+    const EMPTY: Self =
+        Self { total: 0.0, wire: 0.0, time: 0.0, per_wire: 0.0, per_time: 0.0, reprice_at: -1.0 };
+
+    /// Add a group whose progress is settled.
+    fn add(&mut self, group: &Group, prices: &Prices) {
+        if group.pending <= 0.0 {
+            return;
+        }
+        let price = prices.of(group);
+        self.total += group.pending;
+        self.wire += group.pending * price.wire;
+        self.time += group.pending * price.time;
+        if prices.change() && !group.zero && !group.all_sent() {
+            let at = 1.0 - (group.size * ALL - group.sent) / group.pending;
+            self.reprice_at = self.reprice_at.max(at);
+        }
+    }
+
+    /// All groups were added.
+    fn complete(mut self) -> Self {
+        (self.per_wire, self.per_time) = (1.0 / self.wire, 1.0 / self.time);
+        self
+    }
 }
 
 impl Pages {
@@ -151,19 +190,8 @@ impl Pages {
         groups.push(Group::unwritten(zero, true));
         groups.push(Group::unwritten(cold, false));
         let prices = Prices::new(rates.switch_rate, tuning);
-        let mut pages = Self {
-            groups,
-            prices,
-            left: 1.0,
-            since_s: 0.0,
-            running: 1.0,
-            total: 0.0,
-            wire: 0.0,
-            time: 0.0,
-            per_wire: 0.0,
-            per_time: 0.0,
-            reprice_at: -1.0,
-        };
+        let mut pages =
+            Self { groups, prices, left: 1.0, since_s: 0.0, running: 1.0, stretch: Stretch::EMPTY };
         pages.begin_stretch();
         pages
     }
@@ -200,17 +228,17 @@ impl Pages {
 
     /// Pages pending now.
     pub(super) fn pending(&self) -> f64 {
-        self.total * self.left
+        self.stretch.total * self.left
     }
 
     /// Send what fits into `seconds` and `bytes`; the answer is the wire bytes and the time it took.
     pub(super) fn send(&mut self, seconds: f64, bytes: f64) -> (f64, f64) {
-        let share = self.left.min(seconds * self.per_time).min(bytes * self.per_wire);
-        let sent = (self.wire * share, self.time * share);
+        let stretch = &self.stretch;
+        let share = self.left.min(seconds * stretch.per_time).min(bytes * stretch.per_wire);
+        let sent = (stretch.wire * share, stretch.time * share);
         self.left -= share;
         self.since_s += sent.1;
-        if self.left <= self.reprice_at {
-            self.settle();
+        if self.left <= self.stretch.reprice_at {
             self.begin_stretch();
         }
         sent
@@ -219,20 +247,23 @@ impl Pages {
     /// Read the dirty log: what it holds becomes pending unless it is already. The answer is how many
     /// pages that added.
     pub(super) fn sync(&mut self) -> f64 {
-        self.settle();
         let mut added = 0.0;
-        for group in self.groups.iter_mut().filter(|g| g.size > 0.0) {
+        let mut stretch = Stretch::EMPTY;
+        for group in &mut self.groups {
+            group.settle(self.left);
             let log = group.log_after(self.since_s, self.running);
-            if log > 0.0 {
+            if log > 0.0 && group.size > 0.0 {
                 // The log knows nothing of what is pending: the overlap is in proportion.
                 let new = log - group.pending * log / group.size;
                 group.pending += new;
                 group.log = 0.0;
                 added += new;
             }
+            stretch.add(group, &self.prices);
         }
         self.since_s = 0.0;
-        self.begin_stretch();
+        self.left = 1.0;
+        self.stretch = stretch.complete();
         added
     }
 
@@ -250,30 +281,15 @@ impl Pages {
         self.groups.iter().map(|g| g.pending * self.left * self.prices.of(g).wire).sum()
     }
 
-    /// Write the progress of the stretch down in its groups.
-    fn settle(&mut self) {
-        for group in &mut self.groups {
-            group.sent += group.pending * (1.0 - self.left);
-            group.pending *= self.left;
-        }
-        self.left = 1.0;
-    }
-
-    /// Take the sums that hold until proportions change again. All progress must be settled.
+    /// Write the progress of the stretch down in its groups and begin the next with what is left.
     fn begin_stretch(&mut self) {
-        self.left = 1.0;
-        (self.total, self.wire, self.time, self.reprice_at) = (0.0, 0.0, 0.0, -1.0);
-        for group in self.groups.iter().filter(|g| g.pending > 0.0) {
-            let price = self.prices.of(group);
-            self.total += group.pending;
-            self.wire += group.pending * price.wire;
-            self.time += group.pending * price.time;
-            if self.prices.change() && !group.zero && !group.all_sent() {
-                let at = 1.0 - (group.size * ALL - group.sent) / group.pending;
-                self.reprice_at = self.reprice_at.max(at);
-            }
+        let mut stretch = Stretch::EMPTY;
+        for group in &mut self.groups {
+            group.settle(self.left);
+            stretch.add(group, &self.prices);
         }
-        (self.per_wire, self.per_time) = (1.0 / self.wire, 1.0 / self.time);
+        self.left = 1.0;
+        self.stretch = stretch.complete();
     }
 
     /// How many whole windows of `window_s` seconds and `budget` bytes are alike from here on: those
@@ -285,16 +301,19 @@ impl Pages {
         budget: f64,
         limit: impl Fn(f64) -> f64,
     ) -> Option<Row> {
-        let share = (window_s * self.per_time).min(budget * self.per_wire);
-        if share >= self.left {
+        let stretch = &self.stretch;
+        let share = (window_s * stretch.per_time).min(budget * stretch.per_wire);
+        let (bytes, pages) = (share * stretch.wire, share * stretch.total);
+        let to_limit = self.pending() - limit(bytes);
+        let to_reprice = (self.left - stretch.reprice_at) * stretch.total;
+        let room = to_limit.min(to_reprice);
+        // Near the limit, where a loop that hovers spends its time, there is nothing to divide. With nothing
+        // pending there are no numbers either (NaN), and no row.
+        if room.is_nan() || room <= pages {
             return None;
         }
-        let bytes = share * self.wire;
-        let to_limit = self.pending() - limit(bytes);
-        let to_reprice = (self.left - self.reprice_at) * self.total;
         // A row that ends on the limit to the last bit ends one window before it.
-        let count = (to_limit.min(to_reprice) / (share * self.total) - 1e-9).floor();
-        // With nothing pending there is no number of windows (NaN), and no row.
+        let count = (room / pages - 1e-9).floor();
         (count >= 1.0).then_some(Row { count, share, bytes })
     }
 

@@ -55,17 +55,50 @@ impl Throttle {
             return false;
         }
         self.strikes = 0;
+        let before = self.pct;
         self.pct = if self.pct > 0.0 {
             tuning.throttle_max.min(self.pct + tuning.throttle_increment)
         } else {
             tuning.throttle_initial
         };
-        true
+        self.pct.to_bits() != before.to_bits()
     }
 
     /// The state, relative to now: see `Pages::state`.
     pub(super) fn state(&self, now_s: f64, wire: f64) -> [f64; 5] {
         let (since_s, sent) = (now_s - self.period_start_s, wire - self.period_wire);
         [self.pct, f64::from(self.strikes), self.dirtied, since_s, sent]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_strikes_raise_it_and_at_the_top_nothing_changes() {
+        let tuning = Tuning { auto_converge: true, throttle_initial: 90.0, ..Tuning::default() };
+        let mut throttle = Throttle::new(0.0, 0.0);
+        // Every second a gigabyte is sent and 600 MB are dirtied.
+        let mut steps = (1..=8).map(|second| {
+            let now_s = f64::from(second);
+            let changed = throttle.after_sync(now_s, 600e6 / PAGE, now_s * 1e9, &tuning);
+            (changed, throttle.pct)
+        });
+        let changed: Vec<(bool, f64)> = steps.by_ref().collect();
+        let at = |second: usize| changed[second - 1];
+        assert_eq!([at(1), at(2), at(3)], [(false, 0.0), (true, 90.0), (false, 90.0)]);
+        assert_eq!([at(4), at(6), at(8)], [(true, 99.0), (false, 99.0), (false, 99.0)]);
+    }
+
+    #[test]
+    fn a_guest_that_dirties_less_than_half_of_what_is_sent_is_left_alone() {
+        let tuning = Tuning { auto_converge: true, ..Tuning::default() };
+        let mut throttle = Throttle::new(0.0, 0.0);
+        for second in 1..20 {
+            let now_s = f64::from(second);
+            assert!(!throttle.after_sync(now_s, 400e6 / PAGE, now_s * 1e9, &tuning));
+        }
+        assert!((throttle.stall_s(), throttle.running()) == (0.0, 1.0));
     }
 }
