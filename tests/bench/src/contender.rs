@@ -12,8 +12,14 @@ use causeway_suite::oned::{Nest, Oned};
 const ARGUMENTS: &str = "-t 15 -r 0 kvm -p";
 
 /// Where the stock driver's libraries lie in its sources.
-const LIBRARIES: [&str; 6] =
-    ["src/mad/ruby", "src/oca/ruby", "src/vmm_mad/exec", "src/tm_mad", "src/im_mad/remotes", "src/vmm_mad/remotes/lib"];
+const LIBRARIES: [&str; 6] = [
+    "src/mad/ruby",
+    "src/oca/ruby",
+    "src/vmm_mad/exec",
+    "src/tm_mad",
+    "src/datastore_mad",
+    "src/vnm_mad",
+];
 
 /// One of the two.
 pub enum Contender {
@@ -42,8 +48,16 @@ impl Contender {
             Contender::Stock(sources) => {
                 let driver = sources.join("src/vmm_mad/exec/one_vmm_exec.rb");
                 let driver = driver.canonicalize().with_context(|| driver.display().to_string())?;
-                let library: Vec<String> =
+                let mut library: Vec<String> =
                     LIBRARIES.iter().map(|l| sources.join(l).display().to_string()).collect();
+                // The package's loader confines Ruby to the libraries that the package brings; here the system's do.
+                // The parser of time tables is loaded by a library of flows, and never used by a driver.
+                let loader = site.root().join("loader");
+                fs::create_dir_all(&loader)?;
+                for name in ["load_opennebula_paths.rb", "parse-cron.rb"] {
+                    fs::write(loader.join(name), "")?;
+                }
+                library.insert(0, loader.display().to_string());
                 let script = site.root().join("stock-vmm");
                 // What the shell wrapper of the package does, but for the priority: splits ARGUMENTS and runs Ruby.
                 let text = format!(
