@@ -1,0 +1,608 @@
+//! The transfer manager's process, built and run: recorded scripts through somebody else's drivers, ours for real on
+//! images in a temporary datastore, both in one script, and what stops them.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "clippy.toml allows it in tests, but takes only `#[test]` functions for tests"
+)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use causeway_suite::front_end::{Answer, Event, FrontEnd, Site};
+use causeway_suite::oned::{Nest, Oned};
+use causeway_suite::programs::program;
+use causeway_suite::recorded::data;
+
+#[path = "transfer/ear.rs"]
+mod ear;
+use ear::Ear;
+
+/// oned's `TM_MAD` as it is shipped (contract TM 1.1).
+const TM: &str =
+    "-t 15 -d dummy,lvm,shared,fs_lvm,fs_lvm_ssh,qcow2,ssh,local,ceph,dev,iscsi_libvirt,netapp,purefa";
+
+/// A front-end, and oned's ear for look-ups.
+struct Stage {
+    front_end: FrontEnd,
+    ear: Ear,
+}
+
+impl Stage {
+    fn new() -> Stage {
+        let front_end = FrontEnd::new().unwrap();
+        let auth = front_end.var().join(".one/one_auth");
+        fs::create_dir_all(auth.parent().unwrap()).unwrap();
+        fs::write(auth, "oneadmin:secret\n").unwrap();
+        Stage { front_end, ear: Ear::open() }
+    }
+
+    fn nest(&self, arguments: &str) -> Nest {
+        let nest = self.front_end.driver("causeway-tm", arguments).unwrap();
+        nest.env("ONE_XMLRPC", self.ear.endpoint())
+    }
+
+    fn driver(&self, arguments: &str) -> Oned {
+        let mut oned = Oned::start(&self.nest(arguments)).unwrap().with_patience(Duration::from_secs(60));
+        oned.init().unwrap();
+        oned
+    }
+
+    /// Writes a script as oned does; its path.
+    fn script(&self, vm: u32, name: &str, text: &str) -> PathBuf {
+        let path = self.front_end.var().join(format!("vms/{vm}/{name}"));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    fn send(&self, oned: &mut Oned, vm: u32, text: &str) {
+        let path = self.script(vm, "transfer.0.prolog", text);
+        oned.send_payload("TRANSFER", vm, path.to_str().unwrap()).unwrap();
+    }
+
+    /// Has a script run; the reply's status and payload.
+    fn transfer(&self, oned: &mut Oned, vm: u32, text: &str) -> (String, String) {
+        self.send(oned, vm, text);
+        let reply = oned.reply("TRANSFER", vm).unwrap();
+        (reply.status, reply.payload)
+    }
+
+    fn slots(&self) -> Vec<String> {
+        self.front_end.calls().unwrap().into_iter().map(|call| call.slot).collect()
+    }
+
+    /// `DSLOC` and a path below it.
+    fn datastores(&self, below: &str) -> String {
+        self.front_end.var().join("datastores").join(below).display().to_string()
+    }
+
+    /// Puts our wrappers into the slots of `qcow2` that are built, as `install.sh` does.
+    fn our_qcow2(&self) {
+        for verb in ["clone", "ln", "delete", "context"] {
+            let text = format!(
+                "#!/bin/sh\nexec {} slot tm/qcow2/{verb} \"$@\"\n",
+                program("causeway-tm").unwrap().display()
+            );
+            put(&self.front_end.var().join("remotes/tm/qcow2").join(verb), &text);
+        }
+    }
+
+    /// Tells oned's ear of VM 7 with a disk 0 of that format, in this LCM state, and of the two datastores.
+    fn vm7(&self, format: &str, state: u32) {
+        let vm = format!(
+            "<VM><ID>7</ID><STATE>3</STATE><LCM_STATE>{state}</LCM_STATE><TEMPLATE><DISK><DISK_ID>0</DISK_ID>\
+             <FORMAT>{format}</FORMAT><SIZE>32</SIZE><ORIGINAL_SIZE>16</ORIGINAL_SIZE></DISK></TEMPLATE>\
+             <HISTORY_RECORDS><HISTORY><SEQ>0</SEQ><DS_ID>100</DS_ID></HISTORY></HISTORY_RECORDS></VM>"
+        );
+        self.ear.tell("one.vm.info", 7, &vm);
+        for id in [1, 100] {
+            let datastore = format!("<DATASTORE><ID>{id}</ID><TEMPLATE/></DATASTORE>");
+            self.ear.tell("one.datastore.info", id, &datastore);
+        }
+    }
+
+    /// An image of 16 MiB in datastore 1.
+    fn image(&self, name: &str, format: &str) -> String {
+        let path = self.datastores(&format!("1/{name}"));
+        fs::create_dir_all(Path::new(&path).parent().unwrap()).unwrap();
+        tool("qemu-img", &["create", "-q", "-f", format, &path, "16M"]);
+        tool("qemu-io", &["-f", format, "-c", "write -q -P 0xa5 1M 1M", &path]);
+        path
+    }
+
+    /// Runs a slot by itself, as our wrapper does.
+    fn slot(&self, words: &[&str]) -> Output {
+        let mut command = Command::new(program("causeway-tm").unwrap());
+        command.arg("slot").args(words).stdin(Stdio::null());
+        command.env("ONE_LOCATION", self.front_end.location()).env("ONE_XMLRPC", self.ear.endpoint());
+        command.output().unwrap()
+    }
+}
+
+fn put(path: &Path, text: &str) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// Runs a tool that must succeed; its standard output.
+fn tool(program: &str, args: &[&str]) -> String {
+    let run = Command::new(program).args(args).env("LC_ALL", "C").output().unwrap();
+    assert!(run.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&run.stderr));
+    String::from_utf8(run.stdout).unwrap()
+}
+
+fn ok() -> (String, String) {
+    ("SUCCESS".to_owned(), "-".to_owned())
+}
+
+fn begun(front_end: &FrontEnd, slot: &str) {
+    for _ in 0..1200 {
+        if front_end.events().unwrap().contains(&Event::Begin(slot.to_owned())) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!("{slot} was not called within a minute");
+}
+
+fn runs(pid_file: &Path) -> bool {
+    let pid = fs::read_to_string(pid_file).unwrap();
+    let state = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+    !state.is_empty() && !state.contains(") Z ")
+}
+
+fn ends(pid_file: &Path) {
+    for _ in 0..200 {
+        if !runs(pid_file) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!("process {} still runs", fs::read_to_string(pid_file).unwrap());
+}
+
+/// A recorded script.
+struct Recorded {
+    name: String,
+    vm: u32,
+    path: String,
+    fails: Vec<String>,
+    lines: Vec<String>,
+    status: String,
+}
+
+fn recorded() -> Vec<Recorded> {
+    let text = fs::read_to_string(data().join("transfers/scripts.txt")).unwrap();
+    let mut scripts: Vec<Recorded> = Vec::new();
+    for line in text.lines() {
+        let Some(of_script) = line.strip_prefix("  ") else {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            scripts.push(Recorded {
+                name: words[0].to_owned(),
+                vm: words[1].parse().unwrap(),
+                path: words[2].to_owned(),
+                fails: Vec::new(),
+                lines: Vec::new(),
+                status: String::new(),
+            });
+            continue;
+        };
+        let script = scripts.last_mut().unwrap();
+        match of_script.split_once(' ').unwrap() {
+            ("|", text) => script.lines.push(text.to_owned()),
+            ("fails", slot) => script.fails.push(slot.to_owned()),
+            (status, _) => script.status = status.to_owned(),
+        }
+    }
+    scripts
+}
+
+#[test]
+fn every_recorded_script_gives_the_recorded_calls_and_replies() {
+    let stage = Stage::new();
+    let oracle = fs::read_to_string(data().join("transfers/calls.txt")).unwrap();
+    // Exactly the executables that were called when it was recorded, so that what falls back does so here; `delete` and
+    // `mkimage` stand among the virtual machine manager's there.
+    let tm = stage.front_end.var().join("remotes/tm");
+    let stand_in = fs::read_to_string(tm.join("qcow2/clone")).unwrap();
+    fs::remove_dir_all(&tm).unwrap();
+    let mut slots: BTreeSet<String> =
+        oracle.lines().map(|line| line.split(' ').next().unwrap().to_owned()).collect();
+    for driver in ["ceph", "local", "qcow2", "shared", "ssh"] {
+        slots.extend([format!("tm/{driver}/delete"), format!("tm/{driver}/mkimage")]);
+    }
+    for slot in &slots {
+        put(&stage.front_end.var().join("remotes").join(slot), &stand_in);
+    }
+    let mut oned = stage.driver(TM);
+    let mut seen = BTreeSet::new();
+    let mut calls = 0;
+    for script in recorded() {
+        stage.front_end.forget().unwrap();
+        for slot in &script.fails {
+            stage.front_end.answer_once(slot, &Answer::fails(1, "ERROR: stub refused\n")).unwrap();
+        }
+        let path = PathBuf::from(stage.front_end.localized(&script.path));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let text = stage.front_end.localized(&script.lines.join("\n"));
+        fs::write(&path, text + "\n").unwrap();
+        oned.send_payload("TRANSFER", script.vm, path.to_str().unwrap()).unwrap();
+        let reply = oned.reply("TRANSFER", script.vm).unwrap();
+        assert_eq!(reply.status, script.status, "{} {}: {}", script.name, script.path, reply.payload);
+        let made = stage.front_end.calls().unwrap();
+        // A failure is that of the line that ran last; all others ran before it, in order, and nothing else.
+        let failed = reply.status == "FAILURE";
+        assert_eq!(
+            made.len(),
+            if failed { 1 } else { script.lines.len() },
+            "{} {}",
+            script.name,
+            script.path
+        );
+        if failed {
+            assert!(reply.payload.contains("stub refused"), "{}", reply.payload);
+        }
+        for (call, line) in made.iter().zip(&script.lines) {
+            let mut words = line.split_whitespace();
+            let (action, driver) = (words.next().unwrap().to_lowercase(), words.next().unwrap());
+            let slot = format!("tm/{driver}/{action}");
+            let shorter = slot.split_once('.').map_or(slot.clone(), |(name, _)| name.to_owned());
+            let slot = if slots.contains(&slot) { slot } else { shorter };
+            assert_eq!(call.slot, slot, "{}: {line}", script.name);
+            let argv: Vec<String> =
+                call.argv.iter().map(|word| stage.front_end.recorded_form(word)).collect();
+            assert_eq!(argv, words.collect::<Vec<_>>(), "{}: {line}", script.name);
+            assert_eq!((&call.site, call.stdin.len()), (&Site::FrontEnd, 0), "{}: {line}", script.name);
+            assert_eq!(PathBuf::from(&call.directory), stage.front_end.var());
+            seen.insert(format!("{slot} {}", argv.join(" ")));
+            calls += 1;
+        }
+    }
+    let missing: Vec<&str> = oracle.lines().filter(|line| !seen.contains(*line)).collect();
+    assert_eq!(missing, [""; 0], "recorded calls that no script came to");
+    assert!(calls >= 150, "{calls} calls");
+    assert_eq!(stage.ear.asked(), [], "somebody else's scripts ask by themselves");
+    oned.is_square().unwrap();
+    oned.finalize().unwrap();
+}
+
+#[test]
+fn ours_make_link_and_delete_real_disks() {
+    for (format, wrapped) in [("qcow2", true), ("raw", false)] {
+        let stage = Stage::new();
+        // Both ways in which a slot is ours: our wrapper in it, or nothing.
+        if wrapped {
+            stage.our_qcow2();
+        } else {
+            for verb in ["clone", "clone.ssh", "ln", "delete", "context"] {
+                fs::remove_file(stage.front_end.var().join("remotes/tm/qcow2").join(verb)).ok();
+            }
+        }
+        stage.vm7(format, 1);
+        let image = stage.image("abc", format);
+        let before = fs::read(&image).unwrap();
+        let mut oned = stage.driver(TM);
+        let disk = stage.datastores("100/7/disk.0");
+        let clone = format!("CLONE qcow2 vm:{image} node1:{disk} 7 1\n");
+        assert_eq!(stage.transfer(&mut oned, 7, &clone), ok());
+        let info = tool("qemu-img", &["info", "-U", "--output=json", &disk]);
+        assert!(info.contains(&format!("\"format\": \"{format}\"")), "{info}");
+        // The VM's disk is larger than the image.
+        assert!(info.contains("\"virtual-size\": 33554432"), "{info}");
+        tool("qemu-io", &["-f", format, "-c", "read -q -P 0xa5 1M 1M", &disk]);
+        // Again: a retry of oned's admin finds its work done or does it anew.
+        assert_eq!(stage.transfer(&mut oned, 7, &clone), ok());
+        let delete = format!(
+            "DELETE qcow2 node1:{disk} 7 1\nDELETE qcow2 node1:{} 7 100\n",
+            stage.datastores("100/7")
+        );
+        assert_eq!(stage.transfer(&mut oned, 7, &delete), ok());
+        assert!(!Path::new(&stage.datastores("100/7")).exists());
+        let ln = format!("LN qcow2 vm:{image} node1:{disk} 7 1\n");
+        assert_eq!(stage.transfer(&mut oned, 7, &ln), ok());
+        tool("qemu-io", &["-f", format, "-c", "read -q -P 0xa5 1M 1M", &disk]);
+        assert_eq!(stage.transfer(&mut oned, 7, &delete), ok());
+        assert_eq!(fs::read(&image).unwrap(), before, "the image itself was touched");
+        let script = stage.front_end.var().join("vms/7/context.sh");
+        fs::write(&script, "ETH0_IP='10.0.0.7'\n").unwrap();
+        let iso = stage.datastores("100/7/disk.1");
+        let context = format!("CONTEXT qcow2 {} node1:{iso} 7 100\n", script.display());
+        assert_eq!(stage.transfer(&mut oned, 7, &context), ok());
+        assert_eq!(&fs::read(&iso).unwrap()[0x8001..0x8006], b"CD001");
+        assert_eq!(stage.slots(), [""; 0], "a stand-in was called");
+        oned.is_square().unwrap();
+        oned.finalize().unwrap();
+    }
+}
+
+#[test]
+fn ours_and_others_work_in_one_script_in_its_order() {
+    let stage = Stage::new();
+    stage.our_qcow2();
+    stage.vm7("qcow2", 1);
+    let (image, disk) = (stage.image("abc", "qcow2"), stage.datastores("100/7/disk.0"));
+    // The foreign script in the middle sees what ours did before it, and ours afterwards what it did.
+    let seen = format!("test -e {disk} && : >{}", stage.datastores("100/7/disk.2"));
+    stage
+        .front_end
+        .answer("tm/ssh/mkswap", &Answer::default().once_run(&format!("{seen} || exit 7")))
+        .unwrap();
+    let (swap, dir) = (stage.datastores("100/7/disk.2"), stage.datastores("100/7"));
+    let script = format!(
+        "\n# two kinds\nCLONE qcow2 vm:{image} node1:{disk} 7 1\nMKSWAP ssh 16 node1:{swap} 7 100\n\
+         DELETE qcow2 node1:{swap} 7 100\n"
+    );
+    let mut oned = stage.driver(TM);
+    assert_eq!(stage.transfer(&mut oned, 7, &script), ok());
+    let left: BTreeSet<String> =
+        fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    assert_eq!(left.iter().collect::<Vec<_>>(), ["disk.0", "disk.0.snap"]);
+    assert_eq!(stage.slots(), ["tm/ssh/mkswap"]);
+    let call = &stage.front_end.calls().unwrap()[0];
+    assert_eq!(call.argv, ["16", &format!("node1:{swap}"), "7", "100"]);
+    // Each object is asked for once.
+    let asked = stage.ear.asked();
+    assert_eq!(asked.len(), 3, "{asked:?}");
+    oned.is_square().unwrap();
+    oned.finalize().unwrap();
+}
+
+#[test]
+fn the_first_failure_ends_the_script_and_says_why() {
+    let stage = Stage::new();
+    let mut oned = stage.driver(TM);
+    let said = "ERROR: 7 no space left\nINFO: tried hard\nplain words\n";
+    stage.front_end.answer_once("tm/ceph/ln", &Answer::fails(3, said)).unwrap();
+    let script = "CLONE ceph vm:one/one-1 h:/d/0/7/disk.0 7 1\nLN ceph vm:one/one-2 h:/d/0/7/disk.1 7 1\n\
+                  CLONE ceph vm:one/one-3 h:/d/0/7/disk.2 7 1\n";
+    let (status, reason) = stage.transfer(&mut oned, 7, script);
+    assert_eq!((status.as_str(), reason.as_str()), ("FAILURE", "2:ln: no space left; plain words"));
+    assert_eq!(stage.slots(), ["tm/ceph/clone", "tm/ceph/ln"]);
+    let logged = |severity, text: &str| oned.log().iter().any(|l| l.severity == severity && l.text == text);
+    assert!(logged('E', "no space left") && logged('I', "tried hard"), "{:?}", oned.log());
+    oned.is_square().unwrap();
+    oned.finalize().unwrap();
+}
+
+#[test]
+fn nothing_of_a_script_runs_that_cannot_run_whole() {
+    let stage = Stage::new();
+    let mut oned = stage.driver("-t 15 -d qcow2,ceph,shared");
+    let good = "CLONE ceph vm:one/one-1 h:/d/0/7/disk.0 7 1\n";
+    let long = format!("{good}{}", "#".repeat(1 << 20));
+    let bad: [(&[u8], &str); 9] = [
+        (b"MKSWAP ssh 16 h:/d/0/7/disk.1 7 0", "line 2, MKSWAP ssh: Transfer Driver 'ssh' not available"),
+        (b"CLONE nosuch a b c d", "Transfer Driver 'nosuch' not available"),
+        (b"MV ceph a b", "line 2, MV ceph: tm/ceph/mv is not built"),
+        (b"DELETE", "is followed by no transfer manager"),
+        (b"DELETE ../../../bin x", "slot part \"../../../bin\" is not"),
+        (b"../X ceph x", "slot part \"../x\" is not"),
+        (b"DELETE ceph \xff\xfe", "line 2: not UTF-8"),
+        (b"SNAP_REVERT.ssh qcow2 h:/d/0/7/disk.0 1 7 1", "tm/qcow2/snap_revert.ssh is not built"),
+        (b"DELETE qcow2 h:/d/0/7/../8 7 0\nCLONE ceph a b", ""),
+    ];
+    // The last one is ours and malformed.
+    fs::remove_file(stage.front_end.var().join("remotes/tm/qcow2/delete")).unwrap();
+    for (line, reason) in bad {
+        let path = stage.script(7, "transfer.0.prolog", "");
+        fs::write(&path, [good.as_bytes(), line, b"\n"].concat()).unwrap();
+        oned.send_payload("TRANSFER", 7, path.to_str().unwrap()).unwrap();
+        let reply = oned.reply("TRANSFER", 7).unwrap();
+        assert!(!reply.is_success() && reply.payload.contains(reason), "{line:?}: {reply:?}");
+    }
+    assert!(stage.transfer(&mut oned, 7, &long).1.contains("at most 1048576"));
+    for payload in ["/nonexistent/transfer.0.prolog", "transfer.0.prolog", "/etc"] {
+        oned.send_payload("TRANSFER", 7, payload).unwrap();
+        assert!(!oned.reply("TRANSFER", 7).unwrap().is_success(), "{payload}");
+    }
+    // The stock driver drops these; their VM would wait for ever.
+    oned.owe("TRANSFER", 8);
+    oned.say(b"TRANSFER  8 \n").unwrap();
+    assert!(!oned.reply("TRANSFER", 8).unwrap().is_success());
+    oned.send_payload("CLONE", 9, "x").unwrap();
+    assert!(oned.reply("CLONE", 9).unwrap().payload.contains("nothing that a transfer manager does"));
+    assert_eq!(stage.slots(), [""; 0]);
+    // An empty script is done at once, and without -d every directory counts.
+    assert_eq!(stage.transfer(&mut oned, 7, "\n# nothing\n"), ok());
+    oned.is_square().unwrap();
+    oned.finalize().unwrap();
+    let mut oned = stage.driver("");
+    assert_eq!(stage.transfer(&mut oned, 7, "MKSWAP ssh 16 h:/d/0/7/disk.1 7 0\n"), ok());
+    let (_, reason) = stage.transfer(&mut oned, 7, "CLONE nosuch a b c d\n");
+    assert!(reason.contains("Transfer Driver 'nosuch' not available"), "{reason}");
+    oned.finalize().unwrap();
+}
+
+#[test]
+fn a_failed_look_up_is_a_failure_and_no_empty_value() {
+    let stage = Stage::new();
+    stage.our_qcow2();
+    let (image, disk) = (stage.image("abc", "qcow2"), stage.datastores("100/7/disk.0"));
+    let clone = format!("CLONE qcow2 vm:{image} node1:{disk} 7 1\n");
+    let mut oned = stage.driver(TM);
+    // Contract TM 6.3, W41: the stock script goes on with an empty answer.
+    let (status, reason) = stage.transfer(&mut oned, 7, &clone);
+    assert_eq!(status, "FAILURE");
+    assert!(reason.contains("cannot look up VM 7: one.vm.info 7: "), "{reason}");
+    stage.vm7("qcow2", 1);
+    stage.ear.tell("one.datastore.info", 1, "<DATASTORE><ID>1</ID></DATASTORE>");
+    let (_, reason) = stage.transfer(&mut oned, 7, &clone);
+    assert!(reason.contains("cannot look up datastore 1: "), "{reason}");
+    stage.vm7("", 1);
+    let (_, reason) = stage.transfer(&mut oned, 7, &clone);
+    assert!(reason.contains("DISK 0 FORMAT is not in the document of VM 7"), "{reason}");
+    assert!(!Path::new(&disk).exists());
+    oned.is_square().unwrap();
+    oned.finalize().unwrap();
+}
+
+#[test]
+fn a_cancel_kills_all_of_a_script_before_the_next_one_of_its_vm() {
+    let stage = Stage::new();
+    let mut oned = stage.driver(TM);
+    let file = |name: &str| stage.front_end.root().join("slots").join(name);
+    let busy = "sleep 600 & echo $! >\"$home/child\"; echo $$ >\"$home/leader\"; wait";
+    stage.front_end.answer("tm/ssh/clone", &Answer::default().once_run(busy)).unwrap();
+    let witness = "kill -0 \"$(cat \"$home/leader\")\" 2>/dev/null && : >\"$home/overlap\"; :";
+    stage.front_end.answer("tm/ssh/delete", &Answer::default().once_run(witness)).unwrap();
+    stage.send(&mut oned, 7, "CLONE ssh vm:/d/1/abc h:/d/0/7/disk.0 7 1\n");
+    begun(&stage.front_end, "tm/ssh/clone");
+    while fs::read_to_string(file("leader")).unwrap_or_default().is_empty() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // As oned does it when a VM is deleted (contract TM 4).
+    oned.cancel(7).unwrap();
+    assert_eq!(stage.transfer(&mut oned, 7, "DELETE ssh h:/d/0/7/disk.0 7 1\n"), ok());
+    assert!(!file("overlap").exists(), "the copy still ran beside the delete");
+    ends(&file("leader"));
+    ends(&file("child"));
+    oned.is_square().unwrap();
+    oned.finalize().unwrap();
+}
+
+#[test]
+fn t_bounds_the_scripts_and_a_delete_does_not_wait_for_copies() {
+    let stage = Stage::new();
+    let mut oned = stage.driver("-t 2 -d ssh");
+    stage.front_end.answer("tm/ssh/clone", &Answer::default().once_begun("tm/ssh/delete", 1)).unwrap();
+    for vm in 20..25 {
+        stage.send(&mut oned, vm, &format!("CLONE ssh vm:/d/1/abc h{vm}:/d/0/{vm}/disk.0 {vm} 1\n"));
+    }
+    begun(&stage.front_end, "tm/ssh/clone");
+    assert_eq!(stage.transfer(&mut oned, 25, "DELETE ssh h:/d/0/25/disk.0 25 1\n"), ok());
+    for vm in 20..25 {
+        assert!(oned.reply("TRANSFER", vm).unwrap().is_success());
+    }
+    let (mut running, mut most) = (0, 0);
+    for event in stage.front_end.events().unwrap() {
+        match event {
+            Event::Begin(slot) if slot == "tm/ssh/clone" => running += 1,
+            Event::End(slot) if slot == "tm/ssh/clone" => running -= 1,
+            _ => {}
+        }
+        most = most.max(running);
+    }
+    assert_eq!(most, 2);
+    oned.is_square().unwrap();
+    oned.finalize().unwrap();
+}
+
+#[test]
+fn w_is_the_deadline_of_a_step() {
+    let stage = Stage::new();
+    let mut oned = stage.driver("-t 2 -d ssh -w 1");
+    let file = stage.front_end.root().join("slots/child");
+    let busy = "sleep 600 & echo $! >\"$home/child\"; wait";
+    stage.front_end.answer("tm/ssh/clone", &Answer::default().once_run(busy)).unwrap();
+    let (status, reason) = stage.transfer(&mut oned, 7, "CLONE ssh vm:/d/1/abc h:/d/0/7/disk.0 7 1\n");
+    assert_eq!(status, "FAILURE");
+    assert!(reason.contains("did not end within 1 s"), "{reason}");
+    ends(&file);
+    oned.finalize().unwrap();
+}
+
+/// Sends a clone that answers only when a second one has begun, and kills the driver in the middle of it.
+fn killed_in_flight(stage: &Stage) {
+    let mut oned = stage.driver(TM);
+    let first = Answer::default().once_run("echo $$ >\"$home/leader\"; sleep 600");
+    stage.front_end.answer_once("tm/ssh/clone", &first).unwrap();
+    stage.send(&mut oned, 7, "CLONE ssh vm:/d/1/abc h:/d/0/7/disk.0 7 1\n");
+    begun(&stage.front_end, "tm/ssh/clone");
+    let leader = stage.front_end.root().join("slots/leader");
+    while fs::read_to_string(&leader).unwrap_or_default().is_empty() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    oned.kill().unwrap();
+}
+
+#[test]
+fn a_script_in_flight_is_taken_up_by_the_next_process_if_oned_still_waits() {
+    let stage = Stage::new();
+    stage.vm7("raw", 1);
+    killed_in_flight(&stage);
+    let mut oned = stage.driver(TM);
+    oned.owe("TRANSFER", 7);
+    assert!(oned.reply("TRANSFER", 7).unwrap().is_success());
+    assert_eq!(stage.slots(), ["tm/ssh/clone", "tm/ssh/clone"]);
+    oned.is_square().unwrap();
+    oned.finalize().unwrap();
+    // What has been answered is not taken up once more.
+    let mut oned = stage.driver(TM);
+    oned.listen(Duration::from_secs(4));
+    assert_eq!(stage.slots().len(), 2);
+    oned.is_square().unwrap();
+    oned.finalize().unwrap();
+}
+
+#[test]
+fn a_script_in_flight_is_left_if_oned_waits_no_more() {
+    let stage = Stage::new();
+    // BOOT: somebody has told oned that the prolog is done (`onevm recover --success`).
+    stage.vm7("raw", 2);
+    killed_in_flight(&stage);
+    let mut oned = stage.driver(TM);
+    oned.listen(Duration::from_secs(4));
+    assert_eq!(stage.slots().len(), 1);
+    oned.is_square().unwrap();
+    oned.finalize().unwrap();
+}
+
+#[test]
+fn a_retry_takes_the_place_of_what_would_be_taken_up() {
+    let stage = Stage::new();
+    stage.vm7("raw", 1);
+    killed_in_flight(&stage);
+    // x08: the admin retries after the restart. One run, one answer: the VM boots after the first.
+    let mut oned = stage.driver(TM);
+    assert_eq!(stage.transfer(&mut oned, 7, "CLONE ssh vm:/d/1/abc h:/d/0/7/disk.0 7 1\n"), ok());
+    oned.listen(Duration::from_secs(4));
+    assert_eq!(stage.slots().len(), 2, "once before the kill, once for the retry");
+    oned.is_square().unwrap();
+    oned.finalize().unwrap();
+}
+
+#[test]
+fn a_slot_by_itself_does_the_same_for_the_stock_processes() {
+    let stage = Stage::new();
+    stage.vm7("qcow2", 1);
+    let (image, disk) = (stage.image("abc", "qcow2"), stage.datastores("100/7/disk.0"));
+    let (source, target) = (format!("vm:{image}"), format!("node1:{disk}"));
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let clone = ["tm/qcow2/clone", &source, &target, "7", "1"];
+
+    let dry = stage.slot(&[&["--dry-run"], &clone[..]].concat());
+    let plan = text(&dry.stdout);
+    assert!(dry.status.success() && plan.starts_with("tm/qcow2/clone 7\n  clone:disk.0 @ node1: "), "{plan}");
+    assert!(!Path::new(&disk).exists());
+
+    let run = stage.slot(&clone);
+    assert!(run.status.success(), "{}", text(&run.stderr));
+    assert!(run.stdout.is_empty() && text(&run.stderr).starts_with("INFO: 7 clone:disk.0: done on node1"));
+    tool("qemu-io", &["-f", "qcow2", "-c", "read -q -P 0xa5 1M 1M", &disk]);
+
+    // The codes are those of the table in the answers' documentation; the reason comes unmarked, in one line.
+    let code = |words: &[&str]| {
+        let run = stage.slot(words);
+        let said = text(&run.stderr);
+        let plain =
+            said.lines().filter(|line| !line.starts_with("ERROR: ") && !line.starts_with("INFO: ")).count();
+        assert_eq!(plain, 1, "{said}");
+        run.status.code().unwrap()
+    };
+    assert_eq!(code(&["tm/qcow2/clone", &source, &target, "7"]), 2);
+    assert_eq!(code(&["tm/qcow2/clone", &source, &target, "8", "1"]), 2);
+    assert_eq!(code(&["tm/qcow2/snap_create", &target, "0", "7", "1"]), 8);
+    assert_eq!(code(&["tm/qcow2/clone", &source, "nodown:/d/100/7/disk.0", "7", "1"]), 6);
+    assert_eq!(code(&["tm/qcow2/clone", &format!("vm:{image}x"), &target, "7", "1"]), 3);
+
+    let delete =
+        stage.slot(&["tm/qcow2/delete", &format!("node1:{}", stage.datastores("100/7")), "7", "100"]);
+    assert!(delete.status.success() && !Path::new(&stage.datastores("100/7")).exists());
+    assert!(Path::new(&image).exists());
+}
