@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use causeway_core::answer::{Failure, Kind};
 use causeway_core::document::{self, Envelope, TmCommand};
-use causeway_core::plan::{Plan, Step};
+use causeway_core::plan::{Lane, Plan, Step};
 use causeway_core::settings::VmmExecrc;
 
 use build::Builder;
@@ -113,6 +113,15 @@ pub fn plan(
         "EXEC" => others::exec(build),
         "EXEC_CANCEL" => others::exec_cancel(build),
         other => Err(Failure::new(Kind::NotBuilt, format!("no such action: {other}"))),
+    }
+}
+
+/// The lane of `action`, as far as its word tells: those that wait for a guest or copy memory are long.
+pub fn lane(action: &str) -> Lane {
+    match action {
+        "MIGRATE" | "SHUTDOWN" | "SAVE" | "RESTORE" | "ATTACHDISK" | "SNAPSHOTCREATE" | "SNAPSHOTREVERT"
+        | "SNAPSHOTDELETE" | "DISKSNAPSHOTCREATE" | "BACKUP" => Lane::Long,
+        _ => Lane::Short,
     }
 }
 

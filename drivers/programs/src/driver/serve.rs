@@ -18,7 +18,7 @@ use causeway_core::document::VmDocument;
 use causeway_core::engine::{Engine, Outcome, Patience};
 use causeway_core::journal::{Journal, Note};
 use causeway_core::names::{RequestId, VmId};
-use causeway_core::plan::{Plan, Recall};
+use causeway_core::plan::{Lane, Plan, Recall};
 use causeway_core::protocol::{Action, Lines, Message, Reply, Request, Severity};
 use tokio::sync::watch;
 
@@ -56,6 +56,12 @@ pub trait Family: Sized + 'static {
 
     /// Whose room a plan takes.
     fn room(plan: &Plan) -> Room;
+
+    /// The same, where a glance at the request tells: then a thousand requests wait as they came, and only those whose
+    /// turn it is are taken apart and planned.
+    fn room_at_a_glance(_request: &Request) -> Option<(Room, Lane)> {
+        None
+    }
 
     /// Whether oned still waits for an answer to `action`: the VM is in a state that it brings it out of, on the same
     /// history record.
@@ -199,11 +205,19 @@ impl<F: Family> Driver<F> {
         if *entry.cancelled().borrow() {
             return (None, None);
         }
+        let glance = F::room_at_a_glance(request);
+        let (vm_turn, early) = match &glance {
+            Some((room, lane)) => (None, Some(entry.room_turn(vm_turn, room, *lane).await)),
+            None => (vm_turn, None),
+        };
         let plan = match F::plan(self, request, &mut first_word).await {
             Ok(plan) => plan,
             Err(failure) => return (Some(reply(request, Err(failure), first_word)), None),
         };
-        let _turn = entry.room_turn(vm_turn, &F::room(&plan), plan.lane()).await;
+        let _turn = match early {
+            Some(turn) => turn,
+            None => entry.room_turn(vm_turn, &F::room(&plan), plan.lane()).await,
+        };
         let id = self.ids.next();
         let action = request.action.as_str();
         tracing::info!(request = %id, vm = request.vm.0, action, steps = plan.steps.len());
