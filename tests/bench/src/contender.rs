@@ -12,14 +12,8 @@ use causeway_suite::oned::{Nest, Oned};
 const ARGUMENTS: &str = "-t 15 -r 0 kvm -p";
 
 /// Where the stock driver's libraries lie in its sources.
-const LIBRARIES: [&str; 6] = [
-    "src/mad/ruby",
-    "src/oca/ruby",
-    "src/vmm_mad/exec",
-    "src/tm_mad",
-    "src/datastore_mad",
-    "src/vnm_mad",
-];
+const LIBRARIES: [&str; 6] =
+    ["src/mad/ruby", "src/oca/ruby", "src/vmm_mad/exec", "src/tm_mad", "src/datastore_mad", "src/vnm_mad"];
 
 /// One of the two.
 pub enum Contender {

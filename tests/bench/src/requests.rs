@@ -4,8 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use causeway_suite::front_end::FrontEnd;
-use causeway_suite::request::{Guest, Request};
 use causeway_suite::request::guest::{Datastore, Nic};
+use causeway_suite::request::{Guest, Request};
 
 /// A VM of the bench. Without a network its `pre` and `post` have nothing to do.
 pub fn guest(site: &FrontEnd, vm: u32, networked: bool) -> Guest {
