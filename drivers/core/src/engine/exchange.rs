@@ -218,8 +218,11 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
         let mut events = self.reach.start(&place, exchange).await?;
         // As long as it takes: what still runs has deadlines of its own, and a dead session ends the wait.
         while let Some(event) = events.receiver.recv().await {
-            if let FromResident::End { .. } = event {
-                return Ok(());
+            match event {
+                FromResident::End { .. } => return Ok(()),
+                // The host can't say: its lock is out of reach.
+                FromResident::Ended { end: StepEnd { result: Err(failure), .. }, .. } => return Err(failure),
+                _ => {}
             }
         }
         Err(lost(&place))
