@@ -26,12 +26,13 @@ install.sh demo [WORDS]          builds, starts two hosts on this machine, moves
   --uplink NAME     host: a device that virtual networks may use; may be repeated
   --replace WHAT    puts WHAT aside although it is neither stock nor ours: a slot (vmm/kvm/deploy), a path, or `all`;
                     uninstall: brings the former WHAT back although it was edited since
+  --keep WHAT       frontend: leaves a slot (vnm/vxlan/post) or a driver's slots (vnm/vxlan) as they are
   --help            this text
 First `host` on every host, then `frontend`: the remotes of the front-end are copied to the hosts by themselves.
 TEXT
 }
 
-root='' from='' dry='' rehearsal='' replace=() uplinks=()
+root='' from='' dry='' rehearsal='' replace=() leave=() uplinks=()
 libexec=/usr/libexec/causeway
 remotes=/var/lib/one/remotes
 oned_conf=/etc/one/oned.conf
@@ -152,11 +153,9 @@ is_stock() { # PATH: whether OpenNebula's package vouches for what stands there
   grep -qshxF -- "$sum  ${1#/}" "$info"/opennebula*.md5sums
 }
 
-asked() { # NAME...: whether --replace names one of them
+named() { # WORDS NAME...: whether one of the names is among the words
   local name
-  for name in all "$@"; do
-    if [[ " ${replace[*]} " == *" $name "* ]]; then return 0; fi
-  done
+  for name in "${@:2}"; do if [[ " $1 " == *" $name "* ]]; then return 0; fi; done
   return 1
 }
 
@@ -164,7 +163,7 @@ may_replace() { # PATH [NAME]: whether nobody's own work stands there
   local now
   now=$(print_of "$root$1")
   [ "$now" != other ] || die "$1 is there and is neither a file nor a link: move it away"
-  [ "$now" = absent ] || is_ours "$1" "$now" || is_stock "$1" || asked "$@"
+  [ "$now" = absent ] || is_ours "$1" "$now" || is_stock "$1" || named "${replace[*]}" all "$@"
 }
 
 swap_in() { # PATH: what is staged takes its place
@@ -227,7 +226,7 @@ put_slots() { # PROGRAM FAMILY/DRIVER VERB...
     return
   fi
   for slot in "${@/#/$driver/}"; do
-    if may_replace "$remotes/$slot" "$slot"; then
+    if named "${leave[*]}" "$driver" "$slot"; then say keep "$slot: as it is"; elif may_replace "$remotes/$slot" "$slot"; then
       put_file "$remotes/$slot" 755 oneadmin:oneadmin wrapper "$program" "$slot"
     else
       say keep "$slot: neither stock nor ours, so it stays and is run in our place (--replace $slot puts it aside)"
@@ -398,7 +397,7 @@ bring_back() { # PATH `was N`|`none -`
   before=$(former_print "$former")
   [ -n "$rehearsal" ] || rm -f -- "$at.causeway-new"
   [ "$now" != "$before" ] || return 0
-  if [ "$now" != absent ] && ! is_ours "$path" "$now" && ! asked "$path"; then
+  if [ "$now" != absent ] && ! is_ours "$path" "$now" && ! named "${replace[*]}" all "$path"; then
     if [ "$path" = "$oned_conf" ]; then swap_executables out
     else keep "$path: it was changed after it was installed"; fi
   elif [ "$before" = absent ]; then
@@ -468,7 +467,7 @@ main() {
   while [ $# -gt 0 ]; do
     case $1 in
       --dry-run) dry=1 ;;
-      --from | --root | --uplink | --replace) [ $# -gt 1 ] || wrong "$1 needs a value" ;;
+      --from | --root | --uplink | --replace | --keep) [ $# -gt 1 ] || wrong "$1 needs a value" ;;
       *) wrong "what is '$1'?" ;;
     esac
     case $1 in
@@ -476,6 +475,7 @@ main() {
       --root) root=$(cd "$2" && pwd -P | sed 's|^/$||') || exit 2 ;;
       --uplink) uplinks+=("$2") ;;
       --replace) replace+=("$2") ;;
+      --keep) leave+=("$2") ;;
     esac
     [ "$1" = --dry-run ] || shift
     shift

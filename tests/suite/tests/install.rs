@@ -328,6 +328,16 @@ fn somebody_elses_slot_stays_until_it_is_named() {
 }
 
 #[test]
+fn slots_that_are_to_be_kept_are() {
+    let machine = Machine::new();
+    machine.run(&["frontend", "--keep", "vnm/vxlan", "--keep", "vmm/kvm/migrate"]);
+    for (slot, ours) in [("vnm/vxlan/pre", false), ("vmm/kvm/migrate", false), ("vmm/kvm/deploy", true)] {
+        let standing = standing(&machine.root().join(REMOTES), &slot.parse().unwrap());
+        assert_eq!(standing == Standing::Ours, ours, "{slot} {standing:?}");
+    }
+}
+
+#[test]
 fn what_it_does_not_know_is_refused_before_anything_is_changed() {
     let machine = Machine::new();
     machine.write("etc/sudoers.d/causeway", "oneadmin ALL=(root) NOPASSWD: ALL\n", 0o440);
