@@ -37,7 +37,8 @@ pub enum LockError {
 /// A held lock; dropping it frees it.
 #[derive(Debug)]
 pub struct Lock {
-    file: File,
+    // Open as long as the lock is held.
+    _file: File,
     path: PathBuf,
 }
 
@@ -74,17 +75,18 @@ impl Lock {
                 Err(errno) => return Err(failed(errno.into())),
             }
             if is_current(&file, &path).map_err(failed)? {
-                return Ok(Some(Lock { file, path }));
+                return Ok(Some(Lock { _file: file, path }));
             }
         }
         Ok(None)
     }
+}
 
-    /// Frees the lock and takes its file away: for an object that is no more.
-    pub fn retire(self) {
-        // The name goes while the lock is held, so a waiter finds out in `is_current`. A file that stays does no harm.
+impl Drop for Lock {
+    /// Takes the file away, so that none outlives its object. The name goes while the lock is held: whoever waits for
+    /// this file finds out when it has it. A file that stays after a death does no harm.
+    fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
-        drop(self.file);
     }
 }
 
@@ -120,21 +122,19 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     #[test]
-    fn one_holder_at_a_time_even_when_files_come_and_go() {
+    fn one_holder_at_a_time_though_files_come_and_go() {
         let dir = tempfile::tempdir().unwrap();
         let inside = AtomicU32::new(0);
         let deadline = Instant::now() + Duration::from_secs(60);
         std::thread::scope(|scope| {
-            for thread in 0..8 {
+            for _ in 0..8 {
                 let (dir, inside) = (dir.path().join("locks"), &inside);
                 scope.spawn(move || {
-                    for round in 0..50 {
+                    for _ in 0..50 {
                         let lock = Lock::take(&dir, "bridge-br0", deadline).unwrap();
                         assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
                         inside.fetch_sub(1, Ordering::SeqCst);
-                        if (round + thread) % 3 == 0 {
-                            lock.retire();
-                        }
+                        drop(lock);
                     }
                 });
             }

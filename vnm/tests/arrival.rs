@@ -56,6 +56,18 @@ fn the_tables_point_at_the_guest() {
 }
 
 #[test]
+fn pre_says_nothing_of_where_the_guest_is() {
+    let host = Host::new();
+    host.done(Verb::Pre, &vm(7, 4));
+    host.plug_held("one-7-0", "onebr.4");
+    // A migration is under way: the device is here, the guest is not.
+    let address = mac(7, 0);
+    bridge(&format!("fdb add {address} dev up0.4 master dynamic"));
+    assert_eq!(host.done(Verb::Pre, &vm(7, 4)), []);
+    assert!(bridge("fdb show dev up0.4").contains(&address));
+}
+
+#[test]
 fn a_routing_daemons_entries_are_left_alone() {
     let host = Host::new();
     let doc =

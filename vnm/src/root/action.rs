@@ -85,24 +85,10 @@ pub(super) struct Action<'a, 'l> {
     pub(super) log: &'a mut Log<'l>,
 }
 
-/// Locks of one action; freed together.
+/// Locks of one action; freed when it is dropped.
 pub(super) struct Locks {
-    vm: Lock,
-    bridges: Vec<(LinkName, Lock)>,
-}
-
-impl Locks {
-    /// Frees them; the lock files of what is no more go away.
-    pub(super) fn free(self, vm_is_gone: bool, changes: &[Change]) {
-        for (name, lock) in self.bridges {
-            if changes.iter().any(|change| matches!(change, Change::Delete { name: gone } if *gone == name)) {
-                lock.retire();
-            }
-        }
-        if vm_is_gone {
-            self.vm.retire();
-        }
-    }
+    _vm: Lock,
+    _bridges: Vec<Lock>,
 }
 
 impl<'a, 'l> Action<'a, 'l> {
@@ -140,15 +126,14 @@ impl<'a, 'l> Action<'a, 'l> {
 
     /// Locks the bridges in the order of their names.
     pub(super) fn lock_all(&self, vm: Lock, bridges: &BTreeSet<LinkName>) -> Result<Locks, LockError> {
-        let lock = |name: &LinkName| {
-            let lock = Lock::take(&self.places.locks, &format!("bridge-{name}"), self.deadline)?;
-            Ok((name.clone(), lock))
-        };
-        Ok(Locks { vm, bridges: bridges.iter().map(lock).collect::<Result<_, LockError>>()? })
+        let lock = |name| Lock::take(&self.places.locks, &format!("bridge-{name}"), self.deadline);
+        Ok(Locks { _vm: vm, _bridges: bridges.iter().map(lock).collect::<Result<_, LockError>>()? })
     }
 
     fn pre(&mut self, vm: &VmDocument) -> Result<(), ActionError> {
-        let (desired, facts) = self.work_out(vm)?;
+        let (mut desired, facts) = self.work_out(vm)?;
+        // A guest that is moved here may still run elsewhere while its device is here: only `post` says where it is.
+        desired.fdb.clear();
         let lock = self.lock_vm(vm.id)?;
         let before = self.reservations.load(vm.id)?;
         let mut after = before.clone();
@@ -157,7 +142,7 @@ impl<'a, 'l> Action<'a, 'l> {
         }
         after.reserve(DRIVER, &desired);
         let bridges = before.bridges().chain(desired.bridges.iter().map(|b| &b.name)).cloned().collect();
-        let locks = self.lock_all(lock, &bridges)?;
+        let _locks = self.lock_all(lock, &bridges)?;
 
         let first = self.compare(&desired, &facts, self.dry_run)?.1;
         if self.dry_run {
@@ -178,7 +163,6 @@ impl<'a, 'l> Action<'a, 'l> {
         }
         let keep = desired.bridges.iter().map(|b| b.name.clone()).collect();
         self.leave(vm.id, &left, keep)?;
-        locks.free(after.nics.is_empty(), &self.log.changes);
         Ok(())
     }
 
@@ -243,7 +227,7 @@ impl<'a, 'l> Action<'a, 'l> {
     ) -> ActionError {
         let keep = before.bridges().cloned().collect();
         let mut leaving = Leaving::from(desired);
-        // Its own devices are no leftovers of `pre`, which makes none.
+        // `pre` says nothing of where the guest is, so there is nothing to take back.
         leaving.fdb.clear();
         let undone = self.leave(desired.vm, &leaving, keep).map(|_| ());
         self.log.begin(&Step::Release);
@@ -266,7 +250,7 @@ impl<'a, 'l> Action<'a, 'l> {
             return Ok(());
         }
         self.make(&desired, &facts, difference)?;
-        locks.free(false, &[]);
+        drop(locks);
         // The guest is here whatever comes of this, so it can fail nothing.
         self.log.begin(&Step::Announce);
         self.log.notes.extend(announce::announce(&desired));

@@ -73,7 +73,7 @@ impl Action<'_, '_> {
         }
         self.log.begin(&Step::Release);
         self.reservations.replace(&reservation, &after)?;
-        locks.free(after.nics.is_empty(), &self.log.changes);
+        drop(locks);
         self.collect(vm.id);
         if !lingering.is_empty() {
             self.reservations.collect_next_time();
@@ -153,13 +153,12 @@ impl Action<'_, '_> {
         }
         let stays = reservation.nics.iter().filter(|(nic, _)| !gone.contains(nic));
         let keep = stays.map(|(_, reserved)| reserved.bridge.name.clone()).collect();
-        let locks = self.lock_all(lock, &leaving.taps.iter().map(|tap| tap.bridge.clone()).collect())?;
+        let _locks = self.lock_all(lock, &leaving.taps.iter().map(|tap| tap.bridge.clone()).collect())?;
         self.leave(vm, &leaving, keep)?;
         let mut after = reservation.clone();
         gone.iter().for_each(|nic| after.release(*nic));
         self.log.begin(&Step::Release);
         self.reservations.replace(&reservation, &after)?;
-        locks.free(after.nics.is_empty(), &self.log.changes);
         Ok(())
     }
 }
