@@ -267,17 +267,22 @@ impl Oned {
         Ok(Ended { status, took, replies: self.ledger.take_all() })
     }
 
-    /// Kills the driver with SIGKILL. Its children are not killed: that they end is the driver's affair.
+    /// Kills the driver with SIGKILL, and returns the replies that it had given and nobody had asked for yet. Its children
+    /// are not killed: that they end is the driver's affair.
     ///
     /// # Errors
-    /// It can't be waited for.
-    pub fn kill(mut self) -> Result<(), SuiteError> {
+    /// It can't be waited for, or there was a breach of the protocol.
+    pub fn kill(mut self) -> Result<Vec<Reply>, SuiteError> {
         self.child.kill().map_err(SuiteError::io("kill the driver"))?;
         let status = self.child.wait().map_err(SuiteError::io("wait for the driver"))?;
-        match status.signal() {
-            Some(_) => Ok(()),
-            None => Err(broken(format!("had ended before it was killed: {status}"))),
+        if status.signal().is_none() {
+            return Err(broken(format!("had ended before it was killed: {status}")));
         }
+        while let Heard::Bytes(bytes) = self.ear.hear(Instant::now() + STOP_DEADLINE) {
+            self.ledger.listen(&bytes);
+        }
+        self.ledger.unbroken().map_err(broken)?;
+        Ok(self.ledger.take_all())
     }
 
     fn await_end(&mut self, limit: Instant) -> Result<ExitStatus, SuiteError> {

@@ -59,7 +59,8 @@ impl Word {
                 _ => Word::Junk,
             };
         }
-        let is_word = !kind.is_empty() && kind.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
+        let is_word =
+            !kind.is_empty() && kind.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
         match vm.parse() {
             Ok(vm) if is_word && ["SUCCESS", "FAILURE"].contains(&status) => Word::Reply(Reply {
                 action: kind.to_owned(),
@@ -203,7 +204,7 @@ mod tests {
             ("SAVE SUCCESS 8 -\n", "nobody's request: SAVE 8"),
             ("SAVE FAILURE 7 -\n", "a failure without a reason"),
             ("SAVE FAILURE 7\n", "a failure without a reason"),
-            ("save SUCCESS 7 -\n", "not of the protocol"),
+            ("save SUCCESS 7 -\n", "nobody's request: save 7"),
             ("SAVE success 7 -\n", "not of the protocol"),
             ("SAVE SUCCESS 7 a\r\n", "a control character"),
             ("LOG INFO 7 word\nSAVE SUCCESS 7 -\n", "not of the protocol"),

@@ -1,0 +1,74 @@
+//! Breaks what a point says, and mends it again as a service manager or a person at the switch would.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use super::points::Fault;
+use super::{Lab, LabError, truth};
+use crate::request::Guest;
+
+/// How long what is mended by others stays broken.
+#[derive(Debug, Clone, Copy)]
+pub struct Outage {
+    /// libvirtd.
+    pub libvirtd: Duration,
+    /// A cable.
+    pub link: Duration,
+}
+
+/// Breaks it. Says whether there was anything to break: a guest that has not been started has no process yet. The driver
+/// process is its player's to kill.
+///
+/// # Errors
+/// A machine can't be entered.
+pub fn strike(lab: &Lab, guest: &Guest, fault: &Fault) -> Result<bool, LabError> {
+    match fault {
+        Fault::Driver => Ok(true),
+        Fault::Resident(host) => kill(lab, host, &truth::residents(lab, host)?),
+        Fault::Session(host) => kill_listed(lab, host, "pgrep -f '^sshd: oneadmin' || :"),
+        Fault::Libvirtd(host) => kill_listed(lab, host, "pgrep -x libvirtd || :"),
+        Fault::Guest(host) => {
+            // virtqemud's file of the process that it started for this very domain.
+            kill_listed(lab, host, &format!("cat /run/libvirt/qemu/one-{}.pid 2>/dev/null || :", guest.vm))
+        }
+        Fault::Link(place) => lab.plug(place, false).map(|()| true),
+    }
+}
+
+fn kill_listed(lab: &Lab, host: &str, list: &str) -> Result<bool, LabError> {
+    let pids: Vec<String> = lab.script(host, list, &[])?.split_whitespace().map(str::to_owned).collect();
+    kill(lab, host, &pids)
+}
+
+/// Kills processes of a machine by the ids that they have there.
+fn kill(lab: &Lab, host: &str, pids: &[String]) -> Result<bool, LabError> {
+    let pids: Vec<&str> = pids.iter().map(String::as_str).collect();
+    // One that ended meanwhile is dead too.
+    lab.script(host, "for pid; do kill -KILL \"$pid\" 2>/dev/null; done; :", &pids)?;
+    Ok(!pids.is_empty())
+}
+
+/// Mends it.
+///
+/// # Errors
+/// libvirtd does not start again, or a machine can't be entered.
+pub fn mend(lab: &Lab, fault: &Fault, outage: Outage) -> Result<(), LabError> {
+    match fault {
+        Fault::Libvirtd(host) => {
+            sleep(outage.libvirtd);
+            start_libvirtd(lab, host)
+        }
+        Fault::Link(place) => {
+            sleep(outage.link);
+            lab.plug(place, true)
+        }
+        Fault::Driver | Fault::Resident(_) | Fault::Session(_) | Fault::Guest(_) => Ok(()),
+    }
+}
+
+/// Starts libvirtd as the machine's first process did: in its control groups, which it looks for from their root.
+fn start_libvirtd(lab: &Lab, host: &str) -> Result<(), LabError> {
+    let script = "for group in /sys/fs/cgroup/*/cgroup.procs; do echo $$ >\"$group\"; done
+        exec nsenter -t 1 -C -- libvirtd -d --listen";
+    lab.script(host, script, &[]).map(drop)
+}
