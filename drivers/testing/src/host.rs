@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `good` | answers everything at once |
 //! | `pair-N` | waits for N exchanges, then answers them step by step, each step for all of them, the last first |
+//! | `queue-N` | waits for N exchanges, then answers one after the other |
 //! | `silent` | connects, never speaks |
 //! | `greeting` | greets like a login shell |
 //! | `refuses` | says why on standard error, and ends |
@@ -44,6 +45,7 @@ pub async fn play(host: &str, register: &str) -> io::Result<()> {
         ("good", 0) => far.answer(false).await,
         ("babbles", 0) => far.answer(true).await,
         ("pair", count) => far.pair(count).await,
+        ("queue", count) => far.queue(count).await,
         ("silent", 0) => stay().await,
         ("greeting", 0) => {
             far.output.write_all(b"Welcome to Debian GNU/Linux 12\n").await?;
@@ -122,13 +124,7 @@ impl Far {
                 io::stderr().write_all(&vec![0xff; 1 << 20])?;
             }
             match message {
-                ToResident::Run(exchange) => {
-                    for step in &exchange.steps {
-                        self.say(&started(&exchange.request, &step.name)).await?;
-                        self.say(&ended(&exchange.request, &step.name)).await?;
-                    }
-                    self.say(&FromResident::End { request: exchange.request.clone() }).await?;
-                }
+                ToResident::Run(exchange) => self.run(&exchange).await?,
                 ToResident::Cancel { request } => self.say(&FromResident::End { request }).await?,
                 ToResident::Locate { ask, .. } => {
                     self.say(&FromResident::Located { ask, sighting: Sighting::Running }).await?;
@@ -138,16 +134,38 @@ impl Far {
         Ok(())
     }
 
-    async fn pair(&mut self, count: usize) -> io::Result<()> {
-        self.say(&hello()).await?;
+    async fn run(&mut self, exchange: &Exchange) -> io::Result<()> {
+        for step in &exchange.steps {
+            self.say(&started(&exchange.request, &step.name)).await?;
+            self.say(&ended(&exchange.request, &step.name)).await?;
+        }
+        self.say(&FromResident::End { request: exchange.request.clone() }).await
+    }
+
+    /// The next `count` exchanges; fewer at the end of the input.
+    async fn gather(&mut self, count: usize) -> io::Result<Vec<Exchange>> {
         let mut exchanges: Vec<Exchange> = Vec::new();
         while exchanges.len() < count {
             match self.hear().await? {
                 Some(ToResident::Run(exchange)) => exchanges.push(*exchange),
                 Some(_) => {}
-                None => return Ok(()),
+                None => break,
             }
         }
+        Ok(exchanges)
+    }
+
+    async fn queue(&mut self, count: usize) -> io::Result<()> {
+        self.say(&hello()).await?;
+        for exchange in self.gather(count).await? {
+            self.run(&exchange).await?;
+        }
+        stay().await
+    }
+
+    async fn pair(&mut self, count: usize) -> io::Result<()> {
+        self.say(&hello()).await?;
+        let exchanges = self.gather(count).await?;
         let longest = exchanges.iter().map(|e| e.steps.len()).max().unwrap_or_default();
         for index in 0..longest {
             for exchange in exchanges.iter().rev() {

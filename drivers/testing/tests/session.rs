@@ -132,6 +132,19 @@ fn a_hundred_exchanges_share_one_session() {
     });
 }
 
+/// An undo goes over the same session, and under the same request, as the exchange that was given up.
+#[test]
+fn the_end_of_an_exchange_that_was_given_up_is_not_taken_for_the_next_ones() {
+    run(async {
+        let session = Field::new().open("queue-3").await.unwrap();
+        drop(session.run(exchange(1, 4)));
+        let given_up = session.run(exchange(1, 3));
+        let next = drain(session.run(exchange(1, 2))).await;
+        assert!(is_whole(&next, &RequestId::new(1, 2, 1), 2), "{next:?}");
+        assert_eq!(drain(given_up).await, []);
+    });
+}
+
 #[test]
 fn a_session_that_dies_tells_everybody() {
     run(async {

@@ -70,10 +70,18 @@ const LINE_LIMIT: usize = 1000;
 
 type Events = mpsc::UnboundedSender<FromResident>;
 
+/// Who listens to a request's exchange.
+struct Listener {
+    events: Events,
+    /// Earlier exchanges of the request that nobody listens to any more and that have not ended. The host runs them
+    /// one after the other, so what comes before their ends is theirs.
+    stale: u32,
+}
+
 #[derive(Default)]
 struct Waiting {
     closed: bool,
-    requests: HashMap<RequestId, Events>,
+    requests: HashMap<RequestId, Listener>,
     asks: HashMap<u64, oneshot::Sender<Sighting>>,
 }
 
@@ -139,7 +147,9 @@ impl Session {
         let (events, receiver) = mpsc::unbounded_channel();
         let mut waiting = self.lock();
         if !waiting.closed {
-            waiting.requests.insert(exchange.request.clone(), events);
+            let before = waiting.requests.remove(&exchange.request);
+            let stale = before.map_or(0, |listener| listener.stale + 1);
+            waiting.requests.insert(exchange.request.clone(), Listener { events, stale });
             drop(waiting);
             // A failed send is a closed session: the channel closes too.
             let _ = self.send.send(ToResident::Run(Box::new(exchange)));
@@ -236,16 +246,19 @@ async fn dispatch(output: ChildStdout, waiting: &Mutex<Waiting>) {
                     let _ = answer.send(sighting.clone());
                 }
             }
-            FromResident::End { request } => {
-                if let Some(events) = waiting.requests.remove(request) {
-                    let _ = events.send(message);
+            FromResident::End { request } => match waiting.requests.get_mut(request) {
+                Some(listener) if listener.stale > 0 => listener.stale -= 1,
+                _ => {
+                    if let Some(listener) = waiting.requests.remove(request) {
+                        let _ = listener.events.send(message);
+                    }
                 }
-            }
+            },
             FromResident::Started { request, .. }
             | FromResident::Ended { request, .. }
             | FromResident::Log { request, .. } => {
-                if let Some(events) = waiting.requests.get(request) {
-                    let _ = events.send(message);
+                if let Some(listener) = waiting.requests.get(request).filter(|listener| listener.stale == 0) {
+                    let _ = listener.events.send(message);
                 }
             }
         }
