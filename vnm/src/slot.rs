@@ -43,6 +43,9 @@ pub struct Answer {
     pub notes: Vec<String>,
     /// What was changed.
     pub changes: Vec<Change>,
+    /// Whether the VM has something reserved that it had not before. Only an action that neither changed nor reserved
+    /// anything left nothing that an undo (`clean`) would have to take back.
+    pub reserved: bool,
 }
 
 /// The privileged side, started when it is first needed and again when it has gone.
@@ -128,6 +131,7 @@ pub fn run(
             stdout: if context.dry_run { lines(&response.changes) } else { String::new() },
             notes: response.notes,
             changes: response.changes,
+            reserved: response.reserved,
         }),
     }
 }

@@ -44,6 +44,7 @@ fn response(id: Option<&str>) -> Response {
         id: id.map(|id| id.parse().unwrap()),
         outcome: Outcome::Done,
         changes: Vec::new(),
+        reserved: false,
         notes: vec!["a note".to_owned()],
         micros: 1,
         seen: None,

@@ -163,6 +163,7 @@ impl<'a, 'l> Action<'a, 'l> {
         }
         let keep = desired.bridges.iter().map(|b| b.name.clone()).collect();
         self.leave(vm.id, &left, keep)?;
+        self.log.reserved = after.nics != before.nics;
         Ok(())
     }
 

@@ -44,7 +44,7 @@ pub fn answer(places: &Places, request: &Request) -> Response {
     let mut ignore = |_: &super::step::Step| {};
     let mut log = Log::new(&mut ignore);
     let result = action::run(places, request, &mut log);
-    let Log { changes, notes, .. } = log;
+    let Log { changes, reserved, notes, .. } = log;
     let (outcome, seen) = match result {
         Ok(seen) => (Outcome::Done, seen.map(Box::new)),
         Err(failure) => (Outcome::Failed(failure), None),
@@ -53,6 +53,7 @@ pub fn answer(places: &Places, request: &Request) -> Response {
         id: Some(request.id.clone()),
         outcome,
         changes,
+        reserved,
         notes,
         micros: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
         seen,
@@ -65,6 +66,7 @@ fn unread(error: &FrameError) -> Response {
         id: None,
         outcome: Outcome::Failed(Failure::from_chain(Kind::Input, error)),
         changes: Vec::new(),
+        reserved: false,
         notes: Vec::new(),
         micros: 0,
         seen: None,

@@ -19,6 +19,8 @@ pub enum Step {
 pub struct Log<'a> {
     /// Changes that were made; with a dry run, that would be.
     pub changes: Vec<Change>,
+    /// Whether the VM has something reserved that it had not before.
+    pub reserved: bool,
     /// For the VM's log.
     pub notes: Vec<String>,
     before: &'a mut dyn FnMut(&Step),
@@ -27,7 +29,7 @@ pub struct Log<'a> {
 impl<'a> Log<'a> {
     /// An empty log; `before` is called before each step is made.
     pub fn new(before: &'a mut dyn FnMut(&Step)) -> Self {
-        Log { changes: Vec::new(), notes: Vec::new(), before }
+        Log { changes: Vec::new(), reserved: false, notes: Vec::new(), before }
     }
 
     /// Announces a step.

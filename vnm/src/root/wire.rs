@@ -140,6 +140,9 @@ pub struct Response {
     pub outcome: Outcome,
     /// What was changed, in order, also before a failure; with `dry_run`, what would be.
     pub changes: Vec<Change>,
+    /// Whether the VM has something reserved that it had not before: `clean` takes that back, even where nothing had to
+    /// be changed because other guests use the same network.
+    pub reserved: bool,
     /// For the VM's log: what is not as it was asked for.
     pub notes: Vec<String>,
     /// How long it took, in microseconds.
