@@ -11,6 +11,7 @@ pub mod adopt;
 pub mod config;
 pub mod expand;
 pub mod front;
+pub mod guard;
 pub mod oned;
 pub mod out;
 pub mod places;

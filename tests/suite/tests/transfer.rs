@@ -449,7 +449,11 @@ fn a_cancel_kills_all_of_a_script_before_the_next_one_of_its_vm() {
     let file = |name: &str| stage.front_end.root().join("slots").join(name);
     let busy = "sleep 600 & echo $! >\"$home/child\"; echo $$ >\"$home/leader\"; wait";
     stage.front_end.answer("tm/ssh/clone", &Answer::default().once_run(busy)).unwrap();
-    let witness = "kill -0 \"$(cat \"$home/leader\")\" 2>/dev/null && : >\"$home/overlap\"; :";
+    // One that was killed and not yet waited for runs no more.
+    let witness = "for file in leader child; do
+          state=$(cut -d' ' -f3 \"/proc/$(cat \"$home/$file\")/stat\" 2>/dev/null)
+          case $state in ''|Z|X) ;; *) echo \"$file $state\" >>\"$home/overlap\" ;; esac
+        done";
     stage.front_end.answer("tm/ssh/delete", &Answer::default().once_run(witness)).unwrap();
     stage.send(&mut oned, 7, "CLONE ssh vm:/d/1/abc h:/d/0/7/disk.0 7 1\n");
     begun(&stage.front_end, "tm/ssh/clone");
@@ -463,6 +467,29 @@ fn a_cancel_kills_all_of_a_script_before_the_next_one_of_its_vm() {
     ends(&file("leader"));
     ends(&file("child"));
     oned.is_square().unwrap();
+    oned.finalize().unwrap();
+}
+
+#[test]
+fn a_script_gets_what_the_stock_wrapper_gives() {
+    let stage = Stage::new();
+    let etc = stage.front_end.etc();
+    fs::write(etc.join("defaultrc"), "PRIORITY=7\n").unwrap();
+    fs::write(etc.join("tmrc"), "QCOW2_OPTIONS=\"-o preallocation=metadata\"\n").unwrap();
+    let told = "printf '%s|' \"$PWD\" \"$QCOW2_OPTIONS\" \"$PRIORITY\" \"$(nice)\" >\"$home/told\"; \
+                ls -l /proc/self/fd | grep -c -v -e '[012] -> ' -e total -e /proc >\"$home/open\"";
+    stage.front_end.answer("tm/ssh/clone", &Answer::default().once_run(told)).unwrap();
+    // A script that names no interpreter is read by a shell, as when a shell starts it.
+    let bare = stage.front_end.root().join("slots/bare");
+    let text = format!("[ \"$1\" = 'a;b' ] && : >{}\n", bare.display());
+    put(&stage.front_end.var().join("remotes/tm/ssh/delete"), &text);
+    let mut oned = stage.driver(TM);
+    let script = "CLONE ssh vm:/d/1/abc h:/d/0/7/disk.0 7 1\nDELETE ssh a;b 7 1\n";
+    assert_eq!(stage.transfer(&mut oned, 7, script), ok());
+    let told = fs::read_to_string(stage.front_end.root().join("slots/told")).unwrap();
+    assert_eq!(told, format!("{}|-o preallocation=metadata|7|7|", stage.front_end.var().display()));
+    assert_eq!(fs::read_to_string(stage.front_end.root().join("slots/open")).unwrap().trim(), "0");
+    assert!(bare.exists());
     oned.finalize().unwrap();
 }
 
@@ -507,10 +534,12 @@ fn w_is_the_deadline_of_a_step() {
     oned.finalize().unwrap();
 }
 
-/// Sends a clone that answers only when a second one has begun, and kills the driver in the middle of it.
+/// Sends a clone that never answers, and kills the driver in the middle of it. The script dies with it: its successor's
+/// would run beside it.
 fn killed_in_flight(stage: &Stage) {
     let mut oned = stage.driver(TM);
-    let first = Answer::default().once_run("echo $$ >\"$home/leader\"; sleep 600");
+    let first = "sleep 600 & echo $! >\"$home/child\"; echo $$ >\"$home/leader\"; wait";
+    let first = Answer::default().once_run(first);
     stage.front_end.answer_once("tm/ssh/clone", &first).unwrap();
     stage.send(&mut oned, 7, "CLONE ssh vm:/d/1/abc h:/d/0/7/disk.0 7 1\n");
     begun(&stage.front_end, "tm/ssh/clone");
@@ -519,6 +548,8 @@ fn killed_in_flight(stage: &Stage) {
         std::thread::sleep(Duration::from_millis(20));
     }
     oned.kill().unwrap();
+    ends(&leader);
+    ends(&leader.with_file_name("child"));
 }
 
 #[test]
@@ -528,7 +559,8 @@ fn a_script_in_flight_is_taken_up_by_the_next_process_if_oned_still_waits() {
     killed_in_flight(&stage);
     let mut oned = stage.driver(TM);
     oned.owe("TRANSFER", 7);
-    assert!(oned.reply("TRANSFER", 7).unwrap().is_success());
+    let reply = oned.reply("TRANSFER", 7).unwrap();
+    assert!(reply.is_success(), "{reply:?} {:?}", oned.log());
     assert_eq!(stage.slots(), ["tm/ssh/clone", "tm/ssh/clone"]);
     oned.is_square().unwrap();
     oned.finalize().unwrap();

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use causeway_core::answer::one_line;
 use causeway_programs::driver::tm::{self, slot::SlotRun};
-use causeway_programs::driver::{config::Config, front};
+use causeway_programs::driver::{config::Config, front, guard};
 use causeway_programs::start;
 
 fn main() -> ExitCode {
@@ -28,6 +28,7 @@ fn run() -> anyhow::Result<ExitCode> {
             front::serve(state.as_ref())?;
             Ok(ExitCode::SUCCESS)
         }
+        Some((word, rest)) if word == guard::WORD => Ok(ExitCode::from(guard::serve(rest)?)),
         Some((word, rest)) if word == "slot" => {
             start::log_to(None)?;
             let run = SlotRun::parse(rest)?;

@@ -3,12 +3,12 @@
 
 use std::process::ExitCode;
 
-use causeway_programs::driver::{config::Config, front, vmm};
+use causeway_programs::driver::{config::Config, front, guard, vmm};
 use causeway_programs::start;
 
 fn main() -> ExitCode {
     match run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("causeway-vmm: {error:#}");
             ExitCode::FAILURE
@@ -16,7 +16,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run() -> anyhow::Result<()> {
+fn run() -> anyhow::Result<ExitCode> {
     let arguments: Vec<String> =
         std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
     start::clean_nest()?;
@@ -24,9 +24,16 @@ fn run() -> anyhow::Result<()> {
         && word == "worker"
     {
         start::log_to(None)?;
-        return Ok(front::serve(state.as_ref())?);
+        front::serve(state.as_ref())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some((word, rest)) = arguments.split_first()
+        && word == guard::WORD
+    {
+        return Ok(ExitCode::from(guard::serve(rest)?));
     }
     let config = Config::read(&arguments)?;
     start::log_to(config.log_file.as_deref())?;
-    start::run_local(vmm::serve(config))?
+    start::run_local(vmm::serve(config))??;
+    Ok(ExitCode::SUCCESS)
 }

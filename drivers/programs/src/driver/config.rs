@@ -1,5 +1,6 @@
 //! How a driver process was started and configured: its arguments, oned's files, and our own.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -15,8 +16,12 @@ use causeway_tm::TmSettings;
 use causeway_vmm::plan::{Deadlines, Drive, Settings};
 
 use super::front::Front;
+use super::guard::Surroundings;
 use super::oned::Oned;
 use super::places::{Apart, Places};
+
+/// `PRIORITY` as it is shipped in `defaultrc`.
+const NICENESS: i32 = 19;
 
 /// Where the front-end keeps what (contract VMM 1.1): the system's directories, or one of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,11 +65,14 @@ pub trait Options: Sized {
     /// [`ArgvError`], which names the option.
     fn parse(arguments: &[String]) -> Result<Self, ArgvError>;
 
-    /// Reads that file.
+    /// That file's name below `/etc/one`. The stock driver's wrapper exports its variables.
+    const RC: &'static str;
+
+    /// Reads what the driver itself takes from it.
     ///
     /// # Errors
     /// A setting that we don't take, named.
-    fn rc(directories: &Directories) -> Result<Self::Rc, SettingsError>;
+    fn rc(file: &ShellRc) -> Result<Self::Rc, SettingsError>;
 
     /// `-t`, and whether so many run at once on one host, or one.
     fn room(&self) -> (u16, bool);
@@ -82,14 +90,15 @@ pub trait Options: Sized {
 
 impl Options for DriverOptions {
     const PROGRAM: &'static str = "causeway-vmm";
+    const RC: &'static str = "vmm_exec/vmm_execrc";
     type Rc = VmmExecrc;
 
     fn parse(arguments: &[String]) -> Result<Self, ArgvError> {
         DriverOptions::parse(arguments)
     }
 
-    fn rc(directories: &Directories) -> Result<VmmExecrc, SettingsError> {
-        VmmExecrc::read(&directories.rc(&directories.etc.join("vmm_exec/vmm_execrc"))?)
+    fn rc(file: &ShellRc) -> Result<VmmExecrc, SettingsError> {
+        VmmExecrc::read(file)
     }
 
     fn room(&self) -> (u16, bool) {
@@ -103,13 +112,14 @@ impl Options for DriverOptions {
 
 impl Options for TmOptions {
     const PROGRAM: &'static str = "causeway-tm";
+    const RC: &'static str = "tmrc";
     type Rc = ();
 
     fn parse(arguments: &[String]) -> Result<Self, ArgvError> {
         TmOptions::parse(arguments)
     }
 
-    fn rc(_: &Directories) -> Result<(), SettingsError> {
+    fn rc(_: &ShellRc) -> Result<(), SettingsError> {
         Ok(())
     }
 
@@ -136,6 +146,7 @@ pub struct Config<O: Options = DriverOptions> {
     causeway: Causeway,
     one: OneConfig,
     rc: O::Rc,
+    surroundings: Rc<Surroundings>,
     qcow2_options: Vec<String>,
 }
 
@@ -164,7 +175,8 @@ impl<O: Options> Config<O> {
             log_file: debug.then(|| Path::new("/var/log/one").join(format!("{}.log", O::PROGRAM))),
             remotes: directories.var.join("remotes"),
             one: OneConfig::parse(&config.display().to_string(), &text(&config)?)?,
-            rc: O::rc(directories)?,
+            rc: O::rc(&directories.rc(&directories.etc.join(O::RC))?)?,
+            surroundings: Rc::new(surroundings::<O>(directories)?),
             qcow2_options: qcow2_options.split_whitespace().map(str::to_owned).collect(),
             var: directories.var.clone(),
             options,
@@ -205,6 +217,7 @@ impl<O: Options> Config<O> {
             delegated: Ssh::delegated(&client, &self.resident(true), deadline),
             remotes: self.remotes.clone(),
             front,
+            surroundings: Rc::clone(&self.surroundings),
             apart: Apart::default(),
         }
     }
@@ -274,6 +287,22 @@ impl Config {
             drive: Drive::Agent,
         }
     }
+}
+
+/// What the stock driver's wrapper gives its scripts (contracts VMM 1.1, TM 1.1).
+fn surroundings<O: Options>(directories: &Directories) -> Result<Surroundings, SettingsError> {
+    let mut variables = BTreeMap::new();
+    for file in ["defaultrc", O::RC] {
+        let rc = directories.rc(&directories.etc.join(file))?;
+        for refused in rc.refused() {
+            tracing::warn!(%refused, "scripts are started without it");
+        }
+        variables.extend(rc.values().map(|(key, value)| (key.to_owned(), value.to_owned())));
+    }
+    let niceness = variables.get("PRIORITY").and_then(|text| text.parse().ok()).unwrap_or(NICENESS);
+    // Not there in a test of settings alone, and then no script is started.
+    let directory = Some(directories.var.clone()).filter(|directory| directory.is_dir());
+    Ok(Surroundings { directory, variables, niceness })
 }
 
 fn text(path: &Path) -> Result<String, SettingsError> {

@@ -18,6 +18,8 @@ use causeway_core::reach::wire::{Done, Effect, Exchange, FromResident, Owner, St
 use tokio::sync::{mpsc, watch};
 
 use super::front::Front;
+use super::guard::{Surroundings, guarded};
+use crate::host::breakpoint::Breakpoints;
 
 /// Longest wait for a host's word about a guest.
 const LOCATE_DEADLINE: Duration = Duration::from_secs(20);
@@ -32,6 +34,8 @@ pub struct Places {
     pub remotes: PathBuf,
     /// The front-end's files.
     pub front: Rc<Front>,
+    /// What the front-end's scripts are given besides their arguments.
+    pub surroundings: Rc<Surroundings>,
     /// What runs outside of the kept sessions, by request.
     pub apart: Apart,
 }
@@ -74,7 +78,11 @@ impl Reach for Places {
                 let (sender, receiver) = mpsc::unbounded_channel();
                 let (stop, stopped) = watch::channel(false);
                 self.apart.lock().insert(exchange.request.clone(), Stop::Scripts(stop));
-                let here = Here { remotes: self.remotes.clone(), front: Rc::clone(&self.front) };
+                let here = Here {
+                    remotes: self.remotes.clone(),
+                    front: Rc::clone(&self.front),
+                    surroundings: Rc::clone(&self.surroundings),
+                };
                 let task = tokio::task::spawn_local(here.run(exchange, sender, stopped));
                 // Dropping the events stops the scripts: the task goes, and its child's process group with it.
                 Ok(Events { receiver, carrier: Some(Box::new(Aborted(task))) })
@@ -117,6 +125,7 @@ impl Drop for Aborted {
 struct Here {
     remotes: PathBuf,
     front: Rc<Front>,
+    surroundings: Rc<Surroundings>,
 }
 
 impl Here {
@@ -127,9 +136,12 @@ impl Here {
         mut stopped: watch::Receiver<bool>,
     ) {
         let mut outputs = exchange.outputs.clone();
+        let breakpoints = Breakpoints::from_environment();
         for step in &exchange.steps {
             let request = exchange.request.clone();
             let _ = events.send(FromResident::Started { request: request.clone(), step: step.name.clone() });
+            breakpoints.pass(&step.name, "before").await;
+            breakpoints.begin(&step.name);
             let start = Instant::now();
             let owner = if matches!(step.work, Work::Transfer { .. }) { Owner::Ours } else { Owner::Foreign };
             let result = tokio::select! {
@@ -142,6 +154,7 @@ impl Here {
             }
             let stop = result.is_err() && step.on_failure == OnFailure::Stop;
             let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+            breakpoints.pass(&step.name, "after").await;
             let end = StepEnd { step: step.name.clone(), result, owner, micros };
             let _ = events.send(FromResident::Ended { request, end });
             if stop {
@@ -159,7 +172,7 @@ impl Here {
         events: &mpsc::UnboundedSender<FromResident>,
     ) -> Result<Done, Failure> {
         match &step.work {
-            Work::Slot { .. } => script(&self.remotes, exchange, step, outputs, events).await,
+            Work::Slot { .. } => self.script(exchange, step, outputs, events).await,
             Work::Transfer { call, inputs } => {
                 let inputs = inputs.iter().filter_map(|name| exchange.inputs.get(name).cloned()).collect();
                 let output = self.front.transfer(call.clone(), inputs, step.deadline()).await?;
@@ -168,45 +181,55 @@ impl Here {
             _ => Err(Failure::new(Kind::Bug, format!("{} is not for the front-end", step.name))),
         }
     }
-}
 
-/// Runs one script of the front-end's remotes.
-async fn script(
-    remotes: &std::path::Path,
-    exchange: &Exchange,
-    step: &WireStep,
-    outputs: &BTreeMap<String, String>,
-    events: &mpsc::UnboundedSender<FromResident>,
-) -> Result<Done, Failure> {
-    let Work::Slot { slot, argv, input } = &step.work else {
-        return Err(Failure::new(Kind::Bug, format!("{} is not for the front-end", step.name)));
-    };
-    let (found, standing) = standing_with_fallback(remotes, slot);
-    let path = match standing {
-        Standing::Foreign(path) => path,
-        Standing::Ours => remotes.join(found.to_string()),
-        Standing::Missing => {
-            return Err(Failure::new(
-                Kind::NotBuilt,
-                format!("no executable in the slot {slot} on the front-end"),
-            ));
+    /// Runs one script of the front-end's remotes.
+    async fn script(
+        &self,
+        exchange: &Exchange,
+        step: &WireStep,
+        outputs: &BTreeMap<String, String>,
+        events: &mpsc::UnboundedSender<FromResident>,
+    ) -> Result<Done, Failure> {
+        let Work::Slot { slot, argv, input } = &step.work else {
+            return Err(Failure::new(Kind::Bug, format!("{} is not for the front-end", step.name)));
+        };
+        let (found, standing) = standing_with_fallback(&self.remotes, slot);
+        let path = match standing {
+            Standing::Foreign(path) => path,
+            Standing::Ours => self.remotes.join(found.to_string()),
+            Standing::Missing => {
+                return Err(Failure::new(
+                    Kind::NotBuilt,
+                    format!("no executable in the slot {slot} on the front-end"),
+                ));
+            }
+        };
+        let word = |arg: &Arg| match arg {
+            Arg::Text(text) => text.clone(),
+            Arg::Output(step) => outputs.get(step).cloned().unwrap_or_default(),
+        };
+        let argv: Vec<String> = argv.iter().map(word).collect();
+        let stdin = input.as_ref().and_then(|name| exchange.inputs.get(name));
+        let stdin = stdin.map(|input| input.0.to_vec()).unwrap_or_default();
+        let (program, words) = guarded(&path, &argv, &self.surroundings)?;
+        let run = child::run(&program, &words, &stdin, step.deadline()).await;
+        let script = run.map_err(|failure| match failure.kind {
+            // It is the script that did not end, not its guard.
+            Kind::Timeout => {
+                let seconds = step.deadline().as_secs_f64();
+                let text = format!("{} did not end within {seconds} s and was killed", path.display());
+                Failure::new(Kind::Timeout, text)
+            }
+            _ => failure,
+        })?;
+        for (severity, text) in &script.log {
+            let request = exchange.request.clone();
+            let _ = events.send(FromResident::Log { request, severity: *severity, text: text.clone() });
         }
-    };
-    let word = |arg: &Arg| match arg {
-        Arg::Text(text) => text.clone(),
-        Arg::Output(step) => outputs.get(step).cloned().unwrap_or_default(),
-    };
-    let argv: Vec<String> = argv.iter().map(word).collect();
-    let stdin = input.as_ref().and_then(|name| exchange.inputs.get(name));
-    let stdin = stdin.map(|input| input.0.to_vec()).unwrap_or_default();
-    let script = child::run(&path, &argv, &stdin, step.deadline()).await?;
-    for (severity, text) in &script.log {
-        let request = exchange.request.clone();
-        let _ = events.send(FromResident::Log { request, severity: *severity, text: text.clone() });
+        if script.success {
+            return Ok(Done { output: script.stdout, effect: Effect::Made });
+        }
+        let said = if script.complaint.is_empty() { script.status } else { script.complaint };
+        Err(Failure::new(Kind::Refused, said))
     }
-    if script.success {
-        return Ok(Done { output: script.stdout, effect: Effect::Made });
-    }
-    let said = if script.complaint.is_empty() { script.status } else { script.complaint };
-    Err(Failure::new(Kind::Refused, said))
 }
