@@ -34,9 +34,7 @@ impl Lab {
     /// # Errors
     /// The script is not where the checkout has it.
     pub fn new(directory: &Path) -> anyhow::Result<Lab> {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../lab/lab.sh");
-        let script = script.canonicalize().context("tests/lab/lab.sh")?;
-        Ok(Lab { script, directory: directory.to_owned() })
+        Ok(Lab { script: checkout()?.join("tests/lab/lab.sh"), directory: directory.to_owned() })
     }
 
     /// Where it keeps its state and its caches.
@@ -95,6 +93,11 @@ impl Lab {
     }
 }
 
+/// The checkout that this program was built from.
+fn checkout() -> anyhow::Result<PathBuf> {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().context("the checkout is gone")
+}
+
 /// Starts the lab, travels the road in its fabric, stops the lab, and looks whether anything is left.
 ///
 /// # Errors
@@ -123,7 +126,9 @@ fn furnish(lab: &Lab, arguments: &Arguments) -> anyhow::Result<()> {
         fs::copy(&built, libexec.join(name)).with_context(|| built.display().to_string())?;
     }
     for host in HOSTS {
-        let script = "install -d -o oneadmin -g oneadmin -m 750 /var/lib/causeway && \
+        // As `install.sh host` leaves a host, but for the programs, which the lab's machines share.
+        let script = "install -d -o root -g oneadmin -m 1770 /var/lib/causeway && \
+                      install -d -o root -g root -m 700 /var/lib/causeway/network && \
                       install -d -m 755 /etc/causeway && echo eth0 >/etc/causeway/uplinks";
         lab.run(&["exec", host, "sh", "-c", script])?;
         if arguments.link > 0 {

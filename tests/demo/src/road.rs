@@ -11,7 +11,7 @@ use causeway_observe::measure::Measurement;
 use causeway_observe::mover::{Move, Outcome};
 use causeway_observe::plan::Plan;
 use causeway_observe::report::{MoveResult, Report, readable};
-use causeway_predict::estimate::{Estimate, estimate};
+use causeway_predict::estimate::{Estimate, Facts, estimate};
 use causeway_suite::oned::{Nest, Oned, Reply};
 use causeway_suite::request::{Guest, Request};
 use serde::Deserialize;
@@ -42,6 +42,19 @@ pub struct Leg {
     pub job: Job,
 }
 
+/// What the road is travelled with, and how far it has been.
+struct Road<'a> {
+    arguments: &'a Arguments,
+    stop: &'a AtomicBool,
+    lab: &'a Lab,
+    vm: &'a Guest,
+    oned: Oned,
+    /// The guest's host, by its place in [`HOSTS`].
+    at: usize,
+    /// What earlier moves between these hosts taught.
+    known: table::Known,
+}
+
 /// Travels the road. The guest is taken down whatever happens.
 ///
 /// # Errors
@@ -49,16 +62,15 @@ pub struct Leg {
 pub fn travel(arguments: &Arguments, stop: &AtomicBool) -> anyhow::Result<ExitCode> {
     let lab = Lab::new(&arguments.lab)?;
     let vm = guest::virtual_machine(lab.directory());
-    let mut oned = start_driver(&lab)?;
-    let travelled = road(arguments, stop, &lab, &vm, &mut oned);
-    let at = match &travelled {
-        Ok(at) | Err((at, _)) => *at,
-    };
-    let ended = take_down(&lab, &vm, oned, at);
+    let oned = start_driver(&lab)?;
+    let known = table::Known::default();
+    let mut road = Road { arguments, stop, lab: &lab, vm: &vm, oned, at: 0, known };
+    let travelled = road.travel();
+    let ended = road.take_down();
     match (travelled, ended) {
-        (Ok(_), Ok(())) => Ok(ExitCode::SUCCESS),
-        (Ok(_), Err(error)) => Err(error),
-        (Err((_, error)), ended) => {
+        (Ok(()), Ok(())) => Ok(ExitCode::SUCCESS),
+        (Ok(()), Err(error)) => Err(error),
+        (Err(error), ended) => {
             if let Err(second) = ended {
                 eprintln!("causeway-demo: and then: {second:#}");
             }
@@ -89,41 +101,59 @@ fn quote(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
 }
 
-/// Where the guest is, with the error that ended the road there.
-type Stranded = (usize, anyhow::Error);
-
-fn road(
-    arguments: &Arguments,
-    stop: &AtomicBool,
-    lab: &Lab,
-    vm: &Guest,
-    oned: &mut Oned,
-) -> Result<usize, Stranded> {
-    let at_start = |error| (0, error);
-    deploy(lab, vm, oned).map_err(at_start)?;
-    let mut legs = Vec::new();
-    let mut at = 0;
-    for number in 0..arguments.moves {
-        if stop.load(Ordering::Relaxed) {
-            return Err((at, anyhow::anyhow!("told to stop")));
+impl Road<'_> {
+    fn travel(&mut self) -> anyhow::Result<()> {
+        self.deploy()?;
+        self.calibrate()?;
+        let mut legs = Vec::new();
+        for number in 1..=self.arguments.moves {
+            self.go_on()?;
+            let to = 1 - self.at;
+            let facts = self.known.applied_to(self.survey(to)?);
+            let started = Instant::now();
+            let estimate = estimate(&facts)?;
+            say(&format!("prediction, made in {}", readable(started.elapsed())));
+            table::prediction(&estimate);
+            let report = self.measure(to, number)?;
+            let leg = Leg { estimate, job: self.job()? };
+            account(&leg, &report)?;
+            self.known.learn(&leg);
+            legs.push(leg);
+            say("the guest's own verifier");
+            let pages = guest::verify(self.lab)?;
+            println!("   all {pages} pages that it wrote hold what it wrote");
         }
-        let to = 1 - at;
-        let leg = (|| {
-            let estimate = foretell(lab, vm, at, to)?;
-            let report = measure(arguments, stop, lab, vm, oned, at, to, number)?;
-            let job = job(lab, vm, to)?;
-            anyhow::Ok((Leg { estimate, job }, report))
-        })();
-        let (leg, report) = leg.map_err(|error| (at, error))?;
-        at = to;
-        legs.push(leg);
-        account(&legs, &report).map_err(|error| (at, error))?;
-        say("the guest's own verifier");
-        let pages = guest::verify(lab).map_err(|error| (at, error))?;
-        println!("   all {pages} pages that it wrote hold what it wrote");
+        table::judge(&legs)
     }
-    table::judge(&legs).map_err(|error| (at, error))?;
-    Ok(at)
+
+    fn go_on(&self) -> anyhow::Result<()> {
+        if self.stop.load(Ordering::Relaxed) {
+            bail!("told to stop");
+        }
+        Ok(())
+    }
+
+    /// Two moves of the guest while it rests, there and back, show what this pair of hosts adds to the model: the start
+    /// of the receiving QEMU, stop and resume, and how fast a busy machine copies and encrypts.
+    fn calibrate(&mut self) -> anyhow::Result<()> {
+        say("calibration: the resting guest goes there and back");
+        let (mib, pages) = guest::WRITES;
+        self.lab.run(&["ask", ADDRESS, &format!("set {mib} 0")])?;
+        for _ in HOSTS {
+            self.go_on()?;
+            let to = 1 - self.at;
+            let facts = self.known.applied_to(self.survey(to)?);
+            let estimate = estimate(&facts)?;
+            let request = self.vm.migrate(HOSTS[self.at], HOSTS[to])?;
+            ask(&mut self.oned, &request)?;
+            self.at = to;
+            let leg = Leg { estimate, job: self.job()? };
+            table::compare(&leg);
+            self.known.learn(&leg);
+        }
+        self.lab.run(&["ask", ADDRESS, &format!("set {mib} {pages}")])?;
+        Ok(())
+    }
 }
 
 fn ask(oned: &mut Oned, request: &Request) -> anyhow::Result<Reply> {
@@ -139,41 +169,98 @@ fn ask(oned: &mut Oned, request: &Request) -> anyhow::Result<Reply> {
     Ok(reply)
 }
 
-fn deploy(lab: &Lab, vm: &Guest, oned: &mut Oned) -> anyhow::Result<()> {
-    say("DEPLOY on h1: context image, network, side files, guest");
-    let request = vm.deploy(HOSTS[0])?;
-    let directory = format!("/var/lib/one/vms/{}", vm.vm);
-    lab.write("fe", &format!("{directory}/deployment.0"), &vm.deployment())?;
-    lab.write("fe", &format!("{directory}/context.sh"), &format!("ETH0_IP='{ADDRESS}'\n"))?;
-    lab.run(&["one", HOSTS[0], "mkdir", "-p", "/var/lib/one/datastores/0"])?;
-    lab.run(&["observer", &VNI.to_string(), OBSERVER])?;
-    ask(oned, &request)?;
-    let booted = guest::wait(lab)?;
-    println!("   the guest answers over the VXLAN {:.1} s later", booted.as_secs_f64());
-    Ok(())
-}
+impl Road<'_> {
+    fn deploy(&mut self) -> anyhow::Result<()> {
+        let (lab, vm) = (self.lab, self.vm);
+        say("DEPLOY on h1: context image, network, side files, guest");
+        let request = vm.deploy(HOSTS[0])?;
+        let directory = format!("/var/lib/one/vms/{}", vm.vm);
+        lab.write("fe", &format!("{directory}/deployment.0"), &vm.deployment())?;
+        lab.write("fe", &format!("{directory}/context.sh"), &format!("ETH0_IP='{ADDRESS}'\n"))?;
+        lab.run(&["one", HOSTS[0], "mkdir", "-p", "/var/lib/one/datastores/0"])?;
+        lab.run(&["observer", &VNI.to_string(), OBSERVER])?;
+        ask(&mut self.oned, &request)?;
+        let booted = guest::wait(lab)?;
+        println!("   the guest answers over the VXLAN {:.1} s later", booted.as_secs_f64());
+        Ok(())
+    }
 
-/// Measures the guest and the path, and foretells the move.
-fn foretell(lab: &Lab, vm: &Guest, from: usize, to: usize) -> anyhow::Result<Estimate> {
-    say(&format!(
-        "survey on {}: the guest's memory and how fast it writes it; the path to {}",
-        HOSTS[from], HOSTS[to]
-    ));
-    let causeway = format!("{PROGRAMS}/causeway");
-    let guest = lab.run(&["one", HOSTS[from], &causeway, "survey", "guest", &vm.uuid])?;
-    let path = probe_path(lab, from, to)?;
-    let directory = "/var/lib/causeway/survey";
-    lab.write(HOSTS[from], &format!("{directory}/guest.json"), &guest)?;
-    lab.write(HOSTS[from], &format!("{directory}/path.json"), &path)?;
-    let (guest, path) = (format!("{directory}/guest.json"), format!("{directory}/path.json"));
-    let words = ["one", HOSTS[from], &causeway, "survey", "facts", "--guest", &guest, "--path", &path];
-    let facts = lab.run(&words)?;
-    let facts = serde_json::from_str(&facts).context("the survey's facts")?;
-    let started = Instant::now();
-    let estimate = estimate(&facts)?;
-    say(&format!("prediction, made in {}", readable(started.elapsed())));
-    table::prediction(&estimate);
-    Ok(estimate)
+    /// Measures the guest and the path.
+    fn survey(&self, to: usize) -> anyhow::Result<Facts> {
+        let (lab, from) = (self.lab, self.at);
+        say(&format!(
+            "survey on {}: the guest's memory and how fast it writes it; the path to {}",
+            HOSTS[from], HOSTS[to]
+        ));
+        let causeway = format!("{PROGRAMS}/causeway");
+        let guest = lab.run(&["one", HOSTS[from], &causeway, "survey", "guest", &self.vm.uuid])?;
+        let path = probe_path(lab, from, to)?;
+        let directory = "/var/lib/causeway/survey";
+        lab.write(HOSTS[from], &format!("{directory}/guest.json"), &guest)?;
+        lab.write(HOSTS[from], &format!("{directory}/path.json"), &path)?;
+        let (guest, path) = (format!("{directory}/guest.json"), format!("{directory}/path.json"));
+        let words = ["one", HOSTS[from], &causeway, "survey", "facts", "--guest", &guest, "--path", &path];
+        serde_json::from_str(&lab.run(&words)?).context("the survey's facts")
+    }
+
+    /// Moves the guest while probes watch it.
+    fn measure(&mut self, to: usize, number: u32) -> anyhow::Result<Report> {
+        let (arguments, stop, lab, vm, from) = (self.arguments, self.stop, self.lab, self.vm, self.at);
+        let oned = &mut self.oned;
+        say(&format!("MIGRATE from {} to {}, watched from outside", HOSTS[from], HOSTS[to]));
+        let request = vm.migrate(HOSTS[from], HOSTS[to])?;
+        let output = arguments.output.join(format!("move-{number}"));
+        let plan = Plan::parse(&plan(lab, vm, from, to, &output))?;
+        let mut failed = None;
+        let mut mover = |_: &Move<'_>| match ask(oned, &request) {
+            Ok(_) => Outcome::Done,
+            Err(error) => {
+                let text = format!("{error:#}");
+                failed = Some(error);
+                Outcome::Failed(text)
+            }
+        };
+        let report = Measurement::new(plan).mover(&mut mover).stop(stop).run(&mut |_| {})?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        self.at = to;
+        if !report.is_complete() {
+            let why = report
+                .stopped
+                .as_ref()
+                .map_or_else(|| "the move was not made".to_owned(), ToString::to_string);
+            bail!("{why}");
+        }
+        println!("   the picture of the silence: {}", output.join("report.html").display());
+        Ok(report)
+    }
+
+    fn job(&self) -> anyhow::Result<Job> {
+        let causeway = format!("{PROGRAMS}/causeway");
+        let text = self.lab.run(&["one", HOSTS[self.at], &causeway, "survey", "job", &self.vm.uuid])?;
+        serde_json::from_str(&text).context("libvirt's figures of the migration")
+    }
+
+    /// Ends the guest, the driver, and looks whether anything of them is left on the hosts.
+    fn take_down(mut self) -> anyhow::Result<()> {
+        let (lab, vm, at) = (self.lab, self.vm, self.at);
+        say(&format!("SHUTDOWN on {}", HOSTS[at]));
+        let shut = vm.shutdown(HOSTS[at]).map_err(Into::into);
+        let shut = shut.and_then(|request| ask(&mut self.oned, &request));
+        // Where the guest is, is not known for sure if that failed: both hosts are cleaned then.
+        let other = shut.is_err().then(|| HOSTS[1 - at]);
+        let request = vm.cleanup(HOSTS[at], other)?;
+        ask(&mut self.oned, &request)?;
+        self.oned.is_square()?;
+        let ended = self.oned.finalize()?;
+        println!("   FINALIZE: the driver ended after {}", readable(ended.took));
+        lab.run(&["observer-off"])?;
+        for host in HOSTS {
+            nothing_left(lab, host, vm)?;
+        }
+        Ok(())
+    }
 }
 
 /// A bounded stream from one host to the other.
@@ -200,44 +287,6 @@ fn probe_path(lab: &Lab, from: usize, to: usize) -> anyhow::Result<String> {
     }
     sink.wait()?;
     sent
-}
-
-/// Moves the guest while probes watch it.
-#[allow(clippy::too_many_arguments)]
-fn measure(
-    arguments: &Arguments,
-    stop: &AtomicBool,
-    lab: &Lab,
-    vm: &Guest,
-    oned: &mut Oned,
-    from: usize,
-    to: usize,
-    number: u32,
-) -> anyhow::Result<Report> {
-    say(&format!("MIGRATE from {} to {}, watched from outside", HOSTS[from], HOSTS[to]));
-    let request = vm.migrate(HOSTS[from], HOSTS[to])?;
-    let output = arguments.output.join(format!("move-{}", number + 1));
-    let plan = Plan::parse(&plan(lab, vm, from, to, &output))?;
-    let mut failed = None;
-    let mut mover = |_: &Move<'_>| match ask(oned, &request) {
-        Ok(_) => Outcome::Done,
-        Err(error) => {
-            let text = format!("{error:#}");
-            failed = Some(error);
-            Outcome::Failed(text)
-        }
-    };
-    let report = Measurement::new(plan).mover(&mut mover).stop(stop).run(&mut |_| {})?;
-    if let Some(error) = failed {
-        return Err(error);
-    }
-    if !report.is_complete() {
-        let why =
-            report.stopped.as_ref().map_or_else(|| "the move was not made".to_owned(), ToString::to_string);
-        bail!("{why}");
-    }
-    println!("   the picture of the silence: {}", output.join("report.html").display());
-    Ok(report)
 }
 
 /// The measurement's plan: three probes every 5 ms, and captures on both taps and at the observer.
@@ -273,14 +322,7 @@ fn plan(lab: &Lab, vm: &Guest, from: usize, to: usize, output: &Path) -> String 
     )
 }
 
-fn job(lab: &Lab, vm: &Guest, at: usize) -> anyhow::Result<Job> {
-    let causeway = format!("{PROGRAMS}/causeway");
-    let text = lab.run(&["one", HOSTS[at], &causeway, "survey", "job", &vm.uuid])?;
-    serde_json::from_str(&text).context("libvirt's figures of the migration")
-}
-
-fn account(legs: &[Leg], report: &Report) -> anyhow::Result<()> {
-    let leg = legs.last().context("no move was made")?;
+fn account(leg: &Leg, report: &Report) -> anyhow::Result<()> {
     say("predicted | 90 % interval | measured");
     table::compare(leg);
     say("seen from outside");
@@ -298,28 +340,6 @@ fn account(legs: &[Leg], report: &Report) -> anyhow::Result<()> {
         Some(Ok(share)) => println!("   the network's share of the silence: {}", readable(share.share())),
         Some(Err(error)) => println!("   the network's share could not be told: {error}"),
         None => {}
-    }
-    Ok(())
-}
-
-/// Ends the guest, the driver, and looks whether anything of them is left on the hosts.
-fn take_down(lab: &Lab, vm: &Guest, mut oned: Oned, at: usize) -> anyhow::Result<()> {
-    say(&format!("SHUTDOWN on {}", HOSTS[at]));
-    let shut = vm.shutdown(HOSTS[at]).map_err(Into::into).and_then(|request| ask(&mut oned, &request));
-    if shut.is_err() {
-        say("that failed: CLEANUP on both hosts");
-        let request = vm.cleanup(HOSTS[at], Some(HOSTS[1 - at]))?;
-        ask(&mut oned, &request)?;
-    } else {
-        let request = vm.cleanup(HOSTS[at], None)?;
-        ask(&mut oned, &request)?;
-    }
-    oned.is_square()?;
-    let ended = oned.finalize()?;
-    println!("   FINALIZE: the driver ended after {}", readable(ended.took));
-    lab.run(&["observer-off"])?;
-    for host in HOSTS {
-        nothing_left(lab, host, vm)?;
     }
     Ok(())
 }

@@ -68,7 +68,9 @@ impl Network {
                 log(out, call.request, Severity::Info, &done.output);
             }
         }
-        let effect = if answer.changes.is_empty() { Effect::Already } else { Effect::Made };
+        // A reservation is a change too: an undo must give it back.
+        let untouched = answer.changes.is_empty() && !answer.reserved;
+        let effect = if untouched { Effect::Already } else { Effect::Made };
         Ok(Done { output: answer.stdout, effect })
     }
 
