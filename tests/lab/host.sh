@@ -84,7 +84,7 @@ build_users() {
   printf '%s\n' 'Defaults env_reset' \
     'Defaults secure_path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"' \
     'root ALL=(ALL:ALL) ALL' '@includedir /etc/sudoers.d' >/etc/sudoers
-  [ "$place" = fe ] || echo 'oneadmin ALL=(root) NOPASSWD: /usr/libexec/causeway/causeway-root' >/etc/sudoers.d/causeway
+  [ "$place" = fe ] || echo 'oneadmin ALL=(root) NOPASSWD: /usr/libexec/causeway/causeway-root ""' >/etc/sudoers.d/causeway
   chmod 440 /etc/sudoers
   chmod -f 440 /etc/sudoers.d/causeway || true
 }
