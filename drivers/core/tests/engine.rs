@@ -278,6 +278,26 @@ async fn the_word_of_somebody_elses_script_is_checked_where_it_can_be() {
     }
 }
 
+/// A hypervisor that is not ours can't be asked about its guests: then the script's word is all there is.
+#[tokio::test(start_paused = true)]
+async fn the_word_of_somebody_elses_script_is_taken_where_nobody_can_be_asked() {
+    let make = Maker::of_two_hosts();
+    let plan = make.migrate();
+    let world = running(&make);
+    world.breaks("migrate", Fault::Fails { took: false, owner: Owner::Foreign });
+    let (source, silenced) = (make.source.clone(), world.clone());
+    tokio::spawn(async move {
+        // In the middle of the migration, which is the third step.
+        tokio::time::sleep(Duration::from_millis(2400)).await;
+        silenced.goes_away(&source, Away::UntilTold);
+    });
+    let trial = Trial { plan: &plan, world, cancel_at: None, deaths: Vec::new() };
+    let report = trial.run().await;
+    assert_eq!(report.broken, [""; 0]);
+    assert!(matches!(report.outcome, Outcome::Failure(_)), "{:?}", report.outcome);
+    assert!(report.after < trial::AWAY, "{:?}", report.after);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_host_that_is_stuck_is_not_waited_for_without_end() {
     for obeys in [true, false] {

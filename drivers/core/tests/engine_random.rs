@@ -14,6 +14,7 @@ use causeway_testing::{Fault, Trial, World};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
+use proptest::test_runner::FileFailurePersistence;
 
 const DRIVERS: [&str; 3] = ["vxlan", "fw", "ovs"];
 
@@ -152,7 +153,11 @@ impl Ordeal {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 4000,
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct("tests/engine_random.proptest-regressions"))),
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn the_promises_hold_for_any_plan_and_any_faults(ordeal in ordeal()) {
