@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -220,11 +220,11 @@ impl Lab {
             let to = self.directory.join("libexec").join(name);
             fs::copy(&built, &to).map_err(LabError::io(format!("copy {}", built.display())))?;
         }
+        // As `install.sh host` leaves a host, but for the programs, which the lab's machines share.
+        let script = "install -d -o root -g oneadmin -m 1770 /var/lib/causeway &&
+            install -d -o root -g root -m 700 /var/lib/causeway/network && install -d -m 755 /etc/causeway";
         for host in HOSTS {
-            let state = self.inside(host, "/var/lib/causeway")?;
-            let failed = || LabError::io(state.display().to_string());
-            chown(&state, Some(ONE_ID), Some(ONE_ID)).map_err(failed())?;
-            fs::set_permissions(&state, PermissionsExt::from_mode(0o750)).map_err(failed())?;
+            self.script(host, script, &[])?;
             self.list_uplinks(host, "eth0\n")?;
         }
         Ok(())

@@ -15,7 +15,7 @@ pub struct Plan {
     /// A request line as oned sends it; `-` is standard input.
     request: PathBuf,
     /// The driver's ARGUMENTS.
-    #[arg(long, default_value = "-t 15 -r 0 kvm -p")]
+    #[arg(long, default_value = "-t 15 -r 0 kvm -p", allow_hyphen_values = true)]
     arguments: String,
     /// Prints the plan as JSON, without the bytes that its steps read.
     #[arg(long)]

@@ -1,4 +1,4 @@
-//! Points at which a test may hold a resident, to kill something there.
+//! Points at which a test may hold a resident, or the front-end's own steps, to kill something there.
 //!
 //! Off unless the program is started with a directory of breakpoints. A file `<step>.before` or `<step>.after` in it
 //! holds the exchange at that point: it is renamed to `<step>.<point>.reached`, and the exchange goes on when that file
@@ -19,6 +19,11 @@ impl Breakpoints {
     /// Those in `directory`; none without one.
     pub fn new(directory: Option<PathBuf>) -> Self {
         Breakpoints(directory)
+    }
+
+    /// Those in the directory that the environment names.
+    pub fn from_environment() -> Self {
+        Breakpoints(std::env::var_os("CAUSEWAY_BREAKPOINTS").map(PathBuf::from))
     }
 
     /// Passes a point, held there if a file says so.

@@ -81,10 +81,12 @@ impl Moment {
 /// One thing that breaks at one moment of one step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Point {
-    /// The action.
+    /// The action, and who drives it where that is told apart.
     pub action: String,
     /// The step.
     pub step: String,
+    /// Whether the hosts can be asked what came of the step.
+    pub decisive: bool,
     /// Whether the step moves a guest: it then takes long enough to break in its midst.
     pub moves: bool,
     /// The machine on which it runs.
@@ -104,6 +106,8 @@ impl fmt::Display for Point {
 /// Every point of a plan.
 pub fn of_plan(plan: &Plan) -> Vec<Point> {
     let everywhere: BTreeSet<String> = plan.steps.iter().flat_map(hosts_of).collect();
+    let delegated = plan.steps.iter().any(|step| matches!(step.place, Place::Delegated(_)));
+    let action = format!("{}{}", plan.action, if delegated { " by an agent" } else { "" });
     let mut points = Vec::new();
     for step in &plan.steps {
         let place = step.place.host().map_or(FRONT_END, |host| host.as_str());
@@ -113,8 +117,9 @@ pub fn of_plan(plan: &Plan) -> Vec<Point> {
         for moment in Moment::ALL {
             for fault in faults(hosts) {
                 points.push(Point {
-                    action: plan.action.clone(),
+                    action: action.clone(),
                     step: step.name.clone(),
+                    decisive: step.goal.is_some(),
                     moves: matches!(step.goal, Some(Goal::RunsOn { from: Some(_), .. })),
                     place: place.to_owned(),
                     fault,
@@ -146,24 +151,39 @@ fn faults(hosts: &BTreeSet<String>) -> Vec<Fault> {
 }
 
 /// `count` of the points, spread so that every step, fault and moment is among them, and as many pairs of these as
-/// possible; the same ones each time. Their places in `points`, ascending.
+/// possible, and of the steps that decide where a guest is as many triples; the same ones each time. Their places in
+/// `points`, ascending.
 pub fn spread(points: &[Point], count: usize) -> Vec<usize> {
-    let pairs = |point: &Point| {
-        let step = format!("{} {}", point.action, point.step);
-        let (fault, moment) = (point.fault.kind().to_owned(), point.moment.word().to_owned());
-        [(step.clone(), fault.clone()), (step, moment.clone()), (fault, moment)]
-    };
     let mut seen = BTreeSet::new();
     let mut chosen = BTreeSet::new();
     while chosen.len() < count.min(points.len()) {
-        let fresh = |point: &Point| pairs(point).iter().filter(|pair| !seen.contains(*pair)).count();
+        let fresh = |point: &Point| aspects(point).iter().filter(|aspect| !seen.contains(*aspect)).count();
         let rest = points.iter().enumerate().filter(|(index, _)| !chosen.contains(index));
-        // The last of the best, so that the later hosts of a step are not always passed over.
-        let Some((index, point)) = rest.max_by_key(|(_, point)| fresh(point)) else { break };
-        seen.extend(pairs(point));
+        // Among equals a scattered order, or one fault would always come at the same moment.
+        let scattered = |index: usize| index.wrapping_mul(2_654_435_761) % 4_294_967_296;
+        let Some((index, point)) = rest.max_by_key(|(index, point)| (fresh(point), scattered(*index))) else {
+            break;
+        };
+        seen.extend(aspects(point));
         chosen.insert(index);
     }
     chosen.into_iter().collect()
+}
+
+/// What a point shows.
+fn aspects(point: &Point) -> Vec<String> {
+    let (fault, moment) = (point.fault.kind(), point.moment.word());
+    let step = format!("{} {}", point.action, point.step);
+    let mut aspects = vec![
+        step.clone(),
+        format!("{step} {fault}"),
+        format!("{step} {moment}"),
+        format!("{fault} {moment}"),
+    ];
+    if point.decisive {
+        aspects.push(format!("{step} {fault} {moment}"));
+    }
+    aspects
 }
 
 #[cfg(test)]
@@ -210,17 +230,17 @@ mod tests {
     #[test]
     fn a_spread_covers_every_step_fault_and_moment() {
         let points = of_plan(&plan());
-        let few = spread(&points, 18);
-        assert_eq!(few.len(), 18);
-        assert_eq!(few, spread(&points, 18));
+        let few = spread(&points, 30);
+        assert_eq!(few.len(), 30);
+        assert_eq!(few, spread(&points, 30));
+        let any = |what: &dyn Fn(&Point) -> bool| few.iter().any(|index| what(&points[*index]));
         for step in ["here", "pre", "migrate"] {
-            for kind in ["driver", "resident", "ssh session", "libvirtd", "QEMU", "link"] {
-                let both = |p: &Point| p.step == step && p.fault.kind() == kind;
-                assert!(few.iter().any(|index| both(&points[*index])), "{step} {kind}");
-            }
             for moment in Moment::ALL {
-                assert!(few.iter().any(|i| points[*i].step == step && points[*i].moment == moment));
+                assert!(any(&|point| point.step == step && point.moment == moment), "{step} {moment:?}");
             }
+        }
+        for kind in ["driver", "resident", "ssh session", "libvirtd", "QEMU", "link"] {
+            assert!(any(&|point| point.step == "migrate" && point.fault.kind() == kind), "{kind}");
         }
         assert_eq!(spread(&points, 1000).len(), points.len());
     }
