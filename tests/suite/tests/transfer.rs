@@ -8,200 +8,19 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use causeway_suite::front_end::{Answer, Event, FrontEnd, Site};
-use causeway_suite::oned::{Nest, Oned};
-use causeway_suite::programs::program;
+use causeway_suite::front_end::{Answer, Event, Site};
+use causeway_suite::oned::Oned;
 use causeway_suite::recorded::data;
+use causeway_suite::request::Request;
 
 #[path = "transfer/ear.rs"]
 mod ear;
-use ear::Ear;
-
-/// oned's `TM_MAD` as it is shipped (contract TM 1.1).
-const TM: &str =
-    "-t 15 -d dummy,lvm,shared,fs_lvm,fs_lvm_ssh,qcow2,ssh,local,ceph,dev,iscsi_libvirt,netapp,purefa";
-
-/// A front-end, and oned's ear for look-ups.
-struct Stage {
-    front_end: FrontEnd,
-    ear: Ear,
-}
-
-impl Stage {
-    fn new() -> Stage {
-        let front_end = FrontEnd::new().unwrap();
-        let auth = front_end.var().join(".one/one_auth");
-        fs::create_dir_all(auth.parent().unwrap()).unwrap();
-        fs::write(auth, "oneadmin:secret\n").unwrap();
-        Stage { front_end, ear: Ear::open() }
-    }
-
-    fn nest(&self, arguments: &str) -> Nest {
-        let nest = self.front_end.driver("causeway-tm", arguments).unwrap();
-        nest.env("ONE_XMLRPC", self.ear.endpoint())
-    }
-
-    fn driver(&self, arguments: &str) -> Oned {
-        let mut oned = Oned::start(&self.nest(arguments)).unwrap().with_patience(Duration::from_secs(60));
-        oned.init().unwrap();
-        oned
-    }
-
-    /// Writes a script as oned does; its path.
-    fn script(&self, vm: u32, name: &str, text: &str) -> PathBuf {
-        let path = self.front_end.var().join(format!("vms/{vm}/{name}"));
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, text).unwrap();
-        path
-    }
-
-    fn send(&self, oned: &mut Oned, vm: u32, text: &str) {
-        let path = self.script(vm, "transfer.0.prolog", text);
-        oned.send_payload("TRANSFER", vm, path.to_str().unwrap()).unwrap();
-    }
-
-    /// Has a script run; the reply's status and payload.
-    fn transfer(&self, oned: &mut Oned, vm: u32, text: &str) -> (String, String) {
-        self.send(oned, vm, text);
-        let reply = oned.reply("TRANSFER", vm).unwrap();
-        (reply.status, reply.payload)
-    }
-
-    fn slots(&self) -> Vec<String> {
-        self.front_end.calls().unwrap().into_iter().map(|call| call.slot).collect()
-    }
-
-    /// `DSLOC` and a path below it.
-    fn datastores(&self, below: &str) -> String {
-        self.front_end.var().join("datastores").join(below).display().to_string()
-    }
-
-    /// Puts our wrappers into the slots of `qcow2` that are built, as `install.sh` does.
-    fn our_qcow2(&self) {
-        for verb in ["clone", "ln", "delete", "context"] {
-            let text = format!(
-                "#!/bin/sh\nexec {} slot tm/qcow2/{verb} \"$@\"\n",
-                program("causeway-tm").unwrap().display()
-            );
-            put(&self.front_end.var().join("remotes/tm/qcow2").join(verb), &text);
-        }
-    }
-
-    /// Tells oned's ear of VM 7 with a disk 0 of that format, in this LCM state, and of the two datastores.
-    fn vm7(&self, format: &str, state: u32) {
-        let vm = format!(
-            "<VM><ID>7</ID><STATE>3</STATE><LCM_STATE>{state}</LCM_STATE><TEMPLATE><DISK><DISK_ID>0</DISK_ID>\
-             <FORMAT>{format}</FORMAT><SIZE>32</SIZE><ORIGINAL_SIZE>16</ORIGINAL_SIZE></DISK></TEMPLATE>\
-             <HISTORY_RECORDS><HISTORY><SEQ>0</SEQ><DS_ID>100</DS_ID></HISTORY></HISTORY_RECORDS></VM>"
-        );
-        self.ear.tell("one.vm.info", 7, &vm);
-        for id in [1, 100] {
-            let datastore = format!("<DATASTORE><ID>{id}</ID><TEMPLATE/></DATASTORE>");
-            self.ear.tell("one.datastore.info", id, &datastore);
-        }
-    }
-
-    /// An image of 16 MiB in datastore 1.
-    fn image(&self, name: &str, format: &str) -> String {
-        let path = self.datastores(&format!("1/{name}"));
-        fs::create_dir_all(Path::new(&path).parent().unwrap()).unwrap();
-        tool("qemu-img", &["create", "-q", "-f", format, &path, "16M"]);
-        tool("qemu-io", &["-f", format, "-c", "write -q -P 0xa5 1M 1M", &path]);
-        path
-    }
-
-    /// Runs a slot by itself, as our wrapper does.
-    fn slot(&self, words: &[&str]) -> Output {
-        let mut command = Command::new(program("causeway-tm").unwrap());
-        command.arg("slot").args(words).stdin(Stdio::null());
-        command.env("ONE_LOCATION", self.front_end.location()).env("ONE_XMLRPC", self.ear.endpoint());
-        command.output().unwrap()
-    }
-}
-
-fn put(path: &Path, text: &str) {
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
-    fs::write(path, text).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-}
-
-/// Runs a tool that must succeed; its standard output.
-fn tool(program: &str, args: &[&str]) -> String {
-    let run = Command::new(program).args(args).env("LC_ALL", "C").output().unwrap();
-    assert!(run.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&run.stderr));
-    String::from_utf8(run.stdout).unwrap()
-}
-
-fn ok() -> (String, String) {
-    ("SUCCESS".to_owned(), "-".to_owned())
-}
-
-fn begun(front_end: &FrontEnd, slot: &str) {
-    for _ in 0..1200 {
-        if front_end.events().unwrap().contains(&Event::Begin(slot.to_owned())) {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    panic!("{slot} was not called within a minute");
-}
-
-fn runs(pid_file: &Path) -> bool {
-    let pid = fs::read_to_string(pid_file).unwrap();
-    let state = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
-    !state.is_empty() && !state.contains(") Z ")
-}
-
-fn ends(pid_file: &Path) {
-    for _ in 0..200 {
-        if !runs(pid_file) {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    panic!("process {} still runs", fs::read_to_string(pid_file).unwrap());
-}
-
-/// A recorded script.
-struct Recorded {
-    name: String,
-    vm: u32,
-    path: String,
-    fails: Vec<String>,
-    lines: Vec<String>,
-    status: String,
-}
-
-fn recorded() -> Vec<Recorded> {
-    let text = fs::read_to_string(data().join("transfers/scripts.txt")).unwrap();
-    let mut scripts: Vec<Recorded> = Vec::new();
-    for line in text.lines() {
-        let Some(of_script) = line.strip_prefix("  ") else {
-            let words: Vec<&str> = line.split_whitespace().collect();
-            scripts.push(Recorded {
-                name: words[0].to_owned(),
-                vm: words[1].parse().unwrap(),
-                path: words[2].to_owned(),
-                fails: Vec::new(),
-                lines: Vec::new(),
-                status: String::new(),
-            });
-            continue;
-        };
-        let script = scripts.last_mut().unwrap();
-        match of_script.split_once(' ').unwrap() {
-            ("|", text) => script.lines.push(text.to_owned()),
-            ("fails", slot) => script.fails.push(slot.to_owned()),
-            (status, _) => script.status = status.to_owned(),
-        }
-    }
-    scripts
-}
+#[path = "transfer/stage.rs"]
+mod stage;
+use stage::{Stage, TM, begun, ends, ok, put, recorded, tool};
 
 #[test]
 fn every_recorded_script_gives_the_recorded_calls_and_replies() {
@@ -637,4 +456,32 @@ fn a_slot_by_itself_does_the_same_for_the_stock_processes() {
         stage.slot(&["tm/qcow2/delete", &format!("node1:{}", stage.datastores("100/7")), "7", "100"]);
     assert!(delete.status.success() && !Path::new(&stage.datastores("100/7")).exists());
     assert!(Path::new(&image).exists());
+}
+
+#[test]
+fn a_disk_of_ours_is_attached_to_a_running_vm_with_what_oned_knows_of_its_datastores() {
+    let stage = Stage::new();
+    stage.our_qcow2();
+    let recorded = Request::recorded("k-qcow2-09", "ATTACHDISK").unwrap();
+    let request = recorded.map(|text| stage.front_end.localized(text)).unwrap();
+    let command = request.text("TM_COMMAND").to_owned();
+    let words: Vec<&str> = command.split_whitespace().collect();
+    let (source, disk) = (words[2].split_once(':').unwrap().1, words[3].split_once(':').unwrap().1);
+    let image = stage.image(source.rsplit('/').next().unwrap(), "raw");
+    assert_eq!(Path::new(&image), Path::new(source));
+    let nest = stage.front_end.driver("causeway-vmm", "-t 15 -r 0 kvm -p").unwrap();
+    let mut oned = Oned::start(&nest.env("ONE_XMLRPC", stage.ear.endpoint())).unwrap();
+    oned.init().unwrap();
+    let refused = oned.ask(&request.action, request.vm, &request.render()).unwrap();
+    assert!(refused.payload.contains("cannot look up datastore 102: "), "{refused:?}");
+    for id in [102, 103] {
+        stage.ear.tell("one.datastore.info", id, &format!("<DATASTORE><ID>{id}</ID><TEMPLATE/></DATASTORE>"));
+    }
+    let reply = oned.ask(&request.action, request.vm, &request.render()).unwrap();
+    assert!(reply.is_success(), "{reply:?}");
+    assert!(Path::new(disk).exists());
+    // The VM stands in the request.
+    assert!(stage.ear.asked().iter().all(|(method, _)| method == "one.datastore.info"));
+    oned.is_square().unwrap();
+    oned.finalize().unwrap();
 }
