@@ -72,10 +72,7 @@ pub struct Failure {
 impl Failure {
     /// A failure of that kind; `text` may be anything printable.
     pub fn new(kind: Kind, text: impl fmt::Display) -> Self {
-        Failure {
-            kind,
-            text: text.to_string(),
-        }
+        Failure { kind, text: text.to_string() }
     }
 
     /// A failure whose text walks the chain of sources: `outer: inner: innermost`.
@@ -91,10 +88,7 @@ impl Failure {
 
     /// Puts what was being done in front: `deploy one-7: <text>`.
     pub fn context(self, what: impl fmt::Display) -> Self {
-        Failure {
-            kind: self.kind,
-            text: format!("{what}: {}", self.text),
-        }
+        Failure { kind: self.kind, text: format!("{what}: {}", self.text) }
     }
 }
 
@@ -106,10 +100,7 @@ const PAYLOAD_LIMIT: usize = 4096;
 /// text, contract VMM 1.4), at most 4 KiB.
 pub fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len().min(PAYLOAD_LIMIT));
-    for word in text
-        .split(|c: char| c.is_control() || c.is_whitespace())
-        .filter(|w| !w.is_empty())
-    {
+    for word in text.split(|c: char| c.is_control() || c.is_whitespace()).filter(|w| !w.is_empty()) {
         if line.len() + word.len() >= PAYLOAD_LIMIT {
             line.push_str(" ...");
             break;
@@ -120,11 +111,7 @@ pub fn one_line(text: &str) -> String {
         line.push_str(word);
     }
     let trimmed = line.trim_start_matches(['-', ' ']);
-    if trimmed.len() == line.len() {
-        line
-    } else {
-        trimmed.to_owned()
-    }
+    if trimmed.len() == line.len() { line } else { trimmed.to_owned() }
 }
 
 #[cfg(test)]

@@ -31,11 +31,7 @@ impl NameError {
             Some((end, _)) => format!("{}...", value.get(..end).unwrap_or_default()),
             None => value.to_owned(),
         };
-        NameError {
-            kind,
-            value,
-            accepted,
-        }
+        NameError { kind, value, accepted }
     }
 }
 
@@ -84,11 +80,7 @@ impl FromStr for VmId {
         let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
         match text.parse() {
             Ok(id) if digits => Ok(VmId(id)),
-            _ => Err(NameError::new(
-                "VM id",
-                text,
-                "a decimal number below 4294967296",
-            )),
+            _ => Err(NameError::new("VM id", text, "a decimal number below 4294967296")),
         }
     }
 }
@@ -211,11 +203,7 @@ impl FromStr for DiskPath {
         if ok {
             Ok(DiskPath(text.to_owned()))
         } else {
-            Err(NameError::new(
-                "path",
-                text,
-                "an absolute path without '.', '..' or control characters",
-            ))
+            Err(NameError::new("path", text, "an absolute path without '.', '..' or control characters"))
         }
     }
 }
@@ -235,28 +223,14 @@ impl fmt::Display for Mac {
 impl FromStr for Mac {
     type Err = NameError;
     fn from_str(text: &str) -> Result<Self, NameError> {
-        let bad = || {
-            NameError::new(
-                "MAC",
-                text,
-                "six pairs of hexadecimal digits with colons between",
-            )
-        };
+        let bad = || NameError::new("MAC", text, "six pairs of hexadecimal digits with colons between");
         let mut octets = [0; 6];
         let mut parts = text.split(':');
         for octet in &mut octets {
-            let part = parts
-                .next()
-                .filter(|p| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit()));
-            *octet = part
-                .and_then(|p| u8::from_str_radix(p, 16).ok())
-                .ok_or_else(bad)?;
+            let part = parts.next().filter(|p| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit()));
+            *octet = part.and_then(|p| u8::from_str_radix(p, 16).ok()).ok_or_else(bad)?;
         }
-        if parts.next().is_some() {
-            Err(bad())
-        } else {
-            Ok(Mac(octets))
-        }
+        if parts.next().is_some() { Err(bad()) } else { Ok(Mac(octets)) }
     }
 }
 
@@ -291,11 +265,7 @@ impl TryFrom<u32> for Vni {
         if number < 1 << 24 {
             Ok(Vni(number))
         } else {
-            Err(NameError::new(
-                "VNI",
-                &number.to_string(),
-                "a number below 16777216",
-            ))
+            Err(NameError::new("VNI", &number.to_string(), "a number below 16777216"))
         }
     }
 }
@@ -309,10 +279,7 @@ impl From<Vni> for u32 {
 impl FromStr for Vni {
     type Err = NameError;
     fn from_str(text: &str) -> Result<Self, NameError> {
-        let number = text
-            .parse::<u32>()
-            .ok()
-            .filter(|_| text.bytes().all(|b| b.is_ascii_digit()));
+        let number = text.parse::<u32>().ok().filter(|_| text.bytes().all(|b| b.is_ascii_digit()));
         number
             .and_then(|n| Vni::try_from(n).ok())
             .ok_or_else(|| NameError::new("VNI", text, "a number below 16777216"))
@@ -341,8 +308,7 @@ impl LinkName {
 impl FromStr for LinkName {
     type Err = NameError;
     fn from_str(text: &str) -> Result<Self, NameError> {
-        let word =
-            |b: u8| b.is_ascii_graphic() && !matches!(b, b'/' | b':' | b'"' | b'\'' | b'\\' | b'%');
+        let word = |b: u8| b.is_ascii_graphic() && !matches!(b, b'/' | b':' | b'"' | b'\'' | b'\\' | b'%');
         let ok = (1..=15).contains(&text.len()) && text.bytes().all(word);
         if ok && !text.starts_with('-') && text != "." && text != ".." {
             Ok(LinkName(text.to_owned()))
@@ -378,16 +344,12 @@ impl FromStr for RequestId {
     type Err = NameError;
     fn from_str(text: &str) -> Result<Self, NameError> {
         // It becomes a file name on the host, hence the narrow alphabet.
-        let ok = (1..=64).contains(&text.len())
-            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        let ok =
+            (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
         if ok {
             Ok(RequestId(text.to_owned()))
         } else {
-            Err(NameError::new(
-                "request id",
-                text,
-                "1 to 64 letters, digits and '-'",
-            ))
+            Err(NameError::new("request id", text, "1 to 64 letters, digits and '-'"))
         }
     }
 }
@@ -398,18 +360,7 @@ mod tests {
 
     #[test]
     fn host_names_that_ssh_would_misread_are_refused() {
-        for text in [
-            "",
-            "-oProxyCommand=x",
-            ".h",
-            "a b",
-            "h;1",
-            "h\n",
-            "$(h)",
-            "h'1",
-            "a/b",
-            "h:1",
-        ] {
+        for text in ["", "-oProxyCommand=x", ".h", "a b", "h;1", "h\n", "$(h)", "h'1", "a/b", "h:1"] {
             assert!(text.parse::<HostName>().is_err(), "{text:?}");
         }
         for text in ["node1", "h1.example.org", "10.77.0.1", "fe80::1", "node_1"] {
@@ -421,19 +372,8 @@ mod tests {
     fn both_forms_of_deploy_id_are_taken() {
         let uuid: DeployId = "6E1F0F2A-0000-4000-8000-000000571347".parse().unwrap();
         assert_eq!(uuid.as_str(), "6e1f0f2a-0000-4000-8000-000000571347");
-        assert_eq!(
-            "one-7".parse::<DeployId>().unwrap(),
-            DeployId::of_vm(VmId(7))
-        );
-        for text in [
-            "",
-            "-",
-            "one-",
-            "one-x",
-            "one-+7",
-            "{6e1f0f2a-0000-4000-8000-000000571347}",
-            "7",
-        ] {
+        assert_eq!("one-7".parse::<DeployId>().unwrap(), DeployId::of_vm(VmId(7)));
+        for text in ["", "-", "one-", "one-x", "one-+7", "{6e1f0f2a-0000-4000-8000-000000571347}", "7"] {
             assert!(text.parse::<DeployId>().is_err(), "{text:?}");
         }
     }
@@ -443,42 +383,22 @@ mod tests {
         let sent: DiskPath = "/var/lib/one//datastores/0/7/disk.0".parse().unwrap();
         assert_eq!(sent.as_str(), "/var/lib/one//datastores/0/7/disk.0");
         assert_eq!(sent, "/var/lib/one/datastores/0/7/disk.0".parse().unwrap());
-        for text in [
-            "", "/", "//", "disk.0", "/a/../b", "/a/./b", "/a/..", "/a\n/b", "/a\0",
-        ] {
+        for text in ["", "/", "//", "disk.0", "/a/../b", "/a/./b", "/a/..", "/a\n/b", "/a\0"] {
             assert!(text.parse::<DiskPath>().is_err(), "{text:?}");
         }
     }
 
     #[test]
     fn addresses_and_numbers_have_one_spelling() {
-        assert_eq!(
-            "02:00:0A:0b:00:0c".parse::<Mac>().unwrap().to_string(),
-            "02:00:0a:0b:00:0c"
-        );
-        for text in [
-            "",
-            "02:00:0a:0b:00",
-            "02:00:0a:0b:00:0c:0d",
-            "+2:00:0a:0b:00:0c",
-            "0200:0a:0b:00:0c",
-        ] {
+        assert_eq!("02:00:0A:0b:00:0c".parse::<Mac>().unwrap().to_string(), "02:00:0a:0b:00:0c");
+        for text in ["", "02:00:0a:0b:00", "02:00:0a:0b:00:0c:0d", "+2:00:0a:0b:00:0c", "0200:0a:0b:00:0c"] {
             assert!(text.parse::<Mac>().is_err(), "{text:?}");
         }
         assert!("16777215".parse::<Vni>().is_ok());
         assert!("16777216".parse::<Vni>().is_err());
         assert!("+1".parse::<Vni>().is_err());
         assert!("+1".parse::<VmId>().is_err());
-        for text in [
-            "",
-            "sixteen-letters-",
-            "a b",
-            "a/b",
-            "-x",
-            "a:b",
-            "..",
-            "a$(b)\n",
-        ] {
+        for text in ["", "sixteen-letters-", "a b", "a/b", "-x", "a:b", "..", "a$(b)\n"] {
             assert!(text.parse::<LinkName>().is_err(), "{text:?}");
         }
     }
