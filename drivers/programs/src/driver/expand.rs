@@ -10,7 +10,7 @@ use causeway_core::answer::{Failure, Kind};
 use causeway_core::document::VmDocument;
 use causeway_core::names::VmId;
 use causeway_core::plan::{InputName, Place, Slot, Step, Work};
-use causeway_core::reach::slots::{Standing, standing_with_fallback};
+use causeway_core::reach::slots::{Standing, standing, standing_with_fallback};
 use causeway_tm::facts::{DatastoreFacts, Lookup, Needs, VmFacts};
 
 use super::oned::Oned;
@@ -30,6 +30,7 @@ pub enum Doer {
 pub fn doer(remotes: &Path, asked: &Slot) -> Doer {
     let (found, standing) = standing_with_fallback(remotes, asked);
     let slot = match standing {
+        Standing::Foreign(_) if is_ours_by_a_link(remotes, &found) => found,
         Standing::Foreign(_) => return Doer::Foreign(found),
         Standing::Ours => found,
         Standing::Missing => asked.clone(),
@@ -40,6 +41,17 @@ pub fn doer(remotes: &Path, asked: &Slot) -> Doer {
     } else {
         Doer::Nobody
     }
+}
+
+/// Whether the driver's directory is a link to another one's, as `tm/shared` is one to `tm/qcow2` (contract TM 0), and
+/// our wrapper for the slot there stands in it.
+fn is_ours_by_a_link(remotes: &Path, slot: &Slot) -> bool {
+    let Ok(target) = std::fs::read_link(remotes.join(slot.family()).join(slot.driver())) else {
+        return false;
+    };
+    let name = target.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let there = Slot::new(slot.family(), name, slot.verb());
+    there.is_ok_and(|there| standing(remotes, &there) == Standing::Ours)
 }
 
 /// That nobody does what `slot` is for.
@@ -152,6 +164,10 @@ mod tests {
             (|s: &str| Doer::Ours(s.parse().unwrap()), |s: &str| Doer::Foreign(s.parse().unwrap()));
         assert_eq!(of("tm/qcow2/clone"), ours("tm/qcow2/clone"));
         assert_eq!(of("tm/shared/ln"), ours("tm/shared/ln"));
+        // As the stock release installs it.
+        std::os::unix::fs::symlink("qcow2", remotes.path().join("tm/shared")).unwrap();
+        assert_eq!(of("tm/shared/clone"), ours("tm/shared/clone"));
+        assert_eq!(of("tm/shared/delete"), foreign("tm/shared/delete"));
         assert_eq!(of("tm/qcow2/delete"), foreign("tm/qcow2/delete"));
         assert_eq!(of("tm/qcow2/delete.ssh"), foreign("tm/qcow2/delete"));
         // A wrapper in a slot that this version does not fill, and an empty slot of another driver.

@@ -174,11 +174,12 @@ pub fn recorded() -> Vec<Recorded> {
     let mut scripts: Vec<Recorded> = Vec::new();
     for line in text.lines() {
         let Some(of_script) = line.strip_prefix("  ") else {
-            let words: Vec<&str> = line.split_whitespace().collect();
+            let mut words = line.split_whitespace();
+            let mut word = || words.next().unwrap();
             scripts.push(Recorded {
-                name: words[0].to_owned(),
-                vm: words[1].parse().unwrap(),
-                path: words[2].to_owned(),
+                name: word().to_owned(),
+                vm: word().parse().unwrap(),
+                path: word().to_owned(),
                 fails: Vec::new(),
                 lines: Vec::new(),
                 status: String::new(),
