@@ -268,6 +268,21 @@ async fn the_first_cause_comes_first_and_the_undo_never_stops() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_guest_uses_that_cannot_be_ended_is_left_alone() {
+    let fails = |step: &str| (step.to_owned(), Fault::Fails { took: false, owner: Owner::Ours });
+    let faults = std::iter::once(fails("post:fw")).chain(vec![fails("undo-cancel"); 9]).collect();
+    let (report, world) = cases().remove(0).play(&Script { faults }, None).await;
+    assert_eq!(report.broken, [""; 0]);
+    let Outcome::Failure(failure) = report.outcome else { panic!("{:?}", report.outcome) };
+    let left = "undo-clean:vxlan: left alone, the guest runs on h1";
+    assert!(
+        failure.text.contains("undo-cancel: scripted to fail") && failure.text.contains(left),
+        "{failure}"
+    );
+    assert_eq!(world.left().iter().filter(|(_, what)| what.starts_with("network")).count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_word_of_somebody_elses_script_is_checked_where_it_can_be() {
     for took in [false, true] {
         let fault = Fault::Fails { took, owner: Owner::Foreign };

@@ -1,15 +1,17 @@
 //! Walks the undo backwards, on every place that the action touched.
 
+use std::collections::BTreeSet;
+
 use super::exchange::Single;
 use super::{Engine, Log, Progress, REPEATS, Reach, Stop};
 use crate::answer::Failure;
 use crate::journal::Note;
 use crate::names::RequestId;
-use crate::plan::{Plan, Step};
+use crate::plan::{Goal, Plan, Step};
 
 impl<R: Reach, L: Log> Engine<'_, R, L> {
     /// Undoes in reverse what was done, half done or perhaps done, back to the point of no return. Never stops at an
-    /// error of its own; returns them. What still runs in a lost exchange is waited for by the hosts themselves: they
+    /// error of its own, but never touches what a guest that could not be ended uses; returns what it left. What still runs in a lost exchange is waited for by the hosts themselves: they
     /// run one exchange of a VM at a time.
     pub(super) async fn roll_back(
         &self,
@@ -21,10 +23,17 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
             self.journal.note(request, &Note::Undo);
         }
         let mut trouble = Vec::new();
-        for step in progress.to_undo(plan) {
-            for undo in &step.undo {
-                if let Err(failure) = self.undo(plan, request, progress, undo).await {
-                    trouble.push(format!("{}: {failure}", undo.name));
+        // Hosts where the guest could not be ended: what was made for it there is in use.
+        let mut in_use = BTreeSet::new();
+        for undo in progress.to_undo(plan).flat_map(|step| &step.undo) {
+            if let Some(host) = undo.place.host().filter(|host| in_use.contains(*host)) {
+                trouble.push(format!("{}: left alone, the guest runs on {host}", undo.name));
+                continue;
+            }
+            if let Err(failure) = self.undo(plan, request, progress, undo).await {
+                trouble.push(format!("{}: {failure}", undo.name));
+                if let Some(Goal::Gone { host, .. }) = &undo.goal {
+                    in_use.insert(host.clone());
                 }
             }
         }
