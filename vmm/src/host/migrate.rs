@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use causeway_core::answer::{Failure, Kind};
 use causeway_core::document::Envelope;
 use causeway_core::names::{DeployId, HostName};
-use causeway_core::reach::wire::{Done, Effect, Severity};
+use causeway_core::reach::wire::{Done, Severity};
 use causeway_domain::{AutoConverge, Drive, JobPhase, JobStats, MigrateRequest};
 
 use super::{Call, Settings, failure, sighting};
@@ -21,8 +21,7 @@ const TELL: Duration = Duration::from_secs(10);
 /// How often libvirt is asked about the job, and how soon a cancel is passed on.
 const WATCH: Duration = Duration::from_millis(100);
 
-/// A block job that is about to end refuses a migration; the contract gives it three tries, 5 s apart.
-const TRIES: u32 = 3;
+/// A block job that is about to end refuses a migration: it is tried again so much later, `VIRSH_TRIES` times in all.
 const BLOCK_JOB_PAUSE: Duration = Duration::from_secs(5);
 
 /// `migrate DEPLOY_ID DESTINATION SOURCE VMID SOURCE`, the envelope on standard input.
@@ -44,22 +43,32 @@ pub(super) fn migrate(call: &Call<'_>) -> Result<Done, Failure> {
         }
         other => return Err(Failure::new(Kind::HostState, format!("{id} is {other:?} on {source}"))),
     }
-    let mut tries = 0;
+    tried(call, &id, &request, BLOCK_JOB_PAUSE)?;
+    Ok(Done::quiet())
+}
+
+/// Migrates, and again after `pause` while a block job stands in the way.
+pub(super) fn tried(
+    call: &Call<'_>,
+    id: &DeployId,
+    request: &MigrateRequest,
+    pause: Duration,
+) -> Result<(), Failure> {
+    let mut left = call.settings.kvmrc.virsh_tries;
     loop {
-        tries += 1;
-        match watched(call, &id, &request) {
-            Err(failure) if failure.text.contains("active block job") && tries < TRIES => {
+        left = left.saturating_sub(1);
+        match watched(call, id, request) {
+            Err(failure) if failure.text.contains("active block job") && left > 0 => {
                 (call.log)(Severity::Warning, &format!("{failure}; trying again"));
-                call.pause(BLOCK_JOB_PAUSE)?;
+                call.pause(pause)?;
             }
-            Err(failure) => return Err(failure),
-            Ok(()) => return Ok(Done { output: String::new(), effect: Effect::Made }),
+            result => return result,
         }
     }
 }
 
 /// What libvirt is asked for: who drives, and what the VM's template and the admin tuned.
-fn request(
+pub(super) fn request(
     settings: &Settings,
     destination: &HostName,
     source: &HostName,
@@ -72,10 +81,11 @@ fn request(
     if envelope.datastore.as_ref().is_none_or(|d| !d.shared) {
         return not_built("live migration from a system datastore that is not SHARED=YES");
     }
-    let uri = match settings.drive {
-        Drive::PeerToPeer => format!("qemu+tls://{destination}/system"),
-        Drive::Client => format!("{}://{destination}/system", settings.kvmrc.qemu_protocol),
+    let protocol = match settings.drive {
+        Drive::PeerToPeer => "qemu+tls",
+        Drive::Client => settings.kvmrc.qemu_protocol.as_str(),
     };
+    let uri = uri(protocol, destination);
     let deadline = settings.causeway.deadlines.migrate.duration();
     let mut request = MigrateRequest::new(settings.drive, uri, deadline);
     request.tls = settings.drive == Drive::PeerToPeer;
@@ -89,6 +99,13 @@ fn request(
     }
     request.check().map_err(|why| Failure::new(Kind::Input, format!("migration options: {why}")))?;
     Ok(request)
+}
+
+/// The destination's libvirt. There is nobody whom ssh could ask for a password: it must fail, not wait.
+fn uri(protocol: &str, host: &HostName) -> String {
+    let host = if host.as_str().contains(':') { format!("[{host}]") } else { host.to_string() };
+    let no_tty = if protocol.ends_with("+ssh") { "?no_tty=1" } else { "" };
+    format!("{protocol}://{host}/system{no_tty}")
 }
 
 /// `MIGRATE_OPTIONS` of `kvmrc`: the options of `virsh migrate` that an admin may set for all migrations.
@@ -106,9 +123,9 @@ fn apply_options(request: &mut MigrateRequest, options: &[String]) -> Result<(),
             })
         };
         match name {
-            "--live" => {}
+            "--live" if inline.is_none() => {}
             "--bandwidth" => request.bandwidth_mib = Some(number()?),
-            "--parallel" => request.parallel = request.parallel.or(Some(0)),
+            "--parallel" if inline.is_none() => request.parallel = request.parallel.or(Some(0)),
             "--parallel-connections" => {
                 let count = number()?;
                 let count = u8::try_from(count).map_err(|_| {
@@ -116,10 +133,10 @@ fn apply_options(request: &mut MigrateRequest, options: &[String]) -> Result<(),
                 })?;
                 request.parallel = Some(count);
             }
-            other => {
+            _ => {
                 let accepted =
                     "--live, --bandwidth, --auto-converge, --compressed, --parallel, --parallel-connections";
-                let text = format!("MIGRATE_OPTIONS: {other:?} is not one of {accepted}");
+                let text = format!("MIGRATE_OPTIONS: {word:?} is not one of {accepted}");
                 return Err(Failure::new(Kind::Input, text));
             }
         }
@@ -143,7 +160,8 @@ fn watched(call: &Call<'_>, id: &DeployId, request: &MigrateRequest) -> Result<(
     }
     match result {
         Ok(()) => Ok(()),
-        Err(_) if call.is_cancelled() => Err(Failure::new(Kind::Cancelled, "cancelled; the job was aborted")),
+        // Where libvirt's word is missing the job may go on.
+        Err(e) if call.is_cancelled() && !e.is_unknown() => Err(Failure::new(Kind::Cancelled, "cancelled; the job was aborted")),
         Err(e) => Err(failure(&e)),
     }
 }

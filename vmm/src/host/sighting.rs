@@ -5,7 +5,7 @@ use causeway_core::names::DeployId;
 use causeway_core::outcome::Sighting;
 use causeway_core::plan::Order;
 use causeway_core::reach::wire::{Done, Effect};
-use causeway_domain::{Hypervisor, JobOperation, JobPhase, PauseReason, State};
+use causeway_domain::{Code, Hypervisor, JobOperation, JobPhase, PauseReason, State};
 
 use super::failure;
 
@@ -20,6 +20,8 @@ pub fn sighting(hypervisor: &dyn Hypervisor, id: &DeployId) -> Sighting {
         Ok(job) if matches!(job.phase, JobPhase::Bounded | JobPhase::Unbounded) => Ok(Some(job.operation)),
         Ok(_) => Ok(None),
         Err(e) if e.is_absent() => Ok(None),
+        // A hypervisor that knows no jobs moves nothing: libvirt's own test driver.
+        Err(e) if e.code() == Some(Code::Unsupported) => Ok(None),
         Err(e) => Err(Sighting::Unreachable(failure(&e).text)),
     };
     match domain.state {
@@ -38,7 +40,13 @@ pub fn sighting(hypervisor: &dyn Hypervisor, id: &DeployId) -> Sighting {
             }
         }
         State::Paused(PauseReason::StartingUp) => Sighting::Incoming,
-        State::Paused(_) | State::PmSuspended => Sighting::Paused,
+        // One that its owner paused can be sent as it is, and stands still all the way.
+        State::Paused(_) | State::PmSuspended => match moving() {
+            Ok(Some(JobOperation::MigrationOut)) => Sighting::Migrating,
+            Ok(Some(JobOperation::MigrationIn)) => Sighting::Incoming,
+            Ok(_) => Sighting::Paused,
+            Err(unknown) => unknown,
+        },
         State::ShutOff | State::Crashed => Sighting::Ended,
         State::NoState => Sighting::Unreachable(format!("libvirt does not say what {id} does")),
     }

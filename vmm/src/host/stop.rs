@@ -10,7 +10,7 @@ use causeway_core::document::Features;
 use causeway_core::names::DeployId;
 use causeway_core::reach::wire::{Done, Effect, Severity};
 use causeway_domain::domain_xml::facts;
-use causeway_domain::{Code, Domain, XmlView};
+use causeway_domain::{Code, State, XmlView};
 
 use super::{Call, failure};
 
@@ -18,7 +18,7 @@ use super::{Call, failure};
 const POLL: Duration = Duration::from_millis(250);
 
 /// Longest time from a destroy to libvirt's word that the domain is gone.
-const DESTROY_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const DESTROY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// `shutdown DEPLOY_ID HOST VMID HOST`
 pub(super) fn shutdown(call: &Call<'_>) -> Result<Done, Failure> {
@@ -28,7 +28,7 @@ pub(super) fn shutdown(call: &Call<'_>) -> Result<Done, Failure> {
     }
     if call.settings.kvmrc.cancel_no_acpi && !has_acpi(call, &id)? {
         (call.log)(Severity::Info, "the guest knows no ACPI and CANCEL_NO_ACPI is set: powering it off");
-        return destroy(call, &id);
+        return destroy(call, &id, DESTROY_TIMEOUT);
     }
     ask(call, &id)?;
     let effective = call.settings.effective(&Features::default());
@@ -43,7 +43,10 @@ pub(super) fn shutdown(call: &Call<'_>) -> Result<Done, Failure> {
         // A guest that was still booting lost the first request.
         if !asked_twice && start.elapsed() > limit / 2 {
             asked_twice = true;
-            ask(call, &id)?;
+            // It was asked once, and goes on shutting down whatever becomes of this.
+            if let Err(failure) = ask(call, &id) {
+                (call.log)(Severity::Warning, &failure.text);
+            }
         }
     }
     let seconds = limit.as_secs();
@@ -53,7 +56,7 @@ pub(super) fn shutdown(call: &Call<'_>) -> Result<Done, Failure> {
     }
     let text = format!("the guest did not shut down within {seconds} s: powering it off");
     (call.log)(Severity::Warning, &text);
-    destroy(call, &id)
+    destroy(call, &id, DESTROY_TIMEOUT)
 }
 
 /// `cancel DEPLOY_ID HOST VMID HOST`
@@ -62,7 +65,7 @@ pub(super) fn cancel(call: &Call<'_>) -> Result<Done, Failure> {
     if gone(call, &id)? {
         return Ok(Done { output: String::new(), effect: Effect::Already });
     }
-    destroy(call, &id)
+    destroy(call, &id, DESTROY_TIMEOUT)
 }
 
 /// Asks the guest to shut down; one that went meanwhile needs no asking.
@@ -74,28 +77,21 @@ fn ask(call: &Call<'_>, id: &DeployId) -> Result<(), Failure> {
     }
 }
 
-/// Powers the guest off and waits until libvirt has forgotten it.
-fn destroy(call: &Call<'_>, id: &DeployId) -> Result<Done, Failure> {
+/// Powers the guest off and waits, at most `limit`, until libvirt says that it is.
+pub(super) fn destroy(call: &Call<'_>, id: &DeployId, limit: Duration) -> Result<Done, Failure> {
     let start = Instant::now();
     loop {
-        // A domain that somebody made persistent would stay behind as a definition (contract VMM 7, C4).
-        if look(call, id)?.is_some_and(|domain| domain.persistent)
-            && let Err(e) = call.hypervisor.undefine(id)
-            && !e.is_absent()
-        {
-            (call.log)(Severity::Warning, &failure(&e).text);
-        }
         match call.hypervisor.destroy(id) {
             Ok(()) => {}
             Err(e) if e.is_absent() || e.code() == Some(Code::WrongState) => {}
-            Err(e) if start.elapsed() > DESTROY_TIMEOUT => return Err(failure(&e)),
+            Err(e) if start.elapsed() > limit => return Err(failure(&e)),
             Err(e) => (call.log)(Severity::Warning, &failure(&e).text),
         }
         if gone(call, id)? {
             return Ok(Done::quiet());
         }
-        if start.elapsed() > DESTROY_TIMEOUT {
-            let seconds = DESTROY_TIMEOUT.as_secs();
+        if start.elapsed() > limit {
+            let seconds = limit.as_secs();
             return Err(Failure::new(
                 Kind::Timeout,
                 format!("{id} is still there {seconds} s after its destroy"),
@@ -105,13 +101,23 @@ fn destroy(call: &Call<'_>, id: &DeployId) -> Result<Done, Failure> {
     }
 }
 
-/// Whether libvirt says that there is no such domain. One that is off but defined is gone as far as oned is concerned.
+/// Whether libvirt says that the guest has ended: there is no such domain, or only its definition.
+///
+/// A domain that somebody made persistent leaves one (contract VMM 7, C4), which would stand in the way of the next
+/// deploy here. A definition that can't be taken away does not turn an ended guest into a running one.
 fn gone(call: &Call<'_>, id: &DeployId) -> Result<bool, Failure> {
-    Ok(look(call, id)?.is_none_or(|domain| !domain.state.is_active() && !domain.persistent))
-}
-
-fn look(call: &Call<'_>, id: &DeployId) -> Result<Option<Domain>, Failure> {
-    call.hypervisor.lookup(id).map_err(|e| failure(&e))
+    let found = call.hypervisor.lookup(id).map_err(|e| failure(&e))?;
+    let Some(domain) = found else { return Ok(true) };
+    if domain.id.is_some() && domain.state != State::ShutOff {
+        return Ok(false);
+    }
+    if domain.persistent
+        && let Err(e) = call.hypervisor.undefine(id)
+        && !e.is_absent()
+    {
+        (call.log)(Severity::Warning, &failure(&e).text);
+    }
+    Ok(true)
 }
 
 fn has_acpi(call: &Call<'_>, id: &DeployId) -> Result<bool, Failure> {

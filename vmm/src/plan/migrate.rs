@@ -21,8 +21,9 @@ pub(super) fn migrate(mut b: Builder<'_>) -> Result<Plan, Failure> {
     let mut prepare = b.transfer_as("PRE", Some(input::VM_BASE64))?;
     let give_up: Vec<Step> =
         b.transfer_as("FAIL", Some(input::VM_BASE64))?.into_iter().map(Step::ignored).collect();
-    if let Some(last) = prepare.last_mut() {
-        last.undo.extend(give_up);
+    // Undone from the end: what the first one is undone by comes last, and also when a later one fails.
+    if let Some(first) = prepare.first_mut() {
+        first.undo.extend(give_up);
     }
     b.steps(prepare);
     if moves {

@@ -73,7 +73,8 @@ pub(super) fn attach_disk(mut b: Builder<'_>) -> Result<Plan, Failure> {
     let mut attach = b.vmm("attach_disk", b.on_source(), argv)?;
     // The hypervisor's refusal takes the disk away again (contract VMM 2.4).
     attach.undo = epilogue;
-    b.steps(prologue);
+    // The disk may be a copy, as long as its image.
+    b.steps(prologue.into_iter().map(Step::long).collect());
     b.step(attach);
     Ok(b.finish(Answer::Empty))
 }
@@ -208,7 +209,7 @@ pub(super) fn disk_snapshot_create(mut b: Builder<'_>) -> Result<Plan, Failure> 
     for command in &commands {
         let live = command.with_action(&format!("{}_LIVE", command.action()));
         let steps = b.transfer(&live.map_err(|e| Failure::new(Kind::Input, e))?, None)?;
-        b.steps(steps);
+        b.steps(steps.into_iter().map(Step::long).collect());
     }
     Ok(b.finish(Answer::Empty))
 }
@@ -261,7 +262,7 @@ fn datastore(b: &Builder<'_>, verb: &str, input: &str) -> Result<Step, Failure> 
     let slot = b.slot("datastore", driver.as_str(), verb)?;
     let argv = command.args.iter().map(|word| word.as_str().into()).collect();
     let work = Work::Slot { slot, argv, input: Some(input.to_owned()) };
-    Ok(Step::new(verb, Place::FrontEnd, work, b.settings.deadlines.long).long())
+    Ok(Step::new(verb, Place::FrontEnd, work, b.settings.deadlines.long))
 }
 
 pub(super) fn backup(mut b: Builder<'_>) -> Result<Plan, Failure> {
@@ -274,12 +275,12 @@ pub(super) fn backup(mut b: Builder<'_>) -> Result<Plan, Failure> {
     let mut prepare = b.transfer(&verb("PRE")?, Some(input::VM_BARE))?;
     let tidy = b.transfer(&verb("POST")?, Some(input::VM_BARE))?;
     // The backup is only as good as its clean-up is late: a failure there does not unmake it (contract VMM 7, B10).
-    if let Some(last) = prepare.last_mut() {
-        last.undo.extend(tidy.iter().cloned());
+    if let Some(first) = prepare.first_mut() {
+        first.undo.extend(tidy.iter().cloned());
     }
     let upload = datastore(&b, "backup", input::BACKUP)?;
     b.steps(prepare.into_iter().map(Step::long).collect());
-    b.step(upload);
+    b.step(upload.long());
     b.steps(tidy.into_iter().map(|s| s.long().ignored()).collect());
     Ok(b.finish(Answer::Output("backup".to_owned())))
 }
