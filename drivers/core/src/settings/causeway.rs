@@ -135,13 +135,21 @@ pub enum Transport {
 }
 
 /// How a running VM moves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Migration {
     /// Who connects to whom.
     pub transport: Transport,
     /// Carry the guest's memory inside of libvirt's own connections too, where it would else go in the clear.
     pub tunnels: bool,
+    /// How often the VM's log is told that it is not known where a guest is.
+    pub tell: Seconds,
+}
+
+impl Default for Migration {
+    fn default() -> Self {
+        Migration { transport: Transport::default(), tunnels: false, tell: Seconds::new(60) }
+    }
 }
 
 /// Settings of `kvmrc` that `causeway.toml` overrides.
@@ -232,10 +240,11 @@ mod tests {
     fn everything_may_be_left_out() {
         assert_eq!(read("").unwrap(), Causeway::default());
         let some =
-            read("[deadlines]\nmigrate = 90\n[migration]\ntransport = \"p2p\"\ntunnels = true\n").unwrap();
+            read("[deadlines]\nmigrate = 90\n[migration]\ntransport = \"p2p\"\ntunnels = true\ntell = 5\n").unwrap();
         assert_eq!(some.deadlines.migrate.duration(), Duration::from_secs(90));
         assert_eq!(some.deadlines.vnm, Deadlines::default().vnm);
-        assert_eq!(some.migration, Migration { transport: Transport::P2p, tunnels: true });
+        let tell = Seconds::new(5);
+        assert_eq!(some.migration, Migration { transport: Transport::P2p, tunnels: true, tell });
     }
 
     #[test]

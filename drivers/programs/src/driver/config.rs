@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
+use causeway_core::engine::Patience;
 use causeway_core::journal::{Journal, Unfinished};
 use causeway_core::plan::Slot;
 use causeway_core::protocol::{ArgvError, DriverOptions, TmOptions};
@@ -233,6 +234,11 @@ impl<O: Options> Config<O> {
             "bash" => command,
             shell => format!("{} -c {}", quoted(shell), quoted(&command)),
         }
+    }
+
+    /// How hosts are asked again that gave no proof of where a guest is.
+    pub fn patience(&self) -> Patience {
+        Patience { tell: self.causeway.migration.tell.duration(), ..Patience::default() }
     }
 
     /// What the transfer manager's plans depend on.

@@ -15,7 +15,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use causeway_core::answer::Failure;
 use causeway_core::document::VmDocument;
-use causeway_core::engine::{Engine, Outcome, Patience};
+use causeway_core::engine::{Engine, Outcome};
 use causeway_core::journal::{Journal, Note};
 use causeway_core::names::{RequestId, VmId};
 use causeway_core::plan::{Lane, Plan, Recall};
@@ -234,7 +234,7 @@ impl<F: Family> Driver<F> {
 
     /// An engine on this process's places.
     pub(super) fn engine(&self, cancelled: watch::Receiver<bool>) -> Engine<'_, Places, Out> {
-        let patience = Patience::default();
+        let patience = self.config.patience();
         Engine { reach: &self.places, log: &self.out, journal: &self.journal, patience, cancelled }
     }
 

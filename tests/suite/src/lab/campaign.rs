@@ -16,7 +16,7 @@ const KVMRC: &str = "MIGRATE_OPTIONS=\"--bandwidth 24\"\n";
 const WRITES: (u32, u32) = (8, 400);
 
 /// How the points are tried.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Campaign {
     /// How long a broken libvirtd or cable stays so.
     pub outage: Outage,
@@ -24,6 +24,8 @@ pub struct Campaign {
     pub thorough: bool,
     /// How many points; all if not given.
     pub sample: Option<usize>,
+    /// Only those of them whose names hold this.
+    pub only: String,
 }
 
 /// What came of them.
@@ -85,6 +87,9 @@ impl Campaign {
             Some(count) => spread(&all, count),
             None => (0..all.len()).collect(),
         };
+        let named =
+            |index: &usize| all.get(*index).is_some_and(|point| point.to_string().contains(&self.only));
+        let chosen: Vec<usize> = chosen.into_iter().filter(named).collect();
         let mut tally = Tally { points: all.len(), ..Tally::default() };
         let mut first = 0;
         for (round, points) in ROUNDS.iter().zip(&rounds) {

@@ -172,11 +172,8 @@ fn begin(nest: &Nest) -> Result<Oned, LabError> {
 
 /// The way into the front-end, as an executable that oned can start.
 fn nest(lab: &Lab, endpoint: &str) -> Result<Nest, LabError> {
-    let environment = [
-        format!("ONE_XMLRPC={endpoint}"),
-        format!("CAUSEWAY_BREAKPOINTS={}", breakpoints::DIRECTORY),
-        "ONE_MAD_DEBUG=1".to_owned(),
-    ];
+    let environment =
+        [format!("ONE_XMLRPC={endpoint}"), format!("CAUSEWAY_BREAKPOINTS={}", breakpoints::DIRECTORY)];
     let program = format!("{LIBEXEC}/causeway-vmm");
     let words = lab.words(&["one", FRONT_END, "env", &environment.join("\n"), &program]);
     let quoted: Vec<String> = words.iter().flat_map(|word| word.split('\n')).map(quoted).collect();
