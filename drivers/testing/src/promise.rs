@@ -136,7 +136,7 @@ fn undo(plan: &Plan, events: &[Event], world: &World, outcome: &Outcome) -> Vec<
         broken.push("SUCCESS, and something was undone".to_owned());
     }
     if !matches!(outcome, Outcome::Success(_)) && !past_return(world, plan) {
-        broken.extend(left_out(plan, events));
+        broken.extend(left_out(plan, events, world));
     }
     broken
 }
@@ -147,8 +147,9 @@ fn undone(plan: &Plan, index: usize, undo: &Step, begun: &[(Place, String)]) -> 
     (!was).then(|| format!("{} undid {}, which never began", undo.name, step.name))
 }
 
-/// Undo that was called for and not even tried.
-fn left_out(plan: &Plan, events: &[Event]) -> Vec<String> {
+/// Undo that was called for and not even tried. What a running guest uses is left alone.
+fn left_out(plan: &Plan, events: &[Event], world: &World) -> Vec<String> {
+    let in_use = |undo: &Step| undo.place.host().is_some_and(|host| lives(world, host));
     let tried = |undo: &Step| {
         events.iter().any(|event| match event {
             Event::Sent { place, steps } => *place == undo.place && steps.contains(&undo.name),
@@ -164,8 +165,9 @@ fn left_out(plan: &Plan, events: &[Event]) -> Vec<String> {
     };
     // One with a goal that was not reached has left nothing, whatever it did in between.
     let steps = plan.steps.iter().filter(|s| s.goal.is_none() && made(s));
-    let missing =
-        steps.flat_map(|s| s.undo.iter().map(move |undo| (s, undo))).filter(|(_, undo)| !tried(undo));
+    let missing = steps
+        .flat_map(|s| s.undo.iter().map(move |undo| (s, undo)))
+        .filter(|(_, undo)| !tried(undo) && !in_use(undo));
     missing.map(|(step, undo)| format!("{} was made, and {} was not tried", step.name, undo.name)).collect()
 }
 
