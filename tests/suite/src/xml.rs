@@ -233,17 +233,19 @@ impl<'a> Scanner<'a> {
         }
         let attributes = tag.get(name.len()..).unwrap_or_default().to_owned();
         let mut element = Element { name: name.to_owned(), attributes, nodes: Vec::new(), short };
-        while !short {
+        if short {
+            return Ok(element);
+        }
+        loop {
             if let Some(end) = self.rest().strip_prefix("</") {
                 if !end.starts_with(&format!("{name}>")) {
                     return Err(self.error("an end tag of another element"));
                 }
                 self.at += name.len() + 3;
-                break;
+                return Ok(element);
             }
             element.nodes.push(self.node()?);
         }
-        Ok(element)
     }
 
     fn node(&mut self) -> Result<Node, XmlError> {

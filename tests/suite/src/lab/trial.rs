@@ -153,7 +153,8 @@ impl<'a> Trials<'a> {
         let (host, _) = self.way();
         let seen = self.look(killed)?;
         let truth = if reply.is_success() { seen.is_only_on(host) } else { seen.is_nowhere() };
-        if !truth && !(killed && seen.is_nowhere()) {
+        let died = killed && seen.is_nowhere();
+        if !(truth || died) {
             return self.lie(reply, &seen);
         }
         if !reply.is_success() {
