@@ -161,7 +161,9 @@ fn watched(call: &Call<'_>, id: &DeployId, request: &MigrateRequest) -> Result<(
     match result {
         Ok(()) => Ok(()),
         // Where libvirt's word is missing the job may go on.
-        Err(e) if call.is_cancelled() && !e.is_unknown() => Err(Failure::new(Kind::Cancelled, "cancelled; the job was aborted")),
+        Err(e) if call.is_cancelled() && !e.is_unknown() => {
+            Err(Failure::new(Kind::Cancelled, "cancelled; the job was aborted"))
+        }
         Err(e) => Err(failure(&e)),
     }
 }

@@ -31,7 +31,7 @@ pub(super) mod input {
     pub const VM_BASE64: &str = "vm-base64";
     /// The VM element without a line feed: the backup verbs.
     pub const VM_BARE: &str = "vm-bare";
-    /// The VM element in base64 lines of 60: update_nic.
+    /// The VM element in base64 lines of 60, and an empty line: update_nic.
     pub const VM_LINES: &str = "vm-lines";
     /// The reduced document in base64: the other network verbs.
     pub const NETWORK: &str = "network";
@@ -233,7 +233,7 @@ impl<'a> Builder<'a> {
             input::VM => Input::new(self.envelope.vm_xml() + "\n"),
             input::VM_BARE => Input::new(self.envelope.vm_xml()),
             input::VM_BASE64 => Input::new(encode(self.envelope.vm_xml().as_bytes())),
-            input::VM_LINES => Input::new(encode_lines(self.envelope.vm_xml().as_bytes())),
+            input::VM_LINES => Input::new(encode_lines(self.envelope.vm_xml().as_bytes()) + "\n"),
             input::DATASTORE => Input::new(self.envelope.datastore_xml().unwrap_or_default() + "\n"),
             input::NETWORK => Input::new(encode(&reduced_vm(self.envelope)) + "\n"),
             input::BACKUP => {

@@ -292,7 +292,8 @@ pub(super) fn backup_cancel(mut b: Builder<'_>) -> Result<Plan, Failure> {
 }
 
 pub(super) fn exec(mut b: Builder<'_>) -> Result<Plan, Failure> {
-    let exec = b.need(b.envelope.vm.qemu_ga_exec.as_ref(), "QEMU_GA_EXEC")?;
+    let exec = b.envelope.vm.qemu_ga_exec.as_ref().filter(|exec| !exec.command.trim().is_empty());
+    let exec = b.need(exec, "QEMU_GA_EXEC/COMMAND")?;
     let host = b.source().as_str();
     let mut argv = vec![Arg::from(b.envelope.vm.id.to_string()), host.into(), exec.command.as_str().into()];
     // The stock engine splices STDIN into a shell line, where an empty one vanishes (contract VMM 2.4).
