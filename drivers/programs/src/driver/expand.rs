@@ -60,6 +60,28 @@ pub fn not_built(slot: &Slot) -> Failure {
     Failure::new(Kind::NotBuilt, text)
 }
 
+/// Our steps, those for this machine done here: oned names the front-end as the host of a stopped VM's disks (contract
+/// TM 4), and nobody needs a session to be where he is.
+pub fn at_home(mut steps: Vec<Step>) -> Vec<Step> {
+    let here = crate::host::work::host_name();
+    for step in &mut steps {
+        let ours = matches!(step.work, Work::Transfer { .. });
+        if ours && step.place.host().is_some_and(|host| is_here(host.as_str(), &here)) {
+            step.place = Place::FrontEnd;
+        }
+    }
+    steps
+}
+
+/// Whether `host` names the machine whose kernel calls it `here`, with its domain or without.
+fn is_here(host: &str, here: &str) -> bool {
+    let short = |name: &str| name.split('.').next().unwrap_or_default().to_ascii_lowercase();
+    let whole = host.eq_ignore_ascii_case(here);
+    // Two whole names with different domains are two machines.
+    let one_is_short = !host.contains('.') || !here.contains('.');
+    host == "localhost" || whole || (one_is_short && short(host) == short(here))
+}
+
 /// The step of somebody else's script: its arguments as they came, on the front-end (contract TM 1.3).
 pub fn foreign(
     name: String,
@@ -131,6 +153,16 @@ fn not_asked() -> Failure {
 mod tests {
     use super::*;
     use causeway_tm::facts::{VmNeed, gather};
+
+    #[test]
+    fn a_machine_is_known_by_its_name_with_or_without_domain() {
+        for (host, here) in [("vm", "vm"), ("VM", "vm"), ("vm", "vm.example.org"), ("vm.example.org", "vm")] {
+            assert!(is_here(host, here), "{host} {here}");
+        }
+        for (host, here) in [("vm2", "vm"), ("vm.a.org", "vm.b.org"), ("10.0.0.1", "vm"), ("", "vm")] {
+            assert!(!is_here(host, here), "{host} {here}");
+        }
+    }
 
     #[tokio::test]
     async fn a_look_up_that_fails_is_no_empty_value() {

@@ -8,7 +8,7 @@ use causeway_core::plan::{Input, InputName, Slot, Step};
 use causeway_tm::facts::{VmFacts, gather};
 use causeway_tm::plan::{Source, needs};
 
-use super::expand::{Doer, Known, doer, foreign, not_built};
+use super::expand::{Doer, Known, at_home, doer, foreign, not_built};
 use super::serve::Driver;
 use super::vmm::Vmm;
 
@@ -90,7 +90,7 @@ impl<'a> Transfers<'a> {
         let transfer = causeway_tm::plan::steps(&slot, &command.args, stdin.as_bytes(), &facts, &settings)?;
         let transfer = if index == 0 { transfer } else { transfer.prefixed(&format!("{index}:")) };
         sources.extend(transfer.inputs);
-        Ok(Some(transfer.steps))
+        Ok(Some(at_home(transfer.steps)))
     }
 }
 

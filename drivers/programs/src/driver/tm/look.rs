@@ -9,7 +9,7 @@ use causeway_tm::plan::{built, needs, steps};
 use causeway_tm::script::Command;
 
 use super::Tm;
-use crate::driver::expand::{Doer, Known, doer, foreign, not_built};
+use crate::driver::expand::{Doer, Known, at_home, doer, foreign, not_built};
 use crate::driver::serve::Driver;
 
 /// Verbs whose work does not grow with the image. Everything else of somebody else's may copy one, and is long: a
@@ -61,7 +61,7 @@ pub async fn expand(
             gather(&needs, &known).and_then(|facts| steps(&slot, &command.argv, b"", &facts, &settings));
         let transfer = planned.map_err(|error| at(command, error.into()))?;
         let transfer = transfer.prefixed(&format!("{}:", command.line));
-        all.extend(transfer.steps);
+        all.extend(at_home(transfer.steps));
         sources.extend(transfer.inputs);
     }
     Ok((all, driver.front.sources(sources).await?))

@@ -20,7 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::driver::config::{Config, Directories};
-use crate::driver::expand::{Known, not_built};
+use crate::driver::expand::{Known, at_home, not_built};
 
 /// Most that is read of standard input, bytes: a VM's document in base64.
 const STDIN_LIMIT: u64 = 8 << 20;
@@ -99,7 +99,7 @@ impl SlotRun {
             action: self.slot.to_string(),
             vm: self.vm()?,
             deploy_id: None,
-            steps: transfer.steps,
+            steps: at_home(transfer.steps),
             inputs,
             answer: Answer::Empty,
             first_word: None,
