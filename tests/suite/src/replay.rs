@@ -6,7 +6,7 @@ use std::time::Duration;
 use base64::prelude::{BASE64_STANDARD, Engine};
 
 use crate::error::SuiteError;
-use crate::front_end::{self, FrontEnd, Site};
+use crate::front_end::{self, FrontEnd};
 use crate::oned::{Oned, Reply};
 use crate::recorded::{self, Call, Exchange, Form, Payload, Scenario, Stdin};
 use crate::request::Request;
@@ -442,9 +442,4 @@ pub fn stage_of(front_end: &FrontEnd, arguments: &str) -> Result<(Vec<Call>, One
         Oned::start(&front_end.driver("causeway-vmm", arguments)?)?.with_patience(Duration::from_secs(90));
     oned.init()?;
     Ok((recorded::calls()?, oned))
-}
-
-/// The hosts on which the calls of a slot were made, in order.
-pub fn hosts_of<'a>(calls: &'a [front_end::Call], slot: &str) -> Vec<&'a Site> {
-    calls.iter().filter(|call| call.slot == slot).map(|call| &call.site).collect()
 }

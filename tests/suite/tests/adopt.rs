@@ -22,6 +22,9 @@ const GUEST: &str = "0a9740f1-4d50-4438-a1af-70d224786bbe";
 /// oned's `LCM_STATE` of a VM that runs: nothing is waited for.
 const RUNNING: &str = "3";
 
+/// What has become of a VM meanwhile.
+type Change = fn(&mut Element);
+
 struct Stage {
     front_end: FrontEnd,
     api: Api,
@@ -149,7 +152,7 @@ fn a_deploy_whose_guest_is_nowhere_is_undone_and_fails_and_a_retry_succeeds() {
 
 #[test]
 fn what_oned_does_not_wait_for_is_not_answered() {
-    let changes: [(&str, fn(&mut Element)); 2] = [
+    let changes: [(&str, Change); 2] = [
         ("the VM runs", |vm| vm.find_mut("LCM_STATE").unwrap().set_text(RUNNING)),
         ("another history record", |vm| vm.find_mut("HISTORY_RECORDS/HISTORY/SEQ").unwrap().set_text("7")),
     ];

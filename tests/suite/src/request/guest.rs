@@ -1,11 +1,13 @@
 //! Requests for a guest of the lab: recorded documents with another VM in them, and its deployment file in the form in
 //! which oned writes it (contract VMM 4).
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::Request;
 use crate::error::SuiteError;
-use crate::xml::{Element, Node, escape};
+use crate::xml::{Element, Node};
+
+mod domain;
 
 /// A recorded DEPLOY, the model of all requests here.
 const MODEL: &str = include_str!("../../../data/requests/k-qcow2-01-create-deploy.deploy.xml");
@@ -315,81 +317,6 @@ impl Guest {
     /// The CD-ROM's place: machines without SATA have IDE.
     fn context_target(&self) -> &'static str {
         if self.machine.contains("q35") { "sda" } else { "hda" }
-    }
-
-    /// The deployment file.
-    pub fn deployment(&self) -> String {
-        let mut devices = format!("\t\t<emulator><![CDATA[{}]]></emulator>\n", self.emulator);
-        for (id, disk) in self.disks.iter().enumerate() {
-            let (path, target, format) = (self.file(&format!("disk.{id}")), &disk.target, &disk.format);
-            devices.push_str(&format!(
-                "\t\t<disk type='file' device='disk'>\n\t\t\t<source file='{path}'/>\n\t\t\t<target dev='{target}'/>\n\
-                 \t\t\t<driver name='qemu' type='{format}' cache='none'/>\n\t\t</disk>\n"
-            ));
-        }
-        if self.context {
-            let (path, target) = (self.file(&self.context_disk()), self.context_target());
-            let bus = if target == "sda" { "sata" } else { "ide" };
-            devices.push_str(&format!(
-                "\t\t<disk type='file' device='cdrom'>\n\t\t\t<source file='{path}'/>\n\
-                 \t\t\t<target dev='{target}' bus='{bus}'/>\n\t\t\t<readonly/>\n\
-                 \t\t\t<driver name='qemu' type='raw' cache='none'/>\n\t\t</disk>\n"
-            ));
-        }
-        if let Some(nic) = &self.nic {
-            devices.push_str(&format!(
-                "\t\t<interface type='bridge'>\n\t\t\t<source bridge='{}'/>\n\t\t\t<mac address='{}'/>\n\
-                 \t\t\t<target dev='one-{}-0'/>\n\t\t\t<model type='virtio'/>\n\t\t\t<rom enabled='no'/>\n\
-                 \t\t</interface>\n",
-                nic.bridge, nic.mac, self.vm
-            ));
-        }
-        if let Some(console) = &self.console {
-            let path = escape(&console.display().to_string());
-            devices.push_str(&format!(
-                "\t\t<serial type='file'><source path='{path}'/><target port='0'/></serial>\n"
-            ));
-        }
-        let cdata = |path: &Path| format!("<![CDATA[{}]]>", path.display());
-        format!(
-            "<domain type='{kind}' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>\n\
-             \t<name>one-{vm}</name>\n\t<title>{title}</title>\n\t<uuid>{uuid}</uuid>\n\
-             \t<vcpu><![CDATA[{vcpu}]]></vcpu>\n\t<cputune>\n\t\t<shares>103</shares>\n\t</cputune>\n\
-             \t<memory>{memory}</memory>\n\t<os>\n\t\t<type arch='x86_64' machine='{machine}'>hvm</type>\n\
-             \t\t<kernel>{kernel}</kernel>\n\t\t<initrd>{initrd}</initrd>\n\
-             \t\t<cmdline><![CDATA[{cmdline}]]></cmdline>\n\t</os>\n\
-             \t<features>\n\t\t<acpi/>\n{cache}\t</features>\n{cpu}\
-             \t<on_reboot>destroy</on_reboot>\n\t<on_crash>destroy</on_crash>\n\
-             \t<devices>\n{devices}\t\t<controller type='usb' model='none'/>\n\t\t<memballoon model='none'/>\n\
-             \t</devices>\n\t<metadata>\n\
-             \t\t<one:vm xmlns:one=\"http://opennebula.org/xmlns/libvirt/1.0\">\n\
-             \t\t\t<one:system_datastore>{directory}</one:system_datastore>\n\
-             \t\t\t<one:name><![CDATA[{title}]]></one:name>\n\t\t\t<one:uname><![CDATA[oneadmin]]></one:uname>\n\
-             \t\t\t<one:uid>0</one:uid>\n\t\t\t<one:gname><![CDATA[oneadmin]]></one:gname>\n\
-             \t\t\t<one:gid>0</one:gid>\n\t\t\t<one:opennebula_version>7.4.0</one:opennebula_version>\n\
-             \t\t\t<one:pci_devices></one:pci_devices>\n\t\t</one:vm>\n\t</metadata>\n</domain>\n",
-            kind = self.domain_type,
-            vm = self.vm,
-            title = self.name,
-            uuid = self.uuid,
-            vcpu = self.vcpu,
-            memory = u64::from(self.memory_mb) * 1024,
-            machine = self.machine,
-            kernel = cdata(&self.kernel),
-            initrd = cdata(&self.initrd),
-            cmdline = self.cmdline,
-            cache = self.interpreter("\t\t<tcg><tb-cache unit='MiB'>32</tb-cache></tcg>\n"),
-            cpu = self.interpreter(
-                "\t<cpu mode='custom' match='exact' check='none'><model fallback='allow'>qemu64</model></cpu>\n"
-            ),
-            directory = cdata(&self.directory()),
-        )
-    }
-
-    /// Parts that only an interpreted guest has. An admin would give them as RAW data: QEMU's translation cache is a
-    /// gigabyte by default, more than all guests of a lab together.
-    fn interpreter(&self, part: &'static str) -> &'static str {
-        if self.domain_type == "qemu" { part } else { "" }
     }
 }
 
