@@ -174,3 +174,6 @@ impl Call<'_> {
 fn failure(error: &DomainError) -> Failure {
     Failure::from_chain(error.kind(), error)
 }
+
+#[cfg(test)]
+mod tests;

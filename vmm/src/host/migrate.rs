@@ -41,6 +41,7 @@ pub(super) fn migrate(call: &Call<'_>) -> Result<Done, Failure> {
         Sighting::Migrating => {
             return Err(Failure::new(Kind::HostState, format!("{id} is being migrated already")));
         }
+        Sighting::Unreachable(why) => return Err(Failure::new(Kind::Unreachable, why)),
         other => return Err(Failure::new(Kind::HostState, format!("{id} is {other:?} on {source}"))),
     }
     tried(call, &id, &request, BLOCK_JOB_PAUSE)?;

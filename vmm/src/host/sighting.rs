@@ -70,6 +70,7 @@ pub fn settle(hypervisor: &dyn Hypervisor, id: &DeployId, order: Order) -> Resul
             hypervisor.destroy(id).map_err(|e| failure(&e))?;
             Ok(Done::quiet())
         }
+        (_, Sighting::Unreachable(why)) => Err(Failure::new(Kind::Unreachable, why)),
         (order, now) => {
             let text = format!("{id} is {now:?} now: {order:?} does not apply").to_lowercase();
             Err(Failure::new(Kind::HostState, text))

@@ -3,7 +3,7 @@
 
 use causeway_core::answer::{Failure, Kind};
 use causeway_core::document::TmCommand;
-use causeway_core::plan::{Answer, Arg, Place, Plan, Step, Work};
+use causeway_core::plan::{Answer, Arg, Goal, Place, Plan, Step, Work};
 
 use super::build::{Builder, input};
 
@@ -32,6 +32,7 @@ pub(super) fn restore(mut b: Builder<'_>) -> Result<Plan, Failure> {
     b.steps(pre);
     let argv = vec![file.as_str().into(), host.as_str().into(), id.into()];
     let cancel = b.vmm("cancel", b.on_source(), vec![id.into(), host.as_str().into()])?;
+    let cancel = cancel.reaching(Goal::Gone { id: b.deploy_id()?.clone(), host: host.clone() });
     let restore = b.vmm("restore", b.on_source(), argv)?.long().finishes();
     b.step(restore.undone_by(vec![cancel]));
     let post = b.network_post(host, id.into(), host)?;

@@ -31,6 +31,7 @@ pub(super) fn deploy(mut b: Builder<'_>, deployment: Option<&[u8]>) -> Result<Pl
         b.step(Step::new(name, place.clone(), work, short));
     }
     let cancel = b.vmm("cancel", place.clone(), vec![id.as_str().into(), host.as_str().into()])?;
+    let cancel = cancel.reaching(Goal::Gone { id: id.clone(), host: host.clone() });
     let argv = vec![Arg::from(remote.as_str()), host.as_str().into()];
     let deploy = b.vmm_with("deploy", place, argv, true, input::DOMAIN)?;
     let goal = Goal::RunsOn { id, host: host.clone(), from: None };
