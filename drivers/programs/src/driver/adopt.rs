@@ -39,11 +39,7 @@ const TELL_EVERY: u32 = 12;
 pub fn start<F: Family>(driver: &Rc<Driver<F>>, unfinished: Vec<Unfinished>) {
     for old in unfinished {
         let Note::Begin { action, vm, recall, .. } = old.begin else { continue };
-        let done = old.notes.iter().filter_map(|note| match note {
-            Note::Ended { step, ok: true } => Some(step.clone()),
-            _ => None,
-        });
-        let adopted = Adopted { request: old.request, action, vm, recall, done: done.collect() };
+        let adopted = Adopted { request: old.request, action, vm, recall, notes: old.notes };
         // Entered at once: a new request for the same VM waits until this one is settled.
         let entry = driver.turns.enter(vm);
         driver.note_adopted(vm, &entry.canceller(), true);
@@ -69,7 +65,7 @@ struct Adopted {
     action: String,
     vm: VmId,
     recall: Option<Recall>,
-    done: Vec<String>,
+    notes: Vec<Note>,
 }
 
 /// What is to be answered, or done.
@@ -91,7 +87,7 @@ impl Adopted {
             Next::Reply(reply) => return Some(reply),
             Next::Work(request, plan) => (request, plan),
         };
-        match driver.engine(entry.cancelled()).resume(&plan, &self.request, &self.done).await {
+        match driver.engine(entry.cancelled()).adopt(&plan, &self.request, &self.notes).await {
             Outcome::Success(payload) => Some(reply(&request, Ok(payload), plan.first_word)),
             Outcome::Failure(failure) => Some(reply(&request, Err(failure), plan.first_word)),
             Outcome::Cancelled => None,

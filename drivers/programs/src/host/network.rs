@@ -50,7 +50,9 @@ impl Network {
         let context = self.context(call)?;
         let (root, slot, argv, stdin) =
             (Arc::clone(&self.root), slot.clone(), call.argv.clone(), call.stdin.clone());
+        let turn = call.turn.clone();
         let ours = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
             let mut root = root.lock().unwrap_or_else(PoisonError::into_inner);
             causeway_vnm::slot::run(slot.verb(), slot.driver(), &argv, &stdin.0, &context, &mut root)
         });

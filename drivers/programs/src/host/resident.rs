@@ -3,7 +3,6 @@
 //! When its input ends, the driver has gone: what may be cancelled is cancelled, the rest is let to finish, what came
 //! of it is written down, and the process ends. The next driver asks the hosts, not this file, where a guest is.
 
-use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,7 +18,7 @@ use causeway_core::reach::wire::{
 use tokio::sync::{mpsc, watch};
 
 use super::Options;
-use super::work::Place;
+use super::work::{Place, Surroundings};
 
 /// The way back to the driver: whatever a step says, in order.
 pub(super) type Out = mpsc::UnboundedSender<FromResident>;
@@ -27,9 +26,10 @@ pub(super) type Out = mpsc::UnboundedSender<FromResident>;
 /// How long steps that must finish are waited for after the driver has gone.
 const FAREWELL: Duration = Duration::from_secs(6 * 3600);
 
-/// One exchange that runs.
+/// One exchange that runs. Two of one request may, when the driver gave one up and began another.
 #[derive(Clone)]
 struct Running {
+    request: RequestId,
     /// Turns true when its steps are to stop.
     cancelled: watch::Sender<bool>,
     /// Whether the step that runs now may be stopped by the driver's end.
@@ -37,10 +37,10 @@ struct Running {
 }
 
 #[derive(Default)]
-struct Table(Mutex<HashMap<RequestId, Running>>);
+struct Table(Mutex<Vec<Running>>);
 
 impl Table {
-    fn with<T>(&self, what: impl FnOnce(&mut HashMap<RequestId, Running>) -> T) -> T {
+    fn with<T>(&self, what: impl FnOnce(&mut Vec<Running>) -> T) -> T {
         what(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -75,9 +75,10 @@ pub async fn serve(options: Options) -> anyhow::Result<()> {
         match frame::read::<ToResident>(&mut stdin).await {
             Ok(ToResident::Run(exchange)) => start(*exchange, &place, &running, &out),
             Ok(ToResident::Cancel { request }) => {
-                if let Some(it) = running.with(|table| table.get(&request).cloned()) {
-                    it.cancelled.send_replace(true);
-                }
+                let of_request = |it: &&Running| it.request == request;
+                running.with(|table| {
+                    table.iter().filter(of_request).for_each(|it| drop(it.cancelled.send_replace(true)));
+                });
             }
             Ok(ToResident::Locate { ask, id }) => {
                 let (place, out) = (Rc::clone(&place), out.clone());
@@ -103,7 +104,7 @@ pub async fn serve(options: Options) -> anyhow::Result<()> {
 async fn farewell(running: &Table) {
     let end = Instant::now() + FAREWELL;
     loop {
-        let left: Vec<Running> = running.with(|table| table.values().cloned().collect());
+        let left: Vec<Running> = running.with(|table| table.clone());
         if left.is_empty() || Instant::now() > end {
             return;
         }
@@ -120,12 +121,12 @@ fn start(exchange: Exchange, place: &Rc<Place>, running: &Rc<Table>, out: &Out) 
     let (cancelled, watch) = watch::channel(false);
     let cancellable = Arc::new(AtomicBool::new(true));
     let request = exchange.request.clone();
-    let it = Running { cancelled, cancellable: Arc::clone(&cancellable) };
-    running.with(|table| table.insert(request.clone(), it));
+    let it = Running { request: request.clone(), cancelled, cancellable: Arc::clone(&cancellable) };
+    running.with(|table| table.push(it));
     let (place, running, out) = (Rc::clone(place), Rc::clone(running), out.clone());
     tokio::task::spawn_local(async move {
         run(&exchange, &place, watch, &cancellable, &out).await;
-        running.with(|table| table.remove(&request));
+        running.with(|table| table.retain(|it| !Arc::ptr_eq(&it.cancellable, &cancellable)));
         let _ = out.send(FromResident::End { request });
     });
 }
@@ -142,7 +143,7 @@ async fn run(
         Ok(_) = cancelled.wait_for(|c| *c) => return,
     };
     let turn = match turn {
-        Ok(turn) => turn,
+        Ok(turn) => Arc::new(turn),
         Err(failure) => return refuse(exchange, failure, out),
     };
     let mut outputs = exchange.outputs.clone();
@@ -157,7 +158,8 @@ async fn run(
         place.breakpoints.begin(&step.name);
         let start = Instant::now();
         let owner = place.owner(&step.work);
-        let result = one(place, exchange, step, &outputs, cancelled.clone(), out).await;
+        let surroundings = Surroundings { outputs: &outputs, turn: Some(Arc::clone(&turn)), out };
+        let result = one(place, exchange, step, &surroundings, cancelled.clone()).await;
         let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
         tracing::info!(vm = exchange.vm.0, %request, step = step.name, micros, ok = result.is_ok());
         if let Ok(done) = &result {
@@ -174,15 +176,14 @@ async fn run(
         cancellable.store(true, Ordering::Relaxed);
         tokio::task::yield_now().await;
     }
-    drop(turn);
 }
 
-/// Nothing can be done here: the first step says why.
+/// Nothing can be done here: the first step says why. An exchange without steps asks whether the VM is at rest, and is
+/// told that this can't be known.
 fn refuse(exchange: &Exchange, failure: Failure, out: &Out) {
-    let Some(step) = exchange.steps.first() else { return };
+    let step = exchange.steps.first().map_or_else(String::new, |step| step.name.clone());
     let request = exchange.request.clone();
-    let end = StepEnd { step: step.name.clone(), result: Err(failure), owner: Owner::Ours, micros: 0 };
-    let _ = out.send(FromResident::Started { request: request.clone(), step: step.name.clone() });
+    let end = StepEnd { step, result: Err(failure), owner: Owner::Ours, micros: 0 };
     let _ = out.send(FromResident::Ended { request, end });
 }
 
@@ -190,12 +191,11 @@ async fn one(
     place: &Rc<Place>,
     exchange: &Exchange,
     step: &WireStep,
-    outputs: &BTreeMap<String, String>,
+    surroundings: &Surroundings<'_>,
     mut cancelled: watch::Receiver<bool>,
-    out: &Out,
 ) -> Result<Done, Failure> {
     let heard = cancelled.clone();
-    let work = place.run(exchange, step, outputs, &heard, out);
+    let work = place.run(exchange, step, surroundings, &heard);
     let stopped = async {
         // Work on libvirt hears of a cancel by itself and brings the guest to rest first; anything else is dropped,
         // which kills its child.

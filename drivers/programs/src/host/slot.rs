@@ -11,7 +11,7 @@ use causeway_core::reach::wire::{Exchange, FromResident, WireStep};
 use tokio::sync::{mpsc, watch};
 
 use super::Options;
-use super::work::Place;
+use super::work::{Place, Surroundings};
 
 /// Longest time of a stand-alone slot. Its caller, the stock driver, has none of its own.
 const DEADLINE: Duration = Duration::from_secs(4 * 3600);
@@ -66,7 +66,8 @@ impl SlotRun {
             }
         });
         let Some(step) = exchange.steps.first() else { anyhow::bail!("a slot without a step") };
-        let result = place.run(&exchange, step, &exchange.outputs, &cancelled, &out).await;
+        let surroundings = Surroundings { outputs: &exchange.outputs, turn: None, out: &out };
+        let result = place.run(&exchange, step, &surroundings, &cancelled).await;
         drop(out);
         printer.await?;
         Ok(result.map(|done| done.output))

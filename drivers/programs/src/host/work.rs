@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use super::Options;
 use super::files::{self, Pooled, Reply, Request};
 use super::resident::Out;
+use super::turn::Turn;
 use crate::storage::Transfer;
 
 /// How many file workers a resident keeps.
@@ -91,14 +92,14 @@ impl Place {
     ///
     /// # Errors
     /// What it failed of.
-    pub async fn run(
+    pub(super) async fn run(
         self: &Rc<Self>,
         exchange: &Exchange,
         step: &WireStep,
-        outputs: &BTreeMap<String, String>,
+        surroundings: &Surroundings<'_>,
         cancelled: &watch::Receiver<bool>,
-        out: &Out,
     ) -> Result<Done, Failure> {
+        let Surroundings { outputs, turn, out } = surroundings;
         let input = |name: &str| {
             let missing = || Failure::new(Kind::Bug, format!("the exchange has no input {name}"));
             exchange.inputs.get(name).cloned().ok_or_else(missing)
@@ -113,8 +114,8 @@ impl Place {
             Work::Slot { slot, argv, input: name } => {
                 let argv = resolve(argv, outputs)?;
                 let stdin = name.as_deref().map(input).transpose()?.unwrap_or_else(|| Input::new(Vec::new()));
-                let call =
-                    SlotCall { request: &exchange.request, slot, argv, stdin, deadline: step.deadline() };
+                let (request, deadline, turn) = (&exchange.request, step.deadline(), turn.clone());
+                let call = SlotCall { request, slot, argv, stdin, deadline, turn };
                 self.slot(call, cancelled, out).await
             }
             Work::MakeDir { path } => file(Request::MakeDir { path: path.as_str().to_owned() }).await,
@@ -126,7 +127,7 @@ impl Place {
                     inputs.iter().map(|name| input(name)).collect::<Result<Vec<Input>, Failure>>()?;
                 file(Request::Transfer(Transfer::new(call.clone(), inputs, step.deadline()))).await
             }
-            Work::Settle { id, order } => self.settle(id.clone(), *order).await,
+            Work::Settle { id, order } => self.settle(id.clone(), *order, turn.clone()).await,
         }
     }
 
@@ -166,7 +167,11 @@ impl Place {
         let stop = Arc::new(AtomicBool::new(*cancelled.borrow()));
         let flag = Arc::clone(&stop);
         let mut cancelled = cancelled.clone();
+        let turn = call.turn.clone();
+        // At the deadline this future goes; the thread is told, and holds the VM's turn until it has ended.
+        let _told = Told(Arc::clone(&stop));
         let thread = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
             let libvirt = connect().map_err(|e| Failure::from_chain(e.kind(), &e))?;
             let files = Pooled { workers: &workers, runtime: &runtime, deadline };
             let log = |severity, text: &str| log(&out, &request, severity, text);
@@ -195,9 +200,10 @@ impl Place {
         }
     }
 
-    async fn settle(&self, id: DeployId, order: Order) -> Result<Done, Failure> {
+    async fn settle(&self, id: DeployId, order: Order, turn: Option<Arc<Turn>>) -> Result<Done, Failure> {
         let connect = self.connector();
         let settled = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
             let libvirt = connect().map_err(|e| Failure::from_chain(e.kind(), &e))?;
             causeway_vmm::host::settle(libvirt.as_ref(), &id, order)
         });
@@ -219,6 +225,25 @@ impl Place {
     }
 }
 
+/// What a step has around it.
+pub(super) struct Surroundings<'a> {
+    /// First words that earlier steps printed.
+    pub outputs: &'a BTreeMap<String, String>,
+    /// The VM's turn; a stand-alone slot has none.
+    pub turn: Option<Arc<Turn>>,
+    /// Where log lines go.
+    pub out: &'a Out,
+}
+
+/// Tells a thread to stop when nobody waits for it any more.
+struct Told(Arc<AtomicBool>);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// A slot's call, with its arguments complete.
 pub(super) struct SlotCall<'a> {
     pub request: &'a RequestId,
@@ -226,6 +251,8 @@ pub(super) struct SlotCall<'a> {
     pub argv: Vec<String>,
     pub stdin: Input,
     pub deadline: Duration,
+    /// Kept by the threads that a call leaves behind at its deadline: until they end, the VM is not at rest.
+    pub turn: Option<Arc<Turn>>,
 }
 
 /// Runs somebody else's executable and passes its log lines on.
