@@ -75,9 +75,10 @@ pub async fn serve(options: Options) -> anyhow::Result<()> {
         match frame::read::<ToResident>(&mut stdin).await {
             Ok(ToResident::Run(exchange)) => start(*exchange, &place, &running, &out),
             Ok(ToResident::Cancel { request }) => {
-                let of_request = |it: &&Running| it.request == request;
                 running.with(|table| {
-                    table.iter().filter(of_request).for_each(|it| drop(it.cancelled.send_replace(true)));
+                    for it in table.iter().filter(|it| it.request == request) {
+                        it.cancelled.send_replace(true);
+                    }
                 });
             }
             Ok(ToResident::Locate { ask, id }) => {
