@@ -57,15 +57,16 @@ pub(super) fn stop(mut b: Builder<'_>, verb: &str) -> Result<Plan, Failure> {
     Ok(b.finish(Answer::Empty))
 }
 
-/// Whatever is left of a VM is taken away, on both hosts of a broken migration too; every failure is ignored, and
-/// every step is tried.
+/// Whatever is left of a VM is taken away, on both hosts of a broken migration too. Failures of the network and of the
+/// transfer manager are ignored; a guest that can't be proved to have ended is not: its network and its disks are its
+/// own until then. The stock driver goes on and deletes them.
 pub(super) fn cleanup(mut b: Builder<'_>) -> Result<Plan, Failure> {
     let hosts = std::iter::once(b.source()).chain(b.envelope.migr_host.as_ref());
     for host in hosts {
         if let Some(id) = &b.envelope.deploy_id {
             let argv = vec![id.as_str().into(), host.as_str().into()];
             let cancel = b.vmm("cancel", Place::Host(host.clone()), argv)?;
-            b.step(cancel.ignored());
+            b.step(cancel.reaching(Goal::Gone { id: id.clone(), host: host.clone() }));
         }
         let clean = b.network_clean(host)?;
         b.steps(clean.into_iter().map(Step::ignored).collect());

@@ -126,21 +126,22 @@ impl Bench {
     /// Runs `work` while another thread waits for `when`, and does `then` once it is so.
     fn meanwhile<T>(
         &self,
-        when: impl Fn(&Self) -> bool + Send,
+        when: impl Fn(&Self) -> bool + Sync,
         then: impl FnOnce(&Self) + Send,
         work: impl FnOnce() -> T,
-    ) -> T
-    where
-        Self: Sync,
-    {
+    ) -> T {
+        let over = AtomicBool::new(false);
         thread::scope(|scope| {
-            scope.spawn(move || {
-                while !when(self) {
+            scope.spawn(|| {
+                // What never comes must not be waited for when the work is over.
+                while !when(self) && !over.load(Ordering::Relaxed) {
                     thread::sleep(Duration::from_millis(1));
                 }
                 then(self);
             });
-            work()
+            let result = work();
+            over.store(true, Ordering::Relaxed);
+            result
         })
     }
 }
