@@ -29,8 +29,6 @@ impl Stage {
         front_end.answer("vmm/kvm/deploy", &Answer::says("one-0\n")).unwrap();
         front_end.answer("vmm/kvm/snapshot_create", &Answer::says("snap-0\n")).unwrap();
         front_end.answer("datastore/rsync/backup", &Answer::says("id 1 raw\n")).unwrap();
-        // A host that a poisoned name may spell is not waited for.
-        front_end.configure("[deadlines]\nconnect = 2\n").unwrap();
         let mut oned = Oned::start(&front_end.driver("causeway-vmm", KVM).unwrap()).unwrap();
         oned.init().unwrap();
         Stage { front_end, oned }

@@ -278,7 +278,7 @@ fn a_cancel_reaches_what_still_waits() {
 #[test]
 fn a_host_that_never_speaks_costs_its_own_deadline_and_nobody_elses() {
     let front_end = FrontEnd::new().unwrap();
-    front_end.configure("[deadlines]\nconnect = 3\n").unwrap();
+    front_end.configure("[deadlines]\nconnect = 8\n").unwrap();
     let mut oned = driver(&front_end, KVM);
     for vm in 70..75 {
         send(&mut oned, &deploy(&front_end, vm, "silent"));
