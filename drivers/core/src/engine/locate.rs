@@ -29,25 +29,31 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
     ) -> bool {
         let Some(goal) = &step.goal else { return false };
         let mut pace = Pace::new(self.patience);
-        let mut quiet = !at_work;
+        let mut rested = !at_work;
         let mut rest = pin!(self.until_rest(plan, request, step));
         loop {
-            let (proof, doubt) = match goal {
-                Goal::RunsOn { id, host, from: Some(source) } => {
-                    let verdict = self.judge(id, source, host).await;
-                    self.settle(plan, request, goal, source, verdict, quiet).await
+            // What is asked from now on is asked of hosts at rest, or is not.
+            let quiet = rested;
+            let mut round = pin!(self.round(plan, request, goal, quiet));
+            let (proof, doubt) = loop {
+                // Never one without the other: both may want a session to the same host, and whoever opens it must go
+                // on, or the other waits for ever.
+                tokio::select! {
+                    () = &mut rest, if !rested => rested = true,
+                    answer = &mut round => break answer,
                 }
-                Goal::RunsOn { id, host, from: None } => present(&self.reach.locate(host, id).await),
-                Goal::Gone { id, host } => gone(&self.reach.locate(host, id).await),
             };
             match proof {
                 Some(true) => return true,
                 Some(false) if quiet => return false,
                 _ => {}
             }
+            if rested && !quiet {
+                continue;
+            }
             let due = tokio::select! {
-                () = &mut rest, if !quiet => {
-                    quiet = true;
+                () = &mut rest, if !rested => {
+                    rested = true;
                     continue;
                 }
                 due = pace.wait() => due,
@@ -59,6 +65,24 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
                     &format!("{}: {}; still not known where the guest is: {doubt}", step.name, stop.failure),
                 );
             }
+        }
+    }
+
+    /// Asks the hosts once, and gives the orders that follow from their words: the proof, or the doubt.
+    async fn round(
+        &self,
+        plan: &Plan,
+        request: &RequestId,
+        goal: &Goal,
+        quiet: bool,
+    ) -> (Option<bool>, String) {
+        match goal {
+            Goal::RunsOn { id, host, from: Some(source) } => {
+                let verdict = self.judge(id, source, host).await;
+                self.settle(plan, request, goal, source, verdict, quiet).await
+            }
+            Goal::RunsOn { id, host, from: None } => present(&self.reach.locate(host, id).await),
+            Goal::Gone { id, host } => gone(&self.reach.locate(host, id).await),
         }
     }
 

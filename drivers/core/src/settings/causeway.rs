@@ -240,7 +240,8 @@ mod tests {
     fn everything_may_be_left_out() {
         assert_eq!(read("").unwrap(), Causeway::default());
         let some =
-            read("[deadlines]\nmigrate = 90\n[migration]\ntransport = \"p2p\"\ntunnels = true\ntell = 5\n").unwrap();
+            read("[deadlines]\nmigrate = 90\n[migration]\ntransport = \"p2p\"\ntunnels = true\ntell = 5\n")
+                .unwrap();
         assert_eq!(some.deadlines.migrate.duration(), Duration::from_secs(90));
         assert_eq!(some.deadlines.vnm, Deadlines::default().vnm);
         let tell = Seconds::new(5);

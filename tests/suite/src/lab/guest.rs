@@ -74,13 +74,18 @@ pub fn prepare(lab: &Lab, guest: &Guest) -> Result<(), LabError> {
     lab.run(&["one", "fe", "mkdir", "-p", &datastore]).map(drop)
 }
 
-/// Waits until the guest's writer answers. Needs the observer.
+/// Waits until the guest's network and its writer answer. Needs the observer.
 ///
 /// # Errors
 /// It does not in time.
 pub fn wait(lab: &Lab) -> Result<Duration, LabError> {
     let start = Instant::now();
-    while lab.run(&["ask", ADDRESS, "get"]).is_err() {
+    // First the short question: a datagram that is lost costs its asker ten seconds.
+    let up = || {
+        lab.run(&["exec", "fab", "ping", "-q", "-c", "1", "-W", "1", ADDRESS])?;
+        lab.run(&["ask", ADDRESS, "get"])
+    };
+    while up().is_err() {
         if start.elapsed() > BOOT_DEADLINE {
             let seconds = BOOT_DEADLINE.as_secs();
             return LabError::promise(format!("the guest does not answer {seconds} s after its deploy"));
