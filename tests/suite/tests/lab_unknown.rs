@@ -1,11 +1,6 @@
 //! Both hosts fall silent in the midst of a move: nothing is answered while nothing is known, and once they are back
 //! there is one reply, and it is true.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "clippy.toml allows it in tests, but takes only `#[test]` functions for tests"
-)]
-
 use std::thread::sleep;
 use std::time::Duration;
 
