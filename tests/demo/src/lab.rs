@@ -13,7 +13,23 @@ use causeway_suite::programs::program;
 use crate::Arguments;
 
 /// The hosts.
-pub const HOSTS: [&str; 2] = ["h1", "h2"];
+pub const HOSTS: [&str; 2] = [FIRST, SECOND];
+
+/// Where the guest begins.
+pub const FIRST: &str = "h1";
+
+/// Where it goes.
+pub const SECOND: &str = "h2";
+
+/// The other one of the two.
+pub fn other(host: &str) -> &'static str {
+    if host == FIRST { SECOND } else { FIRST }
+}
+
+/// A host's address in the underlay.
+pub fn address(host: &str) -> &'static str {
+    if host == FIRST { "10.77.0.1" } else { "10.77.0.2" }
+}
 
 /// Prefix of the lab's namespaces: another lab may run beside it.
 const PREFIX: &str = "cwd";

@@ -17,7 +17,7 @@ use causeway_suite::request::{Guest, Request};
 use serde::Deserialize;
 
 use crate::guest::{self, ADDRESS, OBSERVER, VNI};
-use crate::lab::{HOSTS, Lab, say};
+use crate::lab::{FIRST, HOSTS, Lab, address, other, say};
 use crate::{Arguments, table};
 
 /// Our programs on every machine of the lab.
@@ -49,8 +49,8 @@ struct Road<'a> {
     lab: &'a Lab,
     vm: &'a Guest,
     oned: Oned,
-    /// The guest's host, by its place in [`HOSTS`].
-    at: usize,
+    /// The guest's host.
+    at: &'static str,
     /// What earlier moves between these hosts taught.
     known: table::Known,
 }
@@ -64,7 +64,7 @@ pub fn travel(arguments: &Arguments, stop: &AtomicBool) -> anyhow::Result<ExitCo
     let vm = guest::virtual_machine(lab.directory());
     let oned = start_driver(&lab)?;
     let known = table::Known::default();
-    let mut road = Road { arguments, stop, lab: &lab, vm: &vm, oned, at: 0, known };
+    let mut road = Road { arguments, stop, lab: &lab, vm: &vm, oned, at: FIRST, known };
     let travelled = road.travel();
     let ended = road.take_down();
     match (travelled, ended) {
@@ -108,7 +108,7 @@ impl Road<'_> {
         let mut legs = Vec::new();
         for number in 1..=self.arguments.moves {
             self.go_on()?;
-            let to = 1 - self.at;
+            let to = other(self.at);
             let facts = self.known.applied_to(self.survey(to)?);
             let started = Instant::now();
             let estimate = estimate(&facts)?;
@@ -141,10 +141,10 @@ impl Road<'_> {
         self.lab.run(&["ask", ADDRESS, &format!("set {mib} 0")])?;
         for _ in HOSTS {
             self.go_on()?;
-            let to = 1 - self.at;
+            let to = other(self.at);
             let facts = self.known.applied_to(self.survey(to)?);
             let estimate = estimate(&facts)?;
-            let request = self.vm.migrate(HOSTS[self.at], HOSTS[to])?;
+            let request = self.vm.migrate(self.at, to)?;
             ask(&mut self.oned, &request)?;
             self.at = to;
             let leg = Leg { estimate, job: self.job()? };
@@ -173,11 +173,11 @@ impl Road<'_> {
     fn deploy(&mut self) -> anyhow::Result<()> {
         let (lab, vm) = (self.lab, self.vm);
         say("DEPLOY on h1: context image, network, side files, guest");
-        let request = vm.deploy(HOSTS[0])?;
+        let request = vm.deploy(FIRST)?;
         let directory = format!("/var/lib/one/vms/{}", vm.vm);
         lab.write("fe", &format!("{directory}/deployment.0"), &vm.deployment())?;
         lab.write("fe", &format!("{directory}/context.sh"), &format!("ETH0_IP='{ADDRESS}'\n"))?;
-        lab.run(&["one", HOSTS[0], "mkdir", "-p", "/var/lib/one/datastores/0"])?;
+        lab.run(&["one", FIRST, "mkdir", "-p", "/var/lib/one/datastores/0"])?;
         lab.run(&["observer", &VNI.to_string(), OBSERVER])?;
         ask(&mut self.oned, &request)?;
         let booted = guest::wait(lab)?;
@@ -186,29 +186,26 @@ impl Road<'_> {
     }
 
     /// Measures the guest and the path.
-    fn survey(&self, to: usize) -> anyhow::Result<Facts> {
+    fn survey(&self, to: &'static str) -> anyhow::Result<Facts> {
         let (lab, from) = (self.lab, self.at);
-        say(&format!(
-            "survey on {}: the guest's memory and how fast it writes it; the path to {}",
-            HOSTS[from], HOSTS[to]
-        ));
+        say(&format!("survey on {}: the guest's memory and how fast it writes it; the path to {}", from, to));
         let causeway = format!("{PROGRAMS}/causeway");
-        let guest = lab.run(&["one", HOSTS[from], &causeway, "survey", "guest", &self.vm.uuid])?;
+        let guest = lab.run(&["one", from, &causeway, "survey", "guest", &self.vm.uuid])?;
         let path = probe_path(lab, from, to)?;
         let directory = "/var/lib/causeway/survey";
-        lab.write(HOSTS[from], &format!("{directory}/guest.json"), &guest)?;
-        lab.write(HOSTS[from], &format!("{directory}/path.json"), &path)?;
+        lab.write(from, &format!("{directory}/guest.json"), &guest)?;
+        lab.write(from, &format!("{directory}/path.json"), &path)?;
         let (guest, path) = (format!("{directory}/guest.json"), format!("{directory}/path.json"));
-        let words = ["one", HOSTS[from], &causeway, "survey", "facts", "--guest", &guest, "--path", &path];
+        let words = ["one", from, &causeway, "survey", "facts", "--guest", &guest, "--path", &path];
         serde_json::from_str(&lab.run(&words)?).context("the survey's facts")
     }
 
     /// Moves the guest while probes watch it.
-    fn measure(&mut self, to: usize, number: u32) -> anyhow::Result<Report> {
+    fn measure(&mut self, to: &'static str, number: u32) -> anyhow::Result<Report> {
         let (arguments, stop, lab, vm, from) = (self.arguments, self.stop, self.lab, self.vm, self.at);
         let oned = &mut self.oned;
-        say(&format!("MIGRATE from {} to {}, watched from outside", HOSTS[from], HOSTS[to]));
-        let request = vm.migrate(HOSTS[from], HOSTS[to])?;
+        say(&format!("MIGRATE from {} to {}, watched from outside", from, to));
+        let request = vm.migrate(from, to)?;
         let output = arguments.output.join(format!("move-{number}"));
         let plan = Plan::parse(&plan(lab, vm, from, to, &output))?;
         let mut failed = None;
@@ -238,19 +235,19 @@ impl Road<'_> {
 
     fn job(&self) -> anyhow::Result<Job> {
         let causeway = format!("{PROGRAMS}/causeway");
-        let text = self.lab.run(&["one", HOSTS[self.at], &causeway, "survey", "job", &self.vm.uuid])?;
+        let text = self.lab.run(&["one", self.at, &causeway, "survey", "job", &self.vm.uuid])?;
         serde_json::from_str(&text).context("libvirt's figures of the migration")
     }
 
     /// Ends the guest, the driver, and looks whether anything of them is left on the hosts.
     fn take_down(mut self) -> anyhow::Result<()> {
         let (lab, vm, at) = (self.lab, self.vm, self.at);
-        say(&format!("SHUTDOWN on {}", HOSTS[at]));
-        let shut = vm.shutdown(HOSTS[at]).map_err(Into::into);
+        say(&format!("SHUTDOWN on {}", at));
+        let shut = vm.shutdown(at).map_err(Into::into);
         let shut = shut.and_then(|request| ask(&mut self.oned, &request));
         // Where the guest is, is not known for sure if that failed: both hosts are cleaned then.
-        let other = shut.is_err().then(|| HOSTS[1 - at]);
-        let request = vm.cleanup(HOSTS[at], other)?;
+        let other = shut.is_err().then(|| other(at));
+        let request = vm.cleanup(at, other)?;
         ask(&mut self.oned, &request)?;
         self.oned.is_square()?;
         let ended = self.oned.finalize()?;
@@ -264,12 +261,12 @@ impl Road<'_> {
 }
 
 /// A bounded stream from one host to the other.
-fn probe_path(lab: &Lab, from: usize, to: usize) -> anyhow::Result<String> {
+fn probe_path(lab: &Lab, from: &str, to: &'static str) -> anyhow::Result<String> {
     let causeway = format!("{PROGRAMS}/causeway");
-    let token = lab.run(&["one", HOSTS[to], &causeway, "survey", "token"])?;
-    let address = format!("10.77.0.{}:0", to + 1);
+    let token = lab.run(&["one", to, &causeway, "survey", "token"])?;
+    let address = format!("{}:0", address(to));
     let mut sink = lab
-        .command(&["one", HOSTS[to], &causeway, "survey", "sink", &address])
+        .command(&["one", to, &causeway, "survey", "sink", &address])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()?;
@@ -280,7 +277,7 @@ fn probe_path(lab: &Lab, from: usize, to: usize) -> anyhow::Result<String> {
     if let Some(stdout) = sink.stdout.take() {
         BufReader::new(stdout).read_line(&mut bound)?;
     }
-    let sent = lab.run_with(&["one", HOSTS[from], &causeway, "survey", "send", bound.trim()], &token);
+    let sent = lab.run_with(&["one", from, &causeway, "survey", "send", bound.trim()], &token);
     // The sink has limits of its own; one that was never reached is not waited for.
     if sent.is_err() {
         sink.kill()?;
@@ -290,7 +287,7 @@ fn probe_path(lab: &Lab, from: usize, to: usize) -> anyhow::Result<String> {
 }
 
 /// The measurement's plan: three probes every 5 ms, and captures on both taps and at the observer.
-fn plan(lab: &Lab, vm: &Guest, from: usize, to: usize, output: &Path) -> String {
+fn plan(lab: &Lab, vm: &Guest, from: &str, to: &'static str, output: &Path) -> String {
     let argv = |words: Vec<String>| {
         let quoted: Vec<String> = words.iter().map(|word| format!("{word:?}")).collect();
         quoted.join(", ")
@@ -312,13 +309,13 @@ fn plan(lab: &Lab, vm: &Guest, from: usize, to: usize, output: &Path) -> String 
          [[capture.host]]\nname = \"{}\"\ncommand = [{}]\n\
          [[capture.host]]\nname = \"{}\"\ncommand = [{}]\n",
         output.display().to_string(),
-        HOSTS[from],
-        HOSTS[to],
+        from,
+        to,
         argv(at_observer),
-        HOSTS[0],
-        on_tap(HOSTS[0]),
-        HOSTS[1],
-        on_tap(HOSTS[1]),
+        FIRST,
+        on_tap(FIRST),
+        other(FIRST),
+        on_tap(other(FIRST)),
     )
 }
 
