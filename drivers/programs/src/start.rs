@@ -27,22 +27,16 @@ pub fn clean_nest() -> io::Result<()> {
     Ok(())
 }
 
-/// Sends the log to `file`, or to standard error where none is named. `CAUSEWAY_LOG` sets the levels, as in
+/// Sends the log to `file`, or to standard error where none is named or it can't be opened: a log that can't be written
+/// is no reason for a driver not to start. `CAUSEWAY_LOG` sets the levels, as in
 /// `debug` or `causeway_core=debug,info`; the default is warnings.
-///
-/// # Errors
-/// The file can't be opened.
-pub fn log_to(file: Option<&Path>) -> io::Result<()> {
+pub fn log_to(file: Option<&Path>) {
     let filter = EnvFilter::try_from_env("CAUSEWAY_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
-    match file {
-        Some(path) => {
-            let file = OpenOptions::new().create(true).append(true).open(path)?;
-            subscriber.with_writer(std::sync::Mutex::new(file)).init();
-        }
+    match file.and_then(|path| OpenOptions::new().create(true).append(true).open(path).ok()) {
+        Some(file) => subscriber.with_writer(std::sync::Mutex::new(file)).init(),
         None => subscriber.with_writer(io::stderr).init(),
     }
-    Ok(())
 }
 
 /// Runs `future` on a runtime of one thread, with a place for tasks that stay on it.

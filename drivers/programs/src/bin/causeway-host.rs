@@ -93,7 +93,7 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     start::clean_nest()?;
-    start::log_to(None)?;
+    start::log_to(None);
     match command {
         Command::Worker { state } => files::serve(&state)?,
         Command::Resident { place, delegated } => {

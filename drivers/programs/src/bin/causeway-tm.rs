@@ -24,19 +24,19 @@ fn run() -> anyhow::Result<ExitCode> {
     start::clean_nest()?;
     match arguments.split_first() {
         Some((word, [_, state])) if word == "worker" => {
-            start::log_to(None)?;
+            start::log_to(None);
             front::serve(state.as_ref())?;
             Ok(ExitCode::SUCCESS)
         }
         Some((word, rest)) if word == guard::WORD => Ok(ExitCode::from(guard::serve(rest)?)),
         Some((word, rest)) if word == "slot" => {
-            start::log_to(None)?;
+            start::log_to(None);
             let run = SlotRun::parse(rest)?;
             start::run_local(run.run())?
         }
         _ => {
             let config = Config::read(&arguments)?;
-            start::log_to(config.log_file.as_deref())?;
+            start::log_to(config.log_file.as_deref());
             start::run_local(tm::serve(config))??;
             Ok(ExitCode::SUCCESS)
         }

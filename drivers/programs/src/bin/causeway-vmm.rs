@@ -23,7 +23,7 @@ fn run() -> anyhow::Result<ExitCode> {
     if let [word, _, state] = arguments.as_slice()
         && word == "worker"
     {
-        start::log_to(None)?;
+        start::log_to(None);
         front::serve(state.as_ref())?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -33,7 +33,7 @@ fn run() -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::from(guard::serve(rest)?));
     }
     let config = Config::read(&arguments)?;
-    start::log_to(config.log_file.as_deref())?;
+    start::log_to(config.log_file.as_deref());
     start::run_local(vmm::serve(config))??;
     Ok(ExitCode::SUCCESS)
 }

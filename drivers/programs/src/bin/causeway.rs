@@ -31,13 +31,14 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let result = start::log_to(None).map_err(Into::into).and_then(|()| match Arguments::parse().command {
+    start::log_to(None);
+    let result = match Arguments::parse().command {
         Command::Predict(arguments) => predict::run(&arguments),
         Command::Survey(arguments) => survey::run(arguments),
         Command::Measure(arguments) => measure::run(arguments),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Worker { state } => front::serve(&state).map(|()| ExitCode::SUCCESS).map_err(Into::into),
-    });
+    };
     result.unwrap_or_else(|error| {
         eprintln!("causeway: {error:#}");
         ExitCode::FAILURE

@@ -212,6 +212,8 @@ impl<F: Family> Driver<F> {
         };
         let plan = match F::plan(self, request, &mut first_word).await {
             Ok(plan) => plan,
+            // oned has given it up meanwhile: it waits for no reply.
+            Err(_) if *entry.cancelled().borrow() => return (None, None),
             Err(failure) => return (Some(reply(request, Err(failure), first_word)), None),
         };
         let _turn = match early {
