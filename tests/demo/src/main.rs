@@ -4,7 +4,6 @@
 //! memory at a known rate is deployed, surveyed, its migration predicted and then made, watched from outside; its
 //! memory is checked by its own verifier; and everything is taken down and looked for once more.
 
-mod guest;
 mod lab;
 mod road;
 mod table;

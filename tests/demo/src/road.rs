@@ -12,16 +12,17 @@ use causeway_observe::mover::{Move, Outcome};
 use causeway_observe::plan::Plan;
 use causeway_observe::report::{MoveResult, Report, readable};
 use causeway_predict::estimate::{Estimate, Facts, estimate};
+use causeway_suite::lab::guest::{self, ADDRESS, OBSERVER, VNI};
+use causeway_suite::lab::{LIBEXEC, Lab, truth};
 use causeway_suite::oned::{Nest, Oned, Reply};
 use causeway_suite::request::{Guest, Request};
 use serde::Deserialize;
 
-use crate::guest::{self, ADDRESS, OBSERVER, VNI};
-use crate::lab::{FIRST, HOSTS, Lab, address, other, say};
-use crate::{Arguments, table};
+use crate::lab::{FIRST, HOSTS, address, other, say};
+use crate::{Arguments, lab, table};
 
-/// Our programs on every machine of the lab.
-const PROGRAMS: &str = "/usr/libexec/causeway";
+/// MiB that the guest keeps writing to, and how many pages a second.
+const WRITES: (u32, u32) = (24, 1500);
 
 /// What libvirt says of the last migration, at the destination.
 #[derive(Debug, Deserialize)]
@@ -60,8 +61,9 @@ struct Road<'a> {
 /// # Errors
 /// A step of the road failed; it is named.
 pub fn travel(arguments: &Arguments, stop: &AtomicBool) -> anyhow::Result<ExitCode> {
-    let lab = Lab::new(&arguments.lab)?;
-    let vm = guest::virtual_machine(lab.directory());
+    let lab = lab::lab(arguments)?;
+    let (mib, pages) = WRITES;
+    let vm = guest::virtual_machine(lab.directory(), mib, pages);
     let oned = start_driver(&lab)?;
     let known = table::Known::default();
     let mut road = Road { arguments, stop, lab: &lab, vm: &vm, oned, at: FIRST, known };
@@ -82,7 +84,7 @@ pub fn travel(arguments: &Arguments, stop: &AtomicBool) -> anyhow::Result<ExitCo
 /// The driver process, started as oned starts it, on the front-end.
 fn start_driver(lab: &Lab) -> anyhow::Result<Oned> {
     say("starting the driver process in oned's place: the `qemu` entry, ARGUMENTS \"-t 15 -r 0 kvm\"");
-    let words = lab.words(&["one", "fe", &format!("{PROGRAMS}/causeway-vmm"), "\"$@\""]);
+    let words = lab.words(&["one", "fe", &format!("{LIBEXEC}/causeway-vmm"), "\"$@\""]);
     let quoted: Vec<String> =
         words.iter().map(|w| if w == "\"$@\"" { w.clone() } else { quote(w) }).collect();
     let script = lab.directory().join("driver.sh");
@@ -137,7 +139,7 @@ impl Road<'_> {
     /// of the receiving QEMU, stop and resume, and how fast a busy machine copies and encrypts.
     fn calibrate(&mut self) -> anyhow::Result<()> {
         say("calibration: the resting guest goes there and back");
-        let (mib, pages) = guest::WRITES;
+        let (mib, pages) = WRITES;
         self.lab.run(&["ask", ADDRESS, &format!("set {mib} 0")])?;
         for _ in HOSTS {
             self.go_on()?;
@@ -174,10 +176,7 @@ impl Road<'_> {
         let (lab, vm) = (self.lab, self.vm);
         say("DEPLOY on h1: context image, network, side files, guest");
         let request = vm.deploy(FIRST)?;
-        let directory = format!("/var/lib/one/vms/{}", vm.vm);
-        lab.write("fe", &format!("{directory}/deployment.0"), &vm.deployment())?;
-        lab.write("fe", &format!("{directory}/context.sh"), &format!("ETH0_IP='{ADDRESS}'\n"))?;
-        lab.run(&["one", FIRST, "mkdir", "-p", "/var/lib/one/datastores/0"])?;
+        guest::prepare(lab, vm)?;
         lab.run(&["observer", &VNI.to_string(), OBSERVER])?;
         ask(&mut self.oned, &request)?;
         let booted = guest::wait(lab)?;
@@ -189,7 +188,7 @@ impl Road<'_> {
     fn survey(&self, to: &'static str) -> anyhow::Result<Facts> {
         let (lab, from) = (self.lab, self.at);
         say(&format!("survey on {}: the guest's memory and how fast it writes it; the path to {}", from, to));
-        let causeway = format!("{PROGRAMS}/causeway");
+        let causeway = format!("{LIBEXEC}/causeway");
         let guest = lab.run(&["one", from, &causeway, "survey", "guest", &self.vm.uuid])?;
         let path = probe_path(lab, from, to)?;
         let directory = "/var/lib/causeway/survey";
@@ -234,7 +233,7 @@ impl Road<'_> {
     }
 
     fn job(&self) -> anyhow::Result<Job> {
-        let causeway = format!("{PROGRAMS}/causeway");
+        let causeway = format!("{LIBEXEC}/causeway");
         let text = self.lab.run(&["one", self.at, &causeway, "survey", "job", &self.vm.uuid])?;
         serde_json::from_str(&text).context("libvirt's figures of the migration")
     }
@@ -254,15 +253,18 @@ impl Road<'_> {
         println!("   FINALIZE: the driver ended after {}", readable(ended.took));
         lab.run(&["observer-off"])?;
         for host in HOSTS {
-            nothing_left(lab, host, vm)?;
+            truth::nothing_left(lab, host)?;
+            println!("   {host}: no domain, link, rule or QEMU process is left");
         }
+        truth::no_file_left(lab, vm)?;
+        println!("   no file of the guest is left");
         Ok(())
     }
 }
 
 /// A bounded stream from one host to the other.
 fn probe_path(lab: &Lab, from: &str, to: &'static str) -> anyhow::Result<String> {
-    let causeway = format!("{PROGRAMS}/causeway");
+    let causeway = format!("{LIBEXEC}/causeway");
     let token = lab.run(&["one", to, &causeway, "survey", "token"])?;
     let address = format!("{}:0", address(to));
     let mut sink = lab
@@ -283,7 +285,7 @@ fn probe_path(lab: &Lab, from: &str, to: &'static str) -> anyhow::Result<String>
         sink.kill()?;
     }
     sink.wait()?;
-    sent
+    Ok(sent?)
 }
 
 /// The measurement's plan: three probes every 5 ms, and captures on both taps and at the observer.
@@ -338,26 +340,5 @@ fn account(leg: &Leg, report: &Report) -> anyhow::Result<()> {
         Some(Err(error)) => println!("   the network's share could not be told: {error}"),
         None => {}
     }
-    Ok(())
-}
-
-/// Looks for what a guest could leave behind on a host.
-fn nothing_left(lab: &Lab, host: &str, vm: &Guest) -> anyhow::Result<()> {
-    let domains = lab.run(&["exec", host, "virsh", "-q", "list", "--all", "--name"])?;
-    let links = lab.run(&["exec", host, "ip", "-br", "link"])?;
-    let rules = lab.run(&["exec", host, "nft", "list", "ruleset"])?;
-    let directory = vm.directory().display().to_string();
-    let files =
-        lab.run(&["exec", host, "sh", "-c", &format!("ls -A {} 2>/dev/null || :", quote(&directory))])?;
-    let qemu = lab.run(&["exec", host, "sh", "-c", "pgrep -a qemu || :"])?;
-    let ours: Vec<&str> = links
-        .lines()
-        .filter(|l| l.starts_with("onebr") || l.starts_with("one-") || l.starts_with("eth0."))
-        .collect();
-    let left = [domains.trim(), &ours.join("; "), rules.trim(), files.trim(), qemu.trim()].join("");
-    if !left.is_empty() {
-        bail!("left on {host}: {left}");
-    }
-    println!("   {host}: no domain, link, rule, file or QEMU process is left");
     Ok(())
 }
