@@ -27,7 +27,7 @@ use super::front::Front;
 use super::oned::Oned;
 use super::out::Out;
 use super::places::Places;
-use super::turns::{Entry, Room, Turns};
+use super::turns::{Entry, Room, Turn, Turns};
 
 /// What one kind of driver process does its own way.
 pub trait Family: Sized + 'static {
@@ -149,6 +149,9 @@ pub async fn serve<F: Family>(config: Config<F::Options>) -> anyhow::Result<()> 
     Ok(())
 }
 
+/// A reply, unless the request was cancelled; and its id in the journal with how it ended, if it got that far.
+type Answered = (Option<Reply>, Option<(RequestId, bool)>);
+
 impl<F: Family> Driver<F> {
     /// A driver that has nothing to do yet.
     ///
@@ -199,9 +202,8 @@ impl<F: Family> Driver<F> {
     }
 
     /// Works a request off: its reply, unless it was cancelled, and its id in the journal, if it got that far.
-    async fn answer(&self, request: &Request, entry: &Entry) -> (Option<Reply>, Option<(RequestId, bool)>) {
+    async fn answer(&self, request: &Request, entry: &Entry) -> Answered {
         let vm_turn = if F::waits_its_turn(&request.action) { Some(entry.vm_turn().await) } else { None };
-        let mut first_word = None;
         if *entry.cancelled().borrow() {
             return (None, None);
         }
@@ -210,6 +212,19 @@ impl<F: Family> Driver<F> {
             Some((room, lane)) => (None, Some(entry.room_turn(vm_turn, room, *lane).await)),
             None => (vm_turn, None),
         };
+        // Most requests of a burst only wait: what their work needs is made when their turn has come.
+        Box::pin(self.work(request, entry, vm_turn, early)).await
+    }
+
+    /// What [`answer`](Driver::answer) does when the turn has come.
+    async fn work(
+        &self,
+        request: &Request,
+        entry: &Entry,
+        vm_turn: Option<tokio::sync::OwnedMutexGuard<()>>,
+        early: Option<Turn>,
+    ) -> Answered {
+        let mut first_word = None;
         let plan = match F::plan(self, request, &mut first_word).await {
             Ok(plan) => plan,
             // oned has given it up meanwhile: it waits for no reply.
