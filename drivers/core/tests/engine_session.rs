@@ -1,4 +1,4 @@
-//! A host that is away for a while, behind one session that all who want it wait for: as `reach::resident::Hosts` keeps it.
+//! Hosts that are away for a while and come back: faults that were first seen in the lab.
 
 #![cfg(test)]
 
@@ -10,7 +10,7 @@ use causeway_core::journal::Journal;
 use causeway_core::names::{DeployId, HostName, RequestId, VmId};
 use causeway_core::outcome::Sighting;
 use causeway_core::plan::{Place, Plan};
-use causeway_core::reach::wire::{Exchange, FromResident, Severity};
+use causeway_core::reach::wire::{Done, Exchange, FromResident, Owner, Severity, StepEnd};
 use causeway_testing::plans::Maker;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::time::Instant;
@@ -18,7 +18,8 @@ use tokio::time::Instant;
 /// How long a try to open a session to a silent host takes.
 const CONNECT: Duration = Duration::from_secs(15);
 
-/// Hosts that fall silent when the guest begins to move, for a while; the guest stays where it was.
+/// Hosts behind one session that all who want it wait for, as `reach::resident::Hosts` keeps it. They fall silent when
+/// the guest begins to move, for a while; the guest stays where it was.
 struct Away {
     source: HostName,
     back: Mutex<Option<Instant>>,
@@ -47,18 +48,7 @@ impl Reach for Away {
             // The answer is lost: the channel closes without an end.
             return Ok(Events { receiver, carrier: None });
         }
-        for step in &exchange.steps {
-            let request = exchange.request.clone();
-            let _ = sender.send(FromResident::Started { request, step: step.name.clone() });
-            let done = causeway_core::reach::wire::Done::quiet();
-            let end = causeway_core::reach::wire::StepEnd {
-                step: step.name.clone(),
-                result: Ok(done),
-                owner: causeway_core::reach::wire::Owner::Ours,
-                micros: 1,
-            };
-            let _ = sender.send(FromResident::Ended { request: exchange.request.clone(), end });
-        }
+        exchange.steps.iter().for_each(|step| say(&sender, &exchange, &step.name, Ok(Done::quiet())));
         let _ = sender.send(FromResident::End { request: exchange.request });
         Ok(Events { receiver, carrier: None })
     }
@@ -72,6 +62,74 @@ impl Reach for Away {
             Err(failure) => Sighting::Unreachable(failure.text),
         }
     }
+}
+
+/// What a resident says of one step.
+fn say(
+    sender: &mpsc::UnboundedSender<FromResident>,
+    exchange: &Exchange,
+    step: &str,
+    result: Result<Done, Failure>,
+) {
+    let (request, step) = (exchange.request.clone(), step.to_owned());
+    let _ = sender.send(FromResident::Started { request: request.clone(), step: step.clone() });
+    let end = StepEnd { step, result, owner: Owner::Ours, micros: 1 };
+    let _ = sender.send(FromResident::Ended { request, end });
+}
+
+/// A move that fails because the destination's libvirtd died, which is back soon, with the copy that came in.
+struct Orphan {
+    source: HostName,
+    back: Instant,
+    ran: std::sync::Mutex<Vec<String>>,
+}
+
+impl Reach for Orphan {
+    async fn start(&self, _: &Place, exchange: Exchange) -> Result<Events, Failure> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        for step in &exchange.steps {
+            self.ran.lock().unwrap().push(step.name.clone());
+            let failed = step.name == "migrate";
+            let result = if failed { Err(Failure::new(Kind::Refused, "closed")) } else { Ok(Done::quiet()) };
+            say(&sender, &exchange, &step.name, result);
+            if failed {
+                break;
+            }
+        }
+        let _ = sender.send(FromResident::End { request: exchange.request });
+        Ok(Events { receiver, carrier: None })
+    }
+
+    async fn cancel(&self, _: &Place, _: &RequestId) {}
+
+    async fn locate(&self, host: &HostName, _: &DeployId) -> Sighting {
+        if *host == self.source {
+            return Sighting::Running;
+        }
+        if Instant::now() < self.back {
+            return Sighting::Unreachable("connection refused".to_owned());
+        }
+        let discarded = self.ran.lock().unwrap().iter().any(|step| step.starts_with("settle:"));
+        if discarded { Sighting::Absent } else { Sighting::Incoming }
+    }
+}
+
+/// Found in the lab with the destination's libvirtd killed: its network was taken away while the copy still used it, and
+/// so it stayed.
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_came_in_goes_before_its_network() {
+    let make = Maker::of_two_hosts();
+    let back = Instant::now() + Duration::from_secs(5);
+    let orphan = Orphan { source: make.source.clone(), back, ran: std::sync::Mutex::default() };
+    let (_keep, cancelled) = watch::channel(false);
+    let (log, journal) = (Lines::default(), Journal::none());
+    let engine =
+        Engine { reach: &orphan, log: &log, journal: &journal, patience: Patience::default(), cancelled };
+    let outcome = engine.run(&make.migrate(), &RequestId::new(1, 1, 1)).await;
+    assert!(matches!(outcome, Outcome::Failure(_)), "{outcome:?}");
+    let ran = orphan.ran.lock().unwrap();
+    let place = |name: &str| ran.iter().position(|step| step.contains(name));
+    assert!(place("settle:").is_some() && place("settle:") < place("clean:"), "{ran:?}");
 }
 
 #[derive(Default)]

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::pin::pin;
 use std::time::Duration;
 
+// The runtime's clock, so that a test can stop it.
+use tokio::time::Instant;
+
 use super::{Engine, Log, Pace, Reach, Stop};
 use crate::names::{DeployId, HostName, RequestId};
 use crate::outcome::{Orders, Sighting, Verdict, judge_migration};
@@ -12,6 +15,28 @@ use crate::reach::wire::Severity;
 
 /// How long one host may take to bring a guest to rest.
 const SETTLE_DEADLINE: Duration = Duration::from_secs(60);
+
+/// How long a destination that can't be asked holds up the end of a move that is known to have failed. A copy that came
+/// in keeps its network in use: taken away while it is there, the undo would leave it behind. libvirtd is back sooner.
+const TIDY: Duration = Duration::from_secs(30);
+
+/// What a round of questions showed.
+struct Answer {
+    /// Whether the goal was reached, if that is proved.
+    proof: Option<bool>,
+    /// What is not known, for people.
+    doubt: String,
+}
+
+impl Answer {
+    fn proved(reached: bool) -> Self {
+        Answer { proof: Some(reached), doubt: String::new() }
+    }
+
+    fn open(doubt: impl Into<String>) -> Self {
+        Answer { proof: None, doubt: doubt.into() }
+    }
+}
 
 impl<R: Reach, L: Log> Engine<'_, R, L> {
     /// Asks until it is proved whether `step` reached its goal. Never guesses: while a host that matters is silent this
@@ -29,13 +54,14 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
     ) -> bool {
         let Some(goal) = &step.goal else { return false };
         let mut pace = Pace::new(self.patience);
+        let begun = Instant::now();
         let mut rested = !at_work;
         let mut rest = pin!(self.until_rest(plan, request, step));
         loop {
             // What is asked from now on is asked of hosts at rest, or is not.
             let quiet = rested;
             let mut round = pin!(self.round(plan, request, goal, quiet));
-            let (proof, doubt) = loop {
+            let Answer { proof, doubt } = loop {
                 // Never one without the other: both may want a session to the same host, and whoever opens it must go
                 // on, or the other waits for ever.
                 tokio::select! {
@@ -45,7 +71,7 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
             };
             match proof {
                 Some(true) => return true,
-                Some(false) if quiet => return false,
+                Some(false) if quiet && (doubt.is_empty() || begun.elapsed() > TIDY) => return false,
                 _ => {}
             }
             if rested && !quiet {
@@ -58,7 +84,7 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
                 }
                 due = pace.wait() => due,
             };
-            if due {
+            if due && !(quiet && proof.is_some()) {
                 let doubt = if doubt.is_empty() { format!("{} is not at rest", step.place) } else { doubt };
                 self.warn(
                     plan,
@@ -68,18 +94,19 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
         }
     }
 
-    /// Asks the hosts once, and gives the orders that follow from their words: the proof, or the doubt.
-    async fn round(
-        &self,
-        plan: &Plan,
-        request: &RequestId,
-        goal: &Goal,
-        quiet: bool,
-    ) -> (Option<bool>, String) {
+    /// Asks the hosts once, and gives the orders that follow from their words: whether it is proved.
+    async fn round(&self, plan: &Plan, request: &RequestId, goal: &Goal, quiet: bool) -> Answer {
         match goal {
             Goal::RunsOn { id, host, from: Some(source) } => {
-                let verdict = self.judge(id, source, host).await;
-                self.settle(plan, request, goal, source, verdict, quiet).await
+                let (at_source, at_destination) =
+                    tokio::join!(self.reach.locate(source, id), self.reach.locate(host, id));
+                tracing::info!(%id, ?at_source, ?at_destination, "asked both hosts");
+                let verdict = judge_migration(&at_source, &at_destination);
+                let answer = self.settle(plan, request, goal, source, verdict, quiet).await;
+                match at_destination {
+                    Sighting::Unreachable(doubt) => Answer { doubt, ..answer },
+                    _ => answer,
+                }
             }
             Goal::RunsOn { id, host, from: None } => present(&self.reach.locate(host, id).await),
             Goal::Gone { id, host } => gone(&self.reach.locate(host, id).await),
@@ -104,13 +131,6 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
         }
     }
 
-    async fn judge(&self, id: &DeployId, source: &HostName, destination: &HostName) -> Verdict {
-        let (at_source, at_destination) =
-            tokio::join!(self.reach.locate(source, id), self.reach.locate(destination, id));
-        tracing::info!(%id, ?at_source, ?at_destination, "asked both hosts");
-        judge_migration(&at_source, &at_destination)
-    }
-
     /// Carries out a verdict's orders; the proof stands once there are none left, which the next round shows.
     async fn settle(
         &self,
@@ -120,8 +140,8 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
         source: &HostName,
         verdict: Verdict,
         quiet: bool,
-    ) -> (Option<bool>, String) {
-        let Goal::RunsOn { id, host: destination, .. } = goal else { return (None, String::new()) };
+    ) -> Answer {
+        let Goal::RunsOn { id, host: destination, .. } = goal else { return Answer::open("") };
         let (orders, arrived) = match verdict {
             Verdict::Source(orders) => (orders, false),
             Verdict::Destination(orders) => (orders, true),
@@ -130,13 +150,13 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
                     let text = format!("the guest runs neither on {source} nor on {destination}");
                     self.tell(plan, Severity::Error, &text);
                 }
-                return (Some(false), String::new());
+                return Answer::proved(false);
             }
-            Verdict::Moving => return (None, "it is still moving".to_owned()),
-            Verdict::Unknown(why) => return (None, why),
+            Verdict::Moving => return Answer::open("it is still moving"),
+            Verdict::Unknown(why) => return Answer::open(why),
         };
         if orders == Orders::default() {
-            return (Some(arrived), String::new());
+            return Answer::proved(arrived);
         }
         for (host, order) in [(source, orders.source), (destination, orders.destination)] {
             if let Some(order) = order.filter(|_| quiet) {
@@ -144,7 +164,7 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
                 self.order(plan, request, id, host, order).await;
             }
         }
-        (None, "it is being brought to rest".to_owned())
+        Answer::open("it is being brought to rest")
     }
 
     async fn order(&self, plan: &Plan, request: &RequestId, id: &DeployId, host: &HostName, order: Order) {
@@ -156,20 +176,20 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
     }
 }
 
-/// Whether a guest that was to be started runs: the proof, or the doubt.
-fn present(sighting: &Sighting) -> (Option<bool>, String) {
+/// Whether a guest that was to be started runs.
+fn present(sighting: &Sighting) -> Answer {
     match sighting {
-        Sighting::Running | Sighting::Migrating | Sighting::Paused => (Some(true), String::new()),
-        Sighting::Absent | Sighting::Ended => (Some(false), String::new()),
-        other => (None, format!("{other:?}")),
+        Sighting::Running | Sighting::Migrating | Sighting::Paused => Answer::proved(true),
+        Sighting::Absent | Sighting::Ended => Answer::proved(false),
+        other => Answer::open(format!("{other:?}")),
     }
 }
 
-/// Whether a guest that was to be ended is gone: the proof, or the doubt.
-fn gone(sighting: &Sighting) -> (Option<bool>, String) {
+/// Whether a guest that was to be ended is gone.
+fn gone(sighting: &Sighting) -> Answer {
     match sighting {
-        Sighting::Absent | Sighting::Ended => (Some(true), String::new()),
-        Sighting::Unreachable(why) => (None, why.clone()),
-        _ => (Some(false), String::new()),
+        Sighting::Absent | Sighting::Ended => Answer::proved(true),
+        Sighting::Unreachable(why) => Answer::open(why),
+        _ => Answer::proved(false),
     }
 }
