@@ -9,6 +9,9 @@ use crate::request::Guest;
 /// How long a host's libvirt may take to answer again after it was killed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long a process that was told to end may stay.
+const ENDED: Duration = Duration::from_secs(15);
+
 /// Where a guest's processors run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Whereabouts {
@@ -76,8 +79,18 @@ pub fn nothing_left(lab: &Lab, host: &str) -> Result<(), LabError> {
         nft list ruleset
         bridge fdb show | grep -c 'dst 10[.]77' | sed '/^0$/d; s/$/ forwarding entries/'
         pgrep -a qemu | cut -c 1-60 | sed 's/^/process /'";
-    let left = lab.script(host, script, &[])?;
-    if left.trim().is_empty() { Ok(()) } else { LabError::promise(format!("left on {host}: {left}")) }
+    let start = Instant::now();
+    loop {
+        let left = lab.script(host, script, &[])?;
+        if left.trim().is_empty() {
+            return Ok(());
+        }
+        // A process that was told to end may take its time.
+        if start.elapsed() > ENDED {
+            return LabError::promise(format!("left on {host}: {left}"));
+        }
+        sleep(Duration::from_millis(100));
+    }
 }
 
 /// Looks for the files of a guest on the hosts' datastore.
