@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
 use causeway_core::document::Envelope;
 use causeway_core::plan::{Answer, Goal, Lane, OnFailure, Place, Work, inputs_of};
@@ -194,6 +195,61 @@ fn failmigrate_also_follows_the_first_of_several_preparations() {
     assert_eq!(step_names(&plan)[..2], ["tm_premigrate", "tm_premigrate#2"]);
     assert_eq!(undo_names(&plan.steps[0]), ["tm_failmigrate", "tm_failmigrate"]);
     assert!(plan.steps[1].undo.is_empty());
+}
+
+/// Contract VMM 1.2, `-d`: in the place of the shipped list.
+#[test]
+fn the_agent_goes_with_the_hypervisors_steps_of_the_actions_that_d_names() {
+    let delegate = ["deploy", "attach_disk", "execcancel"].map(str::to_owned).to_vec();
+    let settings = causeway_vmm::plan::Settings { delegate, ..settings() };
+    let mut seen = BTreeSet::new();
+    for name in names() {
+        let plan = planned(&action(&name), &document(&name), &settings).unwrap();
+        let named = ["DEPLOY", "ATTACHDISK", "EXEC_CANCEL"].contains(&plan.action.as_str());
+        for step in plan.steps.iter().flat_map(|s| std::iter::once(s).chain(&s.undo)) {
+            let ours = matches!(&step.work, Work::Slot { slot, .. } if slot.family() == "vmm");
+            assert_eq!(matches!(step.place, Place::Delegated(_)), named && ours, "{name}: {}", step.name);
+            seen.extend((named && ours).then(|| step.name.clone()));
+        }
+    }
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), ["attach_disk", "cancel", "deploy", "exec_cancel"]);
+}
+
+/// Contract VMM 1.2, `-r`: the steps that the stock driver runs by an ssh call of their own, and no others.
+#[test]
+fn r_is_for_steps_by_a_call_of_their_own() {
+    let plain = settings();
+    let settings = causeway_vmm::plan::Settings { retries: 2, ..settings() };
+    let mut again = BTreeSet::new();
+    for name in names() {
+        let plan = planned(&action(&name), &document(&name), &settings).unwrap();
+        let once = planned(&action(&name), &document(&name), &plain).unwrap();
+        for (step, once) in plan.steps.iter().zip(&once.steps) {
+            let retried = step.retries > 0;
+            let time = if retried { once.deadline * 3 + Duration::from_secs(2) } else { once.deadline };
+            assert_eq!((step.retries, step.deadline), (if retried { 2 } else { 0 }, time), "{name}");
+            again.extend(retried.then(|| step.name.clone()));
+        }
+    }
+    let expected = ["exec", "exec_cancel", "resize", "snapshot_create", "snapshot_delete"];
+    assert_eq!(again.into_iter().collect::<Vec<_>>(), expected);
+}
+
+/// Contract VMM 1.2, `-w`: seconds of a VMM step, and of no other.
+#[test]
+fn w_is_for_the_hypervisors_steps_and_leaves_the_others_their_time() {
+    let wanted = Duration::from_secs(33);
+    let plain = settings();
+    let deadlines = causeway_vmm::plan::Deadlines { step: Some(wanted), ..plain.deadlines };
+    let settings = causeway_vmm::plan::Settings { deadlines, ..settings() };
+    for name in names() {
+        let plan = planned(&action(&name), &document(&name), &settings).unwrap();
+        let without = planned(&action(&name), &document(&name), &plain).unwrap();
+        for (step, plain) in plan.steps.iter().zip(&without.steps) {
+            let ours = matches!(&step.work, Work::Slot { slot, .. } if slot.family() == "vmm");
+            assert_eq!(step.deadline, if ours { wanted } else { plain.deadline }, "{name}: {}", step.name);
+        }
+    }
 }
 
 #[test]

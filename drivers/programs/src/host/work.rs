@@ -115,7 +115,7 @@ impl Place {
                 let argv = resolve(argv, outputs)?;
                 let stdin = name.as_deref().map(input).transpose()?.unwrap_or_else(|| Input::new(Vec::new()));
                 let (request, deadline, turn) = (&exchange.request, step.deadline(), turn.clone());
-                let call = SlotCall { request, slot, argv, stdin, deadline, turn };
+                let call = SlotCall { request, slot, argv, stdin, deadline, retries: step.retries, turn };
                 self.slot(call, cancelled, out).await
             }
             Work::MakeDir { path } => file(Request::MakeDir { path: path.as_str().to_owned() }).await,
@@ -251,13 +251,15 @@ pub(super) struct SlotCall<'a> {
     pub argv: Vec<String>,
     pub stdin: Input,
     pub deadline: Duration,
+    /// How often somebody else's script is tried again.
+    pub retries: u16,
     /// Kept by the threads that a call leaves behind at its deadline: until they end, the VM is not at rest.
     pub turn: Option<Arc<Turn>>,
 }
 
 /// Runs somebody else's executable and passes its log lines on.
 pub(super) async fn foreign(path: &Path, call: &SlotCall<'_>, out: &Out) -> Result<Done, Failure> {
-    let script = child::run(path, &call.argv, &call.stdin.0, call.deadline).await?;
+    let script = child::run_again(path, &call.argv, &call.stdin.0, call.deadline, call.retries).await?;
     for (severity, text) in &script.log {
         log(out, call.request, *severity, text);
     }
