@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use causeway_core::answer::{Failure, Kind};
 use causeway_core::document::{Envelope, TmCommand, encode, encode_lines, reduced_vm};
-use causeway_core::names::{DeployId, HostName};
+use causeway_core::names::{DeployId, DiskPath, HostName};
 use causeway_core::plan::{Answer, Arg, Input, Lane, Place, Plan, Slot, Step, Work};
 use causeway_core::protocol::delegates;
 
@@ -124,6 +124,15 @@ impl<'a> Builder<'a> {
         let work = Work::Slot { slot, argv, input: Some(input.to_owned()) };
         let deadline = self.settings.deadlines.step.unwrap_or(self.settings.deadlines.short);
         Ok(Step::new(verb, place, work, deadline))
+    }
+
+    /// A step of our own verbs (see [`crate::host`]): nobody else's script stands in for it, and it reads nothing.
+    pub fn own(&self, verb: &str, host: &HostName, directory: &DiskPath) -> Result<Step, Failure> {
+        let words = [self.deploy_id()?.to_string(), directory.to_string(), self.envelope.vm.id.to_string()];
+        let argv = words.into_iter().chain([host.to_string()]).map(Arg::from).collect();
+        let work = Work::Slot { slot: self.slot("vmm", &self.settings.hypervisor, verb)?, argv, input: None };
+        let deadline = self.settings.deadlines.step.unwrap_or(self.settings.deadlines.short);
+        Ok(Step::new(verb, Place::Host(host.clone()), work, deadline))
     }
 
     /// Where a step on a host runs: over a session of its own with the agent for the actions that `-d` names. For a

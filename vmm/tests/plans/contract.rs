@@ -167,19 +167,25 @@ fn after_the_move_nothing_of_a_migration_can_fail_it() {
         [
             "tm_premigrate",
             "pre:ovswitch_vxlan",
+            "depart",
             "migrate",
             "clean:ovswitch_vxlan",
             "post:ovswitch_vxlan",
+            "arrive",
             "tm_postmigrate"
         ]
     );
     let places: Vec<String> = plan.steps.iter().map(|s| s.place.to_string()).collect();
-    assert_eq!(places, ["front-end", "node2", "node1", "node1", "node2", "front-end"]);
+    assert_eq!(places, ["front-end", "node2", "node1", "node1", "node1", "node2", "node2", "front-end"]);
     let ignored: Vec<bool> = plan.steps.iter().map(|s| s.on_failure == OnFailure::Warn).collect();
-    assert_eq!(ignored, [false, false, false, true, true, true]);
+    assert_eq!(ignored, [false, false, true, false, true, true, true, true]);
     let id = "6e1f0f2a-0000-4000-8000-000000926517";
     assert_eq!(argv(step(&plan, "migrate")), [id, "node2", "node1", "0", "node1"]);
     assert_eq!(argv(step(&plan, "post:ovswitch_vxlan")), [id, "node1"], "post is told the source");
+    let directory = "/var/lib/one//datastores/102/0";
+    assert_eq!(argv(step(&plan, "depart")), [id, directory, "0", "node1"]);
+    assert_eq!(argv(step(&plan, "arrive")), [id, directory, "0", "node2"]);
+    assert_eq!(undo_names(step(&plan, "depart")), ["stay"], "what was put aside is given back");
     let (id, host, from) = (id.parse().unwrap(), "node2".parse().unwrap(), Some("node1".parse().unwrap()));
     assert_eq!(step(&plan, "migrate").goal, Some(Goal::RunsOn { id, host, from }));
     let undo = &step(&plan, "tm_premigrate").undo;
@@ -195,6 +201,16 @@ fn failmigrate_also_follows_the_first_of_several_preparations() {
     assert_eq!(step_names(&plan)[..2], ["tm_premigrate", "tm_premigrate#2"]);
     assert_eq!(undo_names(&plan.steps[0]), ["tm_failmigrate", "tm_failmigrate"]);
     assert!(plan.steps[1].undo.is_empty());
+}
+
+/// Contract VMM 1.2: a script of `-l` does the whole of a migration.
+#[test]
+fn a_migration_by_a_script_of_the_front_end_is_left_to_it() {
+    let local = [("migrate".to_owned(), "migrate_local".to_owned())].into();
+    let settings = causeway_vmm::plan::Settings { local, ..settings() };
+    let plan = planned("MIGRATE", &document(MIGRATE), &settings).unwrap();
+    assert!(!step_names(&plan).iter().any(|name| ["depart", "arrive"].contains(name)), "{}", plan.render());
+    assert_eq!(step(&plan, "migrate").place, Place::FrontEnd);
 }
 
 /// Contract VMM 1.2, `-d`: in the place of the shipped list.

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 
 use super::Options;
 use super::files::{self, Pooled, Reply, Request};
+use super::machine::Machine;
 use super::resident::Out;
 use super::turn::Turn;
 use crate::storage::Transfer;
@@ -38,6 +39,7 @@ pub struct Place {
     network: Arc<super::network::Network>,
     settings: causeway_vmm::host::Settings,
     libvirt: Arc<Mutex<Option<Arc<Libvirt>>>>,
+    root: Vec<String>,
 }
 
 impl Place {
@@ -56,6 +58,7 @@ impl Place {
             network: Arc::new(super::network::Network::new(options)),
             settings,
             libvirt: Arc::default(),
+            root: options.root.clone(),
         })
     }
 
@@ -168,6 +171,15 @@ impl Place {
         let flag = Arc::clone(&stop);
         let mut cancelled = cancelled.clone();
         let turn = call.turn.clone();
+        let machine = Machine {
+            remotes: self.remotes.clone(),
+            root: self.root.clone(),
+            uri: self.uri.clone(),
+            request: call.request.clone(),
+            deadline: call.deadline,
+            runtime: runtime.clone(),
+            by_itself: turn.is_none(),
+        };
         // At the deadline this future goes; the thread is told, and holds the VM's turn until it has ended.
         let _told = Told(Arc::clone(&stop));
         let thread = tokio::task::spawn_blocking(move || {
@@ -182,6 +194,7 @@ impl Place {
                     stdin: &stdin.0,
                     hypervisor: libvirt.as_ref(),
                     files: &files,
+                    machine: &machine,
                     settings: &settings,
                     cancelled: &flag,
                     log: &log,
