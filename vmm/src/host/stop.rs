@@ -95,7 +95,11 @@ struct Devices {
 /// Looks for devices that need a helper while the domain can still be asked. A guest is ended whether or not it can.
 fn devices(call: &Call<'_>, id: &DeployId) -> Devices {
     let read = || -> Result<Devices, Failure> {
-        let xml = call.hypervisor.xml(id, XmlView::Live).map_err(|e| failure(&e))?;
+        let xml = match call.hypervisor.xml(id, XmlView::Live) {
+            // It went by itself meanwhile.
+            Err(e) if e.is_absent() => return Ok(Devices::default()),
+            other => other.map_err(|e| failure(&e))?,
+        };
         let facts = facts(&xml).map_err(|e| Failure::new(Kind::HostState, format!("XML of {id}: {e}")))?;
         let Some(directory) = facts.metadata.and_then(|metadata| metadata.system_datastore) else {
             return Ok(Devices::default());
