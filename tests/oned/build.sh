@@ -19,7 +19,7 @@ fi
 grep -q "VERSION = '7\.4\.0'" "$stock/src/oca/ruby/opennebula/version.rb" || die "$1 is not release 7.4.0"
 
 # What oned, its Ruby drivers and its command line need to run; hosts take their programs from this machine, too.
-"$here/../lab/packages.sh" curl genisoimage libxmlrpc-core-c3 libxmlrpc-c++8v5 rsync ruby ruby-ffi-rzmq \
+"$here/../lab/packages.sh" curl genisoimage libxmlrpc-core-c3 libxmlrpc-c++8v5 pciutils rsync ruby ruby-ffi-rzmq \
   ruby-nokogiri ruby-sequel ruby-sqlite3 ruby-xmlrpc >&2
 
 if is_built "$stock"; then

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # front-end.sh install BUILT: puts a built OpenNebula onto this machine as its Debian packages would: same places, same
 # owners, and a package database that vouches for the files. Run as root on the lab's front-end.
+# front-end.sh node: what a host's package brings, and oned does not copy to hosts by itself.
 # front-end.sh state FILE...: prints what stands at each of these places, and below: kind, owner, mode, time, content.
 # Promise: BUILT is only read; what is made lies in the machine's own root, and ends with it.
 set -euo pipefail
@@ -10,20 +11,21 @@ die() { echo "front-end.sh: $*" >&2; exit 1; }
 install_stock() { # BUILT
   local built=$1 log=/var/log/opennebula-install.log needed
   cd "$built"
-  mkdir -p /var/lock
+  install -d -o oneadmin -g oneadmin /run/lock /run/lock/one /run/one
   # It goes on where something is missing: a core alone has no web interface, and no packages of other people's.
   ./install.sh -u oneadmin -g oneadmin >"$log" 2>&1 || :
   for needed in /usr/bin/oned /usr/bin/onevm /usr/lib/one/mads/one_vmm_exec /usr/lib/one/mads/onemonitord \
     /etc/one/oned.conf /var/lib/one/remotes/vmm/kvm/save /var/lib/one/remotes/tm/qcow2/clone; do
     [ -e "$needed" ] || die "OpenNebula's install.sh left no $needed: see $log"
   done
-  # Where its packages keep gems that Debian does not have; the ones needed here are Debian's.
-  mkdir -p /usr/share/one/gems
-  chown -R root:oneadmin /etc/one
-  chmod -R o-rwx /etc/one
-  # The client library loads one gem that Debian has not, for the schedules of services, which nobody makes here.
+  loader
+  # A gem that Debian has not, for schedules of services: the client library only loads it.
   ruby -e 'require "parse-cron"' 2>/dev/null || : >/usr/lib/one/ruby/parse-cron.rb
   package_database
+}
+
+loader() { # its packages bring gems, and a file that says where; here gems are Debian's, found where Ruby looks anyway
+  : >"$(ruby -e 'puts RbConfig::CONFIG["vendordir"]')/load_opennebula_paths.rb"
 }
 
 package_database() { # what dpkg would know
@@ -38,7 +40,6 @@ configure() {
   printf 'oneadmin:lab\n' >/var/lib/one/.one/one_auth
   chown oneadmin:oneadmin /var/lib/one/.one/one_auth
   chmod 600 /var/lib/one/.one/one_auth
-  install -d -o oneadmin -g oneadmin /var/lock/one /run/one
 }
 
 state() { # PATH...
@@ -50,7 +51,11 @@ state() { # PATH...
 }
 
 case ${1-} in
-install) install_stock "$2" && configure ;;
+install)
+  install_stock "$2"
+  configure
+  ;;
+node) loader ;;
 state) state "${@:2}" ;;
-*) die "what is '${1-}'? install BUILT, or state PATH..." ;;
+*) die "what is '${1-}'? install BUILT, node, or state PATH..." ;;
 esac

@@ -1,6 +1,7 @@
 //! A real OpenNebula on the lab's front-end: installed out of a built source tree, started and stopped as its service
 //! is, and asked and told by its own command line.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::thread::sleep;
@@ -10,7 +11,8 @@ use super::{FRONT_END, HOSTS, Lab, LabError};
 use crate::xml::Element;
 
 /// As the unit file of oned's service has it: a wrapper of `ssh` comes first.
-const PATH: &str = "PATH=/usr/lib/one/sh/override:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const PATH: &str =
+    "PATH=/usr/lib/one/sh/override:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// How long oned and its drivers may take to start, and to stop.
 const START: Duration = Duration::from_secs(90);
@@ -47,6 +49,9 @@ impl Stage {
     pub const POWEROFF: Stage = Stage(8, 0);
 }
 
+/// Stages that only a person ends.
+const FAILURES: RangeInclusive<u32> = 36..=42;
+
 /// oned on the front-end. Ends with its value.
 pub struct Cloud<'a> {
     lab: &'a Lab,
@@ -66,11 +71,11 @@ impl Lab {
                 rm -rf /var/lib/causeway /etc/causeway /etc/sudoers.d/causeway";
             self.script(place, script, &[])?;
         }
-        self.front_end(&["install", &built.display().to_string()]).map(drop)
-    }
-
-    fn front_end(&self, words: &[&str]) -> Result<String, LabError> {
-        self.run(&[&["exec", FRONT_END, &beside("front-end.sh")?], words].concat())
+        for host in HOSTS {
+            self.run(&["exec", host, &beside("front-end.sh")?, "node"])?;
+        }
+        let built = built.display().to_string();
+        self.run(&["exec", FRONT_END, &beside("front-end.sh")?, "install", &built]).map(drop)
     }
 
     /// Runs our `install.sh` on a machine, as root.
@@ -181,23 +186,28 @@ impl<'a> Cloud<'a> {
     /// There is none, or its document is none.
     pub fn show(&self, command: &str, thing: &str) -> Result<Element, LabError> {
         let xml = self.ask(&[command, "show", thing, "--xml"])?;
-        Element::parse(xml.trim()).map_err(|e| LabError::Promise(format!("{command} show {thing}: {e}: {xml}")))
+        Element::parse(xml.trim())
+            .map_err(|e| LabError::Promise(format!("{command} show {thing}: {e}: {xml}")))
     }
 
-    /// Waits until a thing other than a VM is in this `STATE`.
+    /// Waits until what oned knows of a thing other than a VM is as it should be.
     ///
     /// # Errors
     /// It is not within `patience`.
-    pub fn wait_for(&self, command: &str, thing: &str, state: &str, patience: Duration) -> Result<(), LabError> {
+    pub fn wait_for(
+        &self,
+        (command, thing, patience): (&str, &str, Duration),
+        is_so: impl Fn(&Element) -> bool,
+    ) -> Result<(), LabError> {
         let start = Instant::now();
         loop {
-            let now = text(&self.show(command, thing)?, "STATE");
-            if now == state {
+            let now = self.show(command, thing)?;
+            if is_so(&now) {
                 return Ok(());
             }
             if start.elapsed() > patience {
-                let told = self.log("oned.log");
-                return LabError::promise(format!("{command} {thing} is in state {now}, not {state}\n{told}"));
+                let (document, told) = (now.render(), self.log("oned.log"));
+                return LabError::promise(format!("{command} {thing} stays as it is: {document}\n{told}"));
             }
             sleep(Duration::from_millis(500));
         }
@@ -217,20 +227,30 @@ impl<'a> Cloud<'a> {
         Ok((Stage(state, if state == Stage::RUNNING.0 { stage } else { 0 }), host))
     }
 
-    /// Waits until a VM is at this stage; gives back the host that oned has for it.
+    /// Waits until a VM is at this stage, on this host if one is named; gives back the host that oned has for it.
     ///
     /// # Errors
-    /// It is not within `patience`; its log is in the text.
-    pub fn wait_vm(&self, vm: u32, stage: Stage, patience: Duration) -> Result<String, LabError> {
+    /// It is not within `patience`, or has failed; its log is in the text.
+    pub fn wait_vm(
+        &self,
+        vm: u32,
+        stage: Stage,
+        on: Option<&str>,
+        patience: Duration,
+    ) -> Result<String, LabError> {
         let start = Instant::now();
         loop {
             let (now, host) = self.vm(vm)?;
-            if now == stage {
+            // oned takes an order to move before it acts on it.
+            if now == stage && on.is_none_or(|on| on == host) {
                 return Ok(host);
             }
-            if start.elapsed() > patience {
+            let failed = now.0 == Stage::RUNNING.0 && FAILURES.contains(&now.1);
+            if failed || start.elapsed() > patience {
                 let told = self.log(&format!("{vm}.log"));
-                return LabError::promise(format!("VM {vm} is at {now:?} on {host}, not at {stage:?}\n{told}"));
+                return LabError::promise(format!(
+                    "VM {vm} is at {now:?} on {host}, not at {stage:?} on {on:?}\n{told}"
+                ));
             }
             sleep(Duration::from_millis(200));
         }
@@ -253,6 +273,7 @@ impl Drop for Cloud<'_> {
     }
 }
 
-fn text(element: &Element, path: &str) -> String {
+/// The text at a path, or none.
+pub fn text(element: &Element, path: &str) -> String {
     element.find(path).map(Element::text).unwrap_or_default()
 }
