@@ -159,6 +159,11 @@ impl Road<'_> {
         vm
     }
 
+    /// What oned and the drivers said of a VM, for whoever runs this with --nocapture.
+    fn tells(&self, what: &str, vm: &Guest) {
+        println!("== {what}\n{}", self.cloud.log(&format!("{}.log", vm.vm)));
+    }
+
     fn deploy(&self, vm: &Guest, host: &str) {
         let id = vm.vm.to_string();
         self.cloud.ask(&["onevm", "deploy", &id, host, &self.system.to_string()]).unwrap();
@@ -184,8 +189,14 @@ impl Road<'_> {
     /// It is no more, and there is no trace of it.
     fn is_gone(&self, vm: &Guest) {
         self.is_at(vm, Stage::DONE, SOON);
+        let start = Instant::now();
+        // oned has forgotten a VM that it deletes while its CLEANUP is under way.
+        while let Err(error) = no_file_left(self.lab, vm) {
+            let log = self.cloud.log(&format!("{}.log", vm.vm));
+            assert!(start.elapsed() < SOON, "{error}\n{log}");
+            sleep(Duration::from_millis(200));
+        }
         assert!(whereabouts(self.lab, vm).unwrap().is_nowhere());
-        no_file_left(self.lab, vm).unwrap();
         for host in HOSTS {
             nothing_left(self.lab, host).unwrap();
         }
@@ -257,6 +268,7 @@ impl Road<'_> {
             .script(FRONT_END, "kill -KILL \"$@\"", &old.iter().map(String::as_str).collect::<Vec<_>>())
             .unwrap();
         self.settles(vm, from, to);
+        self.tells("the driver died", vm);
         let new = self.drivers();
         assert!(new.len() == old.len() && !new.iter().any(|pid| old.contains(pid)), "{old:?}, {new:?}");
     }
@@ -266,6 +278,7 @@ impl Road<'_> {
         self.sets_out(vm, from, to);
         self.cloud.restart().unwrap();
         self.settles(vm, from, to);
+        self.tells("oned was started again", vm);
     }
 
     /// It is on one of the hosts in the end, oned knows on which, and it may go on.
@@ -285,6 +298,7 @@ impl Road<'_> {
         self.sets_out(vm, "h2", "h1");
         self.cloud.ask(&["onevm", "recover", "--delete", &vm.vm.to_string()]).unwrap();
         self.is_gone(vm);
+        self.tells("deleted", vm);
     }
 
     /// A DEPLOY that fails, says why and leaves nothing; `recover --retry`, then an orderly end.
