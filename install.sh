@@ -414,8 +414,8 @@ remove_dir() { # PATH: one that we made
   [ -n "$rehearsal" ] || rm -rf -- "$at.causeway-new"
   [ -d "$at" ] || return 0
   say remove "$1/"
-  # What was collected in it is the admin's to keep.
-  [ -n "$rehearsal" ] || rmdir -- "$at" 2>/dev/null || keep "$1/: it is not empty"
+  # What was collected in it is the admin's to keep; there is no former state to keep for it.
+  [ -n "$rehearsal" ] || rmdir -- "$at" 2>/dev/null || say keep "$1/: it is not empty"
 }
 
 uninstall() {
