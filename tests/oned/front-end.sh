@@ -46,7 +46,8 @@ state() { # PATH...
   local path
   for path; do
     [ -e "$path" ] || [ -L "$path" ] || continue
-    find "$path" -printf '%p %y %U:%G %m %l' \( -type f -printf ' %T@ ' -exec sha256sum {} \; -o -printf '\n' \)
+    # `onehost sync` notes its time in the remotes.
+    find "$path" ! -name .update -printf '%p %y %U:%G %m %l' \( -type f -printf ' %T@ ' -exec sha256sum {} \; -o -printf '\n' \)
   done | sort
 }
 

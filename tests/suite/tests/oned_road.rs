@@ -26,6 +26,10 @@ const SOON: Duration = Duration::from_secs(120);
 const NO_ROM: &str = "<qemu:commandline><qemu:arg value='-global'/><qemu:arg value='virtio-net-pci.romfile='/>\
     </qemu:commandline>";
 
+/// `ARGUMENTS` of the entries as they are shipped.
+const KVM: &str = "-t 15 -r 0 kvm -p";
+const QEMU: &str = "-t 15 -r 0 kvm";
+
 /// oned's states of an image and of a host.
 const READY: &str = "1";
 const MONITORED: &str = "2";
@@ -60,8 +64,9 @@ fn a_guest_lives_under_a_real_oned_and_nothing_of_ours_stays() {
     let vm = road.comes();
     road.moves(&vm, "h1", "h2");
     road.rests(&vm, "h2");
-    road.outlives_the_driver(&vm, "h2", "h1");
-    road.outlives_oned(&vm, "h1", "h2");
+    road.is_served_by_stock_scripts_too(&vm, "h2", "h1");
+    road.outlives_the_driver(&vm, "h1", "h2");
+    road.outlives_oned(&vm, "h2", "h1");
     road.is_taken_away_while_it_moves(&vm);
     road.is_not_let_in_and_recovers();
     road.is_cancelled();
@@ -69,7 +74,8 @@ fn a_guest_lives_under_a_real_oned_and_nothing_of_ours_stays() {
     drop(road);
 
     for (place, before) in places.iter().zip(before) {
-        lab.install_sh(place, &["uninstall"]).unwrap();
+        let said = lab.install_sh(place, &["uninstall"]).unwrap();
+        assert!(!said.contains("was changed after"), "{said}");
         same(place, &before, &lab.installed(place).unwrap());
     }
     lab.stop().unwrap();
@@ -131,6 +137,8 @@ impl Road<'_> {
         for host in HOSTS {
             self.is_in_state("onehost", host, MONITORED);
         }
+        // The last of what install.sh tells an admin to do.
+        self.cloud.ask(&["onehost", "sync", "--force"]).unwrap();
     }
 
     fn is_in_state(&self, command: &str, thing: &str, state: &str) {
@@ -157,11 +165,6 @@ impl Road<'_> {
         vm.datastore.id = self.system;
         vm.datastore.base_path = format!("/var/lib/one/datastores/{}", self.system).into();
         vm
-    }
-
-    /// What oned and the drivers said of a VM, for whoever runs this with --nocapture.
-    fn tells(&self, what: &str, vm: &Guest) {
-        println!("== {what}\n{}", self.cloud.log(&format!("{}.log", vm.vm)));
     }
 
     fn deploy(&self, vm: &Guest, host: &str) {
@@ -192,7 +195,7 @@ impl Road<'_> {
         let start = Instant::now();
         // oned has forgotten a VM that it deletes while its CLEANUP is under way.
         while let Err(error) = no_file_left(self.lab, vm) {
-            let log = self.cloud.log(&format!("{}.log", vm.vm));
+            let log = self.log(vm);
             assert!(start.elapsed() < SOON, "{error}\n{log}");
             sleep(Duration::from_millis(200));
         }
@@ -241,6 +244,26 @@ impl Road<'_> {
         }
     }
 
+    /// What is not ours yet: SAVE and RESTORE of a cold migration, ATTACHDISK and DETACHDISK.
+    fn is_served_by_stock_scripts_too(&self, vm: &Guest, from: &str, to: &str) {
+        let id = vm.vm.to_string();
+        self.cloud.ask(&["onevm", "migrate", &id, to]).unwrap();
+        self.has_moved(vm, from, to);
+        let disks = || self.lab.run(&["exec", to, "virsh", "domblklist", &format!("one-{id}")]).unwrap();
+        self.cloud
+            .ask(&["onevm", "disk-attach", &id, "--image", &self.image.to_string(), "--target", "vdb"])
+            .unwrap();
+        self.is_on(vm, to);
+        assert!(disks().contains("vdb"), "{}", self.log(vm));
+        self.cloud.ask(&["onevm", "disk-detach", &id, "2"]).unwrap();
+        self.is_on(vm, to);
+        assert!(!disks().contains("vdb"), "{}", self.log(vm));
+    }
+
+    fn log(&self, vm: &Guest) -> String {
+        self.cloud.log(&format!("{}.log", vm.vm))
+    }
+
     /// Sets out, and is on its way.
     fn sets_out(&self, vm: &Guest, from: &str, to: &str) {
         self.cloud.ask(&["onevm", "migrate", "--live", &vm.vm.to_string(), to]).unwrap();
@@ -253,24 +276,23 @@ impl Road<'_> {
         assert_eq!(self.cloud.vm(vm.vm).unwrap().0, Stage::MIGRATE);
     }
 
-    fn drivers(&self) -> Vec<String> {
-        let pids =
-            self.lab.script(FRONT_END, "pgrep -f '^/usr/libexec/causeway/causeway-vmm' || :", &[]).unwrap();
-        pids.split_whitespace().map(str::to_owned).collect()
+    /// The process of an entry of `oned.conf`: they differ in their arguments.
+    fn driver(&self, arguments: &str) -> String {
+        let pattern = format!("^/usr/libexec/causeway/causeway-vmm {arguments}$");
+        self.lab.script(FRONT_END, "pgrep -f -- \"$1\" || :", &[&pattern]).unwrap().trim().to_owned()
     }
 
-    /// The driver process dies in the middle of a move. oned starts another, which takes the move up and answers.
+    /// The driver process dies in the middle of a move. oned starts another, which takes the move up and answers, while
+    /// that of the other entry goes on.
     fn outlives_the_driver(&self, vm: &Guest, from: &str, to: &str) {
         self.sets_out(vm, from, to);
-        let old = self.drivers();
-        assert!(!old.is_empty());
-        self.lab
-            .script(FRONT_END, "kill -KILL \"$@\"", &old.iter().map(String::as_str).collect::<Vec<_>>())
-            .unwrap();
+        let (kvm, qemu) = (self.driver(KVM), self.driver(QEMU));
+        assert!(!kvm.is_empty() && !qemu.is_empty());
+        self.lab.script(FRONT_END, "kill -KILL \"$1\"", &[&qemu]).unwrap();
         self.settles(vm, from, to);
-        self.tells("the driver died", vm);
-        let new = self.drivers();
-        assert!(new.len() == old.len() && !new.iter().any(|pid| old.contains(pid)), "{old:?}, {new:?}");
+        self.was_taken_up(vm, 1);
+        let new = self.driver(QEMU);
+        assert!(self.driver(KVM) == kvm && !new.is_empty() && new != qemu, "{kvm}, {qemu}, {new}");
     }
 
     /// oned itself is stopped and started in the middle of a move.
@@ -278,7 +300,13 @@ impl Road<'_> {
         self.sets_out(vm, from, to);
         self.cloud.restart().unwrap();
         self.settles(vm, from, to);
-        self.tells("oned was started again", vm);
+        self.was_taken_up(vm, 2);
+    }
+
+    /// So many times in its life a process took up what another had left: never two at once.
+    fn was_taken_up(&self, vm: &Guest, times: usize) {
+        let log = self.log(vm);
+        assert_eq!(log.matches("taken up again").count(), times, "{log}");
     }
 
     /// It is on one of the hosts in the end, oned knows on which, and it may go on.
@@ -295,10 +323,9 @@ impl Road<'_> {
 
     /// `recover --delete` in the middle of a move: DRIVER_CANCEL and CLEANUP.
     fn is_taken_away_while_it_moves(&self, vm: &Guest) {
-        self.sets_out(vm, "h2", "h1");
+        self.sets_out(vm, "h1", "h2");
         self.cloud.ask(&["onevm", "recover", "--delete", &vm.vm.to_string()]).unwrap();
         self.is_gone(vm);
-        self.tells("deleted", vm);
     }
 
     /// A DEPLOY that fails, says why and leaves nothing; `recover --retry`, then an orderly end.
@@ -307,7 +334,7 @@ impl Road<'_> {
         self.lab.list_uplinks("h1", "eth9\n").unwrap();
         self.deploy(&vm, "h1");
         self.is_at(&vm, Stage::BOOT_FAILURE, SOON);
-        let log = self.cloud.log(&format!("{}.log", vm.vm));
+        let log = self.log(&vm);
         assert!(log.contains("uplinks") && log.contains("eth0"), "{log}");
         nothing_left(self.lab, "h1").unwrap();
         self.lab.list_uplinks("h1", "eth0\n").unwrap();

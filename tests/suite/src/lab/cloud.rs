@@ -17,15 +17,14 @@ const PATH: &str =
 /// How long oned and its drivers may take to start, and to stop.
 const START: Duration = Duration::from_secs(90);
 
-/// Where our `install.sh` and OpenNebula keep what must be as it was once we are gone.
-const WATCHED: [&str; 9] = [
+/// Where our `install.sh` and OpenNebula keep what must be as it was once we are gone; not where drivers collect state.
+const WATCHED: [&str; 8] = [
     "/etc/one",
     "/etc/causeway",
     "/etc/sudoers.d",
     "/usr/bin/causeway",
     "/usr/libexec/causeway",
     "/usr/lib/one/mads",
-    "/var/lib/causeway",
     "/var/lib/causeway-install",
     "/var/lib/one/remotes",
 ];
@@ -256,9 +255,9 @@ impl<'a> Cloud<'a> {
         }
     }
 
-    /// The end of a log of oned's (`oned.log`, `0.log`).
+    /// The end of a log of oned's (`oned.log`), or all of a VM's (`0.log`).
     pub fn log(&self, name: &str) -> String {
-        let script = "tail -n 60 \"/var/log/one/$1\"";
+        let script = "tail -n 400 \"/var/log/one/$1\"";
         self.lab.script(FRONT_END, script, &[name]).unwrap_or_else(|error| error.to_string())
     }
 }
