@@ -5,6 +5,7 @@ pub mod answer;
 pub mod document;
 pub mod engine;
 pub mod journal;
+pub mod locks;
 pub mod names;
 pub mod outcome;
 pub mod plan;

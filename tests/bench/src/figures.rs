@@ -43,15 +43,14 @@ impl Figures {
 ///
 /// # Errors
 /// The driver does not answer as it should.
-pub fn foreign(contender: &Contender, repeat: u32, burst: u32) -> anyhow::Result<Figures> {
-    let site = FrontEnd::new()?;
+pub fn foreign(contender: &Contender, site: &FrontEnd, repeat: u32, burst: u32) -> anyhow::Result<Figures> {
     let mut figures = Figures { name: contender.name().to_owned(), rows: Vec::new() };
     site.answer("vmm/kvm/deploy", &Answer::says("6e1f0f2a-0000-4000-8000-000000000001"))?;
-    start_times(contender, &site, &mut figures)?;
-    let mut oned = contender.start(&site)?.with_patience(Duration::from_secs(300));
+    start_times(contender, site, &mut figures)?;
+    let mut oned = contender.start(site)?.with_patience(Duration::from_secs(300));
     oned.init()?;
-    singles(&site, &mut oned, repeat, &mut figures)?;
-    let took = at_once(&site, &mut oned, burst)?;
+    singles(site, &mut oned, repeat, &mut figures)?;
+    let took = at_once(site, &mut oned, burst)?;
     figures.add(format!("{burst} DEPLOY at once"), took.as_secs_f64(), "s");
     figures.add("resident memory after them", mib(&oned, "VmRSS")?, "MiB");
     figures.add("peak resident memory", mib(&oned, "VmHWM")?, "MiB");

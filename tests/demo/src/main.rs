@@ -4,8 +4,10 @@
 //! memory at a known rate is deployed, surveyed, its migration predicted and then made, watched from outside; its
 //! memory is checked by its own verifier; and everything is taken down and looked for once more.
 
+mod fabric;
 mod lab;
 mod road;
+mod silence;
 mod table;
 
 use std::path::PathBuf;
@@ -25,6 +27,12 @@ pub struct Arguments {
     /// Rate of the cables between the hosts, Mbit per second; 0 leaves them as fast as this machine is.
     #[arg(long, default_value_t = 400)]
     link: u32,
+    /// What carries the guest's network.
+    #[arg(long, value_enum, default_value = "vxlan")]
+    fabric: fabric::Fabric,
+    /// Makes the same moves once more on a bare bridge, and prints both silences side by side.
+    #[arg(long, conflicts_with = "fabric")]
+    beside_bridge: bool,
     /// Where the results go: tables and the page with the picture of the silence.
     #[arg(long, default_value = "demo-results")]
     output: PathBuf,
@@ -46,7 +54,7 @@ fn main() -> ExitCode {
         }
     }
     let result =
-        if arguments.inside { road::travel(&arguments, &stop) } else { lab::around(&arguments, &stop) };
+        if arguments.inside { road::travel(&arguments, &stop) } else { lab::roads(&arguments, &stop) };
     match result {
         Ok(code) => code,
         Err(error) => {

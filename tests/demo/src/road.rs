@@ -12,13 +12,14 @@ use causeway_observe::mover::{Move, Outcome};
 use causeway_observe::plan::Plan;
 use causeway_observe::report::{MoveResult, Report, readable};
 use causeway_predict::estimate::{Estimate, Facts, estimate};
-use causeway_suite::lab::guest::{self, ADDRESS, OBSERVER, VNI};
+use causeway_suite::lab::guest::{self, ADDRESS};
 use causeway_suite::lab::{LIBEXEC, Lab, truth};
 use causeway_suite::oned::{Nest, Oned, Reply};
 use causeway_suite::request::{Guest, Request};
 use serde::Deserialize;
 
 use crate::lab::{FIRST, HOSTS, address, other, say};
+use crate::silence::Silences;
 use crate::{Arguments, lab, table};
 
 /// MiB that the guest keeps writing to, and how many pages a second.
@@ -54,6 +55,9 @@ struct Road<'a> {
     at: &'static str,
     /// What earlier moves between these hosts taught.
     known: table::Known,
+    /// The observer's device.
+    observer: String,
+    silences: Silences,
 }
 
 /// Travels the road. The guest is taken down whatever happens.
@@ -63,10 +67,12 @@ struct Road<'a> {
 pub fn travel(arguments: &Arguments, stop: &AtomicBool) -> anyhow::Result<ExitCode> {
     let lab = lab::lab(arguments)?;
     let (mib, pages) = WRITES;
-    let vm = guest::virtual_machine(lab.directory(), mib, pages);
+    let mut vm = guest::virtual_machine(lab.directory(), mib, pages);
+    arguments.fabric.carry(&mut vm);
+    let observer = arguments.fabric.observer(&lab)?;
     let oned = start_driver(&lab)?;
-    let known = table::Known::default();
-    let mut road = Road { arguments, stop, lab: &lab, vm: &vm, oned, at: FIRST, known };
+    let (known, silences) = (table::Known::default(), Silences::default());
+    let mut road = Road { arguments, stop, lab: &lab, vm: &vm, oned, at: FIRST, known, observer, silences };
     let travelled = road.travel();
     let ended = road.take_down();
     match (travelled, ended) {
@@ -119,6 +125,8 @@ impl Road<'_> {
             let report = self.measure(to, number)?;
             let leg = Leg { estimate, job: self.job()? };
             account(&leg, &report)?;
+            self.silences.note(&report);
+            self.silences.write(&self.arguments.output)?;
             self.known.learn(&leg);
             legs.push(leg);
             say("the guest's own verifier");
@@ -177,7 +185,6 @@ impl Road<'_> {
         say("DEPLOY on h1: context image, network, side files, guest");
         let request = vm.deploy(FIRST)?;
         guest::prepare(lab, vm)?;
-        lab.run(&["observer", &VNI.to_string(), OBSERVER])?;
         ask(&mut self.oned, &request)?;
         let booted = guest::wait(lab)?;
         println!("   the guest answers over the VXLAN {:.1} s later", booted.as_secs_f64());
@@ -206,7 +213,7 @@ impl Road<'_> {
         say(&format!("MIGRATE from {} to {}, watched from outside", from, to));
         let request = vm.migrate(from, to)?;
         let output = arguments.output.join(format!("move-{number}"));
-        let plan = Plan::parse(&plan(lab, vm, from, to, &output))?;
+        let plan = Plan::parse(&plan(lab, vm, &self.observer, (from, to), &output))?;
         let mut failed = None;
         let mut mover = |_: &Move<'_>| match ask(oned, &request) {
             Ok(_) => Outcome::Done,
@@ -289,7 +296,7 @@ fn probe_path(lab: &Lab, from: &str, to: &'static str) -> anyhow::Result<String>
 }
 
 /// The measurement's plan: three probes every 5 ms, and captures on both taps and at the observer.
-fn plan(lab: &Lab, vm: &Guest, from: &str, to: &'static str, output: &Path) -> String {
+fn plan(lab: &Lab, vm: &Guest, observer: &str, (from, to): (&str, &str), output: &Path) -> String {
     let argv = |words: Vec<String>| {
         let quoted: Vec<String> = words.iter().map(|word| format!("{word:?}")).collect();
         quoted.join(", ")
@@ -298,9 +305,8 @@ fn plan(lab: &Lab, vm: &Guest, from: &str, to: &'static str, output: &Path) -> S
     let tap = format!("one-{}-0", vm.vm);
     let on_tap =
         |host: &str| argv(lab.words(&[&["exec", host, "tcpdump", "-i", &tap][..], &tcpdump[..]].concat()));
-    let observer = format!("obs{VNI}");
     let at_observer: Vec<String> =
-        ["tcpdump", "-i", &observer].iter().chain(&tcpdump).map(|word| (*word).to_owned()).collect();
+        ["tcpdump", "-i", observer].iter().chain(&tcpdump).map(|word| (*word).to_owned()).collect();
     let mac = vm.nic.as_ref().map_or("", |nic| nic.mac.as_str());
     format!(
         "output = {:?}\nsettle_before = \"1s\"\nsettle_after = \"2s\"\n\

@@ -1,53 +1,23 @@
 //! File locks of this host: one call at a time for a VM and for an image.
 //!
 //! oned and our own queues keep the actions of one VM apart already. These locks are for what slips past them: a worker
-//! that was told to stop and has not ended yet (W35), a slot started by hand. They are `flock`s, so they end with the
-//! process however it ends, and they lie on the host rather than in the datastore: over NFS they would become locks on
-//! the very bytes that QEMU locks.
+//! that was told to stop and has not ended yet (W35), a slot started by hand. They end with the process however it ends,
+//! and they lie on the host rather than in the datastore: over NFS they would become locks on the very bytes that QEMU
+//! locks.
 //!
-//! The order is fixed: the VM's, then the image's. A lock file is removed by the last who holds it; whoever gets a lock
-//! on a file that was removed meanwhile tries again.
+//! The order is fixed: the VM's, then the image's.
 
-use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use causeway_core::locks::{Held, Locks as Numbered, Mode};
 use causeway_core::names::VmId;
-use rustix::fs::{FlockOperation, Mode as FileMode, OFlags, flock, fstat, open, stat};
-use rustix::io::Errno;
 
 use super::{During, StorageError, Worker};
 use crate::place::Image;
 
-/// Whom else a lock lets in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mode {
-    /// Others that only read the image.
-    Shared,
-    /// Nobody.
-    Exclusive,
-}
-
 /// Locks that are held; dropping gives them back.
 pub(crate) struct Locks {
     _held: Vec<Held>,
-}
-
-struct Held {
-    path: PathBuf,
-    file: OwnedFd,
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        // Alone in it, and it is still the one at the path? Then whoever waits for it looks again, and it can go. (A
-        // shared lock is given up for a moment on its way to an exclusive one: another may have removed the file and
-        // a third made a new one.) A file that stays behind does no harm.
-        let alone = flock(&self.file, FlockOperation::NonBlockingLockExclusive).is_ok();
-        if alone && same_file(&self.file, &self.path) {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
 }
 
 /// Waits for the locks of a VM and, if one is named, of an image, until the worker's deadline.
@@ -59,59 +29,34 @@ pub(crate) fn hold(
     vm: VmId,
     image: Option<(&Image, Mode)>,
 ) -> Result<Locks, StorageError> {
-    let mut held = vec![take(worker, &format!("vm-{vm}"), Mode::Exclusive, || format!("VM {vm}"))?];
+    let mut held = vec![take(worker, "vms", vm.0.into(), Mode::Exclusive, || format!("VM {vm}"))?];
     if let Some((image, mode)) = image {
-        let name = format!("image-{}-{:016x}", image.datastore().id(), fnv1a(image.to_string().as_bytes()));
-        held.push(take(worker, &name, mode, || image.to_string())?);
+        // Two images of one number, which chance won't make, would wait for each other.
+        let number = fnv1a(image.to_string().as_bytes());
+        held.push(take(worker, "images", number, mode, || image.to_string())?);
     }
     Ok(Locks { _held: held })
 }
 
 fn take(
     worker: &Worker<'_>,
-    name: &str,
+    kind: &str,
+    number: u64,
     mode: Mode,
     what: impl Fn() -> String,
 ) -> Result<Held, StorageError> {
-    let path = worker.locks.join(name);
-    let operation = match mode {
-        Mode::Shared => FlockOperation::NonBlockingLockShared,
-        Mode::Exclusive => FlockOperation::NonBlockingLockExclusive,
-    };
+    let locks = Numbered::new(worker.locks.join(kind));
     let begun = Instant::now();
     let mut pause = Duration::from_millis(1);
     loop {
-        let file = open_lock(worker.locks, &path)?;
-        match flock(&file, operation) {
-            Ok(()) if same_file(&file, &path) => return Ok(Held { path, file }),
-            Ok(()) => continue,
-            Err(Errno::WOULDBLOCK | Errno::INTR) => {}
-            Err(e) => return Err(e).during("lock", &path),
+        if let Some(held) = locks.attempt(number, mode).during("lock", locks.path())? {
+            return Ok(held);
         }
         if Instant::now() >= worker.deadline {
             return Err(StorageError::Busy { what: what(), waited: begun.elapsed() });
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(50));
-    }
-}
-
-fn open_lock(dir: &Path, path: &Path) -> Result<OwnedFd, StorageError> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    match open(path, flags, FileMode::RUSR | FileMode::WUSR) {
-        Err(Errno::NOENT) => {
-            std::fs::create_dir_all(dir).during("make", dir)?;
-            open(path, flags, FileMode::RUSR | FileMode::WUSR).during("open", path)
-        }
-        other => other.during("open", path),
-    }
-}
-
-/// Whether the path still leads to the open file: its last holder may have removed it while we waited.
-fn same_file(file: &OwnedFd, path: &Path) -> bool {
-    match (fstat(file), stat(path)) {
-        (Ok(open), Ok(named)) => (open.st_dev, open.st_ino) == (named.st_dev, named.st_ino),
-        _ => false,
     }
 }
 
@@ -123,6 +68,7 @@ fn fnv1a(bytes: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
     use std::sync::atomic::{AtomicU32, Ordering};
 
     fn worker(locks: &Path, wait: Duration) -> Worker<'_> {
@@ -148,10 +94,9 @@ mod tests {
         assert!(busy.to_string().starts_with("/ds/1/a is still in use"), "{busy}");
         drop((first, second));
         drop(hold(&worker, VmId(7), Some((&image, Mode::Exclusive))).unwrap());
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "lock files stay behind");
     }
 
-    /// Holders that come and go, shared and not, and remove their files while others wait for them.
+    /// Holders that come and go, shared and not.
     #[test]
     fn nobody_is_inside_beside_an_exclusive_holder() {
         let dir = tempfile::tempdir().unwrap();

@@ -16,6 +16,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use causeway_core::answer::Failure;
+use causeway_core::locks::Mode;
 
 mod call;
 mod context;
@@ -70,7 +71,7 @@ impl Worker<'_> {
 /// # Errors
 /// A [`StorageError`] as a [`Failure`]; the call can be repeated.
 pub fn perform(call: &Call, inputs: &[Vec<u8>], worker: &Worker<'_>) -> Result<String, Failure> {
-    use lock::Mode::{Exclusive, Shared};
+    use Mode::{Exclusive, Shared};
     let done = match call {
         Call::CloneImage { image, file, copy, grown_mb, sparse } => {
             let size = Size { grown_mb: *grown_mb, sparse: *sparse };
@@ -114,7 +115,7 @@ pub(crate) struct Size {
 fn give(
     image: &Image,
     file: &VmFile,
-    mode: lock::Mode,
+    mode: Mode,
     reading: Reading,
     worker: &Worker<'_>,
     make: impl FnOnce(&ImageFile, &Home) -> Result<(), StorageError>,

@@ -3,9 +3,13 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc::UnboundedReceiver;
 
 /// The largest frame: room for an 8 MiB request several times over.
 pub const FRAME_LIMIT: usize = 64 << 20;
+
+/// How many bytes of frames are gathered for one write, but for the last of them.
+const BATCH: usize = 64 << 10;
 
 /// Why a frame could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -26,17 +30,24 @@ pub enum FrameError {
 /// # Errors
 /// A value above [`FRAME_LIMIT`], or one that JSON cannot hold.
 pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, FrameError> {
+    let mut bytes = Vec::new();
+    append(&mut bytes, value)?;
+    Ok(bytes)
+}
+
+fn append<T: Serialize>(bytes: &mut Vec<u8>, value: &T) -> Result<(), FrameError> {
     // The length goes in front once it is known, so that a frame is one write.
-    let mut bytes = vec![0; 4];
-    serde_json::to_writer(&mut bytes, value).map_err(|e| FrameError::Foreign(e.to_string()))?;
-    let length = bytes.len() - 4;
+    let start = bytes.len();
+    bytes.extend([0; 4]);
+    serde_json::to_writer(&mut *bytes, value).map_err(|e| FrameError::Foreign(e.to_string()))?;
+    let length = bytes.len() - start - 4;
     let prefix = u32::try_from(length).ok().filter(|_| length <= FRAME_LIMIT);
     let prefix =
         prefix.ok_or_else(|| FrameError::Foreign(format!("a frame of {length} bytes is too large")))?;
-    for (slot, byte) in bytes.iter_mut().zip(prefix.to_be_bytes()) {
+    for (slot, byte) in bytes.iter_mut().skip(start).zip(prefix.to_be_bytes()) {
         *slot = byte;
     }
-    Ok(bytes)
+    Ok(())
 }
 
 /// Reads one frame.
@@ -77,6 +88,28 @@ pub async fn write<T: Serialize>(
     Ok(())
 }
 
+/// Writes what comes out of `queue` until it closes. What waits there together goes out together: under load most of a
+/// small message's price is the write.
+///
+/// # Errors
+/// As [`write`].
+pub async fn write_all<T: Serialize>(
+    stream: &mut (impl AsyncWrite + Unpin),
+    queue: &mut UnboundedReceiver<T>,
+) -> Result<(), FrameError> {
+    while let Some(value) = queue.recv().await {
+        let mut bytes = encode(&value)?;
+        while bytes.len() < BATCH
+            && let Ok(value) = queue.try_recv()
+        {
+            append(&mut bytes, &value)?;
+        }
+        stream.write_all(&bytes).await?;
+        stream.flush().await?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,6 +127,23 @@ mod tests {
             assert_eq!(read::<String>(&mut stream).await.unwrap(), "one");
             assert_eq!(read::<Vec<u8>>(&mut stream).await.unwrap(), [1, 2]);
             assert!(matches!(read::<String>(&mut stream).await, Err(FrameError::Closed)));
+        });
+    }
+
+    #[test]
+    fn what_waits_together_is_written_together_and_in_order() {
+        block_on(async {
+            let (sender, mut queue) = tokio::sync::mpsc::unbounded_channel();
+            let texts: Vec<String> = (0..50).map(|n| n.to_string().repeat(2000)).collect();
+            texts.iter().for_each(|text| sender.send(text.clone()).unwrap());
+            drop(sender);
+            let mut bytes = Vec::new();
+            write_all(&mut bytes, &mut queue).await.unwrap();
+            let mut stream = bytes.as_slice();
+            for text in texts {
+                assert_eq!(read::<String>(&mut stream).await.unwrap(), text);
+            }
+            assert!(stream.is_empty());
         });
     }
 

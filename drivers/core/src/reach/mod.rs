@@ -5,5 +5,6 @@ pub mod child;
 pub mod frame;
 pub mod resident;
 pub mod slots;
+pub mod standard;
 pub mod wire;
 pub mod worker;

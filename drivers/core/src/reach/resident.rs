@@ -199,14 +199,8 @@ async fn serve(
 ) {
     let readers = Arc::clone(&waiting);
     let mut reader = tokio::task::spawn_local(async move { dispatch(output, &readers).await });
-    let write = async {
-        while let Some(message) = queue.recv().await {
-            frame::write(&mut input, &message).await?;
-        }
-        Ok::<(), FrameError>(())
-    };
     let failed = tokio::select! {
-        result = write => result.is_err(),
+        result = frame::write_all(&mut input, &mut queue) => result.is_err(),
         _ = &mut reader => true,
     };
     // Its last user has gone: the resident sees the end of its input, finishes what must not be cut short, and ends.

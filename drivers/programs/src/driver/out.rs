@@ -1,10 +1,16 @@
-//! Standard output: oned's pipe, written by one task, a whole line at a time.
+//! Standard output: oned's pipe, written by one task, whole lines at a time.
+
+use std::io;
 
 use causeway_core::engine;
 use causeway_core::names::VmId;
 use causeway_core::protocol::{INIT_SUCCESS, Log, Reply, Severity};
-use tokio::io::AsyncWriteExt;
+use causeway_core::reach::standard;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
+
+/// How many bytes of lines are gathered for one write, but for the last of them.
+const BATCH: usize = 64 << 10;
 
 struct Text {
     bytes: String,
@@ -17,20 +23,14 @@ pub struct Out(mpsc::UnboundedSender<Text>);
 
 impl Out {
     /// Starts the writer on this thread's local tasks. It ends when oned closes the pipe.
-    pub fn start() -> Self {
-        let (sender, mut queue) = mpsc::unbounded_channel::<Text>();
-        tokio::task::spawn_local(async move {
-            let mut stdout = tokio::io::stdout();
-            while let Some(text) = queue.recv().await {
-                // oned has gone when this fails; the end of standard input says so too.
-                let ok =
-                    stdout.write_all(text.bytes.as_bytes()).await.is_ok() && stdout.flush().await.is_ok();
-                if let Some(written) = text.written.filter(|_| ok) {
-                    let _ = written.send(());
-                }
-            }
-        });
-        Out(sender)
+    ///
+    /// # Errors
+    /// Standard output is closed.
+    pub fn start() -> io::Result<Self> {
+        let stdout = standard::output()?;
+        let (sender, queue) = mpsc::unbounded_channel();
+        tokio::task::spawn_local(write(stdout, queue));
+        Ok(Out(sender))
     }
 
     /// The answer to `INIT`, in a write of its own.
@@ -38,11 +38,14 @@ impl Out {
         self.send(INIT_SUCCESS.to_owned());
     }
 
-    /// One reply; returns when it is in oned's pipe, so that the journal's end never comes before it.
-    pub async fn reply(&self, reply: &Reply) {
+    /// One reply; the future ends when it is in oned's pipe, so that the journal's end never comes before it. Dropped,
+    /// it is written all the same.
+    pub fn reply(&self, reply: &Reply) -> impl Future<Output = ()> + use<> {
         let (written, wait) = oneshot::channel();
         let _ = self.0.send(Text { bytes: reply.render(), written: Some(written) });
-        let _ = wait.await;
+        async move {
+            let _ = wait.await;
+        }
     }
 
     /// A line for oned's own log.
@@ -52,6 +55,25 @@ impl Out {
 
     fn send(&self, bytes: String) {
         let _ = self.0.send(Text { bytes, written: None });
+    }
+}
+
+/// Writes what is sent; lines that wait together go out together, but the answer to `INIT`.
+async fn write(mut stdout: impl AsyncWrite + Unpin, mut queue: mpsc::UnboundedReceiver<Text>) {
+    while let Some(Text { mut bytes, written }) = queue.recv().await {
+        let mut waiting = vec![written];
+        while bytes.len() < BATCH
+            && bytes != INIT_SUCCESS
+            && let Ok(text) = queue.try_recv()
+        {
+            bytes.push_str(&text.bytes);
+            waiting.push(text.written);
+        }
+        // oned has gone when this fails; the end of standard input says so too.
+        let ok = stdout.write_all(bytes.as_bytes()).await.is_ok() && stdout.flush().await.is_ok();
+        for written in waiting.into_iter().flatten().filter(|_| ok) {
+            let _ = written.send(());
+        }
     }
 }
 

@@ -20,6 +20,7 @@ use causeway_core::journal::{Journal, Note};
 use causeway_core::names::{RequestId, VmId};
 use causeway_core::plan::{Lane, Plan, Recall};
 use causeway_core::protocol::{Action, Lines, Message, Reply, Request, Severity};
+use causeway_core::reach::standard;
 use tokio::sync::watch;
 
 use super::config::{Config, Options};
@@ -121,7 +122,7 @@ impl Ids {
 pub async fn serve<F: Family>(config: Config<F::Options>) -> anyhow::Result<()> {
     let (journal, unfinished) = config.open_journal(F::NAME)?;
     let driver = Rc::new(Driver::<F>::new(config, journal)?);
-    let mut lines = Lines::new(tokio::io::stdin());
+    let mut lines = Lines::new(standard::input()?);
     let mut unfinished = Some(unfinished);
     while let Some(line) = lines.next().await? {
         match Message::parse(&line) {
@@ -140,7 +141,8 @@ pub async fn serve<F: Family>(config: Config<F::Options>) -> anyhow::Result<()> 
             Some(Message::Malformed(malformed)) => {
                 let text = malformed.to_string();
                 match (malformed.action, malformed.vm) {
-                    (Some(action), Some(vm)) => driver.out.reply(&Reply::failure(action, vm, text)).await,
+                    // Not waited for: while oned does not read, its lines must be read all the same.
+                    (Some(action), Some(vm)) => drop(driver.out.reply(&Reply::failure(action, vm, text))),
                     _ => driver.out.tell_oned(Severity::Warning, text),
                 }
             }
@@ -165,7 +167,7 @@ impl<F: Family> Driver<F> {
             places: config.places(Rc::clone(&front)),
             front,
             oned: config.oned(),
-            out: Out::start(),
+            out: Out::start()?,
             adopted: Mutex::default(),
             ids: Ids::new(),
             journal,

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use causeway_core::answer::{Failure, Kind};
 use causeway_core::names::RequestId;
 use causeway_core::plan::OnFailure;
-use causeway_core::reach::frame;
 use causeway_core::reach::wire::{
     Done, Exchange, FromResident, Hello, Owner, SCHEMA, StepEnd, ToResident, WireStep,
 };
+use causeway_core::reach::{frame, standard};
+use tokio::io::BufReader;
 use tokio::sync::{mpsc, watch};
 
 use super::Options;
@@ -52,7 +53,7 @@ impl Table {
 pub async fn serve(options: Options) -> anyhow::Result<()> {
     let place = Rc::new(Place::new(&options)?);
     let (out, mut queue) = mpsc::unbounded_channel::<FromResident>();
-    let mut stdout = tokio::io::stdout();
+    let mut stdout = standard::output()?;
     let hello = FromResident::Hello(Hello {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         schema: SCHEMA,
@@ -61,16 +62,14 @@ pub async fn serve(options: Options) -> anyhow::Result<()> {
     });
     frame::write(&mut stdout, &hello).await?;
     let writer = tokio::task::spawn_local(async move {
-        while let Some(message) = queue.recv().await {
-            if frame::write(&mut stdout, &message).await.is_err() {
-                // The driver has gone; the steps go on, and their words with them.
-                while queue.recv().await.is_some() {}
-            }
+        if frame::write_all(&mut stdout, &mut queue).await.is_err() {
+            // The driver has gone; the steps go on, and their words with them.
+            while queue.recv().await.is_some() {}
         }
     });
 
     let running = Rc::new(Table::default());
-    let mut stdin = tokio::io::stdin();
+    let mut stdin = BufReader::new(standard::input()?);
     loop {
         match frame::read::<ToResident>(&mut stdin).await {
             Ok(ToResident::Run(exchange)) => start(*exchange, &place, &running, &out),

@@ -4,30 +4,28 @@
 //! delegated one works beside the kept one. The engine takes "the guest is not here" for proved only when nobody is at
 //! work on it, so the exchanges of one VM wait for each other: by a file lock, which dies with its process.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use causeway_core::answer::{Failure, Kind};
+use causeway_core::locks::{Held, Locks, Mode};
 use causeway_core::names::VmId;
 
 /// How often a taken lock is tried again.
 const RETRY: Duration = Duration::from_millis(20);
 
-/// The locks' directory.
-pub struct Turns(PathBuf);
+/// The turns of all VMs.
+pub struct Turns(Locks);
 
 /// The right to work on a VM.
 pub struct Turn {
-    _file: File,
+    _held: Held,
 }
 
 impl Turns {
-    /// Locks below `state`; not where the transfer manager has its own.
+    /// Locks below `state`; not those of the transfer manager.
     pub fn new(state: &Path) -> Self {
-        Turns(state.join("turns"))
+        Turns(Locks::new(state.join("turns")))
     }
 
     /// Waits until nobody else on this host works on `vm`. Dropping the future gives up the wait.
@@ -35,27 +33,15 @@ impl Turns {
     /// # Errors
     /// The lock's file can't be made.
     pub async fn of(&self, vm: VmId) -> Result<Turn, Failure> {
-        let path = self.0.join(format!("vm-{vm}"));
-        let failed = |e: io::Error| Failure::new(Kind::HostState, format!("lock {}: {e}", path.display()));
-        let file = match open(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                std::fs::create_dir_all(&self.0).map_err(failed)?;
-                open(&path).map_err(failed)?
-            }
-            other => other.map_err(failed)?,
-        };
+        let path = self.0.path().display();
         loop {
-            match file.try_lock() {
-                Ok(()) => return Ok(Turn { _file: file }),
-                Err(TryLockError::WouldBlock) => tokio::time::sleep(RETRY).await,
-                Err(TryLockError::Error(e)) => return Err(failed(e)),
+            match self.0.attempt(vm.0.into(), Mode::Exclusive) {
+                Ok(Some(held)) => return Ok(Turn { _held: held }),
+                Ok(None) => tokio::time::sleep(RETRY).await,
+                Err(e) => return Err(Failure::new(Kind::HostState, format!("lock VM {vm} in {path}: {e}"))),
             }
         }
     }
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)
 }
 
 #[cfg(test)]

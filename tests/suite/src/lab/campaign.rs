@@ -24,7 +24,7 @@ pub struct Campaign {
     pub thorough: bool,
     /// How many points; all if not given.
     pub sample: Option<usize>,
-    /// Only those of them whose names hold this.
+    /// Only those of them whose names hold this; after a `!`, only the others.
     pub only: String,
 }
 
@@ -87,8 +87,12 @@ impl Campaign {
             Some(count) => spread(&all, count),
             None => (0..all.len()).collect(),
         };
+        let (text, wanted) = match self.only.strip_prefix('!') {
+            Some(text) => (text, false),
+            None => (self.only.as_str(), true),
+        };
         let named =
-            |index: &usize| all.get(*index).is_some_and(|point| point.to_string().contains(&self.only));
+            |index: &usize| all.get(*index).is_some_and(|point| point.to_string().contains(text) == wanted);
         let chosen: Vec<usize> = chosen.into_iter().filter(named).collect();
         let mut tally = Tally { points: all.len(), ..Tally::default() };
         let mut first = 0;
