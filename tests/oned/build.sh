@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # build.sh STOCK CACHE: prints the directory of a built core of OpenNebula 7.4.0: STOCK itself if scons has been run
-# there, else a copy of it below CACHE, which it builds (half an hour of two cores, once).
+# there, else a copy of it below CACHE, which it builds (a quarter of an hour of two cores, once).
 # Promise: STOCK is only read; a build that was interrupted is continued by the next run.
 set -euo pipefail
 stock=$(cd "$1" && pwd -P) cache=$2
@@ -9,8 +9,7 @@ here=$(dirname "$(readlink -f "$0")")
 die() { echo "build.sh: $*" >&2; exit 1; }
 
 is_built() { # DIR
-  [ -x "$1/src/nebula/oned" ] && [ -x "$1/src/monitor/src/monitor/onemonitord" ] &&
-    [ -x "$1/src/schedm_mad/remotes/rank/rank" ]
+  [ -x "$1/src/nebula/oned" ] && [ -x "$1/src/monitor/src/monitor/onemonitord" ]
 }
 
 if [ ! -f "$stock/install.sh" ] || [ ! -f "$stock/SConstruct" ]; then
