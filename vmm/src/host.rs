@@ -3,9 +3,12 @@
 //! Each verb takes the argv and standard input of the stock script in its slot, so that the same code serves the
 //! resident and the stand-alone executable. Calls block: the resident gives each its own thread.
 
+mod clock;
 mod deploy;
+mod machine;
 mod migrate;
 mod sighting;
+mod snapshots;
 mod stop;
 
 use std::path::PathBuf;
@@ -20,10 +23,13 @@ use causeway_core::settings::{Causeway, Effective, Kvmrc};
 use causeway_domain::{DomainError, Drive, Hypervisor};
 use serde::{Deserialize, Serialize};
 
+pub use clock::sync_clock;
+pub use machine::{Helper, Later, Machine};
 pub use sighting::{settle, sighting};
 
-/// The verbs that are built.
-pub const BUILT: [&str; 4] = ["deploy", "shutdown", "cancel", "migrate"];
+/// The verbs that are built. `depart`, `stay` and `arrive` are our own: what the stock `migrate` does before and after
+/// the move itself, as steps of the plan, each on the host that it concerns.
+pub const BUILT: [&str; 7] = ["deploy", "shutdown", "cancel", "migrate", "depart", "stay", "arrive"];
 
 /// File operations of the VM directory. They may hang on a dead file server, so the resident has them done by a child.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +46,26 @@ pub enum FileCall {
     Links {
         /// The disks' paths.
         paths: Vec<String>,
+    },
+    /// Reads the snapshots' metadata that lie in the VM directory as `snap-<id>.xml`.
+    Snapshots {
+        /// The VM directory.
+        directory: DiskPath,
+    },
+    /// Writes snapshots' metadata to the VM directory, each under its name; mode 0600.
+    KeepSnapshots {
+        /// The VM directory.
+        directory: DiskPath,
+        /// Names, `snap-<id>`, and metadata.
+        snapshots: Vec<(String, String)>,
+        /// The name of the current one, which the metadata do not tell; without one, what was written last stays.
+        current: Option<String>,
+    },
+    /// Sees to it that an emulated TPM's state lies in the VM directory, made from the VM's template if it is not there
+    /// yet and `vm.xml` has it in `USER_TEMPLATE/TPM_STATE` (contract VMM 3.3, deploy step 6).
+    TpmState {
+        /// The VM directory.
+        directory: DiskPath,
     },
     /// Makes a guest's firmware variables out of their template, where they are absent.
     Firmware {
@@ -60,6 +86,15 @@ pub enum FileAnswer {
     Done,
     /// In the order of the paths.
     Links(Vec<Option<String>>),
+    /// Snapshots' metadata, the oldest first.
+    Snapshots {
+        /// Their texts.
+        saved: Vec<String>,
+        /// The name of the one that was current when they were kept.
+        current: Option<String>,
+    },
+    /// Whether it is there.
+    There(bool),
 }
 
 /// Who does file operations: a child of the resident, or the slot's own process.
@@ -99,6 +134,8 @@ pub struct Call<'a> {
     pub hypervisor: &'a dyn Hypervisor,
     /// The VM directory.
     pub files: &'a (dyn Files + Sync),
+    /// The machine.
+    pub machine: &'a (dyn Machine + Sync),
     /// Settings of this host.
     pub settings: &'a Settings,
     /// Turns true when the action is cancelled.
@@ -117,6 +154,9 @@ pub fn run(verb: &str, call: &Call<'_>) -> Result<Done, Failure> {
         "shutdown" => stop::shutdown(call),
         "cancel" => stop::cancel(call),
         "migrate" => migrate::migrate(call),
+        "depart" => snapshots::depart(call),
+        "stay" => snapshots::stay(call),
+        "arrive" => snapshots::arrive(call),
         other => Err(not_built(other)),
     }
 }
@@ -140,12 +180,31 @@ impl Call<'_> {
         self.text(index, "deploy id")?.parse().map_err(|e| Failure::new(Kind::Input, e))
     }
 
+    fn directory(&self, index: usize) -> Result<DiskPath, Failure> {
+        self.text(index, "VM directory")?.parse().map_err(|e| Failure::new(Kind::Input, e))
+    }
+
     fn host(&self, index: usize) -> Result<HostName, Failure> {
         self.text(index, "host")?.parse().map_err(|e| Failure::new(Kind::Input, e))
     }
 
     fn vm(&self, index: usize) -> Result<VmId, Failure> {
         self.text(index, "VM id")?.parse().map_err(|e| Failure::new(Kind::Input, e))
+    }
+
+    /// Gives the machine's memory back, where the admin wants that (contract VMM 3.1). Nothing depends on it.
+    fn compact_memory(&self, wanted: bool) {
+        if wanted && let Err(failure) = self.machine.compact_memory() {
+            (self.log)(Severity::Warning, &format!("the host's memory was not compacted: {failure}"));
+        }
+    }
+
+    /// Has a helper of the stock release do its work, where there is one; its failure is told and no more (contract
+    /// VMM 3.5).
+    fn help(&self, helper: &Helper) {
+        if let Err(failure) = self.machine.help(helper) {
+            (self.log)(Severity::Warning, &format!("{helper}: {failure}"));
+        }
     }
 
     fn is_cancelled(&self) -> bool {

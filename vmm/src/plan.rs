@@ -25,8 +25,11 @@ pub struct Settings {
     pub hypervisor: String,
     /// Steps that run on the front-end, by name, and the script that does each (`-l`).
     pub local: BTreeMap<String, String>,
-    /// Actions whose ssh session forwards the agent (`-d`); `migrate` by default.
+    /// Actions whose ssh session forwards the agent (`-d`); `migrate` by default. Who drives a migration is said by
+    /// `drive`.
     pub delegate: Vec<String>,
+    /// How often a step that the stock driver runs by an ssh call of its own is tried again (`-r`).
+    pub retries: u16,
     /// `vmm_execrc`: which network actions run on the front-end, which disks may be snapshot live.
     pub execrc: VmmExecrc,
     /// How long steps may take.

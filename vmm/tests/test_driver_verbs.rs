@@ -3,6 +3,7 @@
 // clippy.toml allows unwrapping in tests, but takes only `#[test]` functions for tests, not what they call.
 #![expect(clippy::unwrap_used)]
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use causeway_core::answer::Failure;
@@ -11,13 +12,36 @@ use causeway_core::outcome::Sighting;
 use causeway_core::reach::wire::{Done, Effect};
 use causeway_core::settings::{Causeway, Kvmrc};
 use causeway_domain::{Drive, Hypervisor, Libvirt};
-use causeway_vmm::host::{Call, FileAnswer, FileCall, Files, Settings, run, sighting};
+use causeway_vmm::host::{
+    Call, FileAnswer, FileCall, Files, Helper, Later, Machine, Settings, run, sighting,
+};
 
 struct NoFiles;
 
 impl Files for NoFiles {
-    fn call(&self, _: FileCall) -> Result<FileAnswer, Failure> {
+    fn call(&self, call: FileCall) -> Result<FileAnswer, Failure> {
+        if let FileCall::Snapshots { .. } = call {
+            return Ok(FileAnswer::Snapshots { saved: Vec::new(), current: None });
+        }
         Ok(FileAnswer::Done)
+    }
+}
+
+struct NoMachine;
+
+impl Machine for NoMachine {
+    fn compact_memory(&self) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn help(&self, _: &Helper) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn later(&self, _: Later) {}
+
+    fn peer(&self, _: &str) -> Option<Result<Arc<dyn Hypervisor>, Failure>> {
+        None
     }
 }
 
@@ -30,6 +54,7 @@ fn verb(libvirt: &Libvirt, verb: &str, argv: &[&str], stdin: &str) -> Result<Don
         stdin: stdin.as_bytes(),
         hypervisor: libvirt,
         files: &NoFiles,
+        machine: &NoMachine,
         settings: &settings,
         cancelled: &AtomicBool::new(false),
         log: &|_, _| {},

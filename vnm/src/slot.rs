@@ -93,6 +93,19 @@ impl Root {
     }
 }
 
+/// Has the host's memory compacted by a privileged side of its own, for it may take a while and networks must not wait.
+///
+/// # Errors
+/// It can't be started, is late, or the kernel refuses.
+pub fn compact_memory(argv: &[String], id: &RequestId, deadline: Duration) -> Result<(), Failure> {
+    let asked = RootClient::start(argv, START.min(deadline));
+    let response = asked.and_then(|mut root| root.compact_memory(id, deadline)).map_err(unanswered)?;
+    match response.outcome {
+        Outcome::Failed(failure) => Err(failure),
+        Outcome::Done => Ok(()),
+    }
+}
+
 /// Runs the slot `vnm/<driver>/<verb>`.
 ///
 /// # Errors

@@ -268,11 +268,7 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
         repeats: &mut Repeats,
     ) -> Next {
         let lost = progress.is_doubtful(stop.index);
-        if lost && step.goal.is_none() && !self.is_cancelled() && repeats.again(stop.index) {
-            self.warn(plan, &format!("{}: {}; trying again", step.name, stop.failure));
-            tokio::time::sleep(self.patience.first * repeats.count).await;
-            return Next::From(progress.again(plan, stop.index));
-        }
+        // Asked before anything is tried again: a script of somebody else's would start a guest that runs once more.
         let open = self.open_goals(plan, progress, stop).await;
         let asked = !open.is_empty();
         // Backwards: the steps of an exchange run in order, so a later goal that was reached speaks for all before it.
@@ -286,13 +282,16 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
             self.warn(plan, &format!("{}: done, although: {}", open.name, stop.failure));
             self.journal.note(request, &Note::Ended { step: open.name.clone(), ok: true });
             progress.take(index, open, assumed(open));
-            if index == stop.index || progress.is_past_return() {
+            if lost || index == stop.index || progress.is_past_return() {
                 return Next::From(index + 1);
             }
             break;
         }
-        // The host answers again: one more round, wherever the guest is.
-        if lost && asked && step.goal.is_none() && !self.is_cancelled() && repeats.renew() {
+        // A host that had to be asked answers again: one more round of repeats.
+        let repeat = lost && step.goal.is_none() && !self.is_cancelled();
+        if repeat && (repeats.again(stop.index) || asked && repeats.renew()) {
+            self.warn(plan, &format!("{}: {}; trying again", step.name, stop.failure));
+            tokio::time::sleep(self.patience.first * repeats.count).await;
             return Next::From(progress.again(plan, stop.index));
         }
         let harmless = step.on_failure == OnFailure::Warn || progress.is_past_return();

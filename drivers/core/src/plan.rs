@@ -181,6 +181,14 @@ impl Goal {
     }
 }
 
+/// How long a script that failed is left alone before it is tried again.
+pub const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// For `serde`, which wants a reference.
+pub(crate) fn is_zero(number: &u16) -> bool {
+    *number == 0
+}
+
 /// One named step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Step {
@@ -201,6 +209,9 @@ pub struct Step {
     pub deadline: Duration,
     /// Whether the resident stops it when the driver process goes away, instead of letting it finish.
     pub cancellable: bool,
+    /// How often somebody else's script is tried again when it fails (contract VMM 1.2, `-r`).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub retries: u16,
     /// What to ask the hosts when its answer is lost; none means that it is simply run again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub goal: Option<Goal>,
@@ -218,6 +229,7 @@ impl Step {
             lane: Lane::Short,
             deadline,
             cancellable: true,
+            retries: 0,
             goal: None,
         }
     }
@@ -243,6 +255,15 @@ impl Step {
     /// Left to finish when the driver process goes away: stopping it half-way would be worse.
     pub fn finishes(mut self) -> Self {
         self.cancellable = false;
+        self
+    }
+
+    /// Tried again so often, each time with the deadline that it has now.
+    pub fn tried_again(mut self, retries: u16) -> Self {
+        self.retries = retries;
+        let retries = u32::from(retries);
+        let more = self.deadline.saturating_mul(retries) + RETRY_PAUSE * retries;
+        self.deadline = self.deadline.saturating_add(more);
         self
     }
 

@@ -207,7 +207,7 @@ async fn a_guest_that_was_started_out_of_sight_is_kept() {
     let begun = |name: &str| {
         world.events().iter().filter(|e| matches!(e, Event::Began { step, .. } if step == name)).count()
     };
-    assert_eq!((begun("deploy"), begun("undo-cancel")), (2, 0));
+    assert_eq!((begun("deploy"), begun("undo-cancel")), (1, 0), "it was started once more, or ended");
 }
 
 /// A host that lost power in the middle has lost the networks that were made ready on it.

@@ -146,7 +146,9 @@ impl Log for Lines {
 #[tokio::test(start_paused = true)]
 async fn hosts_that_come_back_are_asked_again() {
     let make = Maker::of_two_hosts();
-    let plan: Plan = make.migrate();
+    let mut plan: Plan = make.migrate();
+    // The move itself is the first that the source hears of.
+    plan.steps.retain(|step| step.name != "depart");
     let away = Away { source: make.source.clone(), back: Mutex::default(), session: Mutex::default() };
     let (_keep, cancelled) = watch::channel(false);
     let (log, journal) = (Lines::default(), Journal::none());

@@ -1,4 +1,4 @@
-//! Domain XML: the facts that the drivers need of it, and the one edit that they make in it.
+//! Domain XML: the facts that the drivers need of it, and the edits that they make in it and in a snapshot's.
 //!
 //! Reading is safe against hostile text: at most [`SIZE_LIMIT`] bytes, [`DEPTH_LIMIT`] levels and [`ELEMENT_LIMIT`]
 //! elements, no document type, no entities but the five of XML. Nothing is fetched. An edit replaces the bytes of the
@@ -6,10 +6,12 @@
 
 mod facts;
 mod rewrite;
+mod snapshot;
 mod tree;
 
 pub use facts::{Disk, Facts, Interface, METADATA_NAMESPACE, Metadata, Nvram, Source, facts, metadata};
 pub use rewrite::{is_disk_link, rewrite_sources};
+pub use snapshot::{snapshot_name, snapshot_of};
 pub use tree::{DEPTH_LIMIT, ELEMENT_LIMIT, SIZE_LIMIT};
 
 /// Why a domain XML cannot be used.
@@ -42,6 +44,9 @@ pub enum XmlError {
     /// Well-formed, but not a domain.
     #[error("the root element is {0:?}, not <domain>")]
     NotADomain(String),
+    /// Well-formed, but no snapshot's metadata.
+    #[error("the root element is {0:?}, not <domainsnapshot>")]
+    NotASnapshot(String),
     /// An element that must be there is not.
     #[error("{0} is missing")]
     Missing(&'static str),

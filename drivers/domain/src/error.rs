@@ -61,6 +61,12 @@ pub enum Operation {
     SetMaxSpeed,
     /// Migrate a domain.
     Migrate,
+    /// List the domain's snapshots.
+    Snapshots,
+    /// Give back a snapshot's metadata.
+    RedefineSnapshot,
+    /// Forget a snapshot's metadata.
+    ForgetSnapshot,
     /// Pass a command to QEMU's monitor.
     Monitor,
     /// Read the domain's memory figures.
@@ -97,6 +103,9 @@ impl Operation {
             Operation::MaxDowntime => "read the downtime limit of",
             Operation::SetMaxSpeed => "set the migration speed of",
             Operation::Migrate => "migrate",
+            Operation::Snapshots => "list the snapshots of",
+            Operation::RedefineSnapshot => "redefine a snapshot of",
+            Operation::ForgetSnapshot => "forget a snapshot of",
             Operation::Monitor => "ask the monitor of",
             Operation::Memory => "read the memory of",
             Operation::Await => "wait for",

@@ -29,6 +29,7 @@ use crate::domain::{Domain, State};
 use crate::error::{Cause, DomainError, Operation};
 use crate::host::{HostFacts, MemoryStats, Version};
 use crate::job::JobStats;
+use crate::snapshot::Snapshot;
 
 use guest::Guest;
 
@@ -191,6 +192,24 @@ impl Fake {
     /// Sets the memory figures.
     pub fn set_memory(&self, id: &DeployId, memory: MemoryStats) {
         self.change(id, |guest| guest.memory = memory);
+    }
+
+    /// Gives the domain a snapshot of that name and parent, the current one.
+    pub fn add_snapshot(&self, id: &DeployId, name: &str, parent: Option<&str>) {
+        self.change(id, |guest| {
+            guest.snapshots.iter_mut().for_each(|snapshot| snapshot.current = false);
+            let parent = parent.map_or_else(String::new, |p| format!("<parent><name>{p}</name></parent>"));
+            let (name, uuid) = (name.to_owned(), guest.domain.uuid);
+            let xml = format!(
+                "<domainsnapshot><name>{name}</name>{parent}<domain><uuid>{uuid}</uuid></domain></domainsnapshot>"
+            );
+            guest.snapshots.push(Snapshot { name, xml, current: true });
+        });
+    }
+
+    /// The domain's snapshots, as [`truth`](Fake::truth) tells the rest.
+    pub fn snapshots_of(&self, id: &DeployId) -> Vec<Snapshot> {
+        self.lock().find(id).map(|g| g.snapshots.clone()).unwrap_or_default()
     }
 
     /// Stops the guest without anybody having asked: it shut down by itself, or its process was killed.

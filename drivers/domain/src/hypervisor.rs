@@ -12,6 +12,7 @@ use crate::error::DomainError;
 use crate::host::{HostFacts, MemoryStats};
 use crate::job::JobStats;
 use crate::migrate::MigrateRequest;
+use crate::snapshot::Snapshot;
 
 /// Which form of a domain's XML.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,6 +175,29 @@ pub trait Hypervisor: Send + Sync {
     /// # Errors
     /// Any error leaves open where the guest runs: ask both hosts.
     fn migrate(&self, id: &DeployId, request: &MigrateRequest) -> Result<(), DomainError>;
+
+    /// The domain's system snapshots (`virDomainListAllSnapshots`), each after its parent.
+    ///
+    /// # Errors
+    /// The domain is absent, the hypervisor knows no snapshots ([`Code::Unsupported`](crate::Code::Unsupported)), or
+    /// libvirt could not be asked.
+    fn snapshots(&self, id: &DeployId) -> Result<Vec<Snapshot>, DomainError>;
+
+    /// Gives the metadata of a snapshot back that lies in the domain's disks (`virDomainSnapshotCreateXML` with
+    /// `REDEFINE`), as the one that the next snapshot descends from if it is `current`. Those that are there already
+    /// are replaced.
+    ///
+    /// # Errors
+    /// The text is no snapshot of this domain, its parent is unknown, the domain is absent, or libvirt could not be
+    /// asked.
+    fn redefine_snapshot(&self, id: &DeployId, xml: &str, current: bool) -> Result<(), DomainError>;
+
+    /// Forgets the metadata of a snapshot (`virDomainSnapshotDelete` with `METADATA_ONLY`); what the disks hold of it
+    /// stays.
+    ///
+    /// # Errors
+    /// Domain or snapshot is absent, or libvirt could not be asked.
+    fn forget_snapshot(&self, id: &DeployId, name: &str) -> Result<(), DomainError>;
 
     /// Passes a command (a JSON object with `execute`) to QEMU's monitor and returns what its answer has as `return`.
     /// libvirt marks the domain as tainted by it.

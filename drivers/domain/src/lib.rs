@@ -16,6 +16,7 @@ pub mod hypervisor;
 pub mod job;
 mod libvirt;
 pub mod migrate;
+pub mod snapshot;
 pub mod watch;
 
 pub use domain::{Domain, PauseReason, State};
@@ -25,3 +26,4 @@ pub use hypervisor::{Hypervisor, XmlView};
 pub use job::{JobOperation, JobPhase, JobStats};
 pub use libvirt::{Deadlines, Libvirt};
 pub use migrate::{AutoConverge, Disks, Drive, MigrateRequest};
+pub use snapshot::Snapshot;

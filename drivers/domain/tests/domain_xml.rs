@@ -2,6 +2,7 @@
 
 use causeway_domain::domain_xml::{
     DEPTH_LIMIT, ELEMENT_LIMIT, SIZE_LIMIT, Source, XmlError, facts, is_disk_link, metadata, rewrite_sources,
+    snapshot_name, snapshot_of,
 };
 use proptest::prelude::*;
 
@@ -203,4 +204,30 @@ proptest! {
             prop_assert_eq!(disk.source, Source::File(path.clone()));
         }
     }
+}
+
+const SNAPSHOT: &str = "<domainsnapshot>\n  <name>snap-0</name>\n  <domain type='kvm'>\n    <name>one-7</name>\n    \
+    <uuid>6e1f0f2a-0000-4000-8000-000000000001</uuid>\n    <title>&lt;uuid&gt;</title>\n  </domain>\n  \
+    <inactiveDomain><uuid> 6e1f0f2a-0000-4000-8000-000000000001 </uuid></inactiveDomain>\n  \
+    <cookie><cpu><uuid>not ours</uuid></cpu></cookie>\n</domainsnapshot>\n";
+
+#[test]
+fn a_snapshot_becomes_that_of_the_domain_and_nothing_else_changes() {
+    let uuid = "11111111-0000-4000-8000-000000000000".parse().unwrap();
+    let ours = snapshot_of(SNAPSHOT, uuid).unwrap();
+    let old = "6e1f0f2a-0000-4000-8000-000000000001";
+    assert_eq!(ours, SNAPSHOT.replace(&format!(" {old} "), old).replace(old, &uuid.to_string()));
+    assert_eq!(snapshot_name(&ours).unwrap(), "snap-0");
+    for (xml, part) in [
+        ("<domain><name>one-7</name></domain>", "not <domainsnapshot>"),
+        ("<domainsnapshot><name> </name></domainsnapshot>", "name is missing"),
+        ("<domainsnapshot><name>x", "inside an element"),
+        ("<!DOCTYPE x []><domainsnapshot/>", "document type"),
+    ] {
+        let error = snapshot_name(xml).unwrap_err().to_string();
+        assert!(error.contains(part), "{xml}: {error}");
+    }
+    // None to replace: libvirt says what it thinks of it.
+    let bare = "<domainsnapshot><name>a</name><domain><uuid/></domain></domainsnapshot>";
+    assert_eq!(snapshot_of(bare, uuid).unwrap(), bare);
 }

@@ -217,3 +217,44 @@ fn many_threads_share_one_connection() {
         }
     });
 }
+
+/// Contract VMM 3.4, steps 1 and 6: what libvirt keeps of snapshots is put aside and given back.
+#[test]
+fn snapshots_are_forgotten_and_given_back() {
+    let host = world();
+    let uuid = host.create(&xml(40)).unwrap().uuid;
+    let id = one(40);
+    assert_eq!(host.snapshots(&id).unwrap(), []);
+    let domain = host.xml(&id, XmlView::Live).unwrap();
+    let snapshot = |name: &str, parent: &str| {
+        format!(
+            "<domainsnapshot><name>{name}</name>{parent}<state>running</state>\
+             <creationTime>1795195897</creationTime>{domain}</domainsnapshot>"
+        )
+    };
+    let parent = "<parent><name>snap-0</name></parent>";
+    host.redefine_snapshot(&id, &snapshot("snap-0", ""), false).unwrap();
+    host.redefine_snapshot(&id, &snapshot("snap-1", parent), true).unwrap();
+    let known = host.snapshots(&id).unwrap();
+    let told: Vec<_> = known.iter().map(|s| (s.name.as_str(), s.current)).collect();
+    assert_eq!(told, [("snap-0", false), ("snap-1", true)], "each after its parent");
+
+    // The test driver forgets no snapshot without deleting it, and says so; it forgets them with the domain.
+    assert!(host.forget_snapshot(&id, "snap-1").unwrap_err().cause.to_string().contains("unsupported flags"));
+    host.destroy(&id).unwrap();
+    host.create(&xml(40)).unwrap();
+    assert_eq!(host.snapshots(&id).unwrap(), []);
+    for snapshot in &known {
+        host.redefine_snapshot(&id, &snapshot.xml, snapshot.current).unwrap();
+    }
+    let told = host.snapshots(&id).unwrap();
+    assert_eq!(told.iter().map(|s| s.current).collect::<Vec<_>>(), [false, true]);
+
+    // Another domain's is refused, and so is nonsense.
+    let stranger = snapshot("snap-2", "").replace(&uuid.to_string(), "11111111-0000-4000-8000-000000000000");
+    assert!(host.redefine_snapshot(&id, &stranger, false).is_err());
+    assert!(host.redefine_snapshot(&id, "<domainsnapshot", false).is_err());
+    assert!(host.forget_snapshot(&id, "snap-9").is_err());
+    assert!(host.snapshots(&one(41)).unwrap_err().is_absent());
+    host.destroy(&id).unwrap();
+}

@@ -2,8 +2,10 @@
 
 pub mod breakpoint;
 pub mod files;
+mod machine;
 pub mod network;
 pub mod resident;
+mod saved;
 pub mod settings;
 pub mod slot;
 pub mod turn;

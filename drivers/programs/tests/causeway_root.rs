@@ -375,3 +375,22 @@ done
     let last = responses(&fs::read(path("out")).unwrap());
     assert!(last.iter().all(|response| response.outcome == Outcome::Done));
 }
+
+/// Contract VMM 3.1, `CLEANUP_MEMORY_ON_START`. The kernel's own switches are covered: a test does not drop the machine's
+/// caches.
+#[test]
+fn memory_is_compacted_by_two_switches_and_by_nothing_a_caller_says() {
+    let covered =
+        "mount -t tmpfs vm /proc/sys/vm; : >/proc/sys/vm/drop_caches; : >/proc/sys/vm/compact_memory";
+    let ask = json!({ "compact_memory": "test-1" });
+    let more = json!({ "compact_memory": "test-1", "drop_caches": "/etc/passwd" });
+    let ended = feed(covered, &frames(&[ask.clone(), more]));
+    assert_eq!(ended.responses[0].outcome, Outcome::Done);
+    assert_eq!(ended.responses[0].id, Some("test-1".parse().unwrap()));
+    assert_eq!(failure(&ended.responses[1]).0, Kind::Input);
+    assert_eq!(ended.status, 0);
+    // Without them nothing is made there.
+    let ended = feed("mount -t tmpfs vm /proc/sys/vm", &frames(&[ask]));
+    assert_eq!(failure(&ended.responses[0]).0, Kind::HostState);
+    assert!(failure(&ended.responses[0]).1.contains("/proc/sys/vm/drop_caches"));
+}

@@ -87,6 +87,12 @@ impl Maker {
         step.undone_by(vec![cancel.reaching(self.gone(&self.source))]).reaching(goal).finishes()
     }
 
+    /// What libvirt keeps of the guest put aside, for it would not let it go; given back if it does not go.
+    pub fn depart(&self) -> Step {
+        let slot = |verb| self.slot(verb, self.on(&self.source), ["vmm", "kvm", verb], &[self.id.as_str()]);
+        slot("depart").undone_by(vec![slot("stay")]).ignored()
+    }
+
     /// The guest moved from the source to the destination.
     pub fn go(&self) -> Step {
         let argv = [self.id.as_str(), self.destination.as_str(), self.source.as_str()];
@@ -144,9 +150,11 @@ impl Maker {
         let steps = vec![
             prepare.undone_by(vec![give_up.ignored()]),
             self.pre("vxlan", &self.destination),
+            self.depart(),
             self.go(),
             self.clean("vxlan", &self.source).ignored(),
             self.post("vxlan", &self.destination).ignored(),
+            self.slot("arrive", self.on(&self.destination), ["vmm", "kvm", "arrive"], &[]).ignored(),
             self.slot("postmigrate", Place::FrontEnd, ["tm", "shared", "postmigrate"], &[]).ignored(),
         ];
         self.plan("MIGRATE", steps, Answer::Empty)

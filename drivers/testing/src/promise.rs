@@ -14,7 +14,7 @@ use causeway_core::outcome::Sighting;
 use causeway_core::plan::{Goal, OnFailure, Place, Plan, Step};
 use causeway_core::reach::wire::Effect;
 
-use crate::world::{Event, World};
+use crate::world::{ASIDE, Event, World};
 
 /// The promises that the run of `plan` broke, given what steps had left in the world `before` it.
 pub fn broken(world: &World, plan: &Plan, before: &[(Place, String)], outcome: &Outcome) -> Vec<String> {
@@ -177,7 +177,8 @@ fn remains(world: &World, plan: &Plan, before: &[(Place, String)], outcome: &Out
     if failure.text.contains("(undo: ") || past_return(world, plan) {
         return Vec::new();
     }
-    let networks = world.left().into_iter().filter(|(_, what)| what.starts_with("network "));
+    let counts = |what: &str| what.starts_with("network ") || what == ASIDE;
+    let networks = world.left().into_iter().filter(|(_, what)| counts(what));
     let new = networks.filter(|left| !before.contains(left));
     new.map(|(place, what)| format!("FAILURE {failure}, and {what} was left on {place}")).collect()
 }

@@ -14,6 +14,7 @@ use causeway_core::reach::wire::{Effect, Severity};
 use tokio::time::Instant;
 
 use crate::faults::{Away, Fault, Script};
+pub(crate) use state::ASIDE;
 use state::State;
 
 /// One thing that happened, in order.

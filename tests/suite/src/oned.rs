@@ -33,7 +33,7 @@ pub use ledger::{Log, Reply};
 pub use nest::Nest;
 
 /// oned's patience with `INIT` (contract VMM 1.3).
-const INIT_DEADLINE: Duration = Duration::from_secs(10);
+const INIT_DEADLINE: Duration = Duration::from_secs(30);
 
 /// oned's single read of the answer to `INIT`, in bytes.
 const INIT_READ: usize = 31;
@@ -42,7 +42,7 @@ const INIT_READ: usize = 31;
 const WRITE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// oned's patience when it stops (contract VMM 1.5).
-const STOP_DEADLINE: Duration = Duration::from_secs(10);
+const STOP_DEADLINE: Duration = Duration::from_secs(30);
 
 /// A driver process, from oned's side.
 pub struct Oned {

@@ -21,6 +21,21 @@ const SSH: &str = "[migration]\ntransport = \"ssh\"\n";
 /// Where the hosts have it.
 const KVMRC: &str = "/var/tmp/one/etc/vmm/kvm/kvmrc";
 
+/// Gives the domain `$1` the metadata of two snapshots, the older one current, as if it had gone back to it.
+const SNAPSHOTS: &str = "
+set -eu
+domain=$(virsh dumpxml --security-info \"$1\")
+define() {
+  printf '<domainsnapshot><name>%s</name>%s<state>running</state><creationTime>1795195897</creationTime>%s</domainsnapshot>' \
+    \"$1\" \"$2\" \"$domain\" >/run/snapshot.xml
+  virsh -q snapshot-create \"$domain_id\" /run/snapshot.xml --redefine $3
+  rm /run/snapshot.xml
+}
+domain_id=$1
+define snap-0 '' --current
+define snap-1 '<parent><name>snap-0</name></parent>' ''
+";
+
 struct Road<'a> {
     lab: &'a Lab,
     vm: Guest,
@@ -37,6 +52,8 @@ fn a_guest_comes_moves_and_goes_and_leaves_nothing() {
     let mut road = Road { lab: &lab, driver: Driver::start(&lab).unwrap(), vm };
 
     road.comes();
+    // libvirt lets no guest go that has any.
+    lab.script("h1", SNAPSHOTS, &[&road.vm.uuid]).unwrap();
     road.moves(P2P, "h1", "h2");
     road.moves(SSH, "h2", "h1");
     for host in HOSTS {
@@ -67,6 +84,14 @@ impl Road<'_> {
         assert!(seen.is_only_on(host), "{seen:?}, not only on {host}");
     }
 
+    /// Its snapshots and which one is current have come along, or have stayed.
+    fn has_snapshots(&self, host: &str) {
+        let script =
+            "virsh -q snapshot-list --name --topological \"$1\"; virsh -q snapshot-current --name \"$1\"";
+        let names = self.lab.script(host, script, &[&self.vm.uuid]).unwrap();
+        assert_eq!(names.split_whitespace().collect::<Vec<_>>(), ["snap-0", "snap-1", "snap-0"]);
+    }
+
     /// MIGRATE, driven as these settings say.
     fn moves(&mut self, settings: &str, from: &str, to: &str) {
         self.driver.configure(settings).unwrap();
@@ -74,6 +99,7 @@ impl Road<'_> {
         assert_eq!(is_delegated(&self.driver.plan(&migrate).unwrap()), settings == SSH);
         self.driver.succeed(&migrate).unwrap();
         self.is_on(to);
+        self.has_snapshots(to);
         nothing_left(self.lab, from).unwrap();
         guest::verify(self.lab).unwrap();
     }
@@ -89,6 +115,7 @@ impl Road<'_> {
         let deploy = self.vm.deploy("h1").unwrap();
         assert_eq!(self.driver.succeed(&deploy).unwrap().payload, self.vm.uuid);
         self.is_on("h1");
+        self.has_snapshots("h1");
         nothing_left(self.lab, "h2").unwrap();
         guest::verify(self.lab).unwrap();
         self.driver.oned().unwrap().is_square().unwrap();

@@ -6,9 +6,11 @@
 use causeway_core::answer::{Failure, Kind};
 use causeway_core::names::{DeployId, DiskPath};
 use causeway_core::reach::wire::{Done, Effect, Severity};
+use causeway_domain::Domain;
 use causeway_domain::domain_xml::{Facts, facts, is_disk_link, rewrite_sources};
 
-use super::{Call, FileAnswer, FileCall, failure};
+use super::snapshots::give_back_or_tell;
+use super::{Call, FileAnswer, FileCall, Helper, failure};
 
 /// `deploy FILE HOST VMID HOST`, the domain's XML on standard input.
 pub(super) fn deploy(call: &Call<'_>) -> Result<Done, Failure> {
@@ -21,20 +23,68 @@ pub(super) fn deploy(call: &Call<'_>) -> Result<Done, Failure> {
     if facts.name != name.as_str() {
         return Err(input(format!("its name is {:?}, and VM {vm} is called {name}", facts.name)));
     }
-    if let Some(done) = already_here(call, &name, &facts)? {
-        return Ok(done);
+    let directory = parent(&file)?;
+    if let Some(domain) = already_here(call, &name, &facts)? {
+        // The one who started it may have died before this.
+        give_back_or_tell(call, call.hypervisor, &domain, &directory);
+        return Ok(Done { output: DeployId::from(domain.uuid).to_string(), effect: Effect::Already });
     }
 
     call.files.call(FileCall::Store { path: file, text: xml.to_owned() })?;
     let xml = resolve_links(call, xml, &facts)?;
+    call.compact_memory(call.settings.kvmrc.cleanup_memory_on_start);
     prepare_firmware(call, &facts)?;
+    let gpus = prepare_devices(call, &facts, &directory)?;
     if call.is_cancelled() {
+        gpus.iter().for_each(|gpus| call.help(gpus));
         return Err(Failure::new(Kind::Cancelled, "cancelled before libvirt was asked"));
     }
     match call.hypervisor.create(&xml) {
-        Ok(domain) => Ok(Done { output: DeployId::from(domain.uuid).to_string(), effect: Effect::Made }),
-        Err(error) => Err(failure(&error)),
+        Ok(domain) => {
+            give_back_or_tell(call, call.hypervisor, &domain, &directory);
+            Ok(Done { output: DeployId::from(domain.uuid).to_string(), effect: Effect::Made })
+        }
+        Err(error) => {
+            // Where libvirt's word is missing the guest may run, with them.
+            if !error.is_unknown() {
+                gpus.iter().for_each(|gpus| call.help(gpus));
+            }
+            Err(failure(&error))
+        }
     }
+}
+
+fn parent(file: &DiskPath) -> Result<DiskPath, Failure> {
+    let directory = file.as_str().rsplit_once('/').map_or("", |(directory, _)| directory);
+    directory.parse().map_err(|e| Failure::new(Kind::Input, format!("deployment file: its directory: {e}")))
+}
+
+/// Virtual GPUs and a TPM's state are made by root helpers of the stock release (contract VMM 3.3, deploy steps 5 and 6;
+/// 3.5). What they can't do is told and left to libvirt, which does not start a guest whose devices are missing. Returns
+/// how GPUs are taken away again.
+fn prepare_devices(call: &Call<'_>, facts: &Facts, directory: &DiskPath) -> Result<Option<Helper>, Failure> {
+    let mut gpus = None;
+    if facts.hostdevs > 0 {
+        let document = vm_document(directory)?;
+        call.help(&Helper::CreateGpus(document.clone()));
+        gpus = Some(Helper::DeleteGpus(document));
+    }
+    if facts.emulated_tpm
+        && let Some(uuid) = facts.uuid
+    {
+        let state = call.files.call(FileCall::TpmState { directory: directory.clone() });
+        match state {
+            Ok(FileAnswer::There(true)) => call.help(&Helper::RecoverTpm(uuid.into(), directory.clone())),
+            Ok(_) => {}
+            Err(failure) => (call.log)(Severity::Warning, &format!("the TPM begins empty: {failure}")),
+        }
+    }
+    Ok(gpus)
+}
+
+/// The VM's document, which DEPLOY writes beside the deployment file.
+pub(super) fn vm_document(directory: &DiskPath) -> Result<DiskPath, Failure> {
+    format!("{}/vm.xml", directory.as_str()).parse().map_err(|e| Failure::new(Kind::Bug, e))
 }
 
 fn input(what: String) -> Failure {
@@ -42,7 +92,7 @@ fn input(what: String) -> Failure {
 }
 
 /// Whether this very guest is here already. A running twin of the request may have started it a moment ago.
-fn already_here(call: &Call<'_>, name: &DeployId, facts: &Facts) -> Result<Option<Done>, Failure> {
+fn already_here(call: &Call<'_>, name: &DeployId, facts: &Facts) -> Result<Option<Domain>, Failure> {
     let found = call.hypervisor.lookup(name).map_err(|e| failure(&e))?;
     let Some(domain) = found else { return Ok(None) };
     if facts.uuid.is_some_and(|uuid| uuid != domain.uuid) {
@@ -55,7 +105,7 @@ fn already_here(call: &Call<'_>, name: &DeployId, facts: &Facts) -> Result<Optio
         return Err(Failure::new(Kind::HostState, text));
     }
     (call.log)(Severity::Warning, &format!("{name} runs here already; taken over as it is"));
-    Ok(Some(Done { output: DeployId::from(domain.uuid).to_string(), effect: Effect::Already }))
+    Ok(Some(domain))
 }
 
 /// A disk that is a symbolic link is named by what it leads to: QEMU's images know their backing files by that path.

@@ -3,6 +3,7 @@
 //! Promise: success means that libvirt saw the guest run at the destination. After a failure nothing is destroyed here:
 //! where the guest is, is asked of both hosts by whoever called (contract VMM 7, D2).
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -10,8 +11,9 @@ use causeway_core::answer::{Failure, Kind};
 use causeway_core::document::Envelope;
 use causeway_core::names::{DeployId, HostName};
 use causeway_core::reach::wire::{Done, Severity};
-use causeway_domain::{AutoConverge, Drive, JobPhase, JobStats, MigrateRequest};
+use causeway_domain::{AutoConverge, Drive, Hypervisor, JobPhase, JobStats, MigrateRequest};
 
+use super::snapshots::{give_back_or_tell, put_aside};
 use super::{Call, Settings, failure, sighting};
 use causeway_core::outcome::Sighting;
 
@@ -44,8 +46,43 @@ pub(super) fn migrate(call: &Call<'_>) -> Result<Done, Failure> {
         Sighting::Unreachable(why) => return Err(Failure::new(Kind::Unreachable, why)),
         other => return Err(Failure::new(Kind::HostState, format!("{id} is {other:?} on {source}"))),
     }
-    tried(call, &id, &request, BLOCK_JOB_PAUSE)?;
+    match call.machine.peer(&request.destination) {
+        None => tried(call, &id, &request, BLOCK_JOB_PAUSE)?,
+        Some(peer) => alone(call, &id, &request, peer, &envelope)?,
+    }
+    call.compact_memory(call.settings.kvmrc.cleanup_memory_on_stop);
     Ok(Done::quiet())
+}
+
+/// The whole move of a verb that no plan is around: what a plan has `depart`, `stay` and `arrive` for is done here.
+fn alone(
+    call: &Call<'_>,
+    id: &DeployId,
+    request: &MigrateRequest,
+    peer: Result<Arc<dyn Hypervisor>, Failure>,
+    envelope: &Envelope,
+) -> Result<(), Failure> {
+    let missing = || Failure::new(Kind::Input, "the request has no DISK_TARGET_PATH");
+    let directory = envelope.disk_target_path.as_ref().ok_or_else(missing)?;
+    let moved = put_aside(call, id, directory).and_then(|_| tried(call, id, request, BLOCK_JOB_PAUSE));
+    // Given back wherever the guest is now.
+    let place = match (&moved, &peer) {
+        (Err(_), _) => call.hypervisor,
+        (Ok(()), Ok(peer)) => peer.as_ref(),
+        // libvirtd reaches the other one with a key that is root's.
+        (Ok(()), Err(why)) => {
+            (call.log)(Severity::Warning, &format!("snapshots and clock are left as they are: {why}"));
+            return Ok(());
+        }
+    };
+    if let Ok(Some(domain)) = place.lookup(id) {
+        give_back_or_tell(call, place, &domain, directory);
+        if moved.is_ok() && call.settings.effective(&envelope.vm.features).sync_time {
+            // Once: whoever started this process waits for its end.
+            let _ = place.sync_time(id);
+        }
+    }
+    moved
 }
 
 /// Migrates, and again after `pause` while a block job stands in the way.

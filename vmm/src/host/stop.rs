@@ -12,7 +12,8 @@ use causeway_core::reach::wire::{Done, Effect, Severity};
 use causeway_domain::domain_xml::facts;
 use causeway_domain::{Code, State, XmlView};
 
-use super::{Call, failure};
+use super::deploy::vm_document;
+use super::{Call, Helper, failure};
 
 /// How often libvirt is asked whether a guest is gone.
 const POLL: Duration = Duration::from_millis(250);
@@ -26,25 +27,38 @@ pub(super) fn shutdown(call: &Call<'_>) -> Result<Done, Failure> {
     if gone(call, &id)? {
         return Ok(Done { output: String::new(), effect: Effect::Already });
     }
-    if call.settings.kvmrc.cancel_no_acpi && !has_acpi(call, &id)? {
-        (call.log)(Severity::Info, "the guest knows no ACPI and CANCEL_NO_ACPI is set: powering it off");
-        return destroy(call, &id, DESTROY_TIMEOUT);
+    let devices = devices(call, &id);
+    // Before it stops: libvirt deletes the state of a transient domain's TPM with the domain.
+    if let Some(backup) = &devices.tpm {
+        call.help(backup);
     }
-    ask(call, &id)?;
+    let done = end(call, &id)?;
+    devices.gpus.iter().for_each(|gpus| call.help(gpus));
+    call.compact_memory(call.settings.kvmrc.cleanup_memory_on_stop);
+    Ok(done)
+}
+
+/// Ends the guest, softly as long as it takes part.
+fn end(call: &Call<'_>, id: &DeployId) -> Result<Done, Failure> {
+    if call.settings.kvmrc.cancel_no_acpi && !has_acpi(call, id)? {
+        (call.log)(Severity::Info, "the guest knows no ACPI and CANCEL_NO_ACPI is set: powering it off");
+        return destroy(call, id, DESTROY_TIMEOUT);
+    }
+    ask(call, id)?;
     let effective = call.settings.effective(&Features::default());
     let start = Instant::now();
     let limit = effective.shutdown_timeout;
     let mut asked_twice = false;
     while start.elapsed() < limit {
         call.pause(POLL)?;
-        if gone(call, &id)? {
+        if gone(call, id)? {
             return Ok(Done::quiet());
         }
         // A guest that was still booting lost the first request.
         if !asked_twice && start.elapsed() > limit / 2 {
             asked_twice = true;
             // It was asked once, and goes on shutting down whatever becomes of this.
-            if let Err(failure) = ask(call, &id) {
+            if let Err(failure) = ask(call, id) {
                 (call.log)(Severity::Warning, &failure.text);
             }
         }
@@ -56,7 +70,7 @@ pub(super) fn shutdown(call: &Call<'_>) -> Result<Done, Failure> {
     }
     let text = format!("the guest did not shut down within {seconds} s: powering it off");
     (call.log)(Severity::Warning, &text);
-    destroy(call, &id, DESTROY_TIMEOUT)
+    destroy(call, id, DESTROY_TIMEOUT)
 }
 
 /// `cancel DEPLOY_ID HOST VMID HOST`
@@ -65,7 +79,42 @@ pub(super) fn cancel(call: &Call<'_>) -> Result<Done, Failure> {
     if gone(call, &id)? {
         return Ok(Done { output: String::new(), effect: Effect::Already });
     }
-    destroy(call, &id, DESTROY_TIMEOUT)
+    let devices = devices(call, &id);
+    let done = destroy(call, &id, DESTROY_TIMEOUT)?;
+    devices.gpus.iter().for_each(|gpus| call.help(gpus));
+    Ok(done)
+}
+
+/// What root helpers have to do for a guest that ends (contract VMM 3.3, shutdown steps 2 and 7, cancel).
+#[derive(Default)]
+struct Devices {
+    tpm: Option<Helper>,
+    gpus: Option<Helper>,
+}
+
+/// Looks for devices that need a helper while the domain can still be asked. A guest is ended whether or not it can.
+fn devices(call: &Call<'_>, id: &DeployId) -> Devices {
+    let read = || -> Result<Devices, Failure> {
+        let xml = match call.hypervisor.xml(id, XmlView::Live) {
+            // It went by itself meanwhile.
+            Err(e) if e.is_absent() => return Ok(Devices::default()),
+            other => other.map_err(|e| failure(&e))?,
+        };
+        let facts = facts(&xml).map_err(|e| Failure::new(Kind::HostState, format!("XML of {id}: {e}")))?;
+        let Some(directory) = facts.metadata.and_then(|metadata| metadata.system_datastore) else {
+            return Ok(Devices::default());
+        };
+        let tpm = facts.uuid.filter(|_| facts.emulated_tpm);
+        let document = vm_document(&directory)?;
+        Ok(Devices {
+            gpus: (facts.hostdevs > 0).then_some(Helper::DeleteGpus(document)),
+            tpm: tpm.map(|uuid| Helper::BackupTpm(uuid.into(), directory)),
+        })
+    };
+    read().unwrap_or_else(|failure| {
+        (call.log)(Severity::Warning, &format!("devices are not looked after: {failure}"));
+        Devices::default()
+    })
 }
 
 /// Asks the guest to shut down; one that went meanwhile needs no asking.

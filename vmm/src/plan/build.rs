@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use causeway_core::answer::{Failure, Kind};
 use causeway_core::document::{Envelope, TmCommand, encode, encode_lines, reduced_vm};
-use causeway_core::names::{DeployId, HostName};
+use causeway_core::names::{DeployId, DiskPath, HostName};
 use causeway_core::plan::{Answer, Arg, Input, Lane, Place, Plan, Slot, Step, Work};
+use causeway_core::protocol::delegates;
 
 use super::{Settings, Transfer};
 
@@ -117,12 +118,31 @@ impl<'a> Builder<'a> {
         let local = self.settings.local.get(&step_name);
         let (place, script, input) = match local {
             Some(script) => (Place::FrontEnd, script.as_str(), local_form(input)),
-            None => (place, verb, input),
+            None => (self.delegated(place), verb, input),
         };
         let slot = self.slot("vmm", &self.settings.hypervisor, script)?;
         let work = Work::Slot { slot, argv, input: Some(input.to_owned()) };
         let deadline = self.settings.deadlines.step.unwrap_or(self.settings.deadlines.short);
         Ok(Step::new(verb, place, work, deadline))
+    }
+
+    /// A step of our own verbs (see [`crate::host`]): nobody else's script stands in for it, and it reads nothing.
+    pub fn own(&self, verb: &str, host: &HostName, directory: &DiskPath) -> Result<Step, Failure> {
+        let words = [self.deploy_id()?.to_string(), directory.to_string(), self.envelope.vm.id.to_string()];
+        let argv = words.into_iter().chain([host.to_string()]).map(Arg::from).collect();
+        let work = Work::Slot { slot: self.slot("vmm", &self.settings.hypervisor, verb)?, argv, input: None };
+        let deadline = self.settings.deadlines.step.unwrap_or(self.settings.deadlines.short);
+        Ok(Step::new(verb, Place::Host(host.clone()), work, deadline))
+    }
+
+    /// Where a step on a host runs: over a session of its own with the agent for the actions that `-d` names. For a
+    /// migration that is known already.
+    fn delegated(&self, place: Place) -> Place {
+        let listed = self.settings.delegate.iter().any(|name| delegates(name, self.action));
+        match place {
+            Place::Host(host) if listed && self.action != "MIGRATE" => Place::Delegated(host),
+            other => other,
+        }
     }
 
     /// One step per network driver of the VM, in document order (contract VMM 2.3 step 4).
@@ -196,8 +216,13 @@ impl<'a> Builder<'a> {
             if *times > 1 {
                 step.name = format!("{}#{times}", step.name);
             }
-            if step.lane == Lane::Long && self.settings.deadlines.step.is_none() {
+            // `-w` is the word on steps of the hypervisor's scripts, and on no others (contract VMM 1.2).
+            let said = self.settings.deadlines.step.is_some() && is_of(step, "vmm");
+            if step.lane == Lane::Long && !said {
                 step.deadline = step.deadline.max(self.settings.deadlines.long);
+            }
+            if reads(step, input::ENVELOPE_BARE) {
+                *step = step.clone().tried_again(self.settings.retries);
             }
         }
         let undo = |s: &Step| s.undo.clone();
@@ -251,6 +276,16 @@ impl<'a> Builder<'a> {
     pub fn guest_time(&self, usual: Duration) -> Duration {
         self.settings.deadlines.step.unwrap_or(usual)
     }
+}
+
+fn is_of(step: &Step, family: &str) -> bool {
+    matches!(&step.work, Work::Slot { slot, .. } if slot.family() == family)
+}
+
+/// Whether a step reads that input. The bare envelope is what the stock driver's own ssh calls give, which alone are
+/// tried again (contract VMM 1.2, `-r`).
+fn reads(step: &Step, name: &str) -> bool {
+    causeway_core::plan::inputs_of(step).contains(&name)
 }
 
 fn local_form(input: &str) -> &str {

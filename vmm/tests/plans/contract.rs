@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
 use causeway_core::document::Envelope;
 use causeway_core::plan::{Answer, Goal, Lane, OnFailure, Place, Work, inputs_of};
@@ -166,19 +167,25 @@ fn after_the_move_nothing_of_a_migration_can_fail_it() {
         [
             "tm_premigrate",
             "pre:ovswitch_vxlan",
+            "depart",
             "migrate",
             "clean:ovswitch_vxlan",
             "post:ovswitch_vxlan",
+            "arrive",
             "tm_postmigrate"
         ]
     );
     let places: Vec<String> = plan.steps.iter().map(|s| s.place.to_string()).collect();
-    assert_eq!(places, ["front-end", "node2", "node1", "node1", "node2", "front-end"]);
+    assert_eq!(places, ["front-end", "node2", "node1", "node1", "node1", "node2", "node2", "front-end"]);
     let ignored: Vec<bool> = plan.steps.iter().map(|s| s.on_failure == OnFailure::Warn).collect();
-    assert_eq!(ignored, [false, false, false, true, true, true]);
+    assert_eq!(ignored, [false, false, true, false, true, true, true, true]);
     let id = "6e1f0f2a-0000-4000-8000-000000926517";
     assert_eq!(argv(step(&plan, "migrate")), [id, "node2", "node1", "0", "node1"]);
     assert_eq!(argv(step(&plan, "post:ovswitch_vxlan")), [id, "node1"], "post is told the source");
+    let directory = "/var/lib/one//datastores/102/0";
+    assert_eq!(argv(step(&plan, "depart")), [id, directory, "0", "node1"]);
+    assert_eq!(argv(step(&plan, "arrive")), [id, directory, "0", "node2"]);
+    assert_eq!(undo_names(step(&plan, "depart")), ["stay"], "what was put aside is given back");
     let (id, host, from) = (id.parse().unwrap(), "node2".parse().unwrap(), Some("node1".parse().unwrap()));
     assert_eq!(step(&plan, "migrate").goal, Some(Goal::RunsOn { id, host, from }));
     let undo = &step(&plan, "tm_premigrate").undo;
@@ -194,6 +201,71 @@ fn failmigrate_also_follows_the_first_of_several_preparations() {
     assert_eq!(step_names(&plan)[..2], ["tm_premigrate", "tm_premigrate#2"]);
     assert_eq!(undo_names(&plan.steps[0]), ["tm_failmigrate", "tm_failmigrate"]);
     assert!(plan.steps[1].undo.is_empty());
+}
+
+/// Contract VMM 1.2: a script of `-l` does the whole of a migration.
+#[test]
+fn a_migration_by_a_script_of_the_front_end_is_left_to_it() {
+    let local = [("migrate".to_owned(), "migrate_local".to_owned())].into();
+    let settings = causeway_vmm::plan::Settings { local, ..settings() };
+    let plan = planned("MIGRATE", &document(MIGRATE), &settings).unwrap();
+    assert!(!step_names(&plan).iter().any(|name| ["depart", "arrive"].contains(name)), "{}", plan.render());
+    assert_eq!(step(&plan, "migrate").place, Place::FrontEnd);
+}
+
+/// Contract VMM 1.2, `-d`: in the place of the shipped list.
+#[test]
+fn the_agent_goes_with_the_hypervisors_steps_of_the_actions_that_d_names() {
+    let delegate = ["deploy", "attach_disk", "execcancel"].map(str::to_owned).to_vec();
+    let settings = causeway_vmm::plan::Settings { delegate, ..settings() };
+    let mut seen = BTreeSet::new();
+    for name in names() {
+        let plan = planned(&action(&name), &document(&name), &settings).unwrap();
+        let named = ["DEPLOY", "ATTACHDISK", "EXEC_CANCEL"].contains(&plan.action.as_str());
+        for step in plan.steps.iter().flat_map(|s| std::iter::once(s).chain(&s.undo)) {
+            let ours = matches!(&step.work, Work::Slot { slot, .. } if slot.family() == "vmm");
+            assert_eq!(matches!(step.place, Place::Delegated(_)), named && ours, "{name}: {}", step.name);
+            seen.extend((named && ours).then(|| step.name.clone()));
+        }
+    }
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), ["attach_disk", "cancel", "deploy", "exec_cancel"]);
+}
+
+/// Contract VMM 1.2, `-r`: the steps that the stock driver runs by an ssh call of their own, and no others.
+#[test]
+fn r_is_for_steps_by_a_call_of_their_own() {
+    let plain = settings();
+    let settings = causeway_vmm::plan::Settings { retries: 2, ..settings() };
+    let mut again = BTreeSet::new();
+    for name in names() {
+        let plan = planned(&action(&name), &document(&name), &settings).unwrap();
+        let once = planned(&action(&name), &document(&name), &plain).unwrap();
+        for (step, once) in plan.steps.iter().zip(&once.steps) {
+            let retried = step.retries > 0;
+            let time = if retried { once.deadline * 3 + Duration::from_secs(2) } else { once.deadline };
+            assert_eq!((step.retries, step.deadline), (if retried { 2 } else { 0 }, time), "{name}");
+            again.extend(retried.then(|| step.name.clone()));
+        }
+    }
+    let expected = ["exec", "exec_cancel", "resize", "snapshot_create", "snapshot_delete"];
+    assert_eq!(again.into_iter().collect::<Vec<_>>(), expected);
+}
+
+/// Contract VMM 1.2, `-w`: seconds of a VMM step, and of no other.
+#[test]
+fn w_is_for_the_hypervisors_steps_and_leaves_the_others_their_time() {
+    let wanted = Duration::from_secs(33);
+    let plain = settings();
+    let deadlines = causeway_vmm::plan::Deadlines { step: Some(wanted), ..plain.deadlines };
+    let settings = causeway_vmm::plan::Settings { deadlines, ..settings() };
+    for name in names() {
+        let plan = planned(&action(&name), &document(&name), &settings).unwrap();
+        let without = planned(&action(&name), &document(&name), &plain).unwrap();
+        for (step, plain) in plan.steps.iter().zip(&without.steps) {
+            let ours = matches!(&step.work, Work::Slot { slot, .. } if slot.family() == "vmm");
+            assert_eq!(step.deadline, if ours { wanted } else { plain.deadline }, "{name}: {}", step.name);
+        }
+    }
 }
 
 #[test]

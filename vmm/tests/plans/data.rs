@@ -50,6 +50,7 @@ pub fn settings() -> Settings {
         hypervisor: "kvm".to_owned(),
         local: BTreeMap::new(),
         delegate: vec!["migrate".to_owned()],
+        retries: 0,
         execrc: VmmExecrc::read(&ShellRc::parse("vmm_execrc", "")).unwrap(),
         deadlines: Deadlines::default(),
         drive: Drive::Libvirtd,

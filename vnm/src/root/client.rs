@@ -8,11 +8,13 @@ use std::os::fd::AsFd;
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use causeway_core::names::RequestId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::frame::{self, FrameError};
-use super::wire::{Hello, Request, Response, SCHEMA};
+use super::wire::{CompactMemory, Hello, Request, Response, SCHEMA};
 
 /// How the privileged side is started; the sudoers line names the same program.
 pub const COMMAND: [&str; 3] = ["sudo", "-n", "/usr/libexec/causeway/causeway-root"];
@@ -141,13 +143,30 @@ impl RootClient {
     /// # Errors
     /// As the variants of [`ClientError`] say; whether the action was done is then unknown, and asking again is safe.
     pub fn call(&mut self, request: &Request, deadline: Duration) -> Result<Response, ClientError> {
+        self.ask(request, &request.id, deadline)
+    }
+
+    /// Has the host's memory compacted.
+    ///
+    /// # Errors
+    /// As [`call`](RootClient::call).
+    pub fn compact_memory(&mut self, id: &RequestId, deadline: Duration) -> Result<Response, ClientError> {
+        self.ask(&CompactMemory { compact_memory: id.clone() }, id, deadline)
+    }
+
+    fn ask(
+        &mut self,
+        what: &impl Serialize,
+        asked: &RequestId,
+        deadline: Duration,
+    ) -> Result<Response, ClientError> {
         let program = self.program.clone();
-        let bytes = frame::encode(request).map_err(|source| ClientError::Answer { program, source })?;
+        let bytes = frame::encode(what).map_err(|source| ClientError::Answer { program, source })?;
         let response: Response = self.exchange(&bytes, deadline)?;
         match &response.id {
-            Some(id) if *id != request.id => {
+            Some(id) if id != asked => {
                 self.close();
-                Err(ClientError::Stray { program: self.program.clone(), id: request.id.to_string() })
+                Err(ClientError::Stray { program: self.program.clone(), id: asked.to_string() })
             }
             _ => Ok(response),
         }

@@ -1,11 +1,12 @@
-//! The privileged side of the network drivers: what it is asked, what it does, what it answers.
+//! The privileged side of the drivers: what it is asked, what it does, what it answers. Nearly all of it is networks.
 //!
 //! It trusts nothing it is told. A request carries the VM's document and the settings as text; the state that must
 //! exist is worked out here, and what is touched are
 //!
 //! * devices named as OpenNebula names a guest's, `one-<VM>-<NIC>`, of the document's own VM;
 //! * bridges and tunnels that bear our mark, or do not exist yet;
-//! * uplinks (and bridges of the operator's) that a root-owned file lists.
+//! * uplinks (and bridges of the operator's) that a root-owned file lists;
+//! * two switches of the kernel's memory, which are turned one way only.
 //!
 //! ```text
 //! resident ── sudo -n causeway-root ──> Hello
@@ -19,6 +20,7 @@ mod clean;
 pub mod client;
 pub mod error;
 pub mod frame;
+mod memory;
 pub mod nest;
 pub mod place;
 pub mod server;
@@ -28,4 +30,4 @@ pub mod wire;
 
 pub use client::{ClientError, RootClient};
 pub use place::Places;
-pub use wire::{Hello, Outcome, Request, Response, SCHEMA, Verb};
+pub use wire::{CompactMemory, Hello, Outcome, Request, Response, SCHEMA, Verb};

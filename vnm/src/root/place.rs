@@ -13,6 +13,8 @@ pub struct Places {
     pub reservations: PathBuf,
     /// Locks; emptied at every boot.
     pub locks: PathBuf,
+    /// The kernel's switches for its memory.
+    pub memory: PathBuf,
 }
 
 impl Default for Places {
@@ -21,6 +23,7 @@ impl Default for Places {
             uplinks: UPLINKS_FILE.into(),
             reservations: "/var/lib/causeway/network".into(),
             locks: "/run/causeway".into(),
+            memory: "/proc/sys/vm".into(),
         }
     }
 }

@@ -7,9 +7,10 @@ use causeway_core::answer::{Failure, Kind};
 
 use super::action;
 use super::frame::{self, FrameError};
+use super::memory;
 use super::place::Places;
 use super::step::Log;
-use super::wire::{Hello, Outcome, Request, Response};
+use super::wire::{CompactMemory, Hello, Outcome, Request, Response};
 
 /// Serves until the input ends.
 ///
@@ -30,9 +31,10 @@ pub fn serve(places: &Places, input: &mut impl Read, output: &mut impl Write) ->
             }
             Err(error) => return Err(error),
         };
-        let response = match frame::decode::<Request>(&body) {
-            Ok(request) => answer(places, &request),
-            Err(error) => unread(&error),
+        let response = match (frame::decode::<CompactMemory>(&body), frame::decode::<Request>(&body)) {
+            (Ok(ask), _) => compact(places, ask),
+            (_, Ok(request)) => answer(places, &request),
+            (_, Err(error)) => unread(&error),
         };
         frame::write(output, &response)?;
     }
@@ -60,11 +62,27 @@ pub fn answer(places: &Places, request: &Request) -> Response {
     }
 }
 
+/// Compacts the memory and says how that went.
+fn compact(places: &Places, ask: CompactMemory) -> Response {
+    let started = Instant::now();
+    let outcome = match memory::compact(&places.memory) {
+        Ok(()) => Outcome::Done,
+        Err(failure) => Outcome::Failed(failure),
+    };
+    let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+    Response { id: Some(ask.compact_memory), micros, ..unchanged(outcome) }
+}
+
 /// The answer to what is no request.
 fn unread(error: &FrameError) -> Response {
+    unchanged(Outcome::Failed(Failure::from_chain(Kind::Input, error)))
+}
+
+/// A response that tells of no network.
+fn unchanged(outcome: Outcome) -> Response {
     Response {
         id: None,
-        outcome: Outcome::Failed(Failure::from_chain(Kind::Input, error)),
+        outcome,
         changes: Vec::new(),
         reserved: false,
         notes: Vec::new(),

@@ -131,6 +131,15 @@ impl std::fmt::Debug for Request {
     }
 }
 
+/// The other thing that can be asked for, and all that can be said of it: the kernel's caches are dropped and its memory
+/// is compacted, before a guest needs huge pages or after one has gone (contract VMM 3.1, `CLEANUP_MEMORY_ON_*`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CompactMemory {
+    /// Names the request and comes back with the response.
+    pub compact_memory: RequestId,
+}
+
 /// How a request ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Response {

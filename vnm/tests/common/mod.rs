@@ -91,7 +91,12 @@ impl Host {
         ip("link set far0 up");
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| -> PathBuf { dir.path().join(name) };
-        let places = Places { uplinks: path("uplinks"), reservations: path("network"), locks: path("locks") };
+        let places = Places {
+            uplinks: path("uplinks"),
+            reservations: path("network"),
+            locks: path("locks"),
+            memory: path("memory"),
+        };
         let host = Host { places, _dir: dir };
         host.list("up0\n");
         host

@@ -92,6 +92,13 @@ enum Item {
     Word(String),
 }
 
+/// Whether a name of `-d` is that of the action: `attach_disk` of `ATTACHDISK`. The stock driver's names have
+/// underscores where oned's words have none.
+pub fn delegates(name: &str, action: &str) -> bool {
+    let bare = |text: &str| text.replace('_', "").to_ascii_lowercase();
+    bare(name) == bare(action)
+}
+
 impl DriverOptions {
     /// Reads the arguments after the program's name, each split on blanks once more.
     ///
@@ -273,6 +280,8 @@ mod tests {
         assert_eq!(spelled.local["save"], None);
         assert_eq!(spelled.delegate, ["migrate", "save"]);
         assert_eq!(spelled.timeout, Some(Duration::from_secs(90)));
+        assert!(delegates("attach_disk", "ATTACHDISK") && delegates("exec_cancel", "EXEC_CANCEL"));
+        assert!(delegates("migrate", "MIGRATE") && !delegates("attach", "ATTACHDISK"));
         assert_eq!(vmm("-w 0 kvm").timeout, None);
         // By hand: one argument each.
         assert_eq!(DriverOptions::parse(["-t", "15", "kvm", "-p"]).unwrap(), vmm("-t 15 kvm -p"));

@@ -19,7 +19,7 @@ mod message;
 mod reply;
 
 pub use action::{Action, OtherAction};
-pub use argv::{ArgvError, DriverOptions, TmOptions};
+pub use argv::{ArgvError, DriverOptions, TmOptions, delegates};
 pub use lines::{LINE_LIMIT, Line, LineReader, Lines};
 pub use message::{Malformed, Message, Reason, Request};
 pub use reply::{INIT_SUCCESS, Log, Reply, Severity};

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
 use crate::answer::{Failure, Kind};
+use crate::plan::RETRY_PAUSE;
 use crate::reach::wire::Severity;
 
 /// How much of each output stream is kept; the rest is read and dropped.
@@ -85,6 +86,41 @@ pub async fn run(
             Kind::Timeout,
             format!("{} did not end within {} s and was killed", program.display(), deadline.as_secs_f64()),
         )),
+    }
+}
+
+/// Like [`run`], and again while it fails or is late, at most `retries` times (contract VMM 1.2, `-r`): `deadline` is for
+/// all together, each having as much of it as any other. What the earlier ones logged comes first.
+///
+/// # Errors
+/// As [`run`], of the last try.
+pub async fn run_again(
+    program: &Path,
+    argv: &[String],
+    stdin: &[u8],
+    deadline: Duration,
+    retries: u16,
+) -> Result<Script, Failure> {
+    let mut left = u32::from(retries);
+    let each = deadline.saturating_sub(RETRY_PAUSE * left) / (left + 1);
+    let mut earlier = Vec::new();
+    loop {
+        let mut result = run(program, argv, stdin, each).await;
+        let trouble = match &mut result {
+            Ok(script) if !script.success => {
+                earlier.append(&mut script.log);
+                script.status.clone()
+            }
+            Err(late) if late.kind == Kind::Timeout => late.text.clone(),
+            _ => String::new(),
+        };
+        if trouble.is_empty() || left == 0 {
+            return result
+                .map(|script| Script { log: earlier.into_iter().chain(script.log).collect(), ..script });
+        }
+        left -= 1;
+        earlier.push((Severity::Warning, format!("{trouble}; trying again")));
+        tokio::time::sleep(RETRY_PAUSE).await;
     }
 }
 
@@ -216,6 +252,35 @@ mod tests {
             std::thread::sleep(Duration::from_millis(20));
         }
         panic!("process {pid} of the killed group still runs");
+    }
+
+    /// Contract VMM 1.2, `-r`.
+    #[test]
+    fn a_script_that_fails_is_tried_again_so_often_and_no_oftener() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let again = |good: u32, retries: u16| {
+            let dir = tempfile::tempdir().unwrap();
+            let runs = dir.path().join("runs");
+            let text = format!(
+                "cat >/dev/null; echo x >>{0}; n=$(wc -l <{0}); echo \"INFO: run $n\" >&2; [ $n = {good} ]",
+                runs.display()
+            );
+            let argv = ["-c".to_owned(), text];
+            let run = run_again(Path::new("/bin/sh"), &argv, b"in", Duration::from_secs(60), retries);
+            let script = runtime.block_on(run).unwrap();
+            (script.success, std::fs::read_to_string(runs).unwrap().lines().count(), script.log)
+        };
+        assert_eq!((again(1, 2).0, again(1, 2).1), (true, 1));
+        let (success, runs, log) = again(2, 2);
+        assert_eq!((success, runs), (true, 2));
+        let log: Vec<&str> = log.iter().map(|(_, line)| line.as_str()).collect();
+        assert_eq!(log, ["run 1", "exit code 1; trying again", "run 2"]);
+        assert_eq!((again(9, 1).0, again(9, 1).1), (false, 2));
+        assert_eq!((again(9, 0).0, again(9, 0).1), (false, 1));
+        // The time of all together is that of each, so often.
+        let argv = ["-c".to_owned(), "sleep 1000".to_owned()];
+        let late = run_again(Path::new("/bin/sh"), &argv, b"", Duration::from_millis(1400), 1);
+        assert!(runtime.block_on(late).unwrap_err().text.contains("within 0.2 s"));
     }
 
     #[test]

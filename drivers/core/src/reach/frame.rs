@@ -92,7 +92,7 @@ pub async fn write<T: Serialize>(
 /// small message's price is the write.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub async fn write_all<T: Serialize>(
     stream: &mut (impl AsyncWrite + Unpin),
     queue: &mut UnboundedReceiver<T>,

@@ -69,6 +69,9 @@ pub struct WireStep {
     pub deadline_ms: u64,
     /// Whether it is stopped when the driver goes away.
     pub cancellable: bool,
+    /// How often somebody else's script is tried again; the deadline is for all tries together.
+    #[serde(default, skip_serializing_if = "crate::plan::is_zero")]
+    pub retries: u16,
 }
 
 impl From<&Step> for WireStep {
@@ -79,6 +82,7 @@ impl From<&Step> for WireStep {
             on_failure: step.on_failure,
             deadline_ms: u64::try_from(step.deadline.as_millis()).unwrap_or(u64::MAX),
             cancellable: step.cancellable,
+            retries: step.retries,
         }
     }
 }

@@ -28,12 +28,14 @@ pub(super) struct Attribute<'a> {
     pub span: Range<usize>,
 }
 
-/// An element; `text` is its own character data, without that of its children.
+/// An element; `text` is its own character data, without that of its children, and `inner` the place of all between its
+/// tags.
 #[derive(Debug, Default)]
 pub(super) struct Element<'a> {
     pub name: Cow<'a, str>,
     pub attributes: Vec<Attribute<'a>>,
     pub text: String,
+    pub inner: Range<usize>,
     pub children: Vec<Element<'a>>,
 }
 
@@ -86,7 +88,9 @@ pub(super) fn parse(xml: &str) -> Result<Element<'_>, XmlError> {
         match event {
             Event::Start(start) => {
                 count(&mut elements, open.len())?;
-                open.push(element(xml, &start, at)?);
+                let mut element = element(xml, &start, at)?;
+                element.inner = position(reader.buffer_position())..0;
+                open.push(element);
             }
             Event::Empty(start) => {
                 count(&mut elements, open.len())?;
@@ -94,7 +98,10 @@ pub(super) fn parse(xml: &str) -> Result<Element<'_>, XmlError> {
                 close(leaf, &mut open, &mut root, at)?;
             }
             Event::End(_) => match open.pop() {
-                Some(done) => close(done, &mut open, &mut root, at)?,
+                Some(mut done) => {
+                    done.inner.end = position(at);
+                    close(done, &mut open, &mut root, at)?;
+                }
                 None => return Err(malformed(at, "an end tag without its start tag")),
             },
             Event::Text(text) => append(&mut open, &text.xml10_content(), at)?,
@@ -115,6 +122,11 @@ pub(super) fn parse(xml: &str) -> Result<Element<'_>, XmlError> {
             Event::Eof => return Err(malformed(at, "the text ends inside an element")),
         }
     }
+}
+
+/// A place in the text, which is shorter than [`SIZE_LIMIT`].
+fn position(at: u64) -> usize {
+    usize::try_from(at).unwrap_or(SIZE_LIMIT)
 }
 
 fn malformed(at: u64, reason: &str) -> XmlError {

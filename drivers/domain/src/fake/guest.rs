@@ -8,6 +8,7 @@ use crate::domain::Domain;
 use crate::error::{Cause, Code};
 use crate::host::MemoryStats;
 use crate::job::JobStats;
+use crate::snapshot::Snapshot;
 
 /// A domain and what a test can set on it.
 #[derive(Debug, Clone)]
@@ -22,6 +23,7 @@ pub(super) struct Guest {
     pub memory: MemoryStats,
     pub abort_wanted: bool,
     pub post_copy: bool,
+    pub snapshots: Vec<Snapshot>,
 }
 
 impl Guest {
@@ -38,6 +40,7 @@ impl Guest {
             memory: MemoryStats::default(),
             abort_wanted: false,
             post_copy: false,
+            snapshots: Vec::new(),
         }
     }
 
@@ -53,6 +56,17 @@ impl Guest {
             Ok(())
         } else {
             Err(Cause::libvirt(Code::WrongState, "domain is not running"))
+        }
+    }
+
+    /// libvirt lets no guest go that has snapshots: its other side would not know them.
+    pub fn check_movable(&self) -> Result<(), Cause> {
+        match self.snapshots.len() {
+            0 => Ok(()),
+            count => {
+                let text = format!("cannot migrate domain with {count} snapshots");
+                Err(Cause::libvirt(Code::WrongState, text))
+            }
         }
     }
 

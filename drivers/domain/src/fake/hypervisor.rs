@@ -16,6 +16,7 @@ use crate::host::{HostFacts, MemoryStats};
 use crate::hypervisor::{Hypervisor, XmlView};
 use crate::job::{JobOperation, JobPhase, JobStats};
 use crate::migrate::MigrateRequest;
+use crate::snapshot::Snapshot;
 
 /// How often a migration that takes time looks whether it is to stop.
 const TICK: Duration = Duration::from_millis(2);
@@ -297,6 +298,7 @@ impl Hypervisor for Fake {
             request.check().map_err(|e| fail(Cause::Input(e)))?;
             let guest = inner.find_mut(id).ok_or_else(|| fail(absent()))?;
             guest.check_active().map_err(fail)?;
+            guest.check_movable().map_err(fail)?;
             guest.job.phase = JobPhase::Unbounded;
             guest.job.operation = JobOperation::MigrationOut;
             guest.abort_wanted = false;
@@ -306,6 +308,37 @@ impl Hypervisor for Fake {
         self.change(id, |guest| guest.job = JobStats::default());
         outcome.map_err(fail)?;
         after.map_or(Ok(()), |cause| Err(fail(cause)))
+    }
+
+    fn snapshots(&self, id: &DeployId) -> Result<Vec<Snapshot>, DomainError> {
+        self.on_guest(Operation::Snapshots, id, "", |guest| Ok(guest.snapshots.clone()))
+    }
+
+    fn redefine_snapshot(&self, id: &DeployId, xml: &str, current: bool) -> Result<(), DomainError> {
+        let fail = |error: domain_xml::XmlError| {
+            let cause = Cause::libvirt(Code::Xml, error.to_string());
+            DomainError::new(Operation::RedefineSnapshot, id, cause)
+        };
+        let name = domain_xml::snapshot_name(xml).map_err(fail)?;
+        self.on_guest(Operation::RedefineSnapshot, id, name.clone(), |guest| {
+            if current {
+                guest.snapshots.iter_mut().for_each(|snapshot| snapshot.current = false);
+            }
+            guest.snapshots.retain(|snapshot| snapshot.name != name);
+            guest.snapshots.push(Snapshot { name, xml: xml.to_owned(), current });
+            Ok(())
+        })
+    }
+
+    fn forget_snapshot(&self, id: &DeployId, name: &str) -> Result<(), DomainError> {
+        self.on_guest(Operation::ForgetSnapshot, id, name, |guest| {
+            let before = guest.snapshots.len();
+            guest.snapshots.retain(|snapshot| snapshot.name != name);
+            match guest.snapshots.len() == before {
+                true => Err(Cause::libvirt(Code::Other, format!("no snapshot '{name}'"))),
+                false => Ok(()),
+            }
+        })
     }
 
     fn monitor(&self, id: &DeployId, command: &Value) -> Result<Value, DomainError> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use causeway_core::names::DeployId;
 use serde_json::Value;
 use virt::domain::Domain as Handle;
+use virt::domain_snapshot::DomainSnapshot;
 use virt::sys;
 
 use super::{Libvirt, c_string, describe, stats};
@@ -16,6 +17,7 @@ use crate::host::{HostFacts, MemoryStats};
 use crate::hypervisor::{Hypervisor, XmlView};
 use crate::job::JobStats;
 use crate::migrate::MigrateRequest;
+use crate::snapshot::Snapshot;
 
 impl Hypervisor for Libvirt {
     fn lookup(&self, id: &DeployId) -> Result<Option<Domain>, DomainError> {
@@ -161,6 +163,32 @@ impl Hypervisor for Libvirt {
         self.run_migration(id, request)
     }
 
+    fn snapshots(&self, id: &DeployId) -> Result<Vec<Snapshot>, DomainError> {
+        self.read_domain(Operation::Snapshots, id, snapshots)
+    }
+
+    fn redefine_snapshot(&self, id: &DeployId, xml: &str, current: bool) -> Result<(), DomainError> {
+        let fail = |cause| DomainError::new(Operation::RedefineSnapshot, id, cause);
+        c_string("the snapshot's XML", xml).map_err(fail)?;
+        let xml = xml.to_owned();
+        let current = if current { sys::VIR_DOMAIN_SNAPSHOT_CREATE_CURRENT } else { 0 };
+        self.change_domain(Operation::RedefineSnapshot, id, move |handle| {
+            let flags = sys::VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE | current;
+            DomainSnapshot::create_xml(handle, &xml, flags)?;
+            Ok(())
+        })
+    }
+
+    fn forget_snapshot(&self, id: &DeployId, name: &str) -> Result<(), DomainError> {
+        let fail = |cause| DomainError::new(Operation::ForgetSnapshot, id, cause);
+        c_string("the snapshot's name", name).map_err(fail)?;
+        let name = name.to_owned();
+        self.change_domain(Operation::ForgetSnapshot, id, move |handle| {
+            let snapshot = DomainSnapshot::lookup_by_name(handle, &name, 0)?;
+            Ok(snapshot.delete(sys::VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY)?)
+        })
+    }
+
     fn monitor(&self, id: &DeployId, command: &Value) -> Result<Value, DomainError> {
         let text = command.to_string();
         self.change_domain(Operation::Monitor, id, move |handle| {
@@ -173,6 +201,19 @@ impl Hypervisor for Libvirt {
     fn memory(&self, id: &DeployId) -> Result<MemoryStats, DomainError> {
         self.read_domain(Operation::Memory, id, describe::memory)
     }
+}
+
+fn snapshots(handle: &Handle) -> Result<Vec<Snapshot>, Cause> {
+    let known = handle.list_all_snapshots(sys::VIR_DOMAIN_SNAPSHOT_LIST_TOPOLOGICAL)?;
+    let read = |snapshot: &DomainSnapshot| {
+        Ok(Snapshot {
+            name: snapshot.get_name()?,
+            // Without its secrets it would not be the same domain to go back to.
+            xml: snapshot.get_xml_desc(sys::VIR_DOMAIN_SNAPSHOT_XML_SECURE)?,
+            current: snapshot.is_current(0)?,
+        })
+    };
+    known.iter().map(read).collect()
 }
 
 fn read_metadata(handle: &Handle) -> Result<Option<Metadata>, Cause> {

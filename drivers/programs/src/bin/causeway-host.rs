@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use causeway_core::answer::one_line;
 use causeway_core::plan::Slot;
-use causeway_programs::host::{Options, files, resident, slot::SlotRun};
+use causeway_programs::host::{Options, files, resident, slot::SlotRun, work};
 use causeway_programs::start;
 use clap::{Args, Parser, Subcommand};
 
@@ -105,7 +105,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                 println!("{}", call.describe());
                 return Ok(ExitCode::SUCCESS);
             }
-            match start::run_local(call.run(&place.options(false)))?? {
+            // The session that the stock driver process starts a migration in forwards the agent.
+            match start::run_local(call.run(&place.options(!work::has_certificates())))?? {
                 Ok(output) if output.is_empty() => {}
                 Ok(output) => println!("{output}"),
                 Err(failure) => {

@@ -1,5 +1,6 @@
 //! `causeway-root`: the one program of ours that runs as root. It makes and removes the bridges and tunnels that guests
-//! need, and nothing else; see [`causeway_vnm::root`] for what it does and does not touch.
+//! need, and compacts the host's memory where an admin has set that; see [`causeway_vnm::root`] for what it does and does
+//! not touch.
 //!
 //! Started by `sudo -n` without arguments, it speaks length-prefixed JSON on its standard streams and ends with its
 //! input. It reads no environment variable and starts no other program.

@@ -78,6 +78,11 @@ pub trait Options: Sized {
     /// `-t`, and whether so many run at once on one host, or one.
     fn room(&self) -> (u16, bool);
 
+    /// `-d`, where it names actions: those whose session forwards the agent.
+    fn delegate(&self) -> &[String] {
+        &[]
+    }
+
     /// `-s`: the shell that the host's command is for.
     fn shell(&self) -> &str {
         "bash"
@@ -104,6 +109,10 @@ impl Options for DriverOptions {
 
     fn room(&self) -> (u16, bool) {
         (self.threads, self.parallel)
+    }
+
+    fn delegate(&self) -> &[String] {
+        &self.delegate
     }
 
     fn shell(&self) -> &str {
@@ -216,6 +225,8 @@ impl<O: Options> Config<O> {
         Places {
             hosts: Hosts::new(Ssh::kept(&client, &self.resident(false), deadline)),
             delegated: Ssh::delegated(&client, &self.resident(true), deadline),
+            bare: Ssh::kept(&client, &self.resident(true), deadline),
+            delegate: self.options.delegate().to_vec(),
             remotes: self.remotes.clone(),
             front,
             surroundings: Rc::clone(&self.surroundings),
@@ -288,6 +299,7 @@ impl Config {
             hypervisor: self.options.hypervisor.to_string(),
             local: self.options.local.iter().map(script).collect(),
             delegate: self.options.delegate.clone(),
+            retries: self.options.retries,
             execrc: self.rc.clone(),
             deadlines: self.deadlines(),
             drive: Drive::Agent,

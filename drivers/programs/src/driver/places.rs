@@ -11,6 +11,7 @@ use causeway_core::engine::{Events, Reach};
 use causeway_core::names::{DeployId, HostName, RequestId};
 use causeway_core::outcome::Sighting;
 use causeway_core::plan::{Arg, OnFailure, Place, Work};
+use causeway_core::protocol::delegates;
 use causeway_core::reach::child;
 use causeway_core::reach::resident::{Hosts, Session, Ssh};
 use causeway_core::reach::slots::{Standing, standing_with_fallback};
@@ -28,8 +29,12 @@ const LOCATE_DEADLINE: Duration = Duration::from_secs(20);
 pub struct Places {
     /// The kept sessions.
     pub hosts: Hosts,
-    /// How a session of its own is opened for a delegated action.
+    /// How a session of its own is opened for an action: with the agent.
     pub delegated: Ssh,
+    /// The same without, for a migration that we drive and `-d` does not name: the hosts then have keys of their own.
+    pub bare: Ssh,
+    /// The actions that `-d` names.
+    pub delegate: Vec<String>,
     /// The front-end's remotes.
     pub remotes: PathBuf,
     /// The front-end's files.
@@ -56,6 +61,12 @@ impl Apart {
 }
 
 impl Places {
+    /// How the session of its own is opened that a step of `action` asks for.
+    fn session_of(&self, action: &str) -> &Ssh {
+        let named = self.delegate.iter().any(|name| delegates(name, action));
+        if named { &self.delegated } else { &self.bare }
+    }
+
     /// Forgets what ran apart for a request that is over.
     pub fn forget(&self, request: &RequestId) {
         self.apart.lock().remove(request);
@@ -70,7 +81,7 @@ impl Reach for Places {
                 Ok(Events { receiver: session.run(exchange), carrier: Some(Box::new(session)) })
             }
             Place::Delegated(host) => {
-                let session = Session::open(&self.delegated, host).await?;
+                let session = Session::open(self.session_of(&exchange.action), host).await?;
                 self.apart.lock().insert(exchange.request.clone(), Stop::Session(Arc::clone(&session)));
                 Ok(Events { receiver: session.run(exchange), carrier: Some(Box::new(session)) })
             }
@@ -212,7 +223,7 @@ impl Here {
         let stdin = input.as_ref().and_then(|name| exchange.inputs.get(name));
         let stdin = stdin.map(|input| input.0.to_vec()).unwrap_or_default();
         let (program, words) = guarded(&path, &argv, &self.surroundings)?;
-        let run = child::run(&program, &words, &stdin, step.deadline()).await;
+        let run = child::run_again(&program, &words, &stdin, step.deadline(), step.retries).await;
         let script = run.map_err(|failure| match failure.kind {
             // It is the script that did not end, not its guard.
             Kind::Timeout => {

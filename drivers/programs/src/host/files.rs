@@ -14,6 +14,7 @@ use causeway_core::reach::worker::{self, Workers};
 use causeway_vmm::host::{FileAnswer, FileCall, Files};
 use serde::{Deserialize, Serialize};
 
+use super::saved;
 use crate::storage::Transfer;
 
 /// What a worker can be asked.
@@ -86,13 +87,13 @@ fn perform(request: Request, state: &Path) -> Result<Reply, Failure> {
     }
 }
 
-fn refused(what: &str, path: impl AsRef<Path>, error: io::Error) -> Failure {
+pub(super) fn refused(what: &str, path: impl AsRef<Path>, error: io::Error) -> Failure {
     Failure::new(Kind::HostState, format!("{what} {}: {error}", path.as_ref().display()))
 }
 
 /// Writes `path` under a temporary name and renames it: whoever reads it sees the old content or the new. Never through
 /// a link that lies there.
-fn write_beside(path: &Path, content: &[u8]) -> Result<(), Failure> {
+pub(super) fn write_beside(path: &Path, content: &[u8]) -> Result<(), Failure> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".causeway-new");
     let fresh = path.with_file_name(name);
@@ -119,6 +120,12 @@ fn guest(call: FileCall) -> Result<FileAnswer, Failure> {
             Ok(FileAnswer::Done)
         }
         FileCall::Links { paths } => Ok(FileAnswer::Links(paths.iter().map(|path| target(path)).collect())),
+        FileCall::Snapshots { directory } => saved::snapshots(&directory.path()),
+        FileCall::KeepSnapshots { directory, snapshots, current } => {
+            saved::keep_snapshots(&directory.path(), &snapshots, current.as_deref())?;
+            Ok(FileAnswer::Done)
+        }
+        FileCall::TpmState { directory } => saved::tpm_state(&directory).map(FileAnswer::There),
         FileCall::Firmware { path, template, format } => {
             firmware(&path.path(), &template, &format)?;
             Ok(FileAnswer::Done)

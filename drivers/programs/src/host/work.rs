@@ -20,6 +20,7 @@ use tokio::sync::watch;
 
 use super::Options;
 use super::files::{self, Pooled, Reply, Request};
+use super::machine::Machine;
 use super::resident::Out;
 use super::turn::Turn;
 use crate::storage::Transfer;
@@ -38,6 +39,7 @@ pub struct Place {
     network: Arc<super::network::Network>,
     settings: causeway_vmm::host::Settings,
     libvirt: Arc<Mutex<Option<Arc<Libvirt>>>>,
+    root: Vec<String>,
 }
 
 impl Place {
@@ -56,6 +58,7 @@ impl Place {
             network: Arc::new(super::network::Network::new(options)),
             settings,
             libvirt: Arc::default(),
+            root: options.root.clone(),
         })
     }
 
@@ -115,7 +118,7 @@ impl Place {
                 let argv = resolve(argv, outputs)?;
                 let stdin = name.as_deref().map(input).transpose()?.unwrap_or_else(|| Input::new(Vec::new()));
                 let (request, deadline, turn) = (&exchange.request, step.deadline(), turn.clone());
-                let call = SlotCall { request, slot, argv, stdin, deadline, turn };
+                let call = SlotCall { request, slot, argv, stdin, deadline, retries: step.retries, turn };
                 self.slot(call, cancelled, out).await
             }
             Work::MakeDir { path } => file(Request::MakeDir { path: path.as_str().to_owned() }).await,
@@ -168,6 +171,15 @@ impl Place {
         let flag = Arc::clone(&stop);
         let mut cancelled = cancelled.clone();
         let turn = call.turn.clone();
+        let machine = Machine {
+            remotes: self.remotes.clone(),
+            root: self.root.clone(),
+            uri: self.uri.clone(),
+            request: call.request.clone(),
+            deadline: call.deadline,
+            runtime: runtime.clone(),
+            by_itself: turn.is_none(),
+        };
         // At the deadline this future goes; the thread is told, and holds the VM's turn until it has ended.
         let _told = Told(Arc::clone(&stop));
         let thread = tokio::task::spawn_blocking(move || {
@@ -182,6 +194,7 @@ impl Place {
                     stdin: &stdin.0,
                     hypervisor: libvirt.as_ref(),
                     files: &files,
+                    machine: &machine,
                     settings: &settings,
                     cancelled: &flag,
                     log: &log,
@@ -251,13 +264,15 @@ pub(super) struct SlotCall<'a> {
     pub argv: Vec<String>,
     pub stdin: Input,
     pub deadline: Duration,
+    /// How often somebody else's script is tried again.
+    pub retries: u16,
     /// Kept by the threads that a call leaves behind at its deadline: until they end, the VM is not at rest.
     pub turn: Option<Arc<Turn>>,
 }
 
 /// Runs somebody else's executable and passes its log lines on.
 pub(super) async fn foreign(path: &Path, call: &SlotCall<'_>, out: &Out) -> Result<Done, Failure> {
-    let script = child::run(path, &call.argv, &call.stdin.0, call.deadline).await?;
+    let script = child::run_again(path, &call.argv, &call.stdin.0, call.deadline, call.retries).await?;
     for (severity, text) in &script.log {
         log(out, call.request, *severity, text);
     }

@@ -102,6 +102,9 @@ pub(super) fn network(driver: &str) -> String {
     format!("network {driver}")
 }
 
+/// What is put aside of a guest that is to leave.
+pub(crate) const ASIDE: &str = "snapshots put aside";
+
 /// Whether the guest's processors may run there.
 fn lives(sighting: &Sighting) -> bool {
     matches!(sighting, Sighting::Running | Sighting::Migrating | Sighting::Paused)
@@ -220,6 +223,15 @@ impl State {
                 }
                 self.run(host);
                 Ok(Done { output, effect: Effect::Made })
+            }
+            ("vmm", "depart", Some(host)) if lives(&self.at(host)) => Ok(self.make(place, ASIDE.to_owned())),
+            ("vmm", "depart", _) => Ok(already),
+            ("vmm", "stay", _) => {
+                let was = self.made.remove(&(place.clone(), ASIDE.to_owned()));
+                Ok(if was { Done::quiet() } else { already })
+            }
+            ("vmm", "arrive", Some(host)) if !lives(&self.at(host)) => {
+                Err(refused(format!("the guest is not on {host}")))
             }
             ("vmm", "cancel" | "shutdown" | "save", Some(host)) => {
                 if matches!(self.at(host), Sighting::Absent) {

@@ -234,3 +234,54 @@ fn a_cancel_that_comes_too_late_changes_no_answer() {
     bench.host.lie(Operation::Migrate, 1, Lie::After(Cause::unreachable()));
     refused(migrate(&bench), Kind::Unreachable, "cannot reach libvirt");
 }
+
+/// By itself, as the stock driver process runs it, the verb does all that a plan has steps for.
+#[test]
+fn a_move_without_a_plan_takes_snapshots_and_clock_along() {
+    let moved = |lie: Option<Lie>, peer: Option<Failure>| {
+        let (mut bench, destination) = pair();
+        bench.machine.peer = Some(peer.map_or_else(|| Ok(Arc::clone(&destination)), Err));
+        bench.host.add_snapshot(&id(), "snap-0", None);
+        let before = bench.host.snapshots_of(&id());
+        lie.into_iter().for_each(|lie| bench.host.lie(Operation::Migrate, 1, lie));
+        let result = migrate(&bench);
+        (bench, destination, result, before)
+    };
+    let (_, destination, result, before) = moved(None, None);
+    done(result, Effect::Made);
+    assert_eq!(destination.snapshots_of(&id()), before);
+    assert_eq!(destination.operations().last(), Some(&Operation::SyncTime));
+
+    let cause = Cause::libvirt(Code::Other, "the other side hung up");
+    let (bench, destination, result, before) = moved(Some(Lie::Instead(cause)), None);
+    refused(result, Kind::Refused, "hung up");
+    assert_eq!((bench.host.snapshots_of(&id()), destination.operations()), (before, Vec::new()));
+
+    // It moved, and the verb can't know.
+    let (bench, _, result, _) = moved(Some(Lie::After(Cause::unreachable())), None);
+    refused(result, Kind::Unreachable, "cannot reach libvirt");
+    assert_eq!(bench.count(Operation::RedefineSnapshot), 0);
+
+    let (bench, destination, result, _) =
+        moved(None, Some(Failure::new(Kind::Unreachable, "no certificate")));
+    done(result, Effect::Made);
+    assert_eq!(destination.snapshots_of(&id()), []);
+    assert!(
+        bench.lines().iter().any(|l| l.contains("left as they are: no certificate")),
+        "{:?}",
+        bench.lines()
+    );
+}
+
+#[test]
+fn a_move_in_a_plan_leaves_to_its_steps_what_they_are_for() {
+    let (mut bench, destination) = pair();
+    bench.settings.kvmrc.cleanup_memory_on_stop = true;
+    done(migrate(&bench), Effect::Made);
+    assert_eq!(bench.count(Operation::Snapshots) + destination.operations().len(), 0);
+    assert_eq!(bench.asked(), ["compact memory"]);
+    // Contract VMM 3.4 step 1: libvirt lets no guest go that has any.
+    let (bench, _) = pair();
+    bench.host.add_snapshot(&id(), "snap-0", None);
+    refused(migrate(&bench), Kind::HostState, "with 1 snapshots");
+}

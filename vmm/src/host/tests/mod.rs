@@ -1,13 +1,15 @@
 //! The verbs against a hypervisor in memory.
 
 mod deploy;
+mod devices;
 mod migrate;
 mod sighting;
+mod snapshots;
 mod stop;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
@@ -18,7 +20,7 @@ use causeway_core::settings::{Causeway, Kvmrc};
 use causeway_domain::fake::Fake;
 use causeway_domain::{Drive, Hypervisor, Operation};
 
-use super::{BUILT, Call, FileAnswer, FileCall, Files, Settings, run};
+use super::{BUILT, Call, FileAnswer, FileCall, Files, Helper, Later, Machine, Settings, run};
 
 /// The guest of most tests, by its UUID.
 const UUID: &str = "6e1f0f2a-0000-4000-8000-000000926517";
@@ -33,13 +35,27 @@ fn domain(inner: &str) -> String {
 }
 
 /// A VM directory in memory.
-#[derive(Default)]
 struct Directory {
     calls: Mutex<Vec<FileCall>>,
+    snapshots: Mutex<FileAnswer>,
+    tpm: bool,
     links: BTreeMap<String, String>,
     broken: bool,
     /// Turned true as soon as a file is stored.
     cancels: Option<&'static AtomicBool>,
+}
+
+impl Default for Directory {
+    fn default() -> Self {
+        Directory {
+            calls: Mutex::default(),
+            snapshots: Mutex::new(FileAnswer::Snapshots { saved: Vec::new(), current: None }),
+            tpm: false,
+            links: BTreeMap::new(),
+            broken: false,
+            cancels: None,
+        }
+    }
 }
 
 impl Files for Directory {
@@ -55,8 +71,50 @@ impl Files for Directory {
             FileCall::Links { paths } => {
                 FileAnswer::Links(paths.iter().map(|path| self.links.get(path).cloned()).collect())
             }
+            FileCall::Snapshots { .. } => self.snapshots.lock().unwrap().clone(),
+            FileCall::KeepSnapshots { snapshots, current, .. } => {
+                let saved = snapshots.into_iter().map(|(_, xml)| xml).collect();
+                *self.snapshots.lock().unwrap() = FileAnswer::Snapshots { saved, current };
+                FileAnswer::Done
+            }
+            FileCall::TpmState { .. } => FileAnswer::There(self.tpm),
             _ => FileAnswer::Done,
         })
+    }
+}
+
+/// A machine that notes what it is asked for.
+#[derive(Default)]
+struct Notes {
+    asked: Mutex<Vec<String>>,
+    broken: bool,
+    /// The destination, for a verb that no plan is around.
+    peer: Option<Result<Arc<Fake>, Failure>>,
+}
+
+impl Notes {
+    fn note(&self, text: String) -> Result<(), Failure> {
+        self.asked.lock().unwrap().push(text);
+        if self.broken { Err(Failure::new(Kind::Refused, "sudo: a password is required")) } else { Ok(()) }
+    }
+}
+
+impl Machine for Notes {
+    fn compact_memory(&self) -> Result<(), Failure> {
+        self.note("compact memory".to_owned())
+    }
+
+    fn help(&self, helper: &Helper) -> Result<(), Failure> {
+        self.note(format!("{} {}", helper.name(), helper.argv().join(" ")))
+    }
+
+    fn later(&self, work: Later) {
+        let _ = self.note(format!("{work:?}"));
+    }
+
+    fn peer(&self, _uri: &str) -> Option<Result<Arc<dyn Hypervisor>, Failure>> {
+        let peer = self.peer.clone()?;
+        Some(peer.map(|fake| fake as Arc<dyn Hypervisor>))
     }
 }
 
@@ -64,6 +122,7 @@ impl Files for Directory {
 struct Bench {
     host: Fake,
     directory: Directory,
+    machine: Notes,
     settings: Settings,
     cancelled: &'static AtomicBool,
     log: Mutex<Vec<String>>,
@@ -75,6 +134,7 @@ impl Bench {
         Bench {
             host: Fake::new("node1"),
             directory: Directory::default(),
+            machine: Notes::default(),
             settings: Settings { kvmrc, causeway: Causeway::default(), drive: Drive::Client },
             // One flag a test: it lives as long as the process.
             cancelled: Box::leak(Box::default()),
@@ -97,6 +157,7 @@ impl Bench {
             stdin,
             hypervisor: &self.host,
             files: &self.directory,
+            machine: &self.machine,
             settings: &self.settings,
             cancelled: self.cancelled,
             log: &|severity, line| self.lines().push(format!("{severity:?} {line}")),
@@ -115,8 +176,15 @@ impl Bench {
         self.log.lock().unwrap()
     }
 
+    /// What was done to the VM directory, or asked about it; but not that snapshots were looked for.
     fn file_calls(&self) -> Vec<FileCall> {
-        self.directory.calls.lock().unwrap().clone()
+        let calls = self.directory.calls.lock().unwrap();
+        calls.iter().filter(|call| !matches!(call, FileCall::Snapshots { .. })).cloned().collect()
+    }
+
+    /// What the machine was asked for, in order.
+    fn asked(&self) -> Vec<String> {
+        self.machine.asked.lock().unwrap().clone()
     }
 
     fn count(&self, operation: Operation) -> usize {

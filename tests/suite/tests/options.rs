@@ -1,0 +1,102 @@
+//! The words of `ARGUMENTS` that change how a step is run: `-d` and `-r` (contract VMM 1.2).
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "clippy.toml allows it in tests, but takes only `#[test]` functions for tests"
+)]
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use causeway_suite::front_end::{Answer, FrontEnd};
+use causeway_suite::oned::Oned;
+use causeway_suite::request::Request;
+
+const DEPLOY: (&str, &str) = ("k-qcow2-01", "DEPLOY");
+const RESIZE: (&str, &str) = ("k-vmm-07", "RESIZE");
+const MIGRATE: (&str, &str) = ("k-qcow2-06", "MIGRATE");
+const REBOOT: (&str, &str) = ("k-vmm-01", "REBOOT");
+
+/// An agent without keys.
+struct Agent(Child);
+
+impl Agent {
+    fn start(socket: &Path) -> Agent {
+        let mut command = Command::new("ssh-agent");
+        let agent = command.args(["-D", "-a"]).arg(socket).stdout(Stdio::null()).spawn().unwrap();
+        while !socket.exists() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Agent(agent)
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn driver(front_end: &FrontEnd, arguments: &str, agent: &Path) -> Oned {
+    let nest = front_end.driver("causeway-vmm", arguments).unwrap().env("SSH_AUTH_SOCK", agent);
+    let mut oned = Oned::start(&nest).unwrap().with_patience(Duration::from_secs(60));
+    oned.init().unwrap();
+    oned
+}
+
+/// Whether the request succeeds, as recorded and for this front-end.
+fn succeeds(front_end: &FrontEnd, oned: &mut Oned, (scenario, action): (&str, &str)) -> bool {
+    let recorded = Request::recorded(scenario, action).unwrap();
+    let request = recorded.map(|text| front_end.localized(text)).unwrap();
+    if action == "DEPLOY" {
+        request.write_deployment().unwrap();
+    }
+    oned.send(&request.action, request.vm, &request.render()).unwrap();
+    oned.reply(action, request.vm).unwrap().is_success()
+}
+
+/// A stand-in's answer that says whether the agent was there: exit code 0 only then, and the deploy id in any case.
+fn if_agent() -> Answer {
+    Answer::says("6e1f0f2a-0000-4000-8000-000000000001\n")
+        .once_run("[ -S \"$SSH_AUTH_SOCK\" ] || { echo 'no agent' >&2; exit 7; }")
+}
+
+#[test]
+fn d_gives_the_agent_to_the_actions_that_it_names_and_to_no_others() {
+    for (arguments, expected) in [
+        ("-t 15 -r 0 kvm -p", [false, false, true]),
+        ("-t 15 -r 0 kvm -p -d deploy,reboot", [true, true, false]),
+        ("-t 15 -r 0 kvm -p -d Migrate,deploy", [true, false, true]),
+    ] {
+        let front_end = FrontEnd::new().unwrap();
+        let socket = front_end.root().join("agent");
+        let _agent = Agent::start(&socket);
+        for slot in ["vmm/kvm/deploy", "vmm/kvm/reboot", "vmm/kvm/migrate"] {
+            front_end.answer(slot, &if_agent()).unwrap();
+        }
+        let mut oned = driver(&front_end, arguments, &socket);
+        let found = [DEPLOY, REBOOT, MIGRATE].map(|request| succeeds(&front_end, &mut oned, request));
+        assert_eq!(found, expected, "{arguments}");
+        oned.finalize().unwrap();
+    }
+}
+
+#[test]
+fn r_tries_steps_by_a_call_of_their_own_again_and_no_others() {
+    for (retries, failures, resized) in [(2, 2, true), (2, 3, false), (0, 1, false)] {
+        let front_end = FrontEnd::new().unwrap();
+        let runs = |slot: &str| front_end.calls().unwrap().iter().filter(|call| call.slot == slot).count();
+        let mut oned = driver(&front_end, &format!("-t 15 -r {retries} kvm -p"), Path::new("/nonexistent"));
+        for _ in 0..failures {
+            front_end.answer_once("vmm/kvm/resize", &Answer::fails(1, "busy\n")).unwrap();
+        }
+        assert_eq!(succeeds(&front_end, &mut oned, RESIZE), resized, "{retries} {failures}");
+        assert_eq!(runs("vmm/kvm/resize"), retries + 1);
+        front_end.answer_once("vmm/kvm/reboot", &Answer::fails(1, "busy\n")).unwrap();
+        assert!(!succeeds(&front_end, &mut oned, REBOOT));
+        assert_eq!(runs("vmm/kvm/reboot"), 1);
+        oned.finalize().unwrap();
+    }
+}
