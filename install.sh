@@ -413,9 +413,8 @@ remove_dir() { # PATH: one that we made
   local at=$root$1
   [ -n "$rehearsal" ] || rm -rf -- "$at.causeway-new"
   [ -d "$at" ] || return 0
-  say remove "$1/"
-  # What was collected in it is the admin's to keep.
-  [ -n "$rehearsal" ] || rmdir -- "$at" 2>/dev/null || keep "$1/: it is not empty"
+  # What was collected in it is the admin's to keep; there is no former state to keep for it.
+  if [ -n "$rehearsal" ] || rmdir -- "$at" 2>/dev/null; then say remove "$1/"; else say keep "$1/: it is not empty"; fi
 }
 
 uninstall() {

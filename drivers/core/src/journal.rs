@@ -1,15 +1,19 @@
 //! What a driver process knows of its requests, kept across its own death.
 //!
 //! One line of JSON per event, appended and not synced: it survives the process, not the machine (after the loss of a
-//! machine the truth is read from the hosts). Mode 0600, and no input, no argv and no secret in it: only which steps of
-//! which plan have begun and ended, and what is needed to ask the hosts where the guest is.
+//! machine the truth is read from the hosts). A file for each living process, mode 0600, and no input, no argv and no
+//! secret in it: only which steps of which plan have begun and ended, and what is needed to ask the hosts where the
+//! guest is.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -115,10 +119,18 @@ pub struct Unfinished {
     pub notes: Vec<Note>,
 }
 
+/// How long the journal of a process that was killed may still be its own: oned kills and starts in one breath.
+const DYING: Duration = Duration::from_millis(250);
+
+/// How many driver processes of one kind may run at once.
+const MOST: u32 = 100;
+
 /// The file.
 pub struct Journal {
     path: Option<PathBuf>,
     file: Mutex<Appended>,
+    /// Whose it is: the kernel frees the lock with the process, however it ends.
+    _claim: Option<File>,
 }
 
 struct Appended {
@@ -130,9 +142,15 @@ struct Appended {
 impl Journal {
     /// Opens the journal at `path` and returns what it says was in flight. Only those requests are kept in it.
     ///
+    /// Every process has one of its own: while another one has `vmm.journal`, it is `vmm-2.journal`. oned starts a driver
+    /// process for each of its entries, always in the same order, and the dead one of several again by itself; so each
+    /// finds what its predecessor left, and none takes up what another is still at.
+    ///
     /// # Errors
     /// The file can't be read, written or replaced.
     pub fn open(path: &Path) -> io::Result<(Journal, Vec<Unfinished>)> {
+        let (claim, path) = claim(path)?;
+        let path = path.as_path();
         let unfinished = match File::open(path) {
             Ok(file) => read(BufReader::new(file))?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
@@ -155,12 +173,12 @@ impl Journal {
         fs::rename(&fresh, path)?;
         let file = OpenOptions::new().append(true).open(path)?;
         let file = Mutex::new(Appended { file: Some(file), torn: false });
-        Ok((Journal { path: Some(path.to_owned()), file }, unfinished))
+        Ok((Journal { path: Some(path.to_owned()), file, _claim: Some(claim) }, unfinished))
     }
 
     /// A journal that keeps nothing: for dry runs and stand-alone slots, which nobody adopts.
     pub fn none() -> Self {
-        Journal { path: None, file: Mutex::new(Appended { file: None, torn: false }) }
+        Journal { path: None, file: Mutex::new(Appended { file: None, torn: false }), _claim: None }
     }
 
     /// Appends one event. A full disk costs the adoption after a crash, not the action: it is logged.
@@ -180,6 +198,40 @@ impl Journal {
             tracing::error!(error = %e, path = ?self.path, %request, "cannot write the journal");
         }
     }
+}
+
+/// The first journal at `path`, or beside it, that no other process has; and the lock that says so.
+fn claim(path: &Path) -> io::Result<(File, PathBuf)> {
+    let start = Instant::now();
+    for number in 1..=MOST {
+        let path = numbered(path, number);
+        // A file of its own, which is never replaced as the journal is.
+        let mut options = OpenOptions::new();
+        let lock =
+            options.write(true).create(true).truncate(false).mode(0o600).open(path.with_extension("lock"))?;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => return Ok((lock, path)),
+                Err(TryLockError::Error(error)) => return Err(error),
+                Err(TryLockError::WouldBlock) if start.elapsed() < DYING => sleep(Duration::from_millis(10)),
+                Err(TryLockError::WouldBlock) => break,
+            }
+        }
+    }
+    Err(io::Error::other(format!("{MOST} processes have a journal already")))
+}
+
+/// `vmm.journal`, `vmm-2.journal` and so on.
+fn numbered(path: &Path, number: u32) -> PathBuf {
+    let mut name: OsString = path.file_stem().unwrap_or_default().to_owned();
+    if number > 1 {
+        name.push(format!("-{number}"));
+    }
+    if let Some(extension) = path.extension() {
+        name.push(".");
+        name.push(extension);
+    }
+    path.with_file_name(name)
 }
 
 fn line(request: &RequestId, note: &Note) -> Vec<u8> {
@@ -256,5 +308,32 @@ mod tests {
         journal.note(&two, &Note::End { ok: false });
         drop(journal);
         assert_eq!(Journal::open(&path).unwrap().1, []);
+    }
+
+    /// oned's entries `kvm` and `qemu` are two processes of one program.
+    #[test]
+    fn two_processes_have_two_journals_and_each_finds_its_own_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vmm.journal");
+        let requests = [RequestId::new(1, 2, 1), RequestId::new(3, 4, 1)];
+        let open = || Journal::open(&path).unwrap();
+        let ((first, _), (second, told)) = (open(), open());
+        assert_eq!(told, []);
+        for (journal, request) in [&first, &second].into_iter().zip(&requests) {
+            journal.note(request, &begin(1));
+        }
+        let of = |told: Vec<Unfinished>| told.into_iter().map(|old| old.request).collect::<Vec<_>>();
+        // One dies alone: what the living one is at is not its successor's.
+        drop(second);
+        let (second, told) = open();
+        assert_eq!(of(told), requests[1..]);
+        drop(first);
+        let (first, told) = open();
+        assert_eq!(of(told), requests[..1]);
+        // Both die, and are started in the same order.
+        drop((first, second));
+        let ((_first, one), (_second, two)) = (open(), open());
+        assert_eq!([of(one), of(two)].concat(), requests);
+        assert!(dir.path().join("vmm-2.journal").exists());
     }
 }

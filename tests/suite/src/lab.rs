@@ -14,6 +14,7 @@ use crate::programs::program;
 
 pub mod breakpoints;
 pub mod campaign;
+pub mod cloud;
 pub mod driver;
 pub mod guest;
 pub mod points;
@@ -253,6 +254,16 @@ impl Standing {
     /// # Errors
     /// As [`Lab::start`].
     pub fn start() -> Result<Standing, LabError> {
+        let standing = Standing::bare()?;
+        standing.lab.install()?;
+        Ok(standing)
+    }
+
+    /// As [`start`](Standing::start), without our programs: machines as OpenNebula's packages leave them.
+    ///
+    /// # Errors
+    /// The machines don't start.
+    pub fn bare() -> Result<Standing, LabError> {
         let setting = |name: &str, usual: &str| std::env::var(name).unwrap_or_else(|_| usual.to_owned());
         let lab = Lab::new(Path::new(&setting("LAB", "/var/tmp/causeway-tests")), &setting("P", "cwt"))?;
         let cache = lab.directory.join("cache");
@@ -261,7 +272,8 @@ impl Standing {
         let turn = File::create(cache.join("turn")).map_err(failed())?;
         turn.lock().map_err(failed())?;
         let standing = Standing { lab, _turn: turn };
-        standing.lab.start()?;
+        standing.lab.run(&["stop"])?;
+        standing.lab.run(&["start"])?;
         Ok(standing)
     }
 

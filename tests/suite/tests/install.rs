@@ -413,6 +413,24 @@ fn the_state_before_a_package_upgrade_is_not_brought_back() {
     assert_eq!(machine.read(&format!("{REMOTES}/vmm/kvm/deploy")), "#!/bin/bash\n# stock deploy, newer\n");
 }
 
+/// On every front-end that was ever in use our journal stays, and with it stayed the copies of all that was restored.
+#[test]
+fn what_the_drivers_collected_stays_and_nothing_else() {
+    let machine = Machine::new();
+    let before = machine.tree();
+    machine.install_all();
+    let (directory, journal) = ("var/lib/one/causeway", "var/lib/one/causeway/vmm.journal");
+    machine.write(journal, "{}\n", 0o600);
+    let said = machine.run(&["uninstall"]);
+    assert!(said.contains("keep      /var/lib/one/causeway/: it is not empty"), "{said}");
+    let after = machine.tree();
+    let stayed: Vec<_> = after.keys().filter(|path| !before.contains_key(*path)).collect();
+    assert_eq!(stayed, [directory, journal].map(|path| machine.root().join(path)).iter().collect::<Vec<_>>());
+    assert!(before.iter().all(|(path, entry)| after.get(path) == Some(entry)));
+    // It is as it must be for the next installation.
+    machine.install_all();
+}
+
 #[test]
 fn killed_at_any_command_it_can_be_taken_away_or_finished() {
     let machine = Machine::new();

@@ -163,6 +163,7 @@ fn apply_options(request: &mut MigrateRequest, options: &[String]) -> Result<(),
         match name {
             "--live" if inline.is_none() => {}
             "--bandwidth" => request.bandwidth_mib = Some(number()?),
+            "--unsafe" if inline.is_none() => request.allow_unsafe = true,
             "--parallel" if inline.is_none() => request.parallel = request.parallel.or(Some(0)),
             "--parallel-connections" => {
                 let count = number()?;
@@ -172,8 +173,8 @@ fn apply_options(request: &mut MigrateRequest, options: &[String]) -> Result<(),
                 request.parallel = Some(count);
             }
             _ => {
-                let accepted =
-                    "--live, --bandwidth, --auto-converge, --compressed, --parallel, --parallel-connections";
+                let accepted = "--live, --bandwidth, --auto-converge, --compressed, --unsafe, --parallel, \
+                                --parallel-connections";
                 let text = format!("MIGRATE_OPTIONS: {word:?} is not one of {accepted}");
                 return Err(Failure::new(Kind::Input, text));
             }
@@ -193,7 +194,10 @@ fn watched(call: &Call<'_>, id: &DeployId, request: &MigrateRequest) -> Result<(
         let _ = watcher.join();
         result
     });
-    if let Ok(stats) = call.hypervisor.completed_job(id) {
+    // After a failure the guest is here, and so are the figures of a job that did not come to its end.
+    if result.is_ok()
+        && let Ok(stats) = call.hypervisor.completed_job(id)
+    {
         (call.log)(Severity::Info, &summary(&stats));
     }
     match result {

@@ -53,6 +53,15 @@ fn a_guest_moves_and_the_log_says_how_it_was() {
     assert_eq!((arrived.state, arrived.persistent), (State::Running, false));
 }
 
+/// Under a real oned: libvirt refused, and the VM's log said first "migrated: ? ms in all".
+#[test]
+fn the_log_of_a_move_that_failed_does_not_say_that_it_was_made() {
+    let bench = Bench::with_guest();
+    bench.host.set_completed_job(&id(), JobStats::default());
+    refused(migrate(&bench), Kind::Unreachable, "");
+    assert!(!bench.lines().iter().any(|line| line.contains("migrated")), "{:?}", bench.lines());
+}
+
 #[test]
 fn only_a_guest_that_lives_here_is_sent() {
     let bench = Bench::new();
@@ -105,8 +114,10 @@ fn migrate_options_are_taken_or_named_and_never_dropped() {
     let converging = AutoConverge { initial: Some(20), increment: Some(10) };
     assert_eq!(with_options("--auto-converge").unwrap().auto_converge, Some(converging));
     assert_eq!(with_options("--compressed").unwrap().xbzrle_cache, Some(0));
+    // A shared file system that libvirt does not know as one: only the admin can say that it is.
+    assert!(with_options("--bandwidth 100 --unsafe").unwrap().allow_unsafe);
     for (options, part) in [
-        ("--unsafe", "\"--unsafe\" is not one of --live"),
+        ("--unsafe=yes", "\"--unsafe=yes\" is not one of --live"),
         ("--live --postcopy", "\"--postcopy\" is not one of"),
         ("--auto-converge=20", "\"--auto-converge=20\" is not one of"),
         ("--auto-converge-initial 20", "\"--auto-converge-initial\" is not one of"),
