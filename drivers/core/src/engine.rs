@@ -229,10 +229,10 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
             Answer::Empty => Ok("-".to_owned()),
             // oned takes the first word for the id of what was made, an empty one for none, and `-` for an id: then the
             // guest would run on with nobody to end it (contract VMM 1.4; 7, B3).
-            Answer::Output(name) => match progress.outputs.get(name).filter(|d| !d.first_word().is_empty()) {
-                Some(done) => Ok(done.output.clone()),
-                None => {
-                    let text = format!("{name} printed nothing, and the reply is to carry what it prints");
+            Answer::Output(name) => match progress.outputs.get(name) {
+                Some(done) if is_an_id(done.first_word()) => Ok(done.output.clone()),
+                _ => {
+                    let text = format!("{name} printed no id, and the reply is to carry what it prints");
                     Err(Failure::new(Kind::HostState, text))
                 }
             },
@@ -288,7 +288,9 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
             break;
         }
         // A host that had to be asked answers again: one more round of repeats.
-        let repeat = lost && step.goal.is_none() && !self.is_cancelled();
+        let mut rest = plan.steps.iter().enumerate().skip(stop.index);
+        let harm = rest.any(|(index, step)| step.once && progress.is_doubtful(index));
+        let repeat = lost && step.goal.is_none() && !harm && !self.is_cancelled();
         if repeat && (repeats.again(stop.index) || asked && repeats.renew()) {
             self.warn(plan, &format!("{}: {}; trying again", step.name, stop.failure));
             tokio::time::sleep(self.patience.first * repeats.count).await;
@@ -334,4 +336,12 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
     fn is_cancelled(&self) -> bool {
         *self.cancelled.borrow()
     }
+}
+
+/// The longest id that a script may print, in bytes: oned cuts longer lines.
+const LONGEST_ID: usize = 255;
+
+/// Whether oned can be told this as the id of something: it takes `-` for one, too.
+fn is_an_id(word: &str) -> bool {
+    !word.is_empty() && word != "-" && word.len() <= LONGEST_ID
 }

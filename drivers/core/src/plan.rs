@@ -189,6 +189,11 @@ pub(crate) fn is_zero(number: &u16) -> bool {
     *number == 0
 }
 
+/// For `serde`, which wants a reference.
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
 /// One named step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Step {
@@ -212,9 +217,12 @@ pub struct Step {
     /// How often somebody else's script is tried again when it fails (contract VMM 1.2, `-r`).
     #[serde(default, skip_serializing_if = "is_zero")]
     pub retries: u16,
-    /// What to ask the hosts when its answer is lost; none means that it is simply run again.
+    /// What to ask the hosts when its answer is lost; none means that it is simply run again, if it may be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub goal: Option<Goal>,
+    /// Whether doing it twice would do harm: then a lost answer is a failure that says so.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub once: bool,
 }
 
 impl Step {
@@ -231,6 +239,7 @@ impl Step {
             cancellable: true,
             retries: 0,
             goal: None,
+            once: false,
         }
     }
 

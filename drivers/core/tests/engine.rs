@@ -210,6 +210,27 @@ async fn a_guest_that_was_started_out_of_sight_is_kept() {
     assert_eq!((begun("deploy"), begun("undo-cancel")), (1, 0), "it was started once more, or ended");
 }
 
+/// Lost itself, or run out of sight after another step was lost: a reboot, a backup, a command in a guest.
+#[tokio::test(start_paused = true)]
+async fn what_must_not_be_done_twice_is_not() {
+    for (lost, goes_on) in [("pre:fw", false), ("pre:vxlan", true)] {
+        let mut case = cases().remove(0);
+        case.plan.steps.iter_mut().filter(|step| step.name == "pre:fw").for_each(|step| step.once = true);
+        let fault = Fault::Loses { heard: false, took: Took::Before, goes_on, away: Away::No };
+        let (report, world) = case.play(&Script { faults: vec![(lost.to_owned(), fault)] }, None).await;
+        assert_eq!(report.broken, [""; 0], "{lost}");
+        let begun = world
+            .events()
+            .iter()
+            .filter(|e| matches!(e, Event::Began { step, .. } if step == "pre:fw"))
+            .count();
+        assert_eq!(begun, 1, "{lost}: {:?}", report.outcome);
+        // Where the hosts can be asked what came of it all, the action goes on.
+        let Outcome::Failure(failure) = report.outcome else { continue };
+        assert!(!goes_on && failure.text.contains("is lost"), "{lost}: {failure}");
+    }
+}
+
 /// A host that lost power in the middle has lost the networks that were made ready on it.
 #[tokio::test(start_paused = true)]
 async fn a_host_that_came_back_is_made_ready_from_the_beginning() {

@@ -1,5 +1,5 @@
 //! Every kill point of DEPLOY and MIGRATE, with outages that outlast sessions and migration streams. `POINTS=TEXT` tries
-//! only those whose names hold the text (`!TEXT`: the others), `LINK=SECONDS` pulls cables for another time.
+//! only those whose names hold the text (`!TEXT`: the others; `TEXT,TEXT`: both), `LINK=SECONDS` pulls cables for another time.
 
 use std::io::Write;
 use std::time::{Duration, Instant};

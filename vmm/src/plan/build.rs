@@ -221,6 +221,7 @@ impl<'a> Builder<'a> {
             if step.lane == Lane::Long && !said {
                 step.deadline = step.deadline.max(self.settings.deadlines.long);
             }
+            step.once = !may_be_repeated(step);
             if reads(step, input::ENVELOPE_BARE) {
                 *step = step.clone().tried_again(self.settings.retries);
             }
@@ -276,6 +277,19 @@ impl<'a> Builder<'a> {
     pub fn guest_time(&self, usual: Duration) -> Duration {
         self.settings.deadlines.step.unwrap_or(usual)
     }
+}
+
+/// Whether a step may be done twice, if nobody heard how it ended. A reboot, a snapshot, a backup, a command in the guest
+/// may not; what makes something be there, or be gone, may, and where the guest is can be asked.
+fn may_be_repeated(step: &Step) -> bool {
+    let Work::Slot { slot, .. } = &step.work else { return true };
+    let harmless = match slot.family() {
+        "vnm" => matches!(slot.verb(), "pre" | "post" | "clean"),
+        "tm" => matches!(slot.verb(), "context" | "delete" | "premigrate" | "postmigrate" | "failmigrate"),
+        "vmm" => matches!(slot.verb(), "depart" | "stay" | "arrive"),
+        _ => false,
+    };
+    harmless || step.goal.is_some()
 }
 
 fn is_of(step: &Step, family: &str) -> bool {

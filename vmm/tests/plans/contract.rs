@@ -51,6 +51,27 @@ const ATTACH_NIC: &str = "k-vmm-02-nic-attach-update-detach.attachnic";
 const BACKUP: &str = "k-vmm-12-backup-running-and-poweroff-restore.backup";
 
 #[test]
+fn what_would_do_harm_if_done_twice_is_done_once() {
+    let once = |name: &str| -> Vec<String> {
+        of(name).steps.into_iter().filter(|step| step.once).map(|step| step.name).collect()
+    };
+    for name in [
+        DEPLOY,
+        MIGRATE,
+        "k-qcow2-04-undeploy-resume.shutdown",
+        "k-qcow2-05-poweroff-soft-hard-resume.cancel",
+    ] {
+        assert_eq!(once(name), [""; 0], "{name}");
+    }
+    let reboot = "k-vmm-01-reboot-reset.reboot";
+    assert_eq!(once(reboot), step_names(&of(reboot)));
+    let backup = of(BACKUP);
+    assert!(backup.steps.iter().all(|step| step.once), "{:?}", step_names(&backup));
+    let network = |name: &String| name.starts_with("pre:") || name.starts_with("post:");
+    assert!(!once(ATTACH_NIC).iter().any(network));
+}
+
+#[test]
 fn the_plans_of_all_actions_are_the_golden_ones() {
     let mut text = String::new();
     for name in SHAPES {

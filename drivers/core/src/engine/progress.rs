@@ -56,11 +56,12 @@ impl Progress {
 
     /// Where to begin again when the answer of the step at `index` is lost: at the first step on its host, for a host
     /// that was away may have lost what was made there. What lies before a step with a goal is left alone: that was
-    /// proved.
+    /// proved. So is what lies before a step that must not be done twice.
     pub fn again(&mut self, plan: &Plan, index: usize) -> usize {
         let steps = plan.steps.get(..=index).unwrap_or_default();
         let host = steps.last().and_then(|step| step.place.host());
-        let unproved = steps.iter().enumerate().rev().take_while(|(_, step)| step.goal.is_none());
+        let unproved =
+            steps.iter().enumerate().rev().take_while(|(_, step)| step.goal.is_none() && !step.once);
         let of_host = unproved.filter(|(_, step)| step.place.host() == host).map(|(index, _)| index);
         let first = of_host
             .inspect(|index| {

@@ -49,12 +49,15 @@ pub fn start<F: Family>(driver: &Rc<Driver<F>>, unfinished: Vec<Unfinished>) {
             let end = adopted.settle(&driver, &entry).await;
             // Given up by oned, or by its admin, who had it ask again: it waits for no reply to this one.
             let end = end.filter(|_| !*entry.cancelled().borrow());
-            if let Some(reply) = &end {
-                driver.out.reply(reply).await;
-            }
+            let told = match &end {
+                Some(reply) => driver.out.reply(reply).await,
+                None => true,
+            };
             driver.note_adopted(vm, &entry.canceller(), false);
-            let ok = end.is_some_and(|reply| reply.result.is_ok());
-            driver.journal.note(&adopted.request, &Note::End { ok });
+            if told {
+                let ok = end.is_some_and(|reply| reply.result.is_ok());
+                driver.journal.note(&adopted.request, &Note::End { ok });
+            }
             driver.places.forget(&adopted.request);
         });
     }

@@ -38,14 +38,21 @@ impl Out {
         self.send(INIT_SUCCESS.to_owned());
     }
 
-    /// One reply; the future ends when it is in oned's pipe, so that the journal's end never comes before it. Dropped,
-    /// it is written all the same.
-    pub fn reply(&self, reply: &Reply) -> impl Future<Output = ()> + use<> {
+    /// One reply; the future ends when it is in oned's pipe, so that the journal's end never comes before it, or says
+    /// that it never will be. Dropped, it is written all the same.
+    pub fn reply(&self, reply: &Reply) -> impl Future<Output = bool> + use<> {
+        self.written(reply.render())
+    }
+
+    /// Ends when all that was sent before is in oned's pipe, or oned has gone.
+    pub async fn flush(&self) {
+        self.written(String::new()).await;
+    }
+
+    fn written(&self, bytes: String) -> impl Future<Output = bool> + use<> {
         let (written, wait) = oneshot::channel();
-        let _ = self.0.send(Text { bytes: reply.render(), written: Some(written) });
-        async move {
-            let _ = wait.await;
-        }
+        let _ = self.0.send(Text { bytes, written: Some(written) });
+        async move { wait.await.is_ok() }
     }
 
     /// A line for oned's own log.

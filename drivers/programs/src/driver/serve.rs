@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use causeway_core::answer::Failure;
 use causeway_core::document::VmDocument;
@@ -98,6 +98,9 @@ pub struct Driver<F: Family> {
     ids: Ids,
 }
 
+/// How long the last words may take: oned ends a driver that stays a second.
+const FAREWELL: Duration = Duration::from_millis(500);
+
 /// Makes request ids: process start, process id, running number.
 struct Ids {
     start: u64,
@@ -148,6 +151,8 @@ pub async fn serve<F: Family>(config: Config<F::Options>) -> anyhow::Result<()> 
             }
         }
     }
+    // What is answered already is still to be said; oned may have stopped to listen.
+    let _ = tokio::time::timeout(FAREWELL, driver.out.flush()).await;
     Ok(())
 }
 
@@ -193,11 +198,15 @@ impl<F: Family> Driver<F> {
                 Ok(answer) => answer,
                 Err(panic) => (Some(Reply::failure(action, vm, format!("internal error: {panic}"))), None),
             };
-            if let Some(reply) = reply {
-                driver.out.reply(&reply).await;
-            }
+            let told = match reply {
+                Some(reply) => driver.out.reply(&reply).await,
+                None => true,
+            };
             if let Some((id, ok)) = id {
-                driver.journal.note(&id, &Note::End { ok });
+                // A reply that did not get out is the next process's to give.
+                if told {
+                    driver.journal.note(&id, &Note::End { ok });
+                }
                 driver.places.forget(&id);
             }
         });

@@ -186,6 +186,10 @@ fn recall(envelope: &Envelope) -> Recall {
 /// Whether oned still waits for an answer to `action`: the VM is in a state that this action brings it out of, on the
 /// same history record.
 fn waits(action: &str, vm: &VmDocument, recall: &Recall) -> bool {
+    // The group's update goes on to its next VM when this one has answered, whatever state it is in (contract VMM 1.4).
+    if action == "UPDATESG" {
+        return true;
+    }
     let same = recall.sequence.is_none() || vm.history.seq == recall.sequence;
     let Some(state) = vm.lcm_state else { return false };
     let known: &[u32] = match action {
@@ -199,8 +203,37 @@ fn waits(action: &str, vm: &VmDocument, recall: &Recall) -> bool {
         "SHUTDOWN" | "CANCEL" => &[7, 12, 18, 29],
         // CLEANUP_RESUBMIT, CLEANUP_DELETE
         "CLEANUP" => &[15, 23],
-        // HOTPLUG, its snapshot, NIC, resize and save-as kin, DISK_SNAPSHOT*, DISK_RESIZE, BACKUP
-        _ => &[17, 24, 25, 26, 57, 58, 59, 62, 66, 69],
+        // HOTPLUG, its snapshot, NIC, resize and save-as kin, DISK_SNAPSHOT*, DISK_RESIZE, BACKUP, BACKUP_POWEROFF
+        _ => &[17, 24, 25, 26, 57, 58, 59, 62, 66, 69, 70],
     };
     same && known.contains(&state)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn oned_waits_in_the_states_that_an_action_ends_and_for_a_groups_update_in_any() {
+        let vm = |state: u32| {
+            let text = format!(
+                "<VM><ID>7</ID><LCM_STATE>{state}</LCM_STATE><HISTORY_RECORDS><HISTORY><SEQ>3</SEQ></HISTORY>\
+                 </HISTORY_RECORDS></VM>"
+            );
+            VmDocument::parse_tolerant(text.as_bytes()).unwrap().0
+        };
+        let recall = |sequence| Recall { request: String::new(), datastore: None, sequence: Some(sequence) };
+        // RUNNING, MIGRATE, BACKUP, BACKUP_POWEROFF
+        for (action, states) in [
+            ("MIGRATE", &[4][..]),
+            ("BACKUP", &[69, 70]),
+            ("UPDATESG", &[3, 4, 69, 70]),
+            ("REBOOT", &[69, 70]),
+        ] {
+            let waits_in = |state: &u32| waits(action, &vm(*state), &recall(3));
+            let found: Vec<u32> = [3, 4, 69, 70].into_iter().filter(|state| waits_in(state)).collect();
+            assert_eq!(found, states, "{action}");
+        }
+        assert!(!waits("MIGRATE", &vm(4), &recall(2)), "oned has begun another record");
+    }
 }

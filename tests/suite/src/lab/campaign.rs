@@ -24,7 +24,7 @@ pub struct Campaign {
     pub thorough: bool,
     /// How many points; all if not given.
     pub sample: Option<usize>,
-    /// Only those of them whose names hold this; after a `!`, only the others.
+    /// Only those of them whose names hold each of these texts, or, after a `!`, do not; with commas between them.
     pub only: String,
 }
 
@@ -87,12 +87,7 @@ impl Campaign {
             Some(count) => spread(&all, count),
             None => (0..all.len()).collect(),
         };
-        let (text, wanted) = match self.only.strip_prefix('!') {
-            Some(text) => (text, false),
-            None => (self.only.as_str(), true),
-        };
-        let named =
-            |index: &usize| all.get(*index).is_some_and(|point| point.to_string().contains(text) == wanted);
+        let named = |index: &usize| all.get(*index).is_some_and(|point| self.wants(&point.to_string()));
         let chosen: Vec<usize> = chosen.into_iter().filter(named).collect();
         let mut tally = Tally { points: all.len(), ..Tally::default() };
         let mut first = 0;
@@ -112,6 +107,13 @@ impl Campaign {
         trials.finish()?;
         lab.stop()?;
         Ok(tally)
+    }
+
+    fn wants(&self, name: &str) -> bool {
+        self.only.split(',').all(|text| match text.strip_prefix('!') {
+            Some(text) => !name.contains(text),
+            None => name.contains(text),
+        })
     }
 
     fn begin<'a>(&self, lab: &'a Lab) -> Result<Trials<'a>, LabError> {
