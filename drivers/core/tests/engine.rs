@@ -210,6 +210,18 @@ async fn a_guest_that_was_started_out_of_sight_is_kept() {
     assert_eq!((begun("deploy"), begun("undo-cancel")), (1, 0), "it was started once more, or ended");
 }
 
+/// Or what oned sends next for that VM, to be rid of it, would never begin.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_was_given_up_does_not_wait_for_silent_hosts_for_ever() {
+    for (case, name) in with_goals() {
+        let fault = Fault::Loses { heard: false, took: Took::Never, goes_on: false, away: Away::UntilTold };
+        let script = Script { faults: vec![(name, fault)] };
+        let (report, _) = case.play(&script, Some(Duration::from_secs(30))).await;
+        assert_eq!(report.outcome, Outcome::Cancelled, "{}", case.plan.action);
+        assert!(report.after < trial::AWAY, "{}: {:?}", case.plan.action, report.after);
+    }
+}
+
 /// Lost itself, or run out of sight after another step was lost: a reboot, a backup, a command in a guest.
 #[tokio::test(start_paused = true)]
 async fn what_must_not_be_done_twice_is_not() {

@@ -20,6 +20,10 @@ const SETTLE_DEADLINE: Duration = Duration::from_secs(60);
 /// in keeps its network in use: taken away while it is there, the undo would leave it behind. libvirtd is back sooner.
 const TIDY: Duration = Duration::from_secs(30);
 
+/// How long hosts that can't be asked hold up a request that oned has given up. What comes next for the VM is the request
+/// that ends its guest, wherever it is (contract VMM 1.6), and no reply depends on what was found out.
+const GIVEN_UP: Duration = Duration::from_secs(60);
+
 /// What a round of questions showed.
 struct Answer {
     /// Whether the goal was reached, if that is proved.
@@ -42,6 +46,8 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
     /// Asks until it is proved whether `step` reached its goal. Never guesses: while a host that matters is silent this
     /// waits, tells the VM's log once a minute, and gives no answer.
     ///
+    /// A request that was cancelled is not answered, so it does not wait for ever: it takes the step for not reached.
+    ///
     /// With `at_work` somebody may still be working at the step, on a host that lost its session to us: then only
     /// "reached" is taken at once; everything else, and every order, waits until that host is at rest.
     pub(super) async fn reached(
@@ -55,6 +61,7 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
         let Some(goal) = &step.goal else { return false };
         let mut pace = Pace::new(self.patience);
         let begun = Instant::now();
+        let mut since_cancel = None;
         let mut rested = !at_work;
         let mut rest = pin!(self.until_rest(plan, request, step));
         loop {
@@ -76,6 +83,11 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
             }
             if rested && !quiet {
                 continue;
+            }
+            if self.is_cancelled() && since_cancel.get_or_insert_with(Instant::now).elapsed() > GIVEN_UP {
+                let text = "given up by oned before it was known where the guest is; what ends the guest comes next";
+                self.warn(plan, &format!("{}: {text}", step.name));
+                return false;
             }
             let due = tokio::select! {
                 () = &mut rest, if !rested => {
