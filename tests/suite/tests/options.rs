@@ -100,3 +100,30 @@ fn r_tries_steps_by_a_call_of_their_own_again_and_no_others() {
         oned.finalize().unwrap();
     }
 }
+
+/// oned closes standard error, and ends without a word of its own when a driver does not start.
+#[test]
+fn what_keeps_a_driver_from_starting_is_in_its_log() {
+    for (settings, arguments, named) in
+        [("[deadlinez]\nvmm = 3", "-t 15 kvm", "deadlinez"), ("", "-t fifteen kvm", "fifteen")]
+    {
+        let front_end = FrontEnd::new().unwrap();
+        front_end.configure(settings).unwrap();
+        let oned = Oned::start(&front_end.driver("causeway-vmm", arguments).unwrap()).unwrap();
+        let ended = oned.close().unwrap();
+        assert!(!ended.status.success() && ended.replies.is_empty(), "{ended:?}");
+        let log = std::fs::read_to_string(front_end.var().join("causeway-vmm.log")).unwrap();
+        assert!(log.contains("not started") && log.contains(named), "{log}");
+    }
+}
+
+/// A script that pipes all it has to say, and does not wait for answers.
+#[test]
+fn what_is_answered_is_said_before_the_end() {
+    let front_end = FrontEnd::new().unwrap();
+    let mut oned = Oned::start(&front_end.driver("causeway-vmm", "-t 15 kvm").unwrap()).unwrap();
+    oned.owe("DEPLOY", 5);
+    oned.say(b"INIT\nDEPLOY 5 !!\nFINALIZE\n").unwrap();
+    let reply = oned.reply("DEPLOY", 5).unwrap();
+    assert!(!reply.is_success(), "{reply:?}");
+}

@@ -85,7 +85,8 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
                 continue;
             }
             if self.is_cancelled() && since_cancel.get_or_insert_with(Instant::now).elapsed() > GIVEN_UP {
-                let text = "given up by oned before it was known where the guest is; what ends the guest comes next";
+                let text =
+                    "given up by oned before it was known where the guest is; what ends the guest comes next";
                 self.warn(plan, &format!("{}: {text}", step.name));
                 return false;
             }

@@ -36,7 +36,6 @@ fn run() -> anyhow::Result<ExitCode> {
         }
         _ => {
             let config = Config::read(&arguments)?;
-            start::log_to(config.log_file.as_deref());
             start::run_local(tm::serve(config))??;
             Ok(ExitCode::SUCCESS)
         }

@@ -33,7 +33,6 @@ fn run() -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::from(guard::serve(rest)?));
     }
     let config = Config::read(&arguments)?;
-    start::log_to(config.log_file.as_deref());
     start::run_local(vmm::serve(config))??;
     Ok(ExitCode::SUCCESS)
 }

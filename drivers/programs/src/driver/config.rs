@@ -20,6 +20,7 @@ use super::front::Front;
 use super::guard::Surroundings;
 use super::oned::Oned;
 use super::places::{Apart, Places};
+use crate::start;
 
 /// `PRIORITY` as it is shipped in `defaultrc`.
 const NICENESS: i32 = 19;
@@ -31,20 +32,31 @@ pub struct Directories {
     pub etc: PathBuf,
     /// `/var/lib/one`.
     pub var: PathBuf,
+    /// `/var/log/one`.
+    pub log: PathBuf,
 }
 
 impl Directories {
     /// Those of a front-end whose `ONE_LOCATION` is this.
     pub fn of(location: Option<&Path>) -> Self {
         match location {
-            Some(location) => Directories { etc: location.join("etc"), var: location.join("var") },
-            None => Directories { etc: "/etc/one".into(), var: "/var/lib/one".into() },
+            Some(location) => {
+                let var = location.join("var");
+                Directories { etc: location.join("etc"), log: var.clone(), var }
+            }
+            None => {
+                Directories { etc: "/etc/one".into(), var: "/var/lib/one".into(), log: "/var/log/one".into() }
+            }
         }
     }
 
     /// Those that `ONE_LOCATION` of the environment says.
     pub fn from_environment() -> Self {
         Directories::of(std::env::var_os("ONE_LOCATION").map(PathBuf::from).as_deref())
+    }
+
+    fn log_of<O: Options>(&self) -> PathBuf {
+        self.log.join(format!("{}.log", O::PROGRAM))
     }
 
     fn rc(&self, path: &Path) -> Result<ShellRc, SettingsError> {
@@ -161,12 +173,23 @@ pub struct Config<O: Options = DriverOptions> {
 }
 
 impl<O: Options> Config<O> {
-    /// Reads everything, from the arguments and the environment that oned gives.
+    /// Reads everything, from the arguments and the environment that oned gives, and begins the log. oned closes standard
+    /// error and says nothing of a driver that ends: what keeps ours from starting is in its log, always.
     ///
     /// # Errors
     /// An argument or a setting that we don't take, named.
     pub fn read(arguments: &[String]) -> anyhow::Result<Self> {
-        Config::of(O::parse(arguments)?, &Directories::from_environment())
+        let directories = Directories::from_environment();
+        let options = O::parse(arguments).map_err(anyhow::Error::new);
+        let config = options.and_then(|options| Config::of(options, &directories));
+        match &config {
+            Ok(config) => start::log_to(config.log_file.as_deref()),
+            Err(error) => {
+                start::log_to(Some(&directories.log_of::<O>()));
+                tracing::error!("not started: {error:#}");
+            }
+        }
+        config
     }
 
     /// The configuration of a front-end with these directories.
@@ -182,7 +205,7 @@ impl<O: Options> Config<O> {
         let debug = std::env::var_os("ONE_MAD_DEBUG").is_some_and(|value| !value.is_empty());
         Ok(Config {
             transport: causeway.migration.transport,
-            log_file: debug.then(|| Path::new("/var/log/one").join(format!("{}.log", O::PROGRAM))),
+            log_file: debug.then(|| directories.log_of::<O>()),
             remotes: directories.var.join("remotes"),
             one: OneConfig::parse(&config.display().to_string(), &text(&config)?)?,
             rc: O::rc(&directories.rc(&directories.etc.join(O::RC))?)?,
