@@ -12,8 +12,6 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -119,18 +117,26 @@ pub struct Unfinished {
     pub notes: Vec<Note>,
 }
 
-/// How long the journal of a process that was killed may still be its own: oned kills and starts in one breath.
-const DYING: Duration = Duration::from_millis(250);
-
 /// How many driver processes of one kind may run at once.
 const MOST: u32 = 100;
 
 /// The file.
 pub struct Journal {
     path: Option<PathBuf>,
+    /// Where it and its siblings are: as the caller named it, whatever its number.
+    base: PathBuf,
     file: Mutex<Appended>,
     /// Whose it is: the kernel frees the lock with the process, however it ends.
-    _claim: Option<File>,
+    claim: Option<File>,
+}
+
+impl Drop for Journal {
+    /// Told, and not left to the file's end: a child that is just being started has it too, until it begins its program.
+    fn drop(&mut self) {
+        if let Some(claim) = &self.claim {
+            let _ = claim.unlock();
+        }
+    }
 }
 
 struct Appended {
@@ -144,18 +150,16 @@ impl Journal {
     ///
     /// Every process has one of its own: while another one has `vmm.journal`, it is `vmm-2.journal`. oned starts a driver
     /// process for each of its entries, always in the same order, and the dead one of several again by itself; so each
-    /// finds what its predecessor left, and none takes up what another is still at.
+    /// finds what its predecessor left, and none takes up what another is still at. What it does not find so, it finds
+    /// with [`orphans`](Journal::orphans).
     ///
     /// # Errors
     /// The file can't be read, written or replaced.
     pub fn open(path: &Path) -> io::Result<(Journal, Vec<Unfinished>)> {
+        let base = path.to_owned();
         let (claim, path) = claim(path)?;
         let path = path.as_path();
-        let unfinished = match File::open(path) {
-            Ok(file) => read(BufReader::new(file))?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(e) => return Err(e),
-        };
+        let unfinished = read_file(path)?;
         // Written beside and renamed: a death in here leaves the old journal.
         let fresh = path.with_extension("new");
         // Made anew: one that such a death left may have another mode, or be somebody's link.
@@ -173,12 +177,37 @@ impl Journal {
         fs::rename(&fresh, path)?;
         let file = OpenOptions::new().append(true).open(path)?;
         let file = Mutex::new(Appended { file: Some(file), torn: false });
-        Ok((Journal { path: Some(path.to_owned()), file, _claim: Some(claim) }, unfinished))
+        Ok((Journal { path: Some(path.to_owned()), base, file, claim: Some(claim) }, unfinished))
+    }
+
+    /// What is in the journals that no process has, which is then in this one, and theirs are gone: that of a process
+    /// which was still dying when its successor began, for oned kills and starts in one breath, and that of an entry which
+    /// oned has no more.
+    ///
+    /// # Errors
+    /// One of them can't be read or removed.
+    pub fn orphans(&self) -> io::Result<Vec<Unfinished>> {
+        let mut all = Vec::new();
+        for number in 1..=MOST {
+            let path = numbered(&self.base, number);
+            if self.path.as_ref() == Some(&path) || !path.exists() {
+                continue;
+            }
+            let Some(_claim) = try_claim(&path)? else { continue };
+            let unfinished = read_file(&path)?;
+            for old in &unfinished {
+                std::iter::once(&old.begin).chain(&old.notes).for_each(|note| self.note(&old.request, note));
+            }
+            fs::remove_file(&path)?;
+            all.extend(unfinished);
+        }
+        Ok(all)
     }
 
     /// A journal that keeps nothing: for dry runs and stand-alone slots, which nobody adopts.
     pub fn none() -> Self {
-        Journal { path: None, file: Mutex::new(Appended { file: None, torn: false }), _claim: None }
+        let file = Mutex::new(Appended { file: None, torn: false });
+        Journal { path: None, base: PathBuf::new(), file, claim: None }
     }
 
     /// Appends one event. A full disk costs the adoption after a crash, not the action: it is logged.
@@ -202,23 +231,26 @@ impl Journal {
 
 /// The first journal at `path`, or beside it, that no other process has; and the lock that says so.
 fn claim(path: &Path) -> io::Result<(File, PathBuf)> {
-    let start = Instant::now();
     for number in 1..=MOST {
         let path = numbered(path, number);
-        // A file of its own, which is never replaced as the journal is.
-        let mut options = OpenOptions::new();
-        let lock =
-            options.write(true).create(true).truncate(false).mode(0o600).open(path.with_extension("lock"))?;
-        loop {
-            match lock.try_lock() {
-                Ok(()) => return Ok((lock, path)),
-                Err(TryLockError::Error(error)) => return Err(error),
-                Err(TryLockError::WouldBlock) if start.elapsed() < DYING => sleep(Duration::from_millis(10)),
-                Err(TryLockError::WouldBlock) => break,
-            }
+        if let Some(claim) = try_claim(&path)? {
+            return Ok((claim, path));
         }
     }
     Err(io::Error::other(format!("{MOST} processes have a journal already")))
+}
+
+/// The lock of the journal at `path`, unless another process has it.
+fn try_claim(path: &Path) -> io::Result<Option<File>> {
+    // A file of its own, which is never replaced as the journal is.
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600);
+    let lock = options.open(path.with_extension("lock"))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(Some(lock)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
 }
 
 /// `vmm.journal`, `vmm-2.journal` and so on.
@@ -239,6 +271,15 @@ fn line(request: &RequestId, note: &Note) -> Vec<u8> {
         serde_json::to_vec(&Line { request: request.clone(), note: note.clone() }).unwrap_or_default();
     bytes.push(b'\n');
     bytes
+}
+
+/// What is unfinished in the journal at `path`; nothing if there is none.
+fn read_file(path: &Path) -> io::Result<Vec<Unfinished>> {
+    match File::open(path) {
+        Ok(file) => read(BufReader::new(file)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(e),
+    }
 }
 
 /// Reads the requests without an end. A line that was cut off by a death is passed over.
@@ -323,6 +364,7 @@ mod tests {
             journal.note(request, &begin(1));
         }
         let of = |told: Vec<Unfinished>| told.into_iter().map(|old| old.request).collect::<Vec<_>>();
+        assert_eq!(first.orphans().unwrap(), [], "the other one lives");
         // One dies alone: what the living one is at is not its successor's.
         drop(second);
         let (second, told) = open();
@@ -332,8 +374,13 @@ mod tests {
         assert_eq!(of(told), requests[..1]);
         // Both die, and are started in the same order.
         drop((first, second));
-        let ((_first, one), (_second, two)) = (open(), open());
+        let ((left, one), (gone, two)) = (open(), open());
         assert_eq!([of(one), of(two)].concat(), requests);
-        assert!(dir.path().join("vmm-2.journal").exists());
+        // One entry is no more.
+        drop(gone);
+        assert_eq!(of(left.orphans().unwrap()), requests[1..]);
+        assert_eq!(left.orphans().unwrap(), []);
+        drop(left);
+        assert_eq!(of(open().1), requests, "they are in its own journal now");
     }
 }

@@ -29,12 +29,21 @@ pub struct Locks {
     path: PathBuf,
 }
 
-/// A lock that is held; dropping it frees it, at the latest when a child that is being started at this moment has begun
-/// its program.
+/// A lock that is held; dropping it frees it.
 #[derive(Debug)]
 pub struct Held {
-    // Open as long as the lock is held, and in no other hands: two locks on one description would be one.
-    _file: File,
+    // In no other hands: two locks on one description would be one.
+    file: File,
+    number: u64,
+}
+
+impl Drop for Held {
+    /// Told, and not left to the file's end: a child that is just being started has it too, until it begins its program.
+    fn drop(&mut self) {
+        if let Ok(region) = region(libc::F_UNLCK, self.number) {
+            let _ = fcntl(&self.file, FcntlArg::F_OFD_SETLK(&region));
+        }
+    }
 }
 
 impl Locks {
@@ -58,16 +67,8 @@ impl Locks {
             Mode::Shared => libc::F_RDLCK,
             Mode::Exclusive => libc::F_WRLCK,
         };
-        let region = libc::flock {
-            l_type: kind.try_into().map_err(io::Error::other)?,
-            l_whence: libc::SEEK_SET.try_into().map_err(io::Error::other)?,
-            // A byte may be locked that the file does not have.
-            l_start: (number & (u64::MAX >> 2)).try_into().map_err(io::Error::other)?,
-            l_len: 1,
-            l_pid: 0,
-        };
-        match fcntl(&file, FcntlArg::F_OFD_SETLK(&region)) {
-            Ok(_) => Ok(Some(Held { _file: file })),
+        match fcntl(&file, FcntlArg::F_OFD_SETLK(&region(kind, number)?)) {
+            Ok(_) => Ok(Some(Held { file, number })),
             Err(Errno::EAGAIN | Errno::EACCES | Errno::EINTR) => Ok(None),
             Err(errno) => Err(errno.into()),
         }
@@ -86,23 +87,23 @@ impl Locks {
     }
 }
 
+/// The byte of a thing. One may be locked that the file does not have.
+fn region(kind: libc::c_int, number: u64) -> io::Result<libc::flock> {
+    Ok(libc::flock {
+        l_type: kind.try_into().map_err(io::Error::other)?,
+        l_whence: libc::SEEK_SET.try_into().map_err(io::Error::other)?,
+        l_start: (number & (u64::MAX >> 2)).try_into().map_err(io::Error::other)?,
+        l_len: 1,
+        l_pid: 0,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::fs;
 
     use Mode::{Exclusive, Shared};
-
-    /// Other tests start children, which have our descriptors until they begin their programs.
-    fn soon(locks: &Locks, number: u64) -> bool {
-        let free = || locks.attempt(number, Exclusive).unwrap().is_some();
-        (0..1000).any(|_| {
-            free() || {
-                std::thread::sleep(std::time::Duration::from_millis(10));
-                false
-            }
-        })
-    }
 
     #[test]
     fn each_number_is_a_lock_of_its_own() {
@@ -115,12 +116,12 @@ mod tests {
             assert!(locks.attempt(other, Exclusive).unwrap().is_some(), "{other}");
         }
         drop(seven);
-        assert!(soon(&locks, 7));
+        assert!(locks.attempt(7, Exclusive).unwrap().is_some());
         let readers =
             [locks.attempt(9, Shared).unwrap().unwrap(), locks.attempt(9, Shared).unwrap().unwrap()];
         assert!(locks.attempt(9, Exclusive).unwrap().is_none());
         drop(readers);
-        assert!(soon(&locks, 9));
+        assert!(locks.attempt(9, Exclusive).unwrap().is_some());
         assert_eq!(fs::metadata(locks.path()).unwrap().len(), 0);
     }
 
@@ -132,7 +133,7 @@ mod tests {
         // A child that lives on does not inherit it.
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         drop(held);
-        assert!(soon(&locks, 7));
+        assert!(locks.attempt(7, Exclusive).unwrap().is_some());
         child.kill().unwrap();
         child.wait().unwrap();
     }

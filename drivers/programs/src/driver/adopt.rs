@@ -29,14 +29,30 @@ use super::turns::Entry;
 /// Nothing is said before oned has read the answer to `INIT`: it drops what comes with it (contract VMM 1.3).
 const SETTLE: Duration = Duration::from_secs(2);
 
+/// When what no process has is looked for: a process that was killed just before this one began is gone by then, and
+/// oned has started all of its own.
+const ORPHANS: Duration = Duration::from_secs(5);
+
 /// How soon oned is asked again when it could not be.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// How often the log says that oned can't be asked, in questions.
 const TELL_EVERY: u32 = 12;
 
-/// Adopts every unfinished request, each in a task of its own.
+/// Adopts every unfinished request, each in a task of its own, and a while later those that nobody else has.
 pub fn start<F: Family>(driver: &Rc<Driver<F>>, unfinished: Vec<Unfinished>) {
+    adopt(driver, unfinished);
+    let driver = Rc::clone(driver);
+    tokio::task::spawn_local(async move {
+        tokio::time::sleep(ORPHANS).await;
+        match driver.journal.orphans() {
+            Ok(orphans) => adopt(&driver, orphans),
+            Err(error) => tracing::error!(%error, "the journals of processes that are no more can't be read"),
+        }
+    });
+}
+
+fn adopt<F: Family>(driver: &Rc<Driver<F>>, unfinished: Vec<Unfinished>) {
     for old in unfinished {
         let Note::Begin { action, vm, recall, .. } = old.begin else { continue };
         let adopted = Adopted { request: old.request, action, vm, recall, notes: old.notes };
