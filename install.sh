@@ -51,10 +51,8 @@ wrong() { echo "install.sh: $1; --help tells the words" >&2; exit 2; }
 note() { printf '%s\t%s\t%s\n' "$1" "$2" "$3" >>"$ledger"; }
 
 print_of() { # FILE: what stands there, in a word
-  local sum
-  if [ -L "$1" ]; then echo "link:$(readlink "$1")"; elif [ -f "$1" ]; then
-    read -r sum _ < <(sha256sum <"$1")
-    echo "file:$sum"
+  if [ -L "$1" ]; then echo "link:$(readlink "$1")"
+  elif [ -f "$1" ]; then echo "file:$(sha256sum <"$1" | cut -d ' ' -f 1)"
   elif [ -e "$1" ]; then echo other; else echo absent; fi
 }
 
@@ -70,15 +68,19 @@ former_print() { # `was N` or `none -`
   case $1 in was\ *) print_of "$copies/${1#was }" ;; none\ *) echo absent ;; esac
 }
 
-remember() { # PATH: what stands there, unless that is ours or known already
+remember() { # PATH: what stands there, unless that is ours or known already; of oned.conf, what it was without us
   local path=$1 at=$root$1 now number
   now=$(print_of "$at")
   if is_ours "$path" "$now" || [ "$(former_print "$(last_former "$path")")" = "$now" ]; then return; fi
   number=$(($(wc -l <"$ledger") + 1))
-  if [ "$now" = absent ]; then note none - "$path"; else
-    copy "$at" "$copies/$number"
-    note was "$number" "$path"
+  if [ "$now" = absent ]; then note none - "$path" && return; fi
+  # A copy with our EXECUTABLEs would bring them back after the programs are gone.
+  if [ "$path" = "$oned_conf" ] && grep -qF "$libexec/causeway-" "$at"; then
+    stage_exchanged out
+    at=$staged
   fi
+  copy "$at" "$copies/$number"
+  note was "$number" "$path"
 }
 
 copy() { # FROM TO: with mode and owners, a link as a link; TO is there whole or not at all, and nothing is written through it
@@ -238,18 +240,17 @@ put_slots() { # PROGRAM FAMILY/DRIVER VERB...
 # for stock's (`out`); every other byte stays.
 exchange() { # FILE in|out
   local tm=''
-  if [ "$2" = out ] || [ -x "$from/causeway-tm" ]; then tm=1; fi
+  # What `in` has taken, `out` takes too, with whatever is built then.
+  if grep -qF "$libexec/causeway-tm" "$1" || { [ "$2" = in ] && [ -x "$from/causeway-tm" ]; }; then tm=1; fi
   awk -v way="$2" -v tm="$tm" -v ours="$libexec/causeway-" -v file="${1#"$root"}" '
     function fail(number, text) { print file " line " number ": " text >"/dev/stderr"; failed = 1; exit 3 }
     # The line with x for what is quoted, which may go over several lines, and without its comment: columns stay.
     function mask(s,   out, i, c) {
-      out = ""
       for (i = 1; i <= length(s); i++) {
         c = substr(s, i, 1)
-        if (c == "\"") { quote = !quote; out = out c }
-        else if (quote) out = out "x"
-        else if (c == "#") break
-        else out = out c
+        if (c == "\"") quote = !quote
+        else if (c == "#" && !quote) break
+        out = out (quote && c != "\"" ? "x" : c)
       }
       return out
     }
@@ -297,24 +298,24 @@ exchange() { # FILE in|out
     }' "$1"
 }
 
-edit() { # PATH COMMAND...: the command's output, in a file that keeps its mode and owners
-  local path=$1 at=$root$1
-  shift
-  say edit "$path"
-  [ -n "$rehearsal" ] && [ -z "$dry" ] || diff -u --label "$path" --label "$path" -- "$at" <("$@" 2>/dev/null) || :
-  [ -z "$rehearsal" ] || return 0
-  [ "$role" = uninstall ] || remember "$path"
-  cp -aT --remove-destination -- "$at" "$staged"
-  "$@" 2>/dev/null >"$staged"
-  # What uninstall edits is neither ours nor the former state: the ledger has no word for it, and needs none.
-  if [ "$role" = uninstall ]; then copy "$staged" "$at"; else swap_in "$path"; fi
+stage_exchanged() { # in|out: in a file with the mode and owners of oned.conf
+  cp -aT --remove-destination -- "$root$oned_conf" "$staged"
+  exchange "$root$oned_conf" "$1" 2>/dev/null >"$staged"
 }
 
 swap_executables() { # in|out
   local at=$root$oned_conf
   [ ! -L "$at" ] || die "$oned_conf is a link: change EXECUTABLE of VM_MAD kvm and qemu and of TM_MAD there yourself"
   if [ -n "$rehearsal" ]; then exchange "$at" "$1" >/dev/null || die "$oned_conf can't be edited"; fi
-  cmp -s -- <(exchange "$at" "$1" 2>/dev/null) "$at" || edit "$oned_conf" exchange "$at" "$1"
+  ! cmp -s -- <(exchange "$at" "$1" 2>/dev/null) "$at" || return 0
+  say edit "$oned_conf"
+  [ -n "$rehearsal" ] && [ -z "$dry" ] ||
+    diff -u --label "$oned_conf" --label "$oned_conf" -- "$at" <(exchange "$at" "$1" 2>/dev/null) || :
+  [ -z "$rehearsal" ] || return 0
+  [ "$1" = out ] || remember "$oned_conf"
+  stage_exchanged "$1"
+  # What `out` leaves is neither ours nor the former state: the ledger has no word for it, and needs none.
+  if [ "$1" = out ]; then copy "$staged" "$at"; else swap_in "$oned_conf"; fi
 }
 
 frontend() {
@@ -398,8 +399,7 @@ bring_back() { # PATH `was N`|`none -`
   [ -n "$rehearsal" ] || rm -f -- "$at.causeway-new"
   [ "$now" != "$before" ] || return 0
   if [ "$now" != absent ] && ! is_ours "$path" "$now" && ! named "${replace[*]}" all "$path"; then
-    if [ "$path" = "$oned_conf" ]; then swap_executables out
-    else keep "$path: it was changed after it was installed"; fi
+    if [ "$path" = "$oned_conf" ]; then swap_executables out; else keep "$path: it was changed after it was installed"; fi
   elif [ "$before" = absent ]; then
     say remove "$path"
     [ -n "$rehearsal" ] || rm -f -- "$at"
@@ -427,11 +427,12 @@ uninstall() {
       was | none)
         # The last one is the state before us; an older one is what a package upgrade has replaced.
         [ -n "${seen[$path]-}" ] || bring_back "$path" "$kind $what"
-        seen[$path]=1
-        ;;
+        seen[$path]=1 ;;
       dir) remove_dir "$path" ;;
     esac
   done < <(tac -- "$ledger")
+  # One that came with our EXECUTABLEs, from another front-end, say: the ledger does not know it.
+  [ -n "${seen[$oned_conf]-}" ] || ! grep -qsF "$libexec/causeway-" "$root$oned_conf" || swap_executables out
   [ -z "$rehearsal" ] || return 0
   if [ -n "$kept" ]; then
     echo "The former state of what was kept stays in $installed; uninstall --replace PATH brings it back all the same."
@@ -466,17 +467,14 @@ main() {
   while [ $# -gt 0 ]; do
     case $1 in
       --dry-run) dry=1 ;;
-      --from | --root | --uplink | --replace | --keep) [ $# -gt 1 ] || wrong "$1 needs a value" ;;
+      --from | --root | --uplink | --replace | --keep) [ $# -gt 1 ] || wrong "$1 needs a value" ;;&
+      --from) shift && from=$1 ;;
+      --root) shift && root=$(cd "$1" && pwd -P | sed 's|^/$||') || exit 2 ;;
+      --uplink) shift && uplinks+=("$1") ;;
+      --replace) shift && replace+=("$1") ;;
+      --keep) shift && leave+=("$1") ;;
       *) wrong "what is '$1'?" ;;
     esac
-    case $1 in
-      --from) from=$2 ;;
-      --root) root=$(cd "$2" && pwd -P | sed 's|^/$||') || exit 2 ;;
-      --uplink) uplinks+=("$2") ;;
-      --replace) replace+=("$2") ;;
-      --keep) leave+=("$2") ;;
-    esac
-    [ "$1" = --dry-run ] || shift
     shift
   done
   from=${from:-$here/target/release}

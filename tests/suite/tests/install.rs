@@ -220,6 +220,34 @@ fn what_was_edited_after_the_installation_outlives_it() {
     }
 }
 
+/// Such a file was taken for the former state, and with it came the names of programs that were gone.
+#[test]
+fn an_entry_that_was_set_back_by_hand_names_no_deleted_program() {
+    let machine = Machine::new();
+    machine.run(&["frontend"]);
+    let ours = "\"/usr/libexec/causeway/causeway-vmm\"";
+    let edited = machine.read(ONED_CONF).replacen(ours, "\"one_vmm_exec\"", 1) + "PORT = 2634\n";
+    machine.write(ONED_CONF, &edited, 0o640);
+    machine.run(&["frontend"]);
+    assert_eq!(machine.read(ONED_CONF).matches(ours).count(), 2);
+    machine.run(&["uninstall"]);
+    assert_eq!(machine.read(ONED_CONF), ONED.replacen("/usr/lib/one/mads/", "", 1) + "PORT = 2634\n");
+    assert!(!machine.root().join("var/lib/causeway-install").exists());
+}
+
+#[test]
+fn a_configuration_that_came_with_our_executables_names_no_deleted_program() {
+    let machine = Machine::new();
+    machine.run(&["frontend"]);
+    let leaders = machine.read(ONED_CONF);
+    let machine = Machine::new();
+    machine.write(ONED_CONF, &leaders, 0o640);
+    machine.run(&["frontend"]);
+    assert_eq!(machine.read(ONED_CONF), leaders);
+    machine.run(&["uninstall"]);
+    assert_eq!(machine.read(ONED_CONF), ONED.replacen("/usr/lib/one/mads/", "", 1));
+}
+
 #[test]
 fn the_state_before_a_package_upgrade_is_not_brought_back() {
     let machine = Machine::new();
