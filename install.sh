@@ -140,14 +140,16 @@ make_dir() { # PATH [MODE OWNERS]: with mode and owners one that exists must hav
   mv -T -- "$at.causeway-new" "$at"
 }
 
-is_stock() { # PATH: whether OpenNebula's package vouches for what stands there
-  local at=$root$1 sum target info=$root/var/lib/dpkg/info
+is_stock() { # PATH: whether OpenNebula's package vouches for what stands there, or did before we replaced it
+  local at=$root$1 sum target former info=$root/var/lib/dpkg/info
+  # So a link to another slot is judged alike before and after that slot is ours.
+  if is_ours "$1" "$(print_of "$at")"; then former=$(last_former "$1") && at=$copies/${former#* }; fi
   if [ -L "$at" ]; then
     target=$(readlink "$at")
-    [[ $target != /* ]] && [ -f "$at" ] || return 1
+    # A ring of links ends where the kernel would end it.
+    [[ $target != /* ]] && [ ${#FUNCNAME[@]} -lt 40 ] || return 1
     grep -qsxF -- "$1" "$info"/opennebula*.list || return 1
-    target=$(realpath -m --no-symlinks -- "${1%/*}/$target")
-    is_stock "$target"
+    is_stock "$(realpath -m --no-symlinks -- "${1%/*}/$target")"
     return
   fi
   [ -f "$at" ] || return 1

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
 use causeway_core::reach::slots::{Standing, standing};
@@ -154,6 +155,61 @@ fn slots_that_are_to_be_kept_are() {
         let standing = standing(&machine.root().join(REMOTES), &slot.parse().unwrap());
         assert_eq!(standing == Standing::Ours, ours, "{slot} {standing:?}");
     }
+}
+
+/// Of the one driver's slots, links to the other's: whichever is replaced first, the answer is the same.
+#[test]
+fn links_to_slots_of_another_driver_are_replaced_as_the_dry_run_says() {
+    let machine = Machine::new();
+    let tm = machine.root().join(REMOTES).join("tm");
+    fs::remove_file(tm.join("shared")).unwrap();
+    let mut list = String::new();
+    for verb in TM_SLOTS {
+        machine
+            .stock(&format!("{REMOTES}/tm/shared/{verb}"), &format!("#!/bin/bash\n# stock shared {verb}\n"));
+        fs::remove_file(tm.join("qcow2").join(verb)).unwrap();
+        symlink(format!("../shared/{verb}"), tm.join("qcow2").join(verb)).unwrap();
+        list += &format!("/{REMOTES}/tm/qcow2/{verb}\n");
+    }
+    machine.write("var/lib/dpkg/info/opennebula.list", &list, 0o644);
+    // One whose target is the admin's own stays, and so does its target; one that leads nowhere too.
+    machine.write(&format!("{REMOTES}/tm/shared/ln"), "#!/bin/bash\n# mine\n", 0o755);
+    fs::remove_file(tm.join("shared/failmigrate")).unwrap();
+    let (before, kill) = (machine.tree(), machine.kill());
+    let ours = || {
+        let slots =
+            ["shared", "qcow2"].into_iter().flat_map(|driver| TM_SLOTS.map(|v| format!("tm/{driver}/{v}")));
+        let is_ours =
+            |slot: &String| standing(&machine.root().join(REMOTES), &slot.parse().unwrap()) == Standing::Ours;
+        slots.filter(is_ours).count()
+    };
+    let lines = |said: &str| -> Vec<String> {
+        let words = ["put ", "keep ", "link ", "make ", "edit "];
+        let plain = said.lines().map(|line| line.trim_start_matches("would "));
+        let told = plain.filter(|line| words.iter().any(|word| line.starts_with(word)));
+        told.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+    };
+    let foretold = lines(&machine.run(&["frontend", "--dry-run"]));
+    assert_eq!(foretold, lines(&machine.run(&["frontend"])));
+    assert_eq!(foretold.iter().filter(|line| line.starts_with("keep tm/")).count(), 3, "{foretold:?}");
+    assert_eq!(ours(), 11);
+    machine.run(&["uninstall"]);
+    assert_eq!(machine.tree(), before);
+
+    let steps = kill.steps(&["frontend"]);
+    machine.run(&["uninstall"]);
+    for point in points(steps, 5).take(4) {
+        kill.at(&["frontend"], point);
+        machine.run(&["frontend"]);
+        assert_eq!(ours(), 11, "killed at command {point} of {steps}");
+        machine.run(&["uninstall"]);
+        assert_eq!(machine.tree(), before);
+    }
+    // What only --replace could take was the admin's before, whatever stands there now.
+    machine.run(&["frontend", "--replace", "tm/shared/ln"]);
+    assert_eq!(ours(), 12);
+    machine.run(&["frontend"]);
+    assert_eq!(ours(), 12);
 }
 
 #[test]
