@@ -244,7 +244,7 @@ exchange() { # FILE in|out
   local tm=''
   # What `in` has taken, `out` takes too, with whatever is built then.
   if grep -qF "$libexec/causeway-tm" "$1" || { [ "$2" = in ] && [ -x "$from/causeway-tm" ]; }; then tm=1; fi
-  awk -v way="$2" -v tm="$tm" -v ours="$libexec/causeway-" -v file="${1#"$root"}" '
+  awk -v way="$2" -v tm="$tm" -v ours="$libexec/causeway-" -v file="${1#"$root"}" -v ended="$(tail -c 1 "$1" | wc -l)" '
     function fail(number, text) { print file " line " number ": " text >"/dev/stderr"; failed = 1; exit 3 }
     # The line with x for what is quoted, which may go over several lines, and without its comment: columns stay.
     function mask(s,   out, i, c) {
@@ -296,7 +296,7 @@ exchange() { # FILE in|out
       if (failed) exit 3
       if (open) fail(opened, kind "_MAD entry that never ends")
       if (!found) fail(NR, "there is no VM_MAD entry with the name kvm or qemu")
-      for (i = 1; i <= NR; i++) print lines[i]
+      for (i = 1; i <= NR; i++) printf "%s%s", lines[i], (i < NR || ended ? "\n" : "")
     }' "$1"
 }
 

@@ -256,6 +256,18 @@ fn an_entry_that_another_program_serves_stays() {
 }
 
 #[test]
+fn a_configuration_without_a_last_newline_gets_none() {
+    let machine = Machine::new();
+    machine.write(ONED_CONF, ONED.trim_end(), 0o640);
+    machine.run(&["frontend"]);
+    assert!(machine.read(ONED_CONF).ends_with("-d dummy,shared,qcow2\" ]"));
+    machine.write(ONED_CONF, &(machine.read(ONED_CONF) + "\r\n\nPORT = 2634"), 0o640);
+    machine.run(&["uninstall"]);
+    let plain = ONED.replacen("/usr/lib/one/mads/", "", 1);
+    assert_eq!(machine.read(ONED_CONF), plain.trim_end().to_owned() + "\r\n\nPORT = 2634");
+}
+
+#[test]
 fn what_was_edited_after_the_installation_outlives_it() {
     let machine = Machine::new();
     machine.install_all();
