@@ -18,7 +18,8 @@ usage() {
 install.sh frontend [OPTIONS]    our driver processes into oned.conf (VM_MAD kvm and qemu, TM_MAD), wrappers into the remotes
 install.sh host [OPTIONS]        our programs, the list of uplinks, the line for sudo
 install.sh uninstall [OPTIONS]   everything as it was before
-install.sh demo [WORDS]          builds, starts two hosts on this machine, moves a guest; WORDS go to causeway-demo
+install.sh demo [WORDS]          builds, starts two hosts on this machine, moves a guest; WORDS are
+                                 --moves N, --link MBIT, --fabric vxlan|bridge, --beside-bridge, --output DIR, --lab DIR
 
   --dry-run         prints what would be done
   --from DIR        where the built programs are (target/release)
