@@ -18,7 +18,8 @@ usage() {
 install.sh frontend [OPTIONS]    our driver processes into oned.conf (VM_MAD kvm and qemu, TM_MAD), wrappers into the remotes
 install.sh host [OPTIONS]        our programs, the list of uplinks, the line for sudo
 install.sh uninstall [OPTIONS]   everything as it was before
-install.sh demo [WORDS]          builds, starts two hosts on this machine, moves a guest; WORDS go to causeway-demo
+install.sh demo [WORDS]          builds, starts two hosts on this machine, moves a guest; WORDS are
+                                 --moves N, --link MBIT, --fabric vxlan|bridge, --beside-bridge, --output DIR, --lab DIR
 
   --dry-run         prints what would be done
   --from DIR        where the built programs are (target/release)
@@ -51,10 +52,8 @@ wrong() { echo "install.sh: $1; --help tells the words" >&2; exit 2; }
 note() { printf '%s\t%s\t%s\n' "$1" "$2" "$3" >>"$ledger"; }
 
 print_of() { # FILE: what stands there, in a word
-  local sum
-  if [ -L "$1" ]; then echo "link:$(readlink "$1")"; elif [ -f "$1" ]; then
-    read -r sum _ < <(sha256sum <"$1")
-    echo "file:$sum"
+  if [ -L "$1" ]; then echo "link:$(readlink "$1")"
+  elif [ -f "$1" ]; then echo "file:$(sha256sum <"$1" | cut -d ' ' -f 1)"
   elif [ -e "$1" ]; then echo other; else echo absent; fi
 }
 
@@ -70,15 +69,19 @@ former_print() { # `was N` or `none -`
   case $1 in was\ *) print_of "$copies/${1#was }" ;; none\ *) echo absent ;; esac
 }
 
-remember() { # PATH: what stands there, unless that is ours or known already
+remember() { # PATH: what stands there, unless that is ours or known already; of oned.conf, what it was without us
   local path=$1 at=$root$1 now number
   now=$(print_of "$at")
   if is_ours "$path" "$now" || [ "$(former_print "$(last_former "$path")")" = "$now" ]; then return; fi
   number=$(($(wc -l <"$ledger") + 1))
-  if [ "$now" = absent ]; then note none - "$path"; else
-    copy "$at" "$copies/$number"
-    note was "$number" "$path"
+  if [ "$now" = absent ]; then note none - "$path" && return; fi
+  # A copy with our EXECUTABLEs would bring them back after the programs are gone.
+  if [ "$path" = "$oned_conf" ] && grep -qF "$libexec/causeway-" "$at"; then
+    stage_exchanged out
+    at=$staged
   fi
+  copy "$at" "$copies/$number"
+  note was "$number" "$path"
 }
 
 copy() { # FROM TO: with mode and owners, a link as a link; TO is there whole or not at all, and nothing is written through it
@@ -138,14 +141,16 @@ make_dir() { # PATH [MODE OWNERS]: with mode and owners one that exists must hav
   mv -T -- "$at.causeway-new" "$at"
 }
 
-is_stock() { # PATH: whether OpenNebula's package vouches for what stands there
-  local at=$root$1 sum target info=$root/var/lib/dpkg/info
+is_stock() { # PATH: whether OpenNebula's package vouches for what stands there, or did before we replaced it
+  local at=$root$1 sum target former info=$root/var/lib/dpkg/info
+  # So a link to another slot is judged alike before and after that slot is ours.
+  if is_ours "$1" "$(print_of "$at")"; then former=$(last_former "$1") && at=$copies/${former#* }; fi
   if [ -L "$at" ]; then
     target=$(readlink "$at")
-    [[ $target != /* ]] && [ -f "$at" ] || return 1
+    # A ring of links ends where the kernel would end it.
+    [[ $target != /* ]] && [ ${#FUNCNAME[@]} -lt 40 ] || return 1
     grep -qsxF -- "$1" "$info"/opennebula*.list || return 1
-    target=$(realpath -m --no-symlinks -- "${1%/*}/$target")
-    is_stock "$target"
+    is_stock "$(realpath -m --no-symlinks -- "${1%/*}/$target")"
     return
   fi
   [ -f "$at" ] || return 1
@@ -238,18 +243,17 @@ put_slots() { # PROGRAM FAMILY/DRIVER VERB...
 # for stock's (`out`); every other byte stays.
 exchange() { # FILE in|out
   local tm=''
-  if [ "$2" = out ] || [ -x "$from/causeway-tm" ]; then tm=1; fi
-  awk -v way="$2" -v tm="$tm" -v ours="$libexec/causeway-" -v file="${1#"$root"}" '
+  # What `in` has taken, `out` takes too, with whatever is built then.
+  if grep -qF "$libexec/causeway-tm" "$1" || { [ "$2" = in ] && [ -x "$from/causeway-tm" ]; }; then tm=1; fi
+  awk -v way="$2" -v tm="$tm" -v ours="$libexec/causeway-" -v file="${1#"$root"}" -v ended="$(tail -c 1 "$1" | wc -l)" '
     function fail(number, text) { print file " line " number ": " text >"/dev/stderr"; failed = 1; exit 3 }
     # The line with x for what is quoted, which may go over several lines, and without its comment: columns stay.
     function mask(s,   out, i, c) {
-      out = ""
       for (i = 1; i <= length(s); i++) {
         c = substr(s, i, 1)
-        if (c == "\"") { quote = !quote; out = out c }
-        else if (quote) out = out "x"
-        else if (c == "#") break
-        else out = out c
+        if (c == "\"") quote = !quote
+        else if (c == "#" && !quote) break
+        out = out (quote && c != "\"" ? "x" : c)
       }
       return out
     }
@@ -293,28 +297,28 @@ exchange() { # FILE in|out
       if (failed) exit 3
       if (open) fail(opened, kind "_MAD entry that never ends")
       if (!found) fail(NR, "there is no VM_MAD entry with the name kvm or qemu")
-      for (i = 1; i <= NR; i++) print lines[i]
+      for (i = 1; i <= NR; i++) printf "%s%s", lines[i], (i < NR || ended ? "\n" : "")
     }' "$1"
 }
 
-edit() { # PATH COMMAND...: the command's output, in a file that keeps its mode and owners
-  local path=$1 at=$root$1
-  shift
-  say edit "$path"
-  [ -n "$rehearsal" ] && [ -z "$dry" ] || diff -u --label "$path" --label "$path" -- "$at" <("$@" 2>/dev/null) || :
-  [ -z "$rehearsal" ] || return 0
-  [ "$role" = uninstall ] || remember "$path"
-  cp -aT --remove-destination -- "$at" "$staged"
-  "$@" 2>/dev/null >"$staged"
-  # What uninstall edits is neither ours nor the former state: the ledger has no word for it, and needs none.
-  if [ "$role" = uninstall ]; then copy "$staged" "$at"; else swap_in "$path"; fi
+stage_exchanged() { # in|out: in a file with the mode and owners of oned.conf
+  cp -aT --remove-destination -- "$root$oned_conf" "$staged"
+  exchange "$root$oned_conf" "$1" 2>/dev/null >"$staged"
 }
 
 swap_executables() { # in|out
   local at=$root$oned_conf
   [ ! -L "$at" ] || die "$oned_conf is a link: change EXECUTABLE of VM_MAD kvm and qemu and of TM_MAD there yourself"
   if [ -n "$rehearsal" ]; then exchange "$at" "$1" >/dev/null || die "$oned_conf can't be edited"; fi
-  cmp -s -- <(exchange "$at" "$1" 2>/dev/null) "$at" || edit "$oned_conf" exchange "$at" "$1"
+  ! cmp -s -- <(exchange "$at" "$1" 2>/dev/null) "$at" || return 0
+  say edit "$oned_conf"
+  [ -n "$rehearsal" ] && [ -z "$dry" ] ||
+    diff -u --label "$oned_conf" --label "$oned_conf" -- "$at" <(exchange "$at" "$1" 2>/dev/null) || :
+  [ -z "$rehearsal" ] || return 0
+  [ "$1" = out ] || remember "$oned_conf"
+  stage_exchanged "$1"
+  # What `out` leaves is neither ours nor the former state: the ledger has no word for it, and needs none.
+  if [ "$1" = out ]; then copy "$staged" "$at"; else swap_in "$oned_conf"; fi
 }
 
 frontend() {
@@ -398,8 +402,7 @@ bring_back() { # PATH `was N`|`none -`
   [ -n "$rehearsal" ] || rm -f -- "$at.causeway-new"
   [ "$now" != "$before" ] || return 0
   if [ "$now" != absent ] && ! is_ours "$path" "$now" && ! named "${replace[*]}" all "$path"; then
-    if [ "$path" = "$oned_conf" ]; then swap_executables out
-    else keep "$path: it was changed after it was installed"; fi
+    if [ "$path" = "$oned_conf" ]; then swap_executables out; else keep "$path: it was changed after it was installed"; fi
   elif [ "$before" = absent ]; then
     say remove "$path"
     [ -n "$rehearsal" ] || rm -f -- "$at"
@@ -427,11 +430,12 @@ uninstall() {
       was | none)
         # The last one is the state before us; an older one is what a package upgrade has replaced.
         [ -n "${seen[$path]-}" ] || bring_back "$path" "$kind $what"
-        seen[$path]=1
-        ;;
+        seen[$path]=1 ;;
       dir) remove_dir "$path" ;;
     esac
   done < <(tac -- "$ledger")
+  # One that came with our EXECUTABLEs, from another front-end, say: the ledger does not know it.
+  [ -n "${seen[$oned_conf]-}" ] || ! grep -qsF "$libexec/causeway-" "$root$oned_conf" || swap_executables out
   [ -z "$rehearsal" ] || return 0
   if [ -n "$kept" ]; then
     echo "The former state of what was kept stays in $installed; uninstall --replace PATH brings it back all the same."
@@ -466,17 +470,14 @@ main() {
   while [ $# -gt 0 ]; do
     case $1 in
       --dry-run) dry=1 ;;
-      --from | --root | --uplink | --replace | --keep) [ $# -gt 1 ] || wrong "$1 needs a value" ;;
+      --from | --root | --uplink | --replace | --keep) [ $# -gt 1 ] || wrong "$1 needs a value" ;;&
+      --from) shift && from=$1 ;;
+      --root) shift && root=$(cd "$1" && pwd -P | sed 's|^/$||') || exit 2 ;;
+      --uplink) shift && uplinks+=("$1") ;;
+      --replace) shift && replace+=("$1") ;;
+      --keep) shift && leave+=("$1") ;;
       *) wrong "what is '$1'?" ;;
     esac
-    case $1 in
-      --from) from=$2 ;;
-      --root) root=$(cd "$2" && pwd -P | sed 's|^/$||') || exit 2 ;;
-      --uplink) uplinks+=("$2") ;;
-      --replace) replace+=("$2") ;;
-      --keep) leave+=("$2") ;;
-    esac
-    [ "$1" = --dry-run ] || shift
     shift
   done
   from=${from:-$here/target/release}

@@ -63,3 +63,24 @@ fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    /// `install.sh demo --help` can't ask this program: it may not be built yet.
+    #[test]
+    fn the_help_of_install_sh_has_every_option() {
+        let help = include_str!("../../../install.sh");
+        let mut count = 0;
+        for option in Arguments::command().get_arguments().filter(|option| !option.is_hide_set()) {
+            let name = option.get_long().unwrap();
+            let listed =
+                help.lines().any(|line| line.starts_with("   ") && line.contains(&format!("--{name}")));
+            assert!(listed, "--{name}");
+            count += 1;
+        }
+        assert_eq!(count, 6);
+    }
+}

@@ -8,13 +8,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
 
 use causeway_core::reach::slots::{Standing, standing};
-use tempfile::TempDir;
+
+#[path = "install/machine.rs"]
+mod machine;
+use machine::{Entry, Machine, inodes};
 
 const REMOTES: &str = "var/lib/one/remotes";
 const ONED_CONF: &str = "etc/one/oned.conf";
@@ -48,187 +49,6 @@ const SLOTS: [&str; 7] = [
     "vnm/vxlan/clean",
 ];
 const TM_SLOTS: [&str; 7] = ["clone", "ln", "delete", "context", "premigrate", "postmigrate", "failmigrate"];
-
-/// A root with OpenNebula in it, and built programs to install.
-struct Machine {
-    directory: TempDir,
-}
-
-impl Machine {
-    fn new() -> Machine {
-        let machine = Machine { directory: tempfile::tempdir().unwrap() };
-        for name in ["causeway-vmm", "causeway-host", "causeway-root", "causeway", "causeway-tm"] {
-            machine.write_at(&machine.built().join(name), &format!("#!/bin/sh\necho {name}\n"), 0o755);
-        }
-        machine.write(
-            "etc/passwd",
-            "root:x:0:0::/:/bin/sh\noneadmin:x:9869:9870::/var/lib/one:/bin/sh\n",
-            0o644,
-        );
-        machine.write(ONED_CONF, ONED, 0o640);
-        machine.write("etc/sudoers.d/opennebula", "# stock\n", 0o440);
-        fs::create_dir_all(machine.root().join("usr/bin")).unwrap();
-        let tm = TM_SLOTS.map(|verb| format!("tm/qcow2/{verb}"));
-        for slot in SLOTS.map(str::to_owned).iter().chain(&tm).filter(|slot| *slot != "tm/qcow2/context") {
-            machine.stock(&format!("{REMOTES}/{slot}"), &format!("#!/bin/bash\n# stock {slot}\n"));
-        }
-        machine.stock(&format!("{REMOTES}/vmm/kvm/save"), "#!/bin/bash\n# stock save\n");
-        machine.stock(&format!("{REMOTES}/tm/common/context"), "#!/bin/bash\n# stock context\n");
-        let context = format!("{REMOTES}/tm/qcow2/context");
-        symlink("../common/context", machine.root().join(&context)).unwrap();
-        symlink("qcow2", machine.root().join(REMOTES).join("tm/shared")).unwrap();
-        machine.write("var/lib/dpkg/info/opennebula.list", &format!("/{context}\n"), 0o644);
-        machine
-    }
-
-    fn root(&self) -> PathBuf {
-        self.directory.path().join("root")
-    }
-
-    fn built(&self) -> PathBuf {
-        self.directory.path().join("built")
-    }
-
-    fn write_at(&self, path: &Path, text: &str, mode: u32) {
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
-        fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
-    }
-
-    fn write(&self, path: &str, text: &str, mode: u32) {
-        self.write_at(&self.root().join(path), text, mode);
-    }
-
-    /// A file that the package database vouches for.
-    fn stock(&self, path: &str, text: &str) {
-        self.write(path, text, 0o755);
-        let sum = Command::new("md5sum").arg(path).current_dir(self.root()).output().unwrap();
-        let sums = self.root().join("var/lib/dpkg/info/opennebula.md5sums");
-        fs::create_dir_all(sums.parent().unwrap()).unwrap();
-        let known = fs::read_to_string(&sums).unwrap_or_default();
-        fs::write(&sums, known + &String::from_utf8(sum.stdout).unwrap()).unwrap();
-    }
-
-    fn read(&self, path: &str) -> String {
-        fs::read_to_string(self.root().join(path)).unwrap()
-    }
-
-    fn command(&self, words: &[&str]) -> Command {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../install.sh");
-        let mut command = Command::new(script);
-        command.args(words).arg("--root").arg(self.root());
-        if words.first() != Some(&"uninstall") {
-            command.arg("--from").arg(self.built());
-        }
-        command
-    }
-
-    fn refused(&self, words: &[&str]) -> String {
-        let output = self.command(words).output().unwrap();
-        assert!(!output.status.success(), "{words:?} {output:?}");
-        String::from_utf8(output.stderr).unwrap()
-    }
-
-    fn run(&self, words: &[&str]) -> String {
-        succeeded(words, self.command(words).output().unwrap())
-    }
-
-    fn install_all(&self) {
-        self.run(&["host", "--uplink", "eth0", "--uplink", "bond0.5"]);
-        self.run(&["frontend"]);
-    }
-
-    /// Everything below the root.
-    fn tree(&self) -> BTreeMap<PathBuf, Entry> {
-        let mut tree = BTreeMap::new();
-        walk(&self.root(), &mut tree);
-        tree
-    }
-
-    fn kill(&self) -> Kill<'_> {
-        let hook = self.directory.path().join("kill.bash");
-        // Every command of the script's own process counts; the group dies with it, as with the machine.
-        let text = "__steps=0\nset -T\n\
-            trap '[ \"$BASHPID\" != \"$$\" ] || [ \"$((++__steps))\" != \"$KILL_AT\" ] || kill -KILL 0' DEBUG\n\
-            trap 'echo \"$__steps\" >\"$KILL_COUNT\"' EXIT\n";
-        fs::write(&hook, text).unwrap();
-        Kill { machine: self, hook, count: self.directory.path().join("count") }
-    }
-}
-
-fn succeeded(words: &[&str], output: Output) -> String {
-    assert!(output.status.success(), "{words:?} {output:?}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// What `uninstall` has to bring back, and what a second run must not touch.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Entry {
-    mode: u32,
-    owners: (u32, u32),
-    /// A file's bytes, a link's target, nothing of a directory.
-    content: Vec<u8>,
-    /// It was made anew if this changed.
-    inode: Inode,
-}
-
-/// A number that two entries need not share.
-#[derive(Debug, Clone, Eq)]
-struct Inode(u64);
-
-impl PartialEq for Inode {
-    fn eq(&self, _: &Inode) -> bool {
-        true
-    }
-}
-
-fn walk(directory: &Path, tree: &mut BTreeMap<PathBuf, Entry>) {
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        let found = fs::symlink_metadata(&path).unwrap();
-        let content = match found.file_type() {
-            kind if kind.is_symlink() => fs::read_link(&path).unwrap().into_os_string().into_encoded_bytes(),
-            kind if kind.is_file() => fs::read(&path).unwrap(),
-            _ => Vec::new(),
-        };
-        let owners = (found.uid(), found.gid());
-        tree.insert(path.clone(), Entry { mode: found.mode(), owners, content, inode: Inode(found.ino()) });
-        if found.is_dir() {
-            walk(&path, tree);
-        }
-    }
-}
-
-fn inodes(tree: &BTreeMap<PathBuf, Entry>) -> Vec<u64> {
-    tree.values().map(|entry| entry.inode.0).collect()
-}
-
-/// Runs that are killed on the way.
-struct Kill<'a> {
-    machine: &'a Machine,
-    hook: PathBuf,
-    count: PathBuf,
-}
-
-impl Kill<'_> {
-    fn output(&self, words: &[&str], at: usize) -> Output {
-        let mut command = self.machine.command(words);
-        command.env("BASH_ENV", &self.hook).env("KILL_AT", at.to_string()).env("KILL_COUNT", &self.count);
-        command.process_group(0).output().unwrap()
-    }
-
-    /// How many commands a whole run has.
-    fn steps(&self, words: &[&str]) -> usize {
-        succeeded(words, self.output(words, 0));
-        fs::read_to_string(&self.count).unwrap().trim().parse().unwrap()
-    }
-
-    /// Whether it was killed, and not done before.
-    fn at(&self, words: &[&str], step: usize) {
-        let output = self.output(words, step);
-        assert_eq!(output.status.signal(), Some(9), "step {step}: {output:?}");
-    }
-}
 
 /// So many points of a run, spread evenly from its second look at things, which changes them, to its last command.
 fn points(steps: usize, count: usize) -> impl Iterator<Item = usize> {
@@ -337,6 +157,61 @@ fn slots_that_are_to_be_kept_are() {
     }
 }
 
+/// Of the one driver's slots, links to the other's: whichever is replaced first, the answer is the same.
+#[test]
+fn links_to_slots_of_another_driver_are_replaced_as_the_dry_run_says() {
+    let machine = Machine::new();
+    let tm = machine.root().join(REMOTES).join("tm");
+    fs::remove_file(tm.join("shared")).unwrap();
+    let mut list = String::new();
+    for verb in TM_SLOTS {
+        machine
+            .stock(&format!("{REMOTES}/tm/shared/{verb}"), &format!("#!/bin/bash\n# stock shared {verb}\n"));
+        fs::remove_file(tm.join("qcow2").join(verb)).unwrap();
+        symlink(format!("../shared/{verb}"), tm.join("qcow2").join(verb)).unwrap();
+        list += &format!("/{REMOTES}/tm/qcow2/{verb}\n");
+    }
+    machine.write("var/lib/dpkg/info/opennebula.list", &list, 0o644);
+    // One whose target is the admin's own stays, and so does its target; one that leads nowhere too.
+    machine.write(&format!("{REMOTES}/tm/shared/ln"), "#!/bin/bash\n# mine\n", 0o755);
+    fs::remove_file(tm.join("shared/failmigrate")).unwrap();
+    let (before, kill) = (machine.tree(), machine.kill());
+    let ours = || {
+        let slots =
+            ["shared", "qcow2"].into_iter().flat_map(|driver| TM_SLOTS.map(|v| format!("tm/{driver}/{v}")));
+        let is_ours =
+            |slot: &String| standing(&machine.root().join(REMOTES), &slot.parse().unwrap()) == Standing::Ours;
+        slots.filter(is_ours).count()
+    };
+    let lines = |said: &str| -> Vec<String> {
+        let words = ["put ", "keep ", "link ", "make ", "edit "];
+        let plain = said.lines().map(|line| line.trim_start_matches("would "));
+        let told = plain.filter(|line| words.iter().any(|word| line.starts_with(word)));
+        told.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+    };
+    let foretold = lines(&machine.run(&["frontend", "--dry-run"]));
+    assert_eq!(foretold, lines(&machine.run(&["frontend"])));
+    assert_eq!(foretold.iter().filter(|line| line.starts_with("keep tm/")).count(), 3, "{foretold:?}");
+    assert_eq!(ours(), 11);
+    machine.run(&["uninstall"]);
+    assert_eq!(machine.tree(), before);
+
+    let steps = kill.steps(&["frontend"]);
+    machine.run(&["uninstall"]);
+    for point in points(steps, 5).take(4) {
+        kill.at(&["frontend"], point);
+        machine.run(&["frontend"]);
+        assert_eq!(ours(), 11, "killed at command {point} of {steps}");
+        machine.run(&["uninstall"]);
+        assert_eq!(machine.tree(), before);
+    }
+    // What only --replace could take was the admin's before, whatever stands there now.
+    machine.run(&["frontend", "--replace", "tm/shared/ln"]);
+    assert_eq!(ours(), 12);
+    machine.run(&["frontend"]);
+    assert_eq!(ours(), 12);
+}
+
 #[test]
 fn what_it_does_not_know_is_refused_before_anything_is_changed() {
     let machine = Machine::new();
@@ -381,6 +256,18 @@ fn an_entry_that_another_program_serves_stays() {
 }
 
 #[test]
+fn a_configuration_without_a_last_newline_gets_none() {
+    let machine = Machine::new();
+    machine.write(ONED_CONF, ONED.trim_end(), 0o640);
+    machine.run(&["frontend"]);
+    assert!(machine.read(ONED_CONF).ends_with("-d dummy,shared,qcow2\" ]"));
+    machine.write(ONED_CONF, &(machine.read(ONED_CONF) + "\r\n\nPORT = 2634"), 0o640);
+    machine.run(&["uninstall"]);
+    let plain = ONED.replacen("/usr/lib/one/mads/", "", 1);
+    assert_eq!(machine.read(ONED_CONF), plain.trim_end().to_owned() + "\r\n\nPORT = 2634");
+}
+
+#[test]
 fn what_was_edited_after_the_installation_outlives_it() {
     let machine = Machine::new();
     machine.install_all();
@@ -399,6 +286,34 @@ fn what_was_edited_after_the_installation_outlives_it() {
         assert!(machine.root().join("var/lib/causeway/turns/vm-7").exists());
         assert!(!machine.root().join("usr/libexec").exists());
     }
+}
+
+/// Such a file was taken for the former state, and with it came the names of programs that were gone.
+#[test]
+fn an_entry_that_was_set_back_by_hand_names_no_deleted_program() {
+    let machine = Machine::new();
+    machine.run(&["frontend"]);
+    let ours = "\"/usr/libexec/causeway/causeway-vmm\"";
+    let edited = machine.read(ONED_CONF).replacen(ours, "\"one_vmm_exec\"", 1) + "PORT = 2634\n";
+    machine.write(ONED_CONF, &edited, 0o640);
+    machine.run(&["frontend"]);
+    assert_eq!(machine.read(ONED_CONF).matches(ours).count(), 2);
+    machine.run(&["uninstall"]);
+    assert_eq!(machine.read(ONED_CONF), ONED.replacen("/usr/lib/one/mads/", "", 1) + "PORT = 2634\n");
+    assert!(!machine.root().join("var/lib/causeway-install").exists());
+}
+
+#[test]
+fn a_configuration_that_came_with_our_executables_names_no_deleted_program() {
+    let machine = Machine::new();
+    machine.run(&["frontend"]);
+    let leaders = machine.read(ONED_CONF);
+    let machine = Machine::new();
+    machine.write(ONED_CONF, &leaders, 0o640);
+    machine.run(&["frontend"]);
+    assert_eq!(machine.read(ONED_CONF), leaders);
+    machine.run(&["uninstall"]);
+    assert_eq!(machine.read(ONED_CONF), ONED.replacen("/usr/lib/one/mads/", "", 1));
 }
 
 #[test]

@@ -105,6 +105,22 @@ fn the_smallest_plan_has_the_documented_defaults() {
 }
 
 #[test]
+fn the_plan_in_the_readme_is_read() {
+    let readme = include_str!("../../../../README.md");
+    let text = readme.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    let plan = Plan::parse(text).unwrap();
+    assert_eq!(plan.drive, Drive::Watch(Duration::from_secs(120)));
+    let names: Vec<_> = plan.probes.iter().map(|p| p.name.as_str()).collect();
+    assert_eq!(names, ["icmp", "udp-7007"]);
+    // And with the line that is only shown.
+    let lines = text.lines().filter(|line| !line.starts_with("watch"));
+    let moving: Vec<_> = lines.map(|line| line.strip_prefix("# ").unwrap_or(line)).collect();
+    let plan = Plan::parse(&moving.join("\n")).unwrap();
+    let Drive::Command(argv) = &plan.drive else { panic!("a command was given") };
+    assert_eq!(argv.fill(|place| plan.place(place, 1)), ["/root/move", "h1", "h2"]);
+}
+
+#[test]
 fn a_wrong_value_is_named_with_its_key_and_the_accepted_form() {
     let probe = |line: &str| format!("{}[[probe]]\nkind = \"udp\"\nport = 7\n{line}\n", with(""));
     for (text, parts) in [
