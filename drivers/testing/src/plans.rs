@@ -108,12 +108,13 @@ impl Maker {
         step.reaching(self.gone(&self.source)).long()
     }
 
-    /// A plan of those steps.
+    /// A plan of those steps. oned has no id yet for a guest that they start.
     pub fn plan(&self, action: &str, steps: Vec<Step>, answer: Answer) -> Plan {
+        let starts = steps.iter().any(|step| matches!(step.goal, Some(Goal::RunsOn { from: None, .. })));
         Plan {
             action: action.to_owned(),
             vm: self.vm,
-            deploy_id: Some(self.id.clone()),
+            deploy_id: (!starts).then(|| self.id.clone()),
             steps,
             inputs: BTreeMap::from([("envelope".to_owned(), Input::new("<VM><SECRET>hush</SECRET></VM>"))]),
             answer,

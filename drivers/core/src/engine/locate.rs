@@ -21,7 +21,8 @@ const SETTLE_DEADLINE: Duration = Duration::from_secs(60);
 const TIDY: Duration = Duration::from_secs(30);
 
 /// How long hosts that can't be asked hold up a request that oned has given up. What comes next for the VM is the request
-/// that ends its guest, wherever it is (contract VMM 1.6), and no reply depends on what was found out.
+/// that ends its guest, wherever it is (contract VMM 1.6), and no reply depends on what was found out. That request has no
+/// id for a guest that was still to be started: only who started it can end it.
 const GIVEN_UP: Duration = Duration::from_secs(60);
 
 /// What a round of questions showed.
@@ -46,7 +47,7 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
     /// Asks until it is proved whether `step` reached its goal. Never guesses: while a host that matters is silent this
     /// waits, tells the VM's log once a minute, and gives no answer.
     ///
-    /// A request that was cancelled is not answered, so it does not wait for ever: it takes the step for not reached.
+    /// A cancelled request for a guest that oned knows does not wait for ever: it takes the step for not reached.
     ///
     /// With `at_work` somebody may still be working at the step, on a host that lost its session to us: then only
     /// "reached" is taken at once; everything else, and every order, waits until that host is at rest.
@@ -84,7 +85,8 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
             if rested && !quiet {
                 continue;
             }
-            if self.is_cancelled() && since_cancel.get_or_insert_with(Instant::now).elapsed() > GIVEN_UP {
+            let given_up = self.is_cancelled() && plan.deploy_id.is_some();
+            if given_up && since_cancel.get_or_insert_with(Instant::now).elapsed() > GIVEN_UP {
                 let text =
                     "given up by oned before it was known where the guest is; what ends the guest comes next";
                 self.warn(plan, &format!("{}: {text}", step.name));
