@@ -9,8 +9,11 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use causeway_suite::front_end::{Answer, FrontEnd};
 use causeway_suite::oned::Oned;
+use causeway_suite::programs::program;
 use causeway_suite::request::Request;
 
 const DEPLOY: (&str, &str) = ("k-qcow2-01", "DEPLOY");
@@ -126,4 +129,27 @@ fn what_is_answered_is_said_before_the_end() {
     oned.say(b"INIT\nDEPLOY 5 !!\nFINALIZE\n").unwrap();
     let reply = oned.reply("DEPLOY", 5).unwrap();
     assert!(!reply.is_success(), "{reply:?}");
+}
+
+#[test]
+fn the_plan_of_a_line_is_printed_and_nothing_is_logged_or_done() {
+    let front_end = FrontEnd::new().unwrap();
+    let deploy = Request::recorded(DEPLOY.0, DEPLOY.1).unwrap();
+    let deploy = deploy.map(|text| front_end.localized(text)).unwrap();
+    deploy.write_deployment().unwrap();
+    let line = front_end.root().join("request");
+    let payload = BASE64_STANDARD.encode(deploy.render());
+    std::fs::write(&line, format!("DEPLOY {} {payload}\n", deploy.vm)).unwrap();
+    let plan = |arguments: &[&str]| {
+        let mut command = Command::new(program("causeway").unwrap());
+        command.arg("plan").args(arguments).arg(&line).env("ONE_LOCATION", front_end.location());
+        command.output().unwrap()
+    };
+    let printed = plan(&[]);
+    let text = String::from_utf8_lossy(&printed.stdout).into_owned();
+    assert!(printed.status.success() && text.contains("  deploy @ "), "{printed:?}");
+    let refused = plan(&["--arguments", "-t fifteen kvm"]);
+    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("fifteen"));
+    assert!(!front_end.var().join("causeway-vmm.log").exists());
+    assert_eq!(front_end.calls().unwrap().len(), 0);
 }

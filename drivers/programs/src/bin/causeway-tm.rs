@@ -35,7 +35,7 @@ fn run() -> anyhow::Result<ExitCode> {
             start::run_local(run.run())?
         }
         _ => {
-            let config = Config::read(&arguments)?;
+            let config = Config::read_and_log(&arguments)?;
             start::run_local(tm::serve(config))??;
             Ok(ExitCode::SUCCESS)
         }

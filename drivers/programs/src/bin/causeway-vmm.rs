@@ -32,7 +32,7 @@ fn run() -> anyhow::Result<ExitCode> {
     {
         return Ok(ExitCode::from(guard::serve(rest)?));
     }
-    let config = Config::read(&arguments)?;
+    let config = Config::read_and_log(&arguments)?;
     start::run_local(vmm::serve(config))??;
     Ok(ExitCode::SUCCESS)
 }

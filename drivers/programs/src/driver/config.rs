@@ -173,19 +173,25 @@ pub struct Config<O: Options = DriverOptions> {
 }
 
 impl<O: Options> Config<O> {
-    /// Reads everything, from the arguments and the environment that oned gives, and begins the log. oned closes standard
-    /// error and says nothing of a driver that ends: what keeps ours from starting is in its log, always.
+    /// Reads everything, from the arguments and the environment that oned gives.
     ///
     /// # Errors
     /// An argument or a setting that we don't take, named.
     pub fn read(arguments: &[String]) -> anyhow::Result<Self> {
-        let directories = Directories::from_environment();
-        let options = O::parse(arguments).map_err(anyhow::Error::new);
-        let config = options.and_then(|options| Config::of(options, &directories));
+        Config::of(O::parse(arguments)?, &Directories::from_environment())
+    }
+
+    /// [`read`](Config::read), and begins the log of a process that oned started. oned closes standard error and says
+    /// nothing of a driver that ends: what keeps ours from starting is in its log, always.
+    ///
+    /// # Errors
+    /// As [`read`](Config::read).
+    pub fn read_and_log(arguments: &[String]) -> anyhow::Result<Self> {
+        let config = Config::read(arguments);
         match &config {
             Ok(config) => start::log_to(config.log_file.as_deref()),
             Err(error) => {
-                start::log_to(Some(&directories.log_of::<O>()));
+                start::log_to(Some(&Directories::from_environment().log_of::<O>()));
                 tracing::error!("not started: {error:#}");
             }
         }
