@@ -12,6 +12,9 @@ use super::state::{BridgeOption, Checksums, VxlanTuning};
 /// The kernel's default port, older than the number that IANA assigned (4789); the stock driver leaves it in place.
 pub const PORT: u16 = 8472;
 
+/// The shortest `forward_delay` that a bridge with spanning tree takes, in hundredths of a second (IEEE 802.1D, table 8-3).
+const SPANNING_TREE_DELAY: u32 = 200;
+
 /// What `ip_link_conf` can say about a VXLAN device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkOptions {
@@ -134,5 +137,30 @@ pub fn bridge_options(conf: &BTreeMap<String, String>) -> Result<BTreeMap<Bridge
             if switch { u32::from(flag(&named, value)?) } else { number(&named, value, *low, *high)? };
         out.insert(*option, value);
     }
+    // Only a bridge without spanning tree may forward at once. Whichever of the two is set first, the kernel would take it
+    // the first time and refuse it ever after.
+    let delay = out.get(&BridgeOption::ForwardDelay).filter(|delay| **delay < SPANNING_TREE_DELAY);
+    if let (Some(1), Some(delay)) = (out.get(&BridgeOption::StpState), delay) {
+        let accepted = format!("with stp_state 1 a number from {SPANNING_TREE_DELAY}");
+        return Err(Refusal::setting("ip_bridge_conf forward_delay", &delay.to_string(), accepted));
+    }
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bridge_with_spanning_tree_does_not_forward_at_once() {
+        let read = |delay: &str, tree: &str| {
+            let conf = [("forward_delay", delay), ("stp_state", tree)];
+            bridge_options(&conf.map(|(key, value)| (key.to_owned(), value.to_owned())).into())
+        };
+        for (delay, tree) in [("0", "0"), ("200", "1"), ("3000", "1")] {
+            assert!(read(delay, tree).is_ok(), "{delay} {tree}");
+        }
+        let refusal = read("199", "on").unwrap_err().to_string();
+        assert!(refusal.contains("forward_delay") && refusal.contains("from 200"), "{refusal}");
+    }
 }
