@@ -5,7 +5,7 @@
 //! secret in it: only which steps of which plan have begun and ended, and what is needed to ask the hosts where the
 //! guest is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, Write};
@@ -117,6 +117,9 @@ pub struct Unfinished {
     pub notes: Vec<Note>,
 }
 
+/// A journal is emptied when it is longer than that and nothing is in flight, in bytes.
+const LONG: usize = 1 << 20;
+
 /// How many driver processes of one kind may run at once.
 const MOST: u32 = 100;
 
@@ -139,10 +142,31 @@ impl Drop for Journal {
     }
 }
 
+#[derive(Default)]
 struct Appended {
     file: Option<File>,
     /// Whether the last write may have left a line without its end.
     torn: bool,
+    /// How much has been written, in bytes.
+    length: usize,
+    /// The requests without an end.
+    open: BTreeSet<RequestId>,
+}
+
+impl Appended {
+    fn to(file: File, unfinished: &[Unfinished]) -> Self {
+        let open = unfinished.iter().map(|old| old.request.clone()).collect();
+        Appended { file: Some(file), open, ..Appended::default() }
+    }
+
+    /// Empties a file that has grown long, once nothing in it is of any use.
+    fn shorten(&mut self) -> io::Result<()> {
+        if self.length > LONG && self.open.is_empty() {
+            self.file.as_mut().map_or(Ok(()), |file| file.set_len(0))?;
+            self.length = 0;
+        }
+        Ok(())
+    }
 }
 
 impl Journal {
@@ -176,7 +200,7 @@ impl Journal {
         drop(file);
         fs::rename(&fresh, path)?;
         let file = OpenOptions::new().append(true).open(path)?;
-        let file = Mutex::new(Appended { file: Some(file), torn: false });
+        let file = Mutex::new(Appended::to(file, &unfinished));
         Ok((Journal { path: Some(path.to_owned()), base, file, claim: Some(claim) }, unfinished))
     }
 
@@ -206,8 +230,7 @@ impl Journal {
 
     /// A journal that keeps nothing: for dry runs and stand-alone slots, which nobody adopts.
     pub fn none() -> Self {
-        let file = Mutex::new(Appended { file: None, torn: false });
-        Journal { path: None, base: PathBuf::new(), file, claim: None }
+        Journal { path: None, base: PathBuf::new(), file: Mutex::default(), claim: None }
     }
 
     /// Appends one event. A full disk costs the adoption after a crash, not the action: it is logged.
@@ -223,7 +246,13 @@ impl Journal {
         // One write call per line, in append mode: lines of two threads never mix.
         let written = file.write_all(&bytes);
         appended.torn = written.is_err();
-        if let Err(e) = written {
+        appended.length += bytes.len();
+        match note {
+            Note::Begin { .. } => drop(appended.open.insert(request.clone())),
+            Note::End { .. } => drop(appended.open.remove(request)),
+            _ => {}
+        }
+        if let Err(e) = written.and_then(|()| appended.shorten()) {
             tracing::error!(error = %e, path = ?self.path, %request, "cannot write the journal");
         }
     }
@@ -349,6 +378,28 @@ mod tests {
         journal.note(&two, &Note::End { ok: false });
         drop(journal);
         assert_eq!(Journal::open(&path).unwrap().1, []);
+    }
+
+    #[test]
+    fn it_does_not_grow_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vmm.journal");
+        let (journal, _) = Journal::open(&path).unwrap();
+        let long = LONG / line(&RequestId::new(1, 2, 1), &begin(1)).len() + 1;
+        for number in 0..=u64::try_from(long).unwrap() {
+            let request = RequestId::new(1, 2, number);
+            journal.note(&request, &begin(1));
+            if number > 0 {
+                journal.note(&request, &Note::End { ok: true });
+            }
+        }
+        assert!(fs::metadata(&path).unwrap().len() > 1 << 20, "the first is in flight");
+        journal.note(&RequestId::new(1, 2, 0), &Note::End { ok: true });
+        assert_eq!(fs::metadata(&path).unwrap().len(), 0);
+        let last = RequestId::new(1, 2, 7);
+        journal.note(&last, &begin(3));
+        drop(journal);
+        assert_eq!(Journal::open(&path).unwrap().1[0].request, last);
     }
 
     /// oned's entries `kvm` and `qemu` are two processes of one program.
