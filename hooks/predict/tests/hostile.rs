@@ -138,3 +138,14 @@ fn a_loop_made_to_last_ends() {
 fn dirty_sweep() -> causeway_predict::dirty::Pattern {
     causeway_predict::dirty::Pattern::Sweep
 }
+
+#[test]
+fn a_misspelt_fact_is_an_error_and_not_a_default() {
+    let good = r#"{"ram_bytes":1e9,"nonzero_bytes":5e8,"dirty":{"classes":[]},
+                   "bandwidth":{"measured":{"rate":1e8,"cap":null,"rtt_s":0.001}}"#;
+    assert!(serde_json::from_str::<Facts>(&format!("{good}}}")).is_ok());
+    for wrong in [r#""uncertanty":{}"#, r#""uncertainty":{"rate":1}"#, r#""correction":{"tme":1}"#] {
+        let error = serde_json::from_str::<Facts>(&format!("{good},{wrong}}}")).unwrap_err().to_string();
+        assert!(error.contains("unknown field"), "{wrong}: {error}");
+    }
+}

@@ -40,7 +40,7 @@ pub enum Bandwidth {
 
 /// The learned remainder: measured divided by predicted, from earlier moves between the same hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Correction {
     /// Of the total time.
     pub time: f64,
@@ -60,7 +60,7 @@ impl Default for Correction {
 /// name says otherwise. The defaults of the model's own errors are those it had on real migrations
 /// with known inputs; a pair of hosts with a record should use its own.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Uncertainty {
     /// Of the path's rate; a cap is a setting and has none.
     pub bandwidth_cv: f64,
@@ -127,6 +127,7 @@ impl Uncertainty {
 
 /// Everything known about one guest, one path and one pair of hosts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Facts {
     /// RAM, bytes.
     pub ram_bytes: f64,
