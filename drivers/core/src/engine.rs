@@ -73,6 +73,10 @@ pub trait Reach {
 pub trait Log {
     /// One line of that severity.
     fn log(&self, vm: VmId, severity: Severity, text: &str);
+
+    /// The log was told once more that it is not known where the guest is. Nothing is done on the hosts meanwhile, so
+    /// whoever waits there for this request need wait no longer.
+    fn stuck(&self) {}
 }
 
 /// How an action ended.

@@ -161,6 +161,7 @@ async fn nothing_is_answered_while_the_guests_place_is_unknown() {
             assert_eq!(report.broken, [""; 0], "{title}");
             let lines = world.lines();
             let told: Vec<_> = lines.iter().filter(|l| l.text.contains("still not known")).collect();
+            assert_eq!(world.stuck(), told.len(), "{title}");
             assert!(proved || (8..=10).contains(&told.len()), "{} lines in ten minutes: {title}", told.len());
             assert!(
                 told.iter().all(|l| l.severity == Severity::Warning && l.text.starts_with(&name)),

@@ -178,6 +178,11 @@ impl World {
         self.lock().lines.clone()
     }
 
+    /// How often it was said that the action is stuck.
+    pub fn stuck(&self) -> usize {
+        self.lock().stuck
+    }
+
     /// What must never happen and did: a guest that ran twice, or without its networks, or that was resumed or
     /// destroyed without proof.
     pub fn violations(&self) -> Vec<String> {
@@ -193,5 +198,9 @@ impl Log for World {
     fn log(&self, _vm: VmId, severity: Severity, text: &str) {
         let at = self.began.elapsed();
         self.lock().lines.push(Line { at, severity, text: text.to_owned() });
+    }
+
+    fn stuck(&self) {
+        self.lock().stuck += 1;
     }
 }

@@ -105,6 +105,7 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
                     plan,
                     &format!("{}: {}; still not known where the guest is: {doubt}", step.name, stop.failure),
                 );
+                self.log.stuck();
             }
         }
     }

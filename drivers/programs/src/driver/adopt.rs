@@ -106,7 +106,7 @@ impl Adopted {
             Next::Reply(reply) => return Some(reply),
             Next::Work(request, plan) => (request, plan),
         };
-        match driver.engine(entry.cancelled()).adopt(&plan, &self.request, &self.notes).await {
+        match driver.engine(&driver.out, entry.cancelled()).adopt(&plan, &self.request, &self.notes).await {
             Outcome::Success(payload) => Some(reply(&request, Ok(payload), plan.first_word)),
             Outcome::Failure(failure) => Some(reply(&request, Err(failure), plan.first_word)),
             Outcome::Cancelled => None,

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use causeway_core::answer::Failure;
 use causeway_core::document::VmDocument;
-use causeway_core::engine::{Engine, Outcome};
+use causeway_core::engine::{self, Engine, Outcome};
 use causeway_core::journal::{Journal, Note};
 use causeway_core::names::{RequestId, VmId};
 use causeway_core::plan::{Lane, Plan, Recall};
@@ -242,14 +242,15 @@ impl<F: Family> Driver<F> {
             Err(_) if *entry.cancelled().borrow() => return (None, None),
             Err(failure) => return (Some(reply(request, Err(failure), first_word)), None),
         };
-        let _turn = match early {
+        let turn = match early {
             Some(turn) => turn,
             None => entry.room_turn(vm_turn, &F::room(&plan), plan.lane()).await,
         };
         let id = self.ids.next();
         let action = request.action.as_str();
         tracing::info!(request = %id, vm = request.vm.0, action, steps = plan.steps.len());
-        match self.engine(entry.cancelled()).run(&plan, &id).await {
+        let voice = Voice { out: &self.out, turn: &turn };
+        match self.engine(&voice, entry.cancelled()).run(&plan, &id).await {
             Outcome::Success(payload) => {
                 (Some(reply(request, Ok(payload), plan.first_word)), Some((id, true)))
             }
@@ -261,9 +262,13 @@ impl<F: Family> Driver<F> {
     }
 
     /// An engine on this process's places.
-    pub(super) fn engine(&self, cancelled: watch::Receiver<bool>) -> Engine<'_, Places, Out> {
+    pub(super) fn engine<'a, L: engine::Log>(
+        &'a self,
+        log: &'a L,
+        cancelled: watch::Receiver<bool>,
+    ) -> Engine<'a, Places, L> {
         let patience = self.config.patience();
-        Engine { reach: &self.places, log: &self.out, journal: &self.journal, patience, cancelled }
+        Engine { reach: &self.places, log, journal: &self.journal, patience, cancelled }
     }
 
     /// Notes that a request of `vm` is being taken up again, or, with no way to stop it, that it no longer is.
@@ -281,6 +286,22 @@ impl<F: Family> Driver<F> {
 
     fn adopted(&self) -> std::sync::MutexGuard<'_, HashMap<VmId, Vec<Arc<watch::Sender<bool>>>>> {
         self.adopted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a request says, and the turn that it has meanwhile.
+struct Voice<'a> {
+    out: &'a Out,
+    turn: &'a Turn,
+}
+
+impl engine::Log for Voice<'_> {
+    fn log(&self, vm: VmId, severity: Severity, text: &str) {
+        self.out.log(vm, severity, text);
+    }
+
+    fn stuck(&self) {
+        self.turn.give_way();
     }
 }
 

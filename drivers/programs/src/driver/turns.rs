@@ -3,6 +3,7 @@
 //! The stock driver has one pool for the whole cloud: fifteen slow shutdowns stop every deploy (contract VMM 7, A12).
 //! Here `-t` bounds what one host does at once; a slow host holds up nobody but itself.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -49,7 +50,14 @@ pub struct Entry {
 /// The right to work: nobody else works on this VM (but for a BACKUPCANCEL, which waits for nobody), and the host has room.
 pub struct Turn {
     _vm: Option<OwnedMutexGuard<()>>,
-    _room: Option<OwnedSemaphorePermit>,
+    room: Cell<Option<OwnedSemaphorePermit>>,
+}
+
+impl Turn {
+    /// Gives the host's room to the next; the VM's turn is kept.
+    pub fn give_way(&self) {
+        drop(self.room.take());
+    }
 }
 
 impl Turns {
@@ -117,7 +125,7 @@ impl Entry {
             // A closed semaphore does not occur: nobody closes one.
             room => self.turns.room(room, lane).acquire_owned().await.ok(),
         };
-        Turn { _vm: vm.into(), _room: place }
+        Turn { _vm: vm.into(), room: Cell::new(place) }
     }
 }
 
@@ -170,6 +178,28 @@ mod tests {
             let _other = turn(2, &h2, Lane::Long).await;
             let mut waiting = Box::pin(turn(3, &h1, Lane::Long));
             assert!(futures_pending(&mut waiting).await);
+        });
+    }
+
+    #[test]
+    fn who_is_stuck_gives_way_to_other_vms_and_not_to_its_own() {
+        block_on(async {
+            let turns = Rc::new(Turns::new(15, false));
+            let host = Room::Host("h1".parse().unwrap());
+            let entries = [7, 8, 7].map(|vm| turns.enter(VmId(vm)));
+            let turn = async |i: usize| {
+                let entry: &Entry = &entries[i];
+                entry.room_turn(entry.vm_turn().await, &host, Lane::Short).await
+            };
+            let stuck = turn(0).await;
+            let mut other = Box::pin(turn(1));
+            assert!(futures_pending(&mut other).await);
+            stuck.give_way();
+            drop(other.await);
+            let mut own = Box::pin(turn(2));
+            assert!(futures_pending(&mut own).await);
+            drop(stuck);
+            own.await;
         });
     }
 

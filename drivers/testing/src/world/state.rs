@@ -92,6 +92,7 @@ pub(super) struct State {
     pub adrift: bool,
     pub events: Vec<Event>,
     pub lines: Vec<Line>,
+    pub stuck: usize,
     /// The host whose loss of power the guest died of.
     pub died_with: Option<HostName>,
     pub violations: Vec<String>,
@@ -126,6 +127,7 @@ impl State {
             adrift: false,
             events: Vec::new(),
             lines: Vec::new(),
+            stuck: 0,
             died_with: None,
             violations: Vec::new(),
         }
