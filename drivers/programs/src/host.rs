@@ -12,6 +12,7 @@ pub mod turn;
 pub mod work;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// How a host program was started.
 #[derive(Debug, Clone)]
@@ -26,6 +27,8 @@ pub struct Options {
     pub root: Vec<String>,
     /// Whether this process was started with a forwarded agent, for one action.
     pub delegated: bool,
+    /// How long a resident takes its driver for there without a word.
+    pub lease: Duration,
     /// Where a test holds exchanges.
     pub breakpoints: Option<PathBuf>,
 }

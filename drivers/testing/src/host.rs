@@ -126,6 +126,7 @@ impl Far {
             match message {
                 ToResident::Run(exchange) => self.run(&exchange).await?,
                 ToResident::Cancel { request } => self.say(&FromResident::End { request }).await?,
+                ToResident::Alive => {}
                 ToResident::Locate { ask, .. } => {
                     self.say(&FromResident::Located { ask, sighting: Sighting::Running }).await?;
                 }

@@ -19,7 +19,7 @@ use crate::names::{DeployId, HostName, RequestId};
 use crate::outcome::Sighting;
 use crate::reach::frame;
 use crate::reach::frame::FrameError;
-use crate::reach::wire::{Exchange, FromResident, Hello, ToResident};
+use crate::reach::wire::{Exchange, FromResident, HEARTBEAT, Hello, ToResident};
 
 /// How a host is reached: everything before the host's name, and the program there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,6 +133,7 @@ impl Session {
         let (send, queue) = mpsc::unbounded_channel();
         let waiting = Arc::new(Mutex::new(Waiting::default()));
         tokio::task::spawn_local(serve(child, input, output, queue, Arc::clone(&waiting)));
+        tokio::task::spawn_local(beat(send.downgrade()));
         Ok(Arc::new(Session { hello, send, waiting, next_ask: AtomicU64::new(1) }))
     }
 
@@ -213,6 +214,17 @@ async fn serve(
     close(&waiting);
     let _ = child.start_kill();
     let _ = child.wait().await;
+}
+
+/// Says that the driver is there, for as long as the session has a user.
+async fn beat(session: mpsc::WeakUnboundedSender<ToResident>) {
+    loop {
+        tokio::time::sleep(HEARTBEAT).await;
+        let Some(send) = session.upgrade() else { return };
+        if send.send(ToResident::Alive).is_err() {
+            return;
+        }
+    }
 }
 
 /// Dropping the senders tells everybody that the answer is lost.

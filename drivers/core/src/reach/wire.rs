@@ -23,7 +23,7 @@ use crate::plan::{Input, InputName, OnFailure, Step, Work};
 pub use crate::protocol::Severity;
 
 /// Raised with every change of these types that an older peer could misread.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// The first frame of a resident. Of another schema's only the version and the schema need be there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,7 +129,17 @@ pub enum ToResident {
         /// The guest.
         id: DeployId,
     },
+    /// Nothing; the driver is there. See [`LEASE`].
+    Alive,
 }
+
+/// How long a resident takes its driver for there without a word. What a network held back for longer must not be done
+/// any more: the driver may have given it up, asked over another session, and answered. A session is given up after
+/// 30 seconds of silence at the earliest.
+pub const LEASE: Duration = Duration::from_secs(20);
+
+/// How often a driver says that it is there.
+pub const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// Whether a step changed anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

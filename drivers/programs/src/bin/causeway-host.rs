@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use causeway_core::answer::one_line;
 use causeway_core::plan::Slot;
+use causeway_core::reach::wire::LEASE;
 use causeway_programs::host::{Options, files, resident, slot::SlotRun, work};
 use causeway_programs::start;
 use clap::{Args, Parser, Subcommand};
@@ -63,6 +65,9 @@ struct Where {
     /// Starts causeway-root; blanks separate the words.
     #[arg(long, env = "CAUSEWAY_ROOT", default_value = "sudo -n /usr/libexec/causeway/causeway-root")]
     root: String,
+    /// Seconds without a word of the driver after which a resident takes it for gone, for tests.
+    #[arg(long, env = "CAUSEWAY_LEASE", hide = true)]
+    lease: Option<u64>,
     /// Holds exchanges at the points that files in this directory name, for tests.
     #[arg(long, env = "CAUSEWAY_BREAKPOINTS", hide = true)]
     breakpoints: Option<PathBuf>,
@@ -76,6 +81,7 @@ impl Where {
             uri: self.uri,
             root: self.root.split_whitespace().map(str::to_owned).collect(),
             delegated,
+            lease: self.lease.map_or(LEASE, Duration::from_secs),
             breakpoints: self.breakpoints,
         }
     }

@@ -1,8 +1,10 @@
 //! The resident: one process per host and driver, on one kept ssh session, that runs steps for many requests at once.
 //!
-//! When its input ends, the driver has gone: what may be cancelled is cancelled, the rest is let to finish, what came
-//! of it is written down, and the process ends. The next driver asks the hosts, not this file, where a guest is.
+//! When its input ends, or is silent for too long, the driver has gone: what may be cancelled is cancelled, the rest is
+//! let to finish, what came of it is written down, and the process ends. The next driver asks the hosts, not this file,
+//! where a guest is. Nothing is begun any more then: a network that comes back may bring what was given up long ago.
 
+use std::fs::File;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -52,6 +54,7 @@ impl Table {
 /// The standard streams fail, or this process can't be set up.
 pub async fn serve(options: Options) -> anyhow::Result<()> {
     let place = Rc::new(Place::new(&options)?);
+    let lease = options.lease;
     let (out, mut queue) = mpsc::unbounded_channel::<FromResident>();
     let mut stdout = standard::output()?;
     let hello = FromResident::Hello(Hello {
@@ -70,8 +73,14 @@ pub async fn serve(options: Options) -> anyhow::Result<()> {
 
     let running = Rc::new(Table::default());
     let mut stdin = BufReader::new(standard::input()?);
-    loop {
-        match frame::read::<ToResident>(&mut stdin).await {
+    let lapsed = loop {
+        let heard = tokio::time::timeout(lease, frame::read::<ToResident>(&mut stdin)).await;
+        let Ok(heard) = heard else {
+            tracing::warn!("no word of the driver for {} s: it is taken for gone", lease.as_secs());
+            break true;
+        };
+        match heard {
+            Ok(ToResident::Alive) => {}
             Ok(ToResident::Run(exchange)) => start(*exchange, &place, &running, &out),
             Ok(ToResident::Cancel { request }) => {
                 running.with(|table| {
@@ -87,16 +96,30 @@ pub async fn serve(options: Options) -> anyhow::Result<()> {
                     let _ = out.send(FromResident::Located { ask, sighting });
                 });
             }
-            Err(frame::FrameError::Closed) => break,
+            Err(frame::FrameError::Closed) => break false,
             Err(e) => {
                 tracing::error!(error = %e, "the driver's words make no sense: taking them as its end");
-                break;
+                break false;
             }
         }
+    };
+    if lapsed {
+        // A driver that lives finds its session ended, and opens another.
+        drop(stdin);
+        writer.abort();
+        hang_up()?;
     }
     farewell(&running).await;
     drop(out);
     let _ = tokio::time::timeout(Duration::from_secs(1), writer).await;
+    Ok(())
+}
+
+/// Closes the standard streams for whoever is at their other ends.
+fn hang_up() -> anyhow::Result<()> {
+    let nowhere = File::options().read(true).write(true).open("/dev/null")?;
+    nix::unistd::dup2_stdin(&nowhere)?;
+    nix::unistd::dup2_stdout(&nowhere)?;
     Ok(())
 }
 
