@@ -54,7 +54,7 @@ fn last_words(resident: &mut Child) -> String {
 }
 
 /// A network that is back after a long time brings what was sent before, though the driver has long asked over another
-/// session, been told that nobody is at work on the VM, and answered: found in the lab with a cable pulled.
+/// session, been told that nobody is at work on the VM, and answered.
 #[test]
 fn what_comes_after_a_long_silence_is_not_done() {
     let directory = tempfile::tempdir().unwrap();

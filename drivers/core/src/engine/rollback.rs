@@ -1,6 +1,10 @@
 //! Walks the undo backwards, on every place that the action touched.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
+
+// The runtime's clock, so that a test can stop it.
+use tokio::time::Instant;
 
 use super::exchange::Single;
 use super::{Engine, Log, Progress, REPEATS, Reach, Stop};
@@ -9,10 +13,14 @@ use crate::journal::Note;
 use crate::names::RequestId;
 use crate::plan::{Goal, Plan, Step};
 
+/// How long an undo is tried again on a host that can't be reached: a switch that starts anew is back sooner. After that
+/// the failure is told, with what it leaves there.
+const OUT_OF_REACH: Duration = Duration::from_secs(90);
+
 impl<R: Reach, L: Log> Engine<'_, R, L> {
     /// Undoes in reverse what was done, half done or perhaps done, back to the point of no return. Never stops at an
-    /// error of its own, but never touches what a guest that could not be ended uses; returns what it left. What still runs in a lost exchange is waited for by the hosts themselves: they
-    /// run one exchange of a VM at a time.
+    /// error of its own, but never touches what a guest that could not be ended uses; returns what it left. What still
+    /// runs in a lost exchange is waited for by the hosts themselves: they run one exchange of a VM at a time.
     pub(super) async fn roll_back(
         &self,
         plan: &Plan,
@@ -49,6 +57,7 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
         progress: &Progress,
         undo: &Step,
     ) -> Result<(), Failure> {
+        let begun = Instant::now();
         let mut repeats = 0;
         loop {
             let (failure, lost) = match self.single(plan, undo, request, &progress.outputs).await {
@@ -61,11 +70,12 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
                 return Ok(());
             }
             repeats += 1;
-            if repeats > REPEATS || (!lost && undo.goal.is_none()) {
+            let enough = repeats > REPEATS && (!lost || begun.elapsed() > OUT_OF_REACH);
+            if enough || (!lost && undo.goal.is_none()) {
                 return Err(stop.failure);
             }
             self.warn(plan, &format!("{}: {}; trying again", undo.name, stop.failure));
-            tokio::time::sleep(self.patience.first * repeats).await;
+            tokio::time::sleep(self.patience.first * repeats.min(REPEATS)).await;
         }
     }
 }
