@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use base64::prelude::{BASE64_STANDARD, Engine};
-use causeway_suite::front_end::{Answer, FrontEnd, Site};
+use causeway_suite::front_end::{Answer, Event, FrontEnd, Site};
 use causeway_suite::oned::{Oned, Reply};
 use causeway_suite::request::Request;
 
@@ -436,7 +436,13 @@ fn finalize_and_the_end_of_input_end_it_at_once_with_work_in_flight() {
         front_end.answer("vmm/kvm/deploy", &slow).unwrap();
         let deploy = recorded(&front_end, "k-qcow2-01", "DEPLOY");
         oned.send("DEPLOY", deploy.vm, &deploy.render()).unwrap();
-        oned.await_log(0, "ds.xml: done").unwrap();
+        // What has not begun is not begun.
+        let begun = Event::Begin("vmm/kvm/deploy".to_owned());
+        let limit = Instant::now() + Duration::from_secs(60);
+        while !front_end.events().unwrap().contains(&begun) {
+            assert!(Instant::now() < limit, "it was not called");
+            std::thread::sleep(Duration::from_millis(20));
+        }
         let ended = if finalize { oned.finalize().unwrap() } else { oned.close().unwrap() };
         assert!(ended.status.success(), "{ended:?}");
         assert_eq!(ended.replies, []);
