@@ -342,7 +342,7 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
     }
 }
 
-/// The longest id that a script may print, in bytes: oned cuts longer lines.
+/// The longest id that a script may print, in bytes: a long word is cut out of a reply, and nothing of it would be left.
 const LONGEST_ID: usize = 255;
 
 /// Whether oned can be told this as the id of something: it takes `-` for one, too.

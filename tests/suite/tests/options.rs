@@ -7,7 +7,7 @@
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -28,7 +28,9 @@ impl Agent {
     fn start(socket: &Path) -> Agent {
         let mut command = Command::new("ssh-agent");
         let agent = command.args(["-D", "-a"]).arg(socket).stdout(Stdio::null()).spawn().unwrap();
+        let limit = Instant::now() + Duration::from_secs(60);
         while !socket.exists() {
+            assert!(Instant::now() < limit, "the agent does not come up");
             std::thread::sleep(Duration::from_millis(5));
         }
         Agent(agent)
