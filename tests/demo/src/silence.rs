@@ -1,6 +1,6 @@
 //! How long the guest was silent in each move, kept for the table that puts two fabrics side by side.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -60,7 +60,7 @@ impl Silences {
 
 /// Prints the median and the worst of each, one column for each fabric.
 pub fn print(columns: &[(&str, Silences)]) {
-    let names: std::collections::BTreeSet<&String> = columns.iter().flat_map(|(_, s)| s.0.keys()).collect();
+    let names: BTreeSet<&String> = columns.iter().flat_map(|(_, s)| s.0.keys()).collect();
     let head: String = columns.iter().map(|(fabric, _)| format!(" | {fabric:<34}")).collect();
     println!("   {:<20}{head}", "median, worst of");
     for name in names {
