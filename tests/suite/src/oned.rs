@@ -188,6 +188,11 @@ impl Oned {
         }
     }
 
+    /// Closes oned's end of the driver's output, as an oned that dies does: what the driver writes from now on is lost.
+    pub fn turn_deaf(&mut self) {
+        self.ear.close();
+    }
+
     /// Listens until a log line for `vm` holds `text`; returns the line.
     ///
     /// # Errors

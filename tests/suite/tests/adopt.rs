@@ -82,6 +82,12 @@ impl Stage {
 
     /// Starts a DEPLOY and kills the driver while `slot` is at work.
     fn killed_in(&self, slot: &str) {
+        self.at_work_in(slot).kill().unwrap();
+        self.open_gate();
+    }
+
+    /// Starts a DEPLOY whose `slot` works until the gate is opened.
+    fn at_work_in(&self, slot: &str) -> Oned {
         let gate = "until [ -e \"$home/gate\" ]; do sleep 0.05; done";
         let said = Answer::says(&format!("{GUEST}\n"));
         self.front_end.answer("vmm/kvm/deploy", &said).unwrap();
@@ -94,7 +100,10 @@ impl Stage {
             assert!(Instant::now() < limit, "{slot} was not called");
             std::thread::sleep(Duration::from_millis(20));
         }
-        oned.kill().unwrap();
+        oned
+    }
+
+    fn open_gate(&self) {
         fs::write(self.front_end.root().join("slots/gate"), "").unwrap();
     }
 
@@ -127,6 +136,28 @@ fn a_deploy_whose_guest_came_up_is_finished_and_answered() {
     // Answered is answered: the third process says nothing.
     let mut oned = stage.start();
     oned.listen(Duration::from_millis(3500));
+    oned.is_square().unwrap();
+    oned.finalize().unwrap();
+}
+
+#[test]
+fn a_reply_that_never_reached_oned_is_given_by_the_next_process() {
+    let stage = Stage::new(&[GUEST]);
+    let last = "vnm/ovswitch_vxlan/post";
+    let mut oned = stage.at_work_in(last);
+    oned.turn_deaf();
+    stage.open_gate();
+    // All that is left to do is the reply, which nobody reads; oned's other pipe is closed only then.
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(stage.slots().last().unwrap(), last);
+    oned.close().unwrap();
+
+    let mut oned = stage.start();
+    oned.owe("DEPLOY", 0);
+    let reply = oned.reply("DEPLOY", 0).unwrap();
+    assert!(reply.is_success(), "{reply:?}");
+    assert_eq!(reply.payload, GUEST);
+    assert_eq!(stage.slots().iter().filter(|slot| *slot == "vmm/kvm/deploy").count(), 1);
     oned.is_square().unwrap();
     oned.finalize().unwrap();
 }

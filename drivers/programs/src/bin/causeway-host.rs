@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context;
 use causeway_core::answer::one_line;
-use causeway_core::plan::Slot;
 use causeway_core::reach::wire::LEASE;
 use causeway_programs::host::{Options, files, resident, slot::SlotRun, work};
 use causeway_programs::start;
@@ -30,17 +30,15 @@ enum Command {
         delegated: bool,
     },
     /// Does one slot's work: FAMILY/DRIVER/VERB and the arguments that the contract gives it.
+    #[command(subcommand_value_name = "SLOT")]
     Slot {
         #[command(flatten)]
         place: Where,
         /// Prints what would be done.
         #[arg(long)]
         dry_run: bool,
-        /// Such as vmm/kvm/deploy.
-        slot: Slot,
-        /// The slot's own arguments.
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        argv: Vec<String>,
+        #[command(subcommand)]
+        call: Call,
     },
     /// Answers file requests on the standard streams. Started by the other two.
     #[command(hide = true)]
@@ -49,6 +47,13 @@ enum Command {
         #[arg(long)]
         state: PathBuf,
     },
+}
+
+/// A slot such as vmm/kvm/deploy, and its own arguments, none of which is an option of ours.
+#[derive(Subcommand)]
+enum Call {
+    #[command(external_subcommand)]
+    Words(Vec<String>),
 }
 
 #[derive(Args)]
@@ -105,8 +110,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Resident { place, delegated } => {
             start::run_local(resident::serve(place.options(delegated)))??;
         }
-        Command::Slot { place, dry_run, slot, argv } => {
-            let call = SlotRun { slot, argv, dry_run };
+        Command::Slot { place, dry_run, call: Call::Words(words) } => {
+            let (slot, argv) = words.split_first().context("no slot, such as vmm/kvm/deploy")?;
+            let call = SlotRun { slot: slot.parse()?, argv: argv.to_vec(), dry_run };
             if call.dry_run {
                 println!("{}", call.describe());
                 return Ok(ExitCode::SUCCESS);

@@ -2,10 +2,18 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::ChildStdin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// How often an ear that hears nothing asks whether it is to be closed, milliseconds.
+const GLANCE: u8 = 20;
 
 /// What came from the driver.
 #[derive(Debug)]
@@ -19,26 +27,46 @@ pub(super) enum Heard {
 }
 
 /// The driver's output.
-pub(super) struct Ear(Receiver<Vec<u8>>);
+pub(super) struct Ear {
+    heard: Receiver<Vec<u8>>,
+    closed: Arc<AtomicBool>,
+    reader: Option<JoinHandle<()>>,
+}
 
 impl Ear {
     pub(super) fn new(pipe: OwnedFd) -> Self {
-        let (sender, receiver) = mpsc::channel();
-        std::thread::spawn(move || {
+        let (sender, heard) = mpsc::channel();
+        let closed = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&closed);
+        let reader = std::thread::spawn(move || {
             let mut pipe = File::from(pipe);
             let mut chunk = vec![0; 256 << 10];
-            while let Ok(length) = pipe.read(&mut chunk) {
+            while !told.load(Ordering::SeqCst) {
+                if poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)], PollTimeout::from(GLANCE))
+                    == Ok(0)
+                {
+                    continue;
+                }
+                let Ok(length) = pipe.read(&mut chunk) else { return };
                 let Some(bytes) = chunk.get(..length).filter(|bytes| !bytes.is_empty()) else { return };
                 if sender.send(bytes.to_vec()).is_err() {
                     return;
                 }
             }
         });
-        Ear(receiver)
+        Ear { heard, closed, reader: Some(reader) }
+    }
+
+    /// Closes this end of the pipe: whatever the driver writes from now on, it can't.
+    pub(super) fn close(&mut self) {
+        self.closed.store(true, Ordering::SeqCst);
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
     }
 
     pub(super) fn hear(&self, limit: Instant) -> Heard {
-        match self.0.recv_timeout(limit.saturating_duration_since(Instant::now())) {
+        match self.heard.recv_timeout(limit.saturating_duration_since(Instant::now())) {
             Ok(bytes) => Heard::Bytes(bytes),
             Err(RecvTimeoutError::Timeout) => Heard::Silence,
             Err(RecvTimeoutError::Disconnected) => Heard::End,
