@@ -229,6 +229,7 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
             };
             next = self.past(plan, request, progress, &stop, &mut repeats).await?;
         }
+        self.catch_up(plan, request, progress).await;
         match &plan.answer {
             Answer::Empty => Ok("-".to_owned()),
             // oned takes the first word for the id of what was made, an empty one for none, and `-` for an id: then the
@@ -306,7 +307,14 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
         if self.is_cancelled() || !harmless || relied_on {
             return Next::Fail;
         }
-        self.warn(plan, &format!("{}: {} (ignored)", step.name, stop.failure));
+        // A guest that has moved leaves a network behind where it was, and needs one where it is: nobody else would see to
+        // them once the host can be reached.
+        if progress.is_past_return() && stop.failure.kind == Kind::Unreachable {
+            self.warn(plan, &format!("{}: {}; put off", step.name, stop.failure));
+            progress.put_off(stop.index);
+        } else {
+            self.warn(plan, &format!("{}: {} (ignored)", step.name, stop.failure));
+        }
         Next::From(stop.index + 1)
     }
 

@@ -23,6 +23,8 @@ pub(super) struct Progress {
     pub outputs: BTreeMap<String, Done>,
     /// The step that closed the way back.
     no_return: Option<usize>,
+    /// Steps beyond it whose host could not be reached when it was their turn.
+    later: Vec<usize>,
 }
 
 impl Progress {
@@ -69,6 +71,16 @@ impl Progress {
             })
             .last();
         first.unwrap_or(index)
+    }
+
+    /// Puts a step off to the plan's end.
+    pub fn put_off(&mut self, index: usize) {
+        self.later.push(index);
+    }
+
+    /// The steps that were put off.
+    pub fn later<'p>(&self, plan: &'p Plan) -> impl Iterator<Item = &'p Step> {
+        self.later.iter().filter_map(|index| plan.steps.get(*index))
     }
 
     /// Notes that a step is proved not to be done.

@@ -1,4 +1,4 @@
-//! Walks the undo backwards, on every place that the action touched.
+//! Walks the undo backwards, on every place that the action touched; and comes back to what was put off.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -8,12 +8,12 @@ use tokio::time::Instant;
 
 use super::exchange::Single;
 use super::{Engine, Log, Progress, REPEATS, Reach, Stop};
-use crate::answer::Failure;
+use crate::answer::{Failure, Kind};
 use crate::journal::Note;
 use crate::names::RequestId;
 use crate::plan::{Goal, Plan, Step};
 
-/// How long an undo is tried again on a host that can't be reached: a switch that starts anew is back sooner. After that
+/// How long an undo, or a step that was put off, is tried again on a host that can't be reached: a switch that starts anew is back sooner. After that
 /// the failure is told, with what it leaves there.
 const OUT_OF_REACH: Duration = Duration::from_secs(90);
 
@@ -38,7 +38,7 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
                 trouble.push(format!("{}: left alone, the guest runs on {host}", undo.name));
                 continue;
             }
-            if let Err(failure) = self.undo(plan, request, progress, undo).await {
+            if let Err(failure) = self.insist(plan, request, progress, undo, || false).await {
                 trouble.push(format!("{}: {failure}", undo.name));
                 if let Some(Goal::Gone { host, .. }) = &undo.goal {
                     in_use.insert(host.clone());
@@ -48,33 +48,46 @@ impl<R: Reach, L: Log> Engine<'_, R, L> {
         trouble
     }
 
-    /// Runs one undo, again when its answer is lost: like every step it may run twice. With a goal it is done when the
-    /// hosts say so, whatever the step says.
-    async fn undo(
+    /// Runs the steps that were put off because their hosts could not be reached. What fails now can only be told.
+    pub(super) async fn catch_up(&self, plan: &Plan, request: &RequestId, progress: &Progress) {
+        for step in progress.later(plan) {
+            if let Err(failure) = self.insist(plan, request, progress, step, || self.is_cancelled()).await {
+                self.warn(plan, &format!("{}: {failure} (ignored)", step.name));
+            }
+        }
+    }
+
+    /// Runs one step, again when its answer is lost: like every step it may run twice. With a goal it is done when the
+    /// hosts say so, whatever the step says. Asked before each try whether it is not wanted any more.
+    async fn insist(
         &self,
         plan: &Plan,
         request: &RequestId,
         progress: &Progress,
-        undo: &Step,
+        step: &Step,
+        not_wanted: impl Fn() -> bool,
     ) -> Result<(), Failure> {
         let begun = Instant::now();
         let mut repeats = 0;
         loop {
-            let (failure, lost) = match self.single(plan, undo, request, &progress.outputs).await {
+            if not_wanted() {
+                return Err(Failure::new(Kind::Cancelled, "cancelled"));
+            }
+            let (failure, lost) = match self.single(plan, step, request, &progress.outputs).await {
                 Single::Done => return Ok(()),
                 Single::Failed(failure) => (failure, false),
                 Single::Lost(failure) => (failure, true),
             };
             let stop = Stop { index: 0, failure, begun: true, foreign: false };
-            if undo.goal.is_some() && self.reached(plan, undo, request, &stop, lost).await {
+            if step.goal.is_some() && self.reached(plan, step, request, &stop, lost).await {
                 return Ok(());
             }
             repeats += 1;
             let enough = repeats > REPEATS && (!lost || begun.elapsed() > OUT_OF_REACH);
-            if enough || (!lost && undo.goal.is_none()) {
+            if enough || (!lost && step.goal.is_none()) {
                 return Err(stop.failure);
             }
-            self.warn(plan, &format!("{}: {}; trying again", undo.name, stop.failure));
+            self.warn(plan, &format!("{}: {}; trying again", step.name, stop.failure));
             tokio::time::sleep(self.patience.first * repeats.min(REPEATS)).await;
         }
     }

@@ -29,10 +29,23 @@ pub fn strike(lab: &Lab, guest: &Guest, fault: &Fault) -> Result<bool, LabError>
         Fault::Libvirtd(host) => kill_listed(lab, host, "pgrep -x libvirtd || :"),
         Fault::Guest(host) => {
             // virtqemud's file of the process that it started for this very domain.
-            kill_listed(lab, host, &format!("cat /run/libvirt/qemu/one-{}.pid 2>/dev/null || :", guest.vm))
+            let name = format!("one-{}", guest.vm);
+            let struck =
+                kill_listed(lab, host, &format!("cat /run/libvirt/qemu/{name}.pid 2>/dev/null || :"))?;
+            if struck {
+                until_missed(lab, host, &name)?;
+            }
+            Ok(struck)
         }
         Fault::Link(place) => lab.plug(place, false).map(|()| true),
     }
+}
+
+/// Waits until libvirt has seen that a guest's process has gone: it says for a moment that it runs.
+fn until_missed(lab: &Lab, host: &str, name: &str) -> Result<(), LabError> {
+    let script = "for try in $(seq 100); do
+        timeout 10 virsh -q list --name | grep -qx \"$1\" || exit 0; sleep 0.1; done";
+    lab.script(host, script, &[name]).map(drop)
 }
 
 fn kill_listed(lab: &Lab, host: &str, list: &str) -> Result<bool, LabError> {
