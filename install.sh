@@ -331,7 +331,8 @@ frontend() {
   put_slots causeway-host vmm/kvm deploy shutdown cancel migrate
   put_slots causeway-host vnm/vxlan pre post clean
   [ ! -x "$from/causeway-tm" ] || for driver in tm/shared tm/qcow2; do
-    put_slots causeway-tm "$driver" clone ln delete context premigrate postmigrate failmigrate
+    put_slots causeway-tm "$driver" clone ln mv mvds delete mkimage mkswap resize snap_create snap_revert context \
+      premigrate postmigrate failmigrate
   done
   swap_executables in
   [ -z "$rehearsal" ] || return 0

@@ -1,5 +1,7 @@
 //! Why a plan could not be made. Nothing has been changed when one of these is returned.
 
+use std::borrow::Cow;
+
 use causeway_core::answer::{Failure, Kind};
 use causeway_core::document::DocumentError;
 use causeway_core::names::{NameError, VmId};
@@ -87,7 +89,7 @@ pub enum TmError {
         /// The value as it came.
         value: String,
         /// The accepted form.
-        accepted: &'static str,
+        accepted: Cow<'static, str>,
     },
     /// A call that has no written form: a fault of ours.
     #[error("step {step} cannot be written down: {why}")]

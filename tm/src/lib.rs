@@ -7,7 +7,6 @@
 //! Built for the drivers `shared` and `qcow2`, which are one (contract TM 0): `clone ln delete context premigrate
 //! postmigrate failmigrate`.
 
-mod chain;
 mod error;
 pub mod facts;
 pub mod front;

@@ -60,6 +60,13 @@ impl FileName {
     }
 }
 
+/// The name of a layer or of a snapshot in its directory.
+impl From<u32> for FileName {
+    fn from(number: u32) -> Self {
+        FileName(number.to_string())
+    }
+}
+
 impl fmt::Display for FileName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -134,7 +141,7 @@ fn number(component: &str) -> Option<u32> {
 }
 
 /// The path with single slashes; a [`DiskPath`] is absolute, without dots, and text.
-fn plain(path: &DiskPath) -> String {
+pub(crate) fn plain(path: &DiskPath) -> String {
     let parts: Vec<&str> = path.as_str().split('/').filter(|part| !part.is_empty()).collect();
     format!("/{}", parts.join("/"))
 }

@@ -1,12 +1,21 @@
 //! What an admin can set.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
+
+use causeway_core::settings::{SettingsError, ShellRc};
+
+/// `SUPPORTED_FS` as it is shipped.
+const SHIPPED: &str = "ext2,ext3,ext4,xfs";
 
 /// Settings of the plans; the caller reads them from `tmrc` and its own files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TmSettings {
     /// `QCOW2_OPTIONS` of `tmrc`, split into words: handed to `qemu-img create` as they are.
     pub qcow2_options: Vec<String>,
+    /// `SUPPORTED_FS` of `datastore.conf`: the file systems that a volatile disk may have, each with `FS_OPTS_<fs>`, more
+    /// words for its `mkfs`.
+    pub file_systems: BTreeMap<String, Vec<String>>,
     /// Longest time of a step that copies no data.
     pub short_deadline: Duration,
     /// Longest time of a step that copies an image. The stock driver waits for ever (contract TM 1.1, `-w`).
@@ -17,8 +26,56 @@ impl Default for TmSettings {
     fn default() -> Self {
         TmSettings {
             qcow2_options: Vec::new(),
+            file_systems: SHIPPED.split(',').map(|name| (name.to_owned(), Vec::new())).collect(),
             short_deadline: Duration::from_secs(120),
             copy_deadline: Duration::from_secs(24 * 3600),
         }
+    }
+}
+
+impl TmSettings {
+    /// What the front-end's `tmrc` and its remotes' `etc/datastore/datastore.conf` say (contract TM 1.1, 1.6); no
+    /// deadlines are among it.
+    ///
+    /// # Errors
+    /// A value that only a shell could read, or a file system's name that can't be part of a program's.
+    pub fn read(tmrc: &ShellRc, datastore: &ShellRc) -> Result<Self, SettingsError> {
+        let words = |text: Option<&str>| -> Vec<String> {
+            text.unwrap_or_default().split_whitespace().map(str::to_owned).collect()
+        };
+        let mut file_systems = BTreeMap::new();
+        let names = datastore.get("SUPPORTED_FS")?.unwrap_or(SHIPPED);
+        for name in names.split([',', ' ']).filter(|name| !name.is_empty()) {
+            // It becomes part of `mkfs.<name>`, and of a setting's name.
+            if !name.bytes().all(|b| b.is_ascii_alphanumeric()) {
+                let accepted = "names of file systems with commas between them";
+                return Err(SettingsError::value(datastore.file(), "SUPPORTED_FS", names, accepted));
+            }
+            let options = words(datastore.get(&format!("FS_OPTS_{name}"))?);
+            file_systems.insert(name.to_owned(), options);
+        }
+        let qcow2_options = words(tmrc.get("QCOW2_OPTIONS")?);
+        Ok(TmSettings { qcow2_options, file_systems, ..TmSettings::default() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(datastore: &str) -> Result<TmSettings, SettingsError> {
+        let tmrc = ShellRc::parse("tmrc", "QCOW2_OPTIONS='-o cluster_size=2M'");
+        TmSettings::read(&tmrc, &ShellRc::parse("datastore.conf", datastore))
+    }
+
+    #[test]
+    fn file_systems_and_their_options() {
+        let settings = read("SUPPORTED_FS=\"ext4,btrfs\"\nFS_OPTS_ext4=\"-b 4096\"\n").unwrap();
+        assert_eq!(settings.qcow2_options, ["-o", "cluster_size=2M"]);
+        let found: Vec<(&str, usize)> =
+            settings.file_systems.iter().map(|(name, options)| (name.as_str(), options.len())).collect();
+        assert_eq!(found, [("btrfs", 0), ("ext4", 2)]);
+        assert_eq!(read("").unwrap().file_systems, TmSettings::default().file_systems);
+        assert!(read("SUPPORTED_FS='ext4,../x'").unwrap_err().to_string().contains("SUPPORTED_FS"));
     }
 }

@@ -24,24 +24,26 @@ fn words(text: &str) -> Vec<String> {
 
 fn disk(id: u32, format: Format) -> DiskFacts {
     DiskFacts {
-        id,
         tm_mad: Some("qcow2".to_owned()),
+        source: Some("/var/lib/one//datastores/1/abc".to_owned()),
+        clone: true,
         format: Some(format),
         size_mb: Some(1024),
         original_size_mb: Some(1024),
-        standalone: false,
-        sparse: true,
+        ..DiskFacts::new(id)
     }
 }
 
 /// What oned would say of a VM with three disks of that format that has not left its datastore.
 fn facts(vm: u32, format: &Format, datastore: u32) -> Facts {
     let disks = (0..3).map(|id| disk(id, format.clone())).collect();
-    let plain = DatastoreFacts { nfs_auto: false };
-    Facts {
-        vm: Some(VmFacts { id: VmId(vm), disks, datastores: vec![datastore, datastore] }),
-        datastores: (0..200).map(|id| (id, plain)).collect(),
-    }
+    let vm = VmFacts {
+        lcm_state: Some(3),
+        disks,
+        datastores: vec![datastore, datastore],
+        ..VmFacts::new(VmId(vm))
+    };
+    Facts { vm: Some(vm), datastores: (0..200).map(|id| (id, DatastoreFacts::default())).collect() }
 }
 
 fn render(title: &str, transfer: &Transfer) -> String {
@@ -107,9 +109,9 @@ fn what_is_not_built_is_known() {
         }
     }
     other.sort();
-    let known = "clone.ssh cpds cpds.ssh ln.ssh mkimage mkswap monitor mv mv.ssh mvds mvds.ssh postbackup \
-                 postbackup_live prebackup prebackup_live resize restore snap_create snap_create.ssh \
-                 snap_create_live snap_create_live.ssh snap_delete snap_delete.ssh snap_revert snap_revert.ssh";
+    let known = "clone.ssh cpds cpds.ssh ln.ssh monitor mv.ssh mvds.ssh postbackup postbackup_live prebackup \
+                 prebackup_live restore snap_create.ssh snap_create_live snap_create_live.ssh snap_delete \
+                 snap_delete.ssh snap_revert.ssh";
     for name in &other {
         assert!(known.split_whitespace().any(|word| word == name), "{name}");
     }
@@ -216,7 +218,7 @@ fn refused(name: &str, argv: &str, facts: &Facts) -> Failure {
 fn wrong_arguments_are_named() {
     let facts = facts(7, &Format::Raw, 100);
     for (name, argv, said) in [
-        ("tm/qcow2/mvds", "h1:/d/100/7/disk.0 /d/1/abc 7 1", "tm/qcow2/mvds is not built"),
+        ("tm/qcow2/cpds", "h1:/d/100/7/disk.0 /d/1/abc -1 7 1", "tm/qcow2/cpds is not built"),
         (
             "tm/qcow2/clone",
             "fe:/d/1/abc h1:/d/100/7/disk.0 7",
@@ -270,7 +272,7 @@ fn a_disk_that_is_not_in_the_document_is_an_error() {
 fn automatic_mounts_are_refused_by_name() {
     for datastore in [1, 100] {
         let mut facts = facts(7, &Format::Raw, 100);
-        facts.datastores.insert(datastore, DatastoreFacts { nfs_auto: true });
+        facts.datastores.insert(datastore, DatastoreFacts { nfs_auto: true, ..DatastoreFacts::default() });
         let failure = refused("tm/shared/ln", "fe:/d/1/abc h1:/d/100/7/disk.0 7 1", &facts);
         assert_eq!(failure.kind, Kind::NotBuilt);
         assert!(
@@ -318,7 +320,7 @@ fn standard_input_is_passed_on_as_it_is() {
 proptest! {
     #[test]
     fn no_arguments_make_it_panic(
-        verb in "clone|ln|delete|context|premigrate|postmigrate|failmigrate|mv",
+        verb in "clone|ln|mv|mvds|delete|mkimage|mkswap|resize|snap_create|snap_revert|context|premigrate|postmigrate|failmigrate",
         argv in proptest::collection::vec("(fe|h1)?:?(/d/[0-9]{1,3}/[0-9]/disk\\.[0-9])?|[0-9]{1,3}|\\PC{0,20}", 0..8),
     ) {
         let facts = facts(7, &Format::Qcow2, 100);

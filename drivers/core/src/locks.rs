@@ -87,6 +87,21 @@ impl Locks {
     }
 }
 
+/// Whether anybody else holds a lock on one of these bytes of a file (`F_OFD_GETLK`). QEMU tells so that it has an image
+/// open.
+///
+/// # Errors
+/// The file system has no such locks.
+pub fn held_by_others(file: &File, bytes: std::ops::Range<u64>) -> io::Result<bool> {
+    let length = bytes.end.saturating_sub(bytes.start);
+    let mut wanted = libc::flock {
+        l_len: length.try_into().map_err(io::Error::other)?,
+        ..region(libc::F_WRLCK, bytes.start)?
+    };
+    fcntl(file, FcntlArg::F_OFD_GETLK(&mut wanted))?;
+    Ok(libc::c_int::from(wanted.l_type) != libc::F_UNLCK)
+}
+
 /// The byte of a thing. One may be locked that the file does not have.
 fn region(kind: libc::c_int, number: u64) -> io::Result<libc::flock> {
     Ok(libc::flock {
@@ -104,6 +119,20 @@ mod tests {
     use std::fs;
 
     use Mode::{Exclusive, Shared};
+
+    #[test]
+    fn what_others_hold_is_seen_and_our_own_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let locks = Locks::new(dir.path().join("image"));
+        let seven = locks.attempt(7, Shared).unwrap().unwrap();
+        let file = File::open(locks.path()).unwrap();
+        assert!(held_by_others(&file, 0..100).unwrap());
+        assert!(!held_by_others(&file, 0..7).unwrap());
+        assert!(!held_by_others(&file, 8..100).unwrap());
+        assert!(!held_by_others(&seven.file, 0..100).unwrap());
+        drop(seven);
+        assert!(!held_by_others(&file, 0..100).unwrap());
+    }
 
     #[test]
     fn each_number_is_a_lock_of_its_own() {

@@ -48,7 +48,22 @@ const SLOTS: [&str; 7] = [
     "vnm/vxlan/post",
     "vnm/vxlan/clean",
 ];
-const TM_SLOTS: [&str; 7] = ["clone", "ln", "delete", "context", "premigrate", "postmigrate", "failmigrate"];
+const TM_SLOTS: [&str; 14] = [
+    "clone",
+    "ln",
+    "mv",
+    "mvds",
+    "delete",
+    "mkimage",
+    "mkswap",
+    "resize",
+    "snap_create",
+    "snap_revert",
+    "context",
+    "premigrate",
+    "postmigrate",
+    "failmigrate",
+];
 
 /// So many points of a run, spread evenly from its second look at things, which changes them, to its last command.
 fn points(steps: usize, count: usize) -> impl Iterator<Item = usize> {

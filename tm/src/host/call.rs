@@ -32,6 +32,57 @@ pub enum Call {
         /// What it links to.
         layout: Layout,
     },
+    /// Takes a VM's link to its image away; what the guest wrote is in the image already.
+    GiveBack {
+        /// The VM's disk.
+        file: VmFile,
+        /// The image.
+        image: Image,
+    },
+    /// Moves a VM's directory to another system datastore.
+    MoveDir {
+        /// Where it is.
+        from: VmDir,
+        /// Where it is to be.
+        to: VmDir,
+    },
+    /// Gives a VM an empty disk.
+    MakeImage {
+        /// The VM's disk.
+        file: VmFile,
+        /// Its size, MiB.
+        size_mb: u64,
+        /// As a qcow2 file; else as a plain one.
+        qcow2: bool,
+        /// What is in it.
+        blank: Blank,
+    },
+    /// Grows a disk that nobody has open.
+    Resize {
+        /// The VM's disk.
+        file: VmFile,
+        /// Where its files lie.
+        kept: Kept,
+        /// Whether it is a qcow2 file; else it is plain bytes, whatever they look like.
+        qcow2: bool,
+        /// Its new size, MiB.
+        size_mb: u64,
+        /// Whether what is added takes no room until it is written (`SPARSE`).
+        sparse: bool,
+    },
+    /// Makes a snapshot of a disk that nobody has open, goes back to one, or forgets one.
+    Snapshot {
+        /// The VM's disk.
+        file: VmFile,
+        /// Where its files lie.
+        kept: Kept,
+        /// Whether it is a chain of qcow2 files; else snapshots are whole copies.
+        chain: bool,
+        /// What is to be done.
+        order: SnapshotOrder,
+        /// The snapshot.
+        id: u32,
+    },
     /// Removes one file of a VM with the snapshots that lie beside it. A link is removed, never what it leads to.
     DeleteFile {
         /// The file.
@@ -91,4 +142,44 @@ pub enum Layout {
     Image,
     /// The newest file of the image's snapshot directory, which is made if need be.
     Chain,
+}
+
+/// What is in a new disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Blank {
+    /// Nothing.
+    Empty,
+    /// Swap space of the label `swap`.
+    Swap,
+    /// A file system.
+    FileSystem {
+        /// Its type, as `mkfs.TYPE` is named: `ext4`.
+        kind: String,
+        /// More words for that program (`FS_OPTS_TYPE` of `datastore.conf`).
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        options: Vec<String>,
+    },
+}
+
+/// Where the files of a disk lie, its snapshots among them (contract TM 2.1, *Layouts*).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Kept {
+    /// In the VM's directory: the disk is the VM's own.
+    Beside,
+    /// With the image that the disk is.
+    WithImage(Image),
+}
+
+/// What is to be done with a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SnapshotOrder {
+    /// It is made of what the disk holds now.
+    Create,
+    /// The disk holds again what it held.
+    Revert,
+    /// It goes, and nothing that was made from it.
+    Delete,
 }

@@ -47,6 +47,40 @@ pub enum StorageError {
         /// The path.
         path: PathBuf,
     },
+    /// A file where only a link is expected.
+    #[error("{} is not a link", path.display())]
+    NotALink {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A disk that is not there.
+    #[error("there is no {}", path.display())]
+    NoDisk {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A disk whose files are not what this action may work on; it says what an admin can do.
+    #[error("{}: {why}", path.display())]
+    Disk {
+        /// The disk.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Somebody has a file open that is to be changed.
+    #[error("{} is open: a guest or a tool uses it", path.display())]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Two VM directories where there should be one.
+    #[error("both {from} and {to} are there; the VM's files are not moved over others")]
+    BothThere {
+        /// Where it should come from.
+        from: VmDir,
+        /// Where it should go.
+        to: VmDir,
+    },
     /// A file that is not named as a disk.
     #[error("{} is not a disk of a VM", path.display())]
     NotADisk {

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, Mode, OFlags, Statx, StatxAttributes, StatxFlags, mkdirat, openat, renameat, statx,
-    unlinkat,
+    AtFlags, CWD, Dir, Mode, OFlags, RenameFlags, Statx, StatxAttributes, StatxFlags, mkdirat, openat,
+    readlinkat, renameat, renameat_with, statx, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -89,13 +89,28 @@ impl Datastore {
 
     /// A VM's directory, if it is there.
     pub(crate) fn home(&self, dir: &VmDir) -> Result<Option<Home>, StorageError> {
-        let flags = DIRECTORY | OFlags::NOFOLLOW;
-        match openat(&self.handle, dir.vm().to_string(), flags, Mode::empty()) {
-            Ok(handle) => Ok(Some(Home { path: dir.path(), handle, made: None })),
-            Err(Errno::NOENT) => Ok(None),
-            Err(Errno::LOOP | Errno::NOTDIR) => Err(StorageError::NotADirectory { path: dir.path() }),
-            Err(e) => Err(e).during("open", dir.path()),
-        }
+        open_folder(&self.handle, &self.dir.path(), &dir.vm().to_string())
+    }
+
+    /// A directory that lies in it, if it is there: the snapshots of an image.
+    pub(crate) fn folder(&self, name: &str) -> Result<Option<Home>, StorageError> {
+        open_folder(&self.handle, &self.dir.path(), name)
+    }
+
+    /// The datastore itself as a directory: to make an image in, or a VM's directory.
+    pub(crate) fn into_folder(self) -> Home {
+        Home { path: self.dir.path(), handle: self.handle, made: None }
+    }
+
+    /// As [`into_folder`](Datastore::into_folder), by another handle.
+    pub(crate) fn as_folder(&self) -> Result<Home, StorageError> {
+        let handle = self.handle.try_clone().during("open", self.dir.path())?;
+        Ok(Home { path: self.dir.path(), handle, made: None })
+    }
+
+    /// Brings the datastore's entries to the disk.
+    pub(crate) fn sync(&self) -> Result<(), StorageError> {
+        sync(&self.handle, &self.dir.path())
     }
 
     /// Its handle.
@@ -104,7 +119,17 @@ impl Datastore {
     }
 }
 
-/// A VM's directory.
+fn open_folder(parent: &OwnedFd, path: &Path, name: &str) -> Result<Option<Home>, StorageError> {
+    let path = path.join(name);
+    match openat(parent, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty()) {
+        Ok(handle) => Ok(Some(Home { path, handle, made: None })),
+        Err(Errno::NOENT) => Ok(None),
+        Err(Errno::LOOP | Errno::NOTDIR) => Err(StorageError::NotADirectory { path }),
+        Err(e) => Err(e).during("open", path),
+    }
+}
+
+/// A VM's directory, or one of a disk's snapshots.
 pub(crate) struct Home {
     path: PathBuf,
     handle: OwnedFd,
@@ -135,6 +160,66 @@ impl Home {
         let mut home = home.ok_or_else(|| StorageError::NotADirectory { path: dir.path() })?;
         home.made = made.then_some((datastore.handle, name));
         Ok(home)
+    }
+
+    /// A directory that lies in it, if it is there.
+    pub(crate) fn folder(&self, name: &str) -> Result<Option<Home>, StorageError> {
+        open_folder(&self.handle, &self.path, name)
+    }
+
+    /// Where a link in it leads; none if there is nothing of that name.
+    ///
+    /// # Errors
+    /// Something that is no link stands there, or its target is no text.
+    pub(crate) fn link(&self, name: &str) -> Result<Option<String>, StorageError> {
+        let path = || self.path.join(name);
+        match readlinkat(&self.handle, name, Vec::new()) {
+            Ok(target) => match target.into_string() {
+                Ok(text) => Ok(Some(text)),
+                Err(_) => Err(StorageError::Image { path: path(), why: "it leads to no text".to_owned() }),
+            },
+            Err(Errno::NOENT) => Ok(None),
+            Err(Errno::INVAL) => Err(StorageError::NotALink { path: path() }),
+            Err(e) => Err(e).during("look at", path()),
+        }
+    }
+
+    /// Opens a file in it, through no link.
+    pub(crate) fn open(&self, name: &str) -> Result<std::fs::File, StorageError> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let path = self.path.join(name);
+        let file = openat(&self.handle, name, flags, Mode::empty()).during("open", &path)?;
+        let file = std::fs::File::from(file);
+        if file.metadata().during("look at", &path)?.is_file() {
+            Ok(file)
+        } else {
+            Err(StorageError::NotAFile { path })
+        }
+    }
+
+    /// The names in it.
+    pub(crate) fn names(&self) -> Result<Vec<String>, StorageError> {
+        let mut names = Vec::new();
+        let mut entries = Dir::read_from(&self.handle).during("read", &self.path)?;
+        while let Some(entry) = entries.read() {
+            let entry = entry.during("read", &self.path)?;
+            names.extend(
+                entry
+                    .file_name()
+                    .to_str()
+                    .ok()
+                    .filter(|name| !matches!(*name, "." | ".."))
+                    .map(str::to_owned),
+            );
+        }
+        Ok(names)
+    }
+
+    /// Makes `name` a link that leads to `target`, in place of whatever file or link has the name.
+    pub(crate) fn point(&self, name: &FileName, target: impl AsRef<Path>) -> Result<(), StorageError> {
+        let link = self.temporary(name);
+        symlinkat(target.as_ref(), &self.handle, link.name()).during("make", link.path())?;
+        link.publish(name.as_str())
     }
 
     /// Takes the directory away again if this call made it and then failed; a directory with something in it stays.
@@ -176,13 +261,7 @@ impl Home {
     /// Removes what killed calls left of `name`.
     pub(crate) fn sweep(&self, name: &FileName) -> Result<(), StorageError> {
         let ours = format!("{TEMPORARY}{name}.");
-        let mut left = Vec::new();
-        let mut entries = Dir::read_from(&self.handle).during("read", &self.path)?;
-        while let Some(entry) = entries.read() {
-            let entry = entry.during("read", &self.path)?;
-            let name = entry.file_name().to_str().ok().filter(|name| name.starts_with(&ours));
-            left.extend(name.map(str::to_owned));
-        }
+        let left: Vec<String> = self.names()?.into_iter().filter(|name| name.starts_with(&ours)).collect();
         left.iter().try_for_each(|name| remove(self.handle(), name, &self.path.join(name)))
     }
 
@@ -191,13 +270,24 @@ impl Home {
         renameat(&self.handle, from, &self.handle, to).during("rename a new file to", self.path.join(to))
     }
 
+    /// Makes a new file in it.
+    pub(crate) fn create(&self, name: &str, mode: u32) -> Result<std::fs::File, StorageError> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let opened = openat(&self.handle, name, flags, Mode::from_raw_mode(mode));
+        Ok(opened.during("make", self.path.join(name))?.into())
+    }
+
     /// Brings the directory's entries to the disk.
     pub(crate) fn sync(&self) -> Result<(), StorageError> {
-        match rustix::fs::fsync(&self.handle) {
-            // Some network file systems can't do that to a directory; they write entries through.
-            Ok(()) | Err(Errno::INVAL | Errno::NOTSUP) => Ok(()),
-            Err(e) => Err(e).during("write out", &self.path),
-        }
+        sync(&self.handle, &self.path)
+    }
+}
+
+fn sync(directory: &OwnedFd, path: &Path) -> Result<(), StorageError> {
+    match rustix::fs::fsync(directory) {
+        // Some network file systems can't do that to a directory; they write entries through.
+        Ok(()) | Err(Errno::INVAL | Errno::NOTSUP) => Ok(()),
+        Err(e) => Err(e).during("write out", path),
     }
 }
 
@@ -221,14 +311,25 @@ impl Temporary<'_> {
 
     /// Makes it a new file: one that was not there, reached through no link.
     pub(crate) fn create(&self, mode: u32) -> Result<std::fs::File, StorageError> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let opened = openat(&self.home.handle, self.name.as_str(), flags, Mode::from_raw_mode(mode));
-        Ok(opened.during("make", self.path())?.into())
+        self.home.create(&self.name, mode)
     }
 
     /// Gives it its final name.
     pub(crate) fn publish(mut self, name: &str) -> Result<(), StorageError> {
         self.home.rename(&self.name, name)?;
+        self.published = true;
+        Ok(())
+    }
+
+    /// Gives it a final name that nothing has.
+    pub(crate) fn publish_fresh(mut self, name: &str) -> Result<(), StorageError> {
+        let handle = &self.home.handle;
+        let renamed = match renameat_with(handle, self.name.as_str(), handle, name, RenameFlags::NOREPLACE) {
+            // A file system without that flag: a directory is not renamed over one with something in it.
+            Err(Errno::INVAL) => renameat(handle, self.name.as_str(), handle, name),
+            other => other,
+        };
+        renamed.during("rename a new directory to", self.home.path.join(name))?;
         self.published = true;
         Ok(())
     }

@@ -23,21 +23,26 @@ mod context;
 mod copy;
 mod delete;
 mod error;
+mod give_back;
 mod home;
 mod image;
 mod lock;
-mod qemu_img;
+mod make;
+mod move_dir;
 mod remove;
+mod resize;
+mod snapshot;
+mod tool;
 
-pub use call::{Call, CopyKind, Layout};
+pub use call::{Blank, Call, CopyKind, Kept, Layout, SnapshotOrder};
 pub use error::StorageError;
 
 pub(crate) use copy::copy_data;
 pub(crate) use error::During;
-pub(crate) use home::{Home, Temporary};
+pub(crate) use home::{Datastore, Home, Temporary};
 pub(crate) use image::{ImageFile, Inside};
-pub(crate) use qemu_img::QemuImg;
 pub(crate) use remove::remove;
+pub(crate) use tool::Tool;
 
 use image::Reading;
 
@@ -93,6 +98,16 @@ pub fn perform(call: &Call, inputs: &[Vec<u8>], worker: &Worker<'_>) -> Result<S
             give(image, file, Exclusive, Reading::Chain, worker, |image, home| {
                 file::link(&qcow2::newest(image, &file.path(), worker)?, home, file.name(), worker)
             })
+        }
+        Call::GiveBack { file, image } => give_back::give_back(file, image, worker),
+        Call::MoveDir { from, to } => move_dir::move_dir(from, to, worker),
+        Call::MakeImage { file, size_mb, qcow2, blank } => make::make(file, *size_mb, *qcow2, blank, worker),
+        Call::Resize { file, kept, qcow2, size_mb, sparse } => {
+            let size = Size { grown_mb: Some(*size_mb), sparse: *sparse };
+            resize::resize(file, kept, *qcow2, size, worker)
+        }
+        Call::Snapshot { file, kept, chain, order, id } => {
+            snapshot::perform(file, kept, *chain, *order, *id, worker)
         }
         Call::DeleteFile { file } => delete::file(file, worker),
         Call::DeleteDir { dir, keep } => delete::dir(dir, keep.as_ref(), worker),

@@ -5,4 +5,5 @@
 
 pub(crate) mod file;
 pub(crate) mod header;
+pub(crate) mod layers;
 pub(crate) mod qcow2;

@@ -20,7 +20,7 @@ use rustix::io::Errno;
 
 use super::file::grown;
 use super::header::Header;
-use crate::host::{During, Home, ImageFile, Inside, QemuImg, Size, StorageError, Worker, remove};
+use crate::host::{During, Home, ImageFile, Inside, Size, StorageError, Tool, Worker, remove};
 use crate::place::FileName;
 
 /// The first file of a disk's chain in its snapshot directory.
@@ -83,7 +83,7 @@ fn make_first(
     let at_once = grows && overlay.is_some() && size.sparse;
     match overlay {
         Some(options) => {
-            let mut tool = QemuImg::new("create", &path);
+            let mut tool = Tool::qemu_img("create", &path);
             tool.args(["-f", "qcow2", "-F", format, "-b"]).arg(&source).args(options).arg(&path);
             if at_once {
                 tool.arg(wanted.to_string());
@@ -91,7 +91,7 @@ fn make_first(
             tool.run(worker)?;
         }
         None => {
-            let mut tool = QemuImg::new("convert", &path);
+            let mut tool = Tool::qemu_img("convert", &path);
             tool.args(["-f", format, "-O", "qcow2"]);
             if !size.sparse {
                 tool.args(["-S", "0"]);
@@ -101,7 +101,7 @@ fn make_first(
     }
     worker.at("first file made");
     if grows && !at_once {
-        let mut tool = QemuImg::new("resize", &path);
+        let mut tool = Tool::qemu_img("resize", &path);
         tool.args(["-f", "qcow2"]);
         if !size.sparse {
             tool.arg("--preallocation=falloc");

@@ -58,8 +58,8 @@ impl SettingsError {
         SettingsError::File { file: file.to_owned(), reason: reason.to_string() }
     }
 
-    /// An error about a value.
-    pub(super) fn value(file: &str, key: &str, value: &str, accepted: impl ToString) -> Self {
+    /// A setting with a value that is none.
+    pub fn value(file: &str, key: &str, value: &str, accepted: impl ToString) -> Self {
         SettingsError::Value {
             file: file.to_owned(),
             key: key.to_owned(),

@@ -169,7 +169,7 @@ pub struct Config<O: Options = DriverOptions> {
     one: OneConfig,
     rc: O::Rc,
     surroundings: Rc<Surroundings>,
-    qcow2_options: Vec<String>,
+    transfer: TmSettings,
 }
 
 impl<O: Options> Config<O> {
@@ -207,7 +207,7 @@ impl<O: Options> Config<O> {
         let ours = directories.etc.join("causeway.toml");
         let causeway = Causeway::parse(&ours.display().to_string(), &text(&ours)?)?;
         let config = directories.var.join("config");
-        let qcow2_options = tmrc.get("QCOW2_OPTIONS")?.unwrap_or_default();
+        let datastore_conf = directories.rc(&directories.var.join("remotes/etc/datastore/datastore.conf"))?;
         let debug = std::env::var_os("ONE_MAD_DEBUG").is_some_and(|value| !value.is_empty());
         Ok(Config {
             transport: causeway.migration.transport,
@@ -216,7 +216,7 @@ impl<O: Options> Config<O> {
             one: OneConfig::parse(&config.display().to_string(), &text(&config)?)?,
             rc: O::rc(&directories.rc(&directories.etc.join(O::RC))?)?,
             surroundings: Rc::new(surroundings::<O>(directories)?),
-            qcow2_options: qcow2_options.split_whitespace().map(str::to_owned).collect(),
+            transfer: TmSettings::read(&tmrc, &datastore_conf)?,
             var: directories.var.clone(),
             options,
             causeway,
@@ -286,9 +286,9 @@ impl<O: Options> Config<O> {
         let ours = &self.causeway.deadlines;
         let timeout = self.options.transfer_timeout();
         TmSettings {
-            qcow2_options: self.qcow2_options.clone(),
             short_deadline: timeout.unwrap_or(ours.tm.duration()),
             copy_deadline: timeout.unwrap_or(ours.copy.duration()),
+            ..self.transfer.clone()
         }
     }
 

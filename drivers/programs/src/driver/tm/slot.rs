@@ -120,10 +120,10 @@ impl SlotRun {
     /// The VM that the arguments are about (contract TM 1.4): a host does one thing for a VM at a time.
     fn vm(&self) -> Result<VmId, Failure> {
         let from_end = match self.verb() {
-            // `... vmid dsid`
-            "clone" | "ln" | "delete" | "context" => self.argv.len().checked_sub(2),
             // `Hsrc Hdst VMDIR vmid dsid [TM]`
-            _ => Some(3),
+            "premigrate" | "postmigrate" | "failmigrate" => Some(3),
+            // `... vmid dsid`
+            _ => self.argv.len().checked_sub(2),
         };
         let word = from_end.and_then(|index| self.argv.get(index));
         let word = word.ok_or_else(|| Failure::new(Kind::Input, format!("{}: no VM id", self.slot)))?;

@@ -10,9 +10,10 @@ use causeway_core::plan::{Arg, Input, Place, Slot, Step, Work};
 
 use crate::error::TmError;
 use crate::facts::VmFacts;
-use crate::plan::{Source, Transfer};
 use crate::request::{Migration, Verb};
 use crate::settings::TmSettings;
+
+use super::{Source, Transfer};
 
 /// The name of the input that holds the VM.
 const VM_INPUT: &str = "tm:vm";

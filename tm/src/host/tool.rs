@@ -1,4 +1,4 @@
-//! One call of `qemu-img`: an argument vector, formats always named, both pipes drained, an end at the deadline.
+//! One call of a tool (`qemu-img`, `mkfs`): an argument vector, formats always named, both pipes drained, an end at the deadline.
 
 use std::ffi::OsStr;
 use std::io::Read;
@@ -16,16 +16,30 @@ use super::{During, StorageError, Worker};
 const OUTPUT_LIMIT: u64 = 64 << 10;
 
 /// A call that is being put together.
-pub(crate) struct QemuImg {
-    verb: &'static str,
+pub(crate) struct Tool {
+    /// What it is called in messages: `qemu-img create`.
+    name: String,
+    /// The program; none stands for the worker's `qemu-img`.
+    program: Option<PathBuf>,
     path: PathBuf,
     args: Vec<std::ffi::OsString>,
 }
 
-impl QemuImg {
-    /// A call of that verb; `path` is what it works on, for messages.
-    pub(crate) fn new(verb: &'static str, path: &Path) -> Self {
-        QemuImg { verb, path: path.to_owned(), args: vec![verb.into(), "-q".into()] }
+impl Tool {
+    /// A call of a program that the system's directories have; `path` is what it works on, for messages.
+    pub(crate) fn new(program: &str, path: &Path) -> Self {
+        Tool {
+            name: program.to_owned(),
+            program: Some(program.into()),
+            path: path.to_owned(),
+            args: Vec::new(),
+        }
+    }
+
+    /// A call of that verb of `qemu-img`.
+    pub(crate) fn qemu_img(verb: &str, path: &Path) -> Self {
+        let args = vec![verb.into(), "-q".into()];
+        Tool { name: format!("qemu-img {verb}"), program: None, path: path.to_owned(), args }
     }
 
     /// With one more argument.
@@ -45,11 +59,15 @@ impl QemuImg {
     /// # Errors
     /// [`StorageError::Tool`] with its last words, [`StorageError::ToolDeadline`], or that it could not be started.
     pub(crate) fn run(&self, worker: &Worker<'_>) -> Result<(), StorageError> {
-        let mut command = Command::new(worker.qemu_img);
+        let program = self.program.as_deref().unwrap_or(worker.qemu_img);
+        let mut command = Command::new(program);
         // In the worker's process group, so that what ends the worker ends it too.
         command.args(&self.args).env("LC_ALL", "C");
+        // Programs that make file systems are not in everybody's path.
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{path}:/usr/sbin:/sbin:/usr/bin:/bin"));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().during("start", worker.qemu_img)?;
+        let mut child = command.spawn().during("start", program)?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let (status, said) = std::thread::scope(|scope| {
             let out = scope.spawn(|| drain(stdout));
@@ -58,8 +76,8 @@ impl QemuImg {
             let words = |thread: std::thread::ScopedJoinHandle<'_, String>| thread.join().unwrap_or_default();
             (status, [words(out), words(err)].concat())
         });
-        let tool = || format!("qemu-img {}", self.verb);
-        match status.during("wait for", worker.qemu_img)? {
+        let tool = || self.name.clone();
+        match status.during("wait for", program)? {
             None => Err(StorageError::ToolDeadline { tool: tool(), path: self.path.clone() }),
             Some(status) if status.success() => Ok(()),
             Some(status) => {
@@ -129,12 +147,12 @@ mod tests {
     fn its_last_words_are_the_reason() {
         let dir = tempfile::tempdir().unwrap();
         let program = script(dir.path(), "echo noise; echo \"qemu-img: /x: no space; $1 $2 $3\" >&2; exit 1");
-        let error = QemuImg::new("create", Path::new("/x"))
+        let error = Tool::qemu_img("create", Path::new("/x"))
             .arg("a b")
             .run(&worker(&program, Duration::from_secs(20)));
         assert_eq!(error.unwrap_err().to_string(), "qemu-img create of /x: /x: no space; create -q a b");
         let program = script(dir.path(), "exit 3");
-        let error = QemuImg::new("resize", Path::new("/x")).run(&worker(&program, Duration::from_secs(20)));
+        let error = Tool::qemu_img("resize", Path::new("/x")).run(&worker(&program, Duration::from_secs(20)));
         assert_eq!(error.unwrap_err().to_string(), "qemu-img resize of /x: exit status: 3");
     }
 
@@ -142,7 +160,7 @@ mod tests {
     fn full_pipes_stop_nobody() {
         let dir = tempfile::tempdir().unwrap();
         let program = script(dir.path(), "head -c 1000000 /dev/zero; head -c 1000000 /dev/zero >&2");
-        QemuImg::new("create", Path::new("/x")).run(&worker(&program, Duration::from_secs(60))).unwrap();
+        Tool::qemu_img("create", Path::new("/x")).run(&worker(&program, Duration::from_secs(60))).unwrap();
     }
 
     #[test]
@@ -150,9 +168,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let program = script(dir.path(), "exec sleep 600");
         let error =
-            QemuImg::new("convert", Path::new("/x")).run(&worker(&program, Duration::from_millis(50)));
+            Tool::qemu_img("convert", Path::new("/x")).run(&worker(&program, Duration::from_millis(50)));
         assert!(matches!(error, Err(StorageError::ToolDeadline { .. })), "{error:?}");
-        let gone = QemuImg::new("convert", Path::new("/x")).run(&worker(Path::new("/none"), Duration::ZERO));
+        let gone =
+            Tool::qemu_img("convert", Path::new("/x")).run(&worker(Path::new("/none"), Duration::ZERO));
         assert!(gone.unwrap_err().to_string().starts_with("cannot start /none"));
     }
 }

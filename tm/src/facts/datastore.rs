@@ -1,0 +1,71 @@
+//! What is known of a datastore.
+
+use causeway_core::document::{self};
+use causeway_core::names::HostName;
+
+use super::reading::flag;
+use crate::error::TmError;
+
+/// What is known of a datastore.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DatastoreFacts {
+    /// `NFS_AUTO_ENABLE`: the hosts are to mount it by themselves.
+    pub nfs_auto: bool,
+    /// `BRIDGE_LIST`: the hosts that may be asked to work on it.
+    pub bridges: Vec<HostName>,
+}
+
+impl DatastoreFacts {
+    /// What a `DATASTORE` document says, as `one.datastore.info` returns it.
+    ///
+    /// # Errors
+    /// A document that is none, or an attribute with a value that is none.
+    pub fn parse(id: u32, bytes: &[u8]) -> Result<Self, TmError> {
+        let object = format!("datastore {id}");
+        let root = document::parse(bytes)
+            .map_err(|source| TmError::Document { object: object.clone(), source: source.into() })?;
+        let template = root.first("TEMPLATE").filter(|_| root.name() == "DATASTORE");
+        let template = template.ok_or_else(|| TmError::Missing {
+            what: "DATASTORE/TEMPLATE".to_owned(),
+            object: object.clone(),
+        })?;
+        let enabled = flag(template, "NFS_AUTO_ENABLE", &object, "NFS_AUTO_ENABLE")?;
+        let bridges = template.value("BRIDGE_LIST").unwrap_or_default();
+        let bridges = bridges.split_ascii_whitespace().map(|name| {
+            name.parse().map_err(|_| TmError::Attribute {
+                attribute: "BRIDGE_LIST".to_owned(),
+                object: object.clone(),
+                value: name.to_owned(),
+                accepted: "names of hosts with blanks between them".into(),
+            })
+        });
+        Ok(DatastoreFacts { nfs_auto: enabled.unwrap_or(false), bridges: bridges.collect::<Result<_, _>>()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(template: &str) -> Result<DatastoreFacts, TmError> {
+        let xml = format!("<DATASTORE><ID>1</ID><TEMPLATE>{template}</TEMPLATE></DATASTORE>");
+        DatastoreFacts::parse(1, xml.as_bytes())
+    }
+
+    #[test]
+    fn a_datastore_says_whether_hosts_mount_it() {
+        assert_eq!(parse(""), Ok(DatastoreFacts::default()));
+        assert!(parse("<NFS_AUTO_ENABLE>YES</NFS_AUTO_ENABLE>").unwrap().nfs_auto);
+        assert!(parse("<NFS_AUTO_ENABLE>1</NFS_AUTO_ENABLE>").is_err());
+        assert!(DatastoreFacts::parse(1, b"<VM/>").is_err());
+        assert!(DatastoreFacts::parse(1, b"").is_err());
+    }
+
+    #[test]
+    fn bridges_are_names_of_hosts() {
+        let bridges = parse("<BRIDGE_LIST>h1  h2.example.org</BRIDGE_LIST>").unwrap().bridges;
+        assert_eq!(bridges.iter().map(|host| host.as_str()).collect::<Vec<_>>(), ["h1", "h2.example.org"]);
+        let odd = parse("<BRIDGE_LIST>h1 -oProxyCommand=x</BRIDGE_LIST>").unwrap_err().to_string();
+        assert!(odd.starts_with("BRIDGE_LIST of datastore 1 is \"-oProxyCommand=x\""), "{odd}");
+    }
+}

@@ -1,0 +1,135 @@
+//! What a plan must know that no argument says: attributes of the VM's disks, of its history and of datastores.
+//!
+//! The stock scripts call oned back for these and read a failed call as an empty value (contract TM 1.6, W4, W41).
+//! Here a plan says what it [`Needs`], the caller gets it (over XML-RPC, or from the document on standard input), and
+//! what can't be had is an error.
+
+mod datastore;
+mod reading;
+mod vm;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use causeway_core::answer::Failure;
+use causeway_core::names::VmId;
+
+use crate::error::TmError;
+
+pub use datastore::DatastoreFacts;
+pub use vm::{DiskFacts, Format, SnapshotFacts, VmFacts, lcm};
+
+/// Which document of a VM is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VmNeed {
+    /// Any current one; that on standard input will do where there is one.
+    Document(VmId),
+    /// One with the whole history (`one.vm.info`): a document sent with a request ends with the last record.
+    History(VmId),
+}
+
+impl VmNeed {
+    /// The VM.
+    pub fn vm(&self) -> VmId {
+        match self {
+            VmNeed::Document(vm) | VmNeed::History(vm) => *vm,
+        }
+    }
+}
+
+/// What must be looked up before a plan can be made.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Of the VM.
+    pub vm: Option<VmNeed>,
+    /// Of datastores, by number.
+    pub datastores: BTreeSet<u32>,
+}
+
+/// What was looked up.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Of the VM.
+    pub vm: Option<VmFacts>,
+    /// Of datastores, by number.
+    pub datastores: BTreeMap<u32, DatastoreFacts>,
+}
+
+impl Facts {
+    /// The VM's.
+    pub(crate) fn vm(&self, id: VmId) -> Result<&VmFacts, TmError> {
+        let found = self.vm.as_ref().filter(|vm| vm.id == id);
+        found.ok_or_else(|| TmError::Missing { what: "VM".to_owned(), object: format!("VM {id}") })
+    }
+
+    /// A datastore's.
+    pub(crate) fn datastore(&self, id: u32) -> Result<&DatastoreFacts, TmError> {
+        let found = self.datastores.get(&id);
+        found.ok_or_else(|| TmError::Missing {
+            what: "DATASTORE".to_owned(),
+            object: format!("datastore {id}"),
+        })
+    }
+}
+
+/// Whoever can be asked: oned, or a fake.
+pub trait Lookup {
+    /// A VM with its whole history.
+    ///
+    /// # Errors
+    /// oned's refusal, or that it could not be asked.
+    fn vm(&self, id: VmId) -> Result<VmFacts, Failure>;
+
+    /// A datastore.
+    ///
+    /// # Errors
+    /// oned's refusal, or that it could not be asked.
+    fn datastore(&self, id: u32) -> Result<DatastoreFacts, Failure>;
+}
+
+/// Looks up all that is needed.
+///
+/// # Errors
+/// [`TmError::LookUp`] for the first thing that could not be looked up.
+pub fn gather(needs: &Needs, lookup: &dyn Lookup) -> Result<Facts, TmError> {
+    let mut facts = Facts::default();
+    if let Some(need) = needs.vm {
+        let id = need.vm();
+        let found = lookup.vm(id).map_err(|failure| TmError::LookUp { what: format!("VM {id}"), failure })?;
+        facts.vm = Some(found);
+    }
+    for &id in &needs.datastores {
+        let found = lookup
+            .datastore(id)
+            .map_err(|failure| TmError::LookUp { what: format!("datastore {id}"), failure })?;
+        facts.datastores.insert(id, found);
+    }
+    Ok(facts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use causeway_core::answer::Kind;
+
+    #[test]
+    fn a_refused_look_up_is_the_answer() {
+        struct Silent;
+        impl Lookup for Silent {
+            fn vm(&self, _: VmId) -> Result<VmFacts, Failure> {
+                Err(Failure::new(Kind::Unreachable, "oned does not answer"))
+            }
+            fn datastore(&self, _: u32) -> Result<DatastoreFacts, Failure> {
+                Err(Failure::new(Kind::Refused, "not authorised"))
+            }
+        }
+        let needs = Needs { vm: Some(VmNeed::History(VmId(7))), datastores: BTreeSet::new() };
+        let failure = Failure::from(gather(&needs, &Silent).unwrap_err());
+        assert_eq!(failure.kind, Kind::Unreachable);
+        assert_eq!(failure.text, "cannot look up VM 7: oned does not answer");
+        let needs = Needs { vm: None, datastores: BTreeSet::from([1]) };
+        assert_eq!(Failure::from(gather(&needs, &Silent).unwrap_err()).kind, Kind::Refused);
+        assert_eq!(gather(&Needs::default(), &Silent), Ok(Facts::default()));
+        assert!(Facts::default().vm(VmId(7)).is_err());
+        assert!(Facts::default().datastore(1).is_err());
+    }
+}

@@ -1,0 +1,158 @@
+//! Snapshots that are layers of a chain.
+
+use super::super::{During, StorageError, Temporary, Tool, Worker, remove};
+use crate::place::FileName;
+use crate::store::header::Header;
+use crate::store::layers::{Base, Layers};
+
+/// Freezes the active layer as snapshot `id` and puts an empty one upon it.
+pub(super) fn create(
+    layers: &Layers,
+    disk: &FileName,
+    id: u32,
+    worker: &Worker<'_>,
+) -> Result<(), StorageError> {
+    let next = id.checked_add(1).ok_or_else(|| refused(layers, format!("snapshot {id} has no successor")))?;
+    let active = layers.active();
+    if active == next && layers.of_snapshot(id).is_some_and(|frozen| stands_on(layers, active, frozen)) {
+        // Done by a call whose end nobody learnt of.
+        return Ok(());
+    }
+    if layers.of_snapshot(id) != Some(active) {
+        let why = format!("snapshot {id} can't be made of it: what it holds is layer {active}");
+        return Err(refused(layers, why));
+    }
+    if layers.get(next).is_some() && !layers.above(next).is_empty() {
+        return Err(refused(layers, format!("layer {next} is there already, and another stands on it")));
+    }
+    let name = FileName::from(next);
+    layers.folder.sweep(&name)?;
+    worker.at("leftovers removed");
+    let made = layers.folder.temporary(&name);
+    overlay(layers, &made, active, worker)?;
+    // One of that number that nothing leads to was made by a call that went no further.
+    made.publish(name.as_str())?;
+    layers.folder.sync()?;
+    worker.at("layer in place");
+    layers.home.sweep(disk)?;
+    layers.home.point(disk, layers.name(next))?;
+    worker.at("disk in place");
+    layers.home.sync()
+}
+
+/// Makes the disk hold again what it held when snapshot `id` was made: the active layer is made anew upon that one.
+pub(super) fn revert(layers: &Layers, id: u32, worker: &Worker<'_>) -> Result<(), StorageError> {
+    let (active, frozen) = (layers.active(), frozen(layers, id)?);
+    if let Some(above) = layers.above(active).first() {
+        return Err(refused(layers, format!("layer {above} stands on the one that would be lost, {active}")));
+    }
+    let name = FileName::from(active);
+    layers.folder.sweep(&name)?;
+    worker.at("leftovers removed");
+    let made = layers.folder.temporary(&name);
+    overlay(layers, &made, frozen, worker)?;
+    made.publish(name.as_str())?;
+    worker.at("layer in place");
+    layers.folder.sync()
+}
+
+/// Forgets snapshot `id`: what stands on its layer is made to stand on what that one stands on.
+pub(super) fn delete(layers: &Layers, id: u32, worker: &Worker<'_>) -> Result<(), StorageError> {
+    if layers.of_snapshot(id).is_none() {
+        // Gone already; a pointer that leads nowhere goes after it.
+        return forget(layers, id, worker);
+    }
+    let frozen = frozen(layers, id)?;
+    for above in layers.above(frozen) {
+        stand(layers, above, frozen, worker)?;
+        worker.at("layer stands on another");
+    }
+    // Its pointer last: without it nobody would find the layer again.
+    remove(layers.folder.handle(), &frozen.to_string(), &layers.path(frozen))?;
+    worker.at("layer removed");
+    forget(layers, id, worker)
+}
+
+/// The layer of a snapshot that is not what the guest writes now.
+fn frozen(layers: &Layers, id: u32) -> Result<u32, StorageError> {
+    match layers.of_snapshot(id) {
+        None => Err(refused(layers, format!("there is no snapshot {id} of it"))),
+        Some(layer) if layer == layers.active() => {
+            Err(refused(layers, format!("layer {layer} is what it holds now, not snapshot {id}")))
+        }
+        Some(layer) => Ok(layer),
+    }
+}
+
+fn forget(layers: &Layers, id: u32, worker: &Worker<'_>) -> Result<(), StorageError> {
+    if layers.has_moved(id) {
+        let name = format!("{id}.current");
+        remove(layers.folder.handle(), &name, &layers.folder.path().join(&name))?;
+        worker.at("pointer removed");
+    }
+    layers.folder.sync()
+}
+
+/// Makes an empty layer that stands on `base`.
+fn overlay(
+    layers: &Layers,
+    made: &Temporary<'_>,
+    base: u32,
+    worker: &Worker<'_>,
+) -> Result<(), StorageError> {
+    let name = layers.name(base);
+    let mut tool = Tool::qemu_img("create", &made.path());
+    tool.args(["-f", "qcow2", "-F", format(layers, base), "-b"]).arg(&name).arg(made.path());
+    tool.run(worker)?;
+    worker.at("layer made");
+    checked(&made.path(), Some(&name))?;
+    worker.at("layer on disk");
+    Ok(())
+}
+
+/// Makes `above` stand on what `gone` stands on, with all that it had from there.
+///
+/// `qemu-img rebase` first copies what differs, and writes the new name last: cut off anywhere, the layer still stands on
+/// the old one, and holds some of it twice.
+fn stand(layers: &Layers, above: u32, gone: u32, worker: &Worker<'_>) -> Result<(), StorageError> {
+    let path = layers.path(above);
+    let base = layers.get(gone).map_or(&Base::Nothing, |layer| &layer.base);
+    let (name, format) = match base {
+        Base::Nothing => (String::new(), None),
+        Base::Layer(number) => (layers.name(*number), Some(format(layers, *number))),
+        Base::File { name, qcow2 } => (name.clone(), Some(if *qcow2 { "qcow2" } else { "raw" })),
+    };
+    let mut tool = Tool::qemu_img("rebase", &path);
+    tool.args(["-f", "qcow2", "-b", &name]);
+    if let Some(format) = format {
+        tool.args(["-F", format]);
+    }
+    tool.arg(&path).run(worker)?;
+    checked(&path, Some(name.as_str()).filter(|name| !name.is_empty()))
+}
+
+fn format(layers: &Layers, number: u32) -> &'static str {
+    if layers.get(number).is_some_and(|layer| layer.qcow2) { "qcow2" } else { "raw" }
+}
+
+fn stands_on(layers: &Layers, above: u32, below: u32) -> bool {
+    layers.get(above).is_some_and(|layer| layer.base == Base::Layer(below))
+}
+
+/// Compares a layer's backing file with what it is to be, and brings the layer to the disk.
+fn checked(path: &std::path::Path, backing: Option<&str>) -> Result<(), StorageError> {
+    let file = std::fs::File::options().read(true).write(true).open(path).during("open", path)?;
+    file.sync_all().during("write out", path)?;
+    let found = Header::read(&file).map_err(|why| StorageError::Image { path: path.to_owned(), why })?;
+    match found {
+        Some(header) if header.backing.as_deref() == backing => Ok(()),
+        found => {
+            let why = format!("{found:?}, where it was to stand on {backing:?}");
+            Err(StorageError::Incomplete { path: path.to_owned(), why })
+        }
+    }
+}
+
+fn refused(layers: &Layers, why: String) -> StorageError {
+    StorageError::Disk { path: layers.home.path().to_owned(), why }
+}

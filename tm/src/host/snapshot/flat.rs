@@ -1,0 +1,105 @@
+//! Snapshots that are whole copies: of disks that are plain bytes.
+
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+
+use rustix::fs::{Mode, mkdirat};
+use rustix::io::Errno;
+
+use super::super::{Datastore, During, Home, Inside, Kept, StorageError, Worker, copy_data, remove};
+use super::not_in_use;
+use crate::place::{FileName, VmFile};
+
+/// A disk of plain bytes: the directory and the name under which its bytes lie, a link not followed.
+struct Flat {
+    folder: Home,
+    name: FileName,
+}
+
+impl Flat {
+    fn of(file: &VmFile, kept: &Kept) -> Result<Self, StorageError> {
+        match kept {
+            Kept::Beside => {
+                let no_disk = || StorageError::NoDisk { path: file.path() };
+                let home = Datastore::open(file.dir().datastore())?.home(file.dir())?.ok_or_else(no_disk)?;
+                Ok(Flat { folder: home, name: file.name().clone() })
+            }
+            // The image, wherever the VM's link leads: the snapshot is oned's of the image (W2).
+            Kept::WithImage(image) => {
+                Inside::new(image.datastore())?.resolve(&image.path(), &image.to_string())?;
+                let folder = Datastore::open(image.datastore())?.into_folder();
+                Ok(Flat { folder, name: image.name().clone() })
+            }
+        }
+    }
+
+    fn open(&self) -> Result<File, StorageError> {
+        let file = self.folder.open(self.name.as_str())?;
+        not_in_use(&self.folder.path().join(self.name.as_str()))?;
+        Ok(file)
+    }
+
+    /// The directory of its snapshots, if it is there.
+    fn snapshots(&self) -> Result<Option<Home>, StorageError> {
+        self.folder.folder(&self.name.snap())
+    }
+}
+
+/// Copies what the disk holds to snapshot `id`.
+pub(super) fn create(file: &VmFile, kept: &Kept, id: u32, worker: &Worker<'_>) -> Result<(), StorageError> {
+    let disk = Flat::of(file, kept)?;
+    let bytes = disk.open()?;
+    let snap = disk.name.snap();
+    match mkdirat(disk.folder.handle(), snap.as_str(), Mode::from_raw_mode(0o777)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(e) => return Err(e).during("make", disk.folder.path().join(&snap)),
+    }
+    worker.at("snapshot directory made");
+    let missing = || StorageError::NotADirectory { path: disk.folder.path().join(&snap) };
+    let snapshots = disk.snapshots()?.ok_or_else(missing)?;
+    replace(&bytes, &snapshots, &FileName::from(id), worker)
+}
+
+/// Makes the disk hold again what it held when snapshot `id` was made.
+pub(super) fn revert(file: &VmFile, kept: &Kept, id: u32, worker: &Worker<'_>) -> Result<(), StorageError> {
+    let disk = Flat::of(file, kept)?;
+    let path = disk.folder.path().join(disk.name.snap()).join(id.to_string());
+    let snapshots = disk.snapshots()?.ok_or(StorageError::NoDisk { path })?;
+    let bytes = snapshots.open(&id.to_string())?;
+    // A disk that was lost is given back; one that is there must be a file of its own that nobody has open.
+    match disk.open() {
+        Err(StorageError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+        other => drop(other?),
+    }
+    worker.at("snapshot opened");
+    replace(&bytes, &disk.folder, &disk.name, worker)
+}
+
+/// Forgets snapshot `id`.
+pub(super) fn delete(file: &VmFile, kept: &Kept, id: u32, worker: &Worker<'_>) -> Result<(), StorageError> {
+    let disk = Flat::of(file, kept)?;
+    let Some(snapshots) = disk.snapshots()? else { return Ok(()) };
+    let name = FileName::from(id);
+    snapshots.sweep(&name)?;
+    remove(snapshots.handle(), name.as_str(), &snapshots.path().join(name.as_str()))?;
+    worker.at("snapshot removed");
+    snapshots.sync()
+}
+
+/// Puts a copy of `bytes` in the place of whatever file has the name.
+fn replace(bytes: &File, folder: &Home, name: &FileName, worker: &Worker<'_>) -> Result<(), StorageError> {
+    folder.sweep(name)?;
+    worker.at("leftovers removed");
+    let path = folder.path().join(name.as_str());
+    let found = bytes.metadata().during("look at", &path)?;
+    let made = folder.temporary(name);
+    let copy = made.create(found.mode() & 0o777)?;
+    worker.at("file made");
+    copy_data(bytes, &copy, found.len()).during("copy", &path)?;
+    worker.at("data copied");
+    copy.sync_all().during("write out", made.path())?;
+    worker.at("data on disk");
+    made.publish(name.as_str())?;
+    worker.at("copy in place");
+    folder.sync()
+}

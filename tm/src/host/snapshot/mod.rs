@@ -1,0 +1,61 @@
+//! Snapshots of a disk that nobody has open: `snap_create`, `snap_revert`, `snap_delete` (contract TM 2.1).
+
+use causeway_core::locks::{Mode, held_by_others};
+
+use super::{During, Kept, SnapshotOrder, StorageError, Worker, lock};
+use crate::place::VmFile;
+use crate::store::layers::Layers;
+
+mod chain;
+mod flat;
+
+/// Bytes of an image that QEMU locks while it has it open: those of what it may do, and of what others may not (QEMU's
+/// `block/file-posix.c`: 100 and 200 plus the number of a permission).
+const QEMU_LOCKS: std::ops::Range<u64> = 100..300;
+
+/// Does what is ordered.
+///
+/// # Errors
+/// The disk is not one that this can be done to, or is open; the disk is then as it was.
+pub(crate) fn perform(
+    file: &VmFile,
+    kept: &Kept,
+    chain: bool,
+    order: SnapshotOrder,
+    id: u32,
+    worker: &Worker<'_>,
+) -> Result<(), StorageError> {
+    let image = match kept {
+        Kept::Beside => None,
+        Kept::WithImage(image) => Some((image, Mode::Exclusive)),
+    };
+    let _locks = lock::hold(worker, file.dir().vm(), image)?;
+    if !chain {
+        return match order {
+            SnapshotOrder::Create => flat::create(file, kept, id, worker),
+            SnapshotOrder::Revert => flat::revert(file, kept, id, worker),
+            SnapshotOrder::Delete => flat::delete(file, kept, id, worker),
+        };
+    }
+    let layers = Layers::read(file, kept)?;
+    not_in_use(&layers.folder.path().join(layers.active().to_string()))?;
+    worker.at("disk read");
+    match order {
+        SnapshotOrder::Create => chain::create(&layers, file.name(), id, worker),
+        SnapshotOrder::Revert => chain::revert(&layers, id, worker),
+        SnapshotOrder::Delete => chain::delete(&layers, id, worker),
+    }
+}
+
+/// Refuses a file that QEMU has open, on this host or, where the file system carries locks, on another.
+///
+/// # Errors
+/// [`StorageError::InUse`].
+pub(super) fn not_in_use(path: &std::path::Path) -> Result<(), StorageError> {
+    let file = std::fs::File::open(path).during("open", path)?;
+    match held_by_others(&file, QEMU_LOCKS) {
+        Ok(true) => Err(StorageError::InUse { path: path.to_owned() }),
+        // A file system without locks can't tell; nor could QEMU have locked there.
+        Ok(false) | Err(_) => Ok(()),
+    }
+}

@@ -1,0 +1,212 @@
+//! Disks that are files: `shared` and `qcow2` (contract TM 2.1).
+
+use causeway_core::plan::{Slot, Step};
+
+use super::{Transfer, one, step};
+use crate::error::TmError;
+use crate::facts::{DiskFacts, Facts, Format, VmFacts, lcm};
+use crate::host::{Blank, Call, CopyKind, Kept, Layout, SnapshotOrder};
+use crate::place::{Image, VmDir, VmFile};
+use crate::request::{Request, Source, Verb};
+use crate::settings::TmSettings;
+
+/// The steps of a request that is about a disk or a VM's directory.
+pub(super) fn plan(
+    slot: &Slot,
+    verb: Verb,
+    request: Request,
+    facts: &Facts,
+    settings: &TmSettings,
+) -> Result<Transfer, TmError> {
+    let planner = Planner { slot, verb, facts, settings };
+    planner.step(request).map(one)
+}
+
+struct Planner<'a> {
+    slot: &'a Slot,
+    verb: Verb,
+    facts: &'a Facts,
+    settings: &'a TmSettings,
+}
+
+impl Planner<'_> {
+    fn step(&self, request: Request) -> Result<Step, TmError> {
+        let (host, name, call) = match request {
+            Request::Give { image, host, file, image_datastore } => {
+                (host, named(self.slot, &file), self.give(&image, file, image_datastore)?)
+            }
+            Request::Mvds { host, file, image } => {
+                let image = image.image(&file)?;
+                (host, named(self.slot, &file), Call::GiveBack { file, image })
+            }
+            Request::MvFile { to, file } => {
+                let reason = "a disk moves with its VM's directory".to_owned();
+                (to, named(self.slot, &file), Call::Nothing { reason })
+            }
+            Request::MvDir { from: (_, from), to: (host, to) } => (host, "mv".to_owned(), move_dir(from, to)),
+            Request::DeleteFile { host, file } => (host, named(self.slot, &file), Call::DeleteFile { file }),
+            Request::DeleteDir { host, dir } => {
+                (host, "delete".to_owned(), Call::DeleteDir { dir, keep: None })
+            }
+            Request::Make { size_mb, format, host, file } => {
+                (host, named(self.slot, &file), self.make(size_mb, &format, file)?)
+            }
+            Request::Resize { host, file, size_mb } => {
+                (host, named(self.slot, &file), self.resize(file, size_mb)?)
+            }
+            Request::Snapshot { host, file, snapshot } => {
+                (host, named(self.slot, &file), self.snapshot(file, snapshot)?)
+            }
+            Request::Cpds { .. } | Request::Context { .. } | Request::Migrate(_) => {
+                return Err(TmError::NotBuilt { slot: self.slot.to_string() });
+            }
+        };
+        let long = copies(&call);
+        step(name, host, &call, self.settings, long)
+    }
+
+    fn give(&self, image: &Source, file: VmFile, datastore: u32) -> Result<Call, TmError> {
+        for id in [datastore, file.dir().datastore().id()] {
+            if self.facts.datastore(id)?.nfs_auto {
+                let slot = self.slot;
+                let what =
+                    format!("{slot}: datastore {id} has NFS_AUTO_ENABLE; mounting it by itself is not built");
+                return Err(TmError::NotYet(what));
+            }
+        }
+        let image = image.image(&file)?;
+        // A kernel or a ramdisk: no disk of the document, and always a copy.
+        let Some(number) = file.name().disk() else {
+            let (copy, grown_mb, sparse) = (CopyKind::Flat, None, true);
+            return Ok(Call::CloneImage { image, file, copy, grown_mb, sparse });
+        };
+        let vm = self.vm(&file)?;
+        let (disk, format) = (vm.disk(number)?, vm.format(number)?);
+        if self.verb == Verb::Ln {
+            let layout = match format {
+                Format::Raw => Layout::Image,
+                Format::Qcow2 | Format::Other(_) => Layout::Chain,
+            };
+            return Ok(Call::LinkImage { image, file, layout });
+        }
+        let copy = match (format, disk.standalone) {
+            (Format::Qcow2, false) => CopyKind::Overlay { options: self.settings.qcow2_options.clone() },
+            (Format::Qcow2, true) => CopyKind::Standalone,
+            (Format::Raw | Format::Other(_), _) => CopyKind::Flat,
+        };
+        Ok(Call::CloneImage { image, file, copy, grown_mb: disk.grown_mb(), sparse: disk.sparse })
+    }
+
+    fn make(&self, size_mb: u64, format: &str, file: VmFile) -> Result<Call, TmError> {
+        let (qcow2, swap) = match format {
+            "raw" => (false, false),
+            "qcow2" => (true, false),
+            "swap" => (false, true),
+            other => {
+                return Err(TmError::Attribute {
+                    attribute: "format".to_owned(),
+                    object: format!("{} of VM {}", file.name(), file.dir().vm()),
+                    value: other.to_owned(),
+                    accepted: "raw, qcow2 or swap".into(),
+                });
+            }
+        };
+        let blank = if swap {
+            Blank::Swap
+        } else {
+            match &self.disk(&file)?.fs {
+                None => Blank::Empty,
+                Some(fs) => self.file_system(fs, &file)?,
+            }
+        };
+        Ok(Call::MakeImage { file, size_mb, qcow2, blank })
+    }
+
+    fn file_system(&self, kind: &str, file: &VmFile) -> Result<Blank, TmError> {
+        let supported = &self.settings.file_systems;
+        let options = supported.get(kind).cloned().ok_or_else(|| {
+            let names: Vec<&str> = supported.keys().map(String::as_str).collect();
+            TmError::Attribute {
+                attribute: format!("DISK {} FS", file.name().disk().unwrap_or_default()),
+                object: format!("VM {}", file.dir().vm()),
+                value: kind.to_owned(),
+                accepted: format!("one of SUPPORTED_FS: {}", names.join(", ")).into(),
+            }
+        })?;
+        Ok(Blank::FileSystem { kind: kind.to_owned(), options })
+    }
+
+    fn resize(&self, file: VmFile, size_mb: u64) -> Result<Call, TmError> {
+        if self.vm(&file)?.lcm_state()? == lcm::DISK_RESIZE {
+            let reason = "the disk is in use: its hypervisor grows it".to_owned();
+            return Ok(Call::Nothing { reason });
+        }
+        let sparse = self.disk(&file)?.sparse;
+        Ok(Call::Resize { kept: self.kept(&file)?, qcow2: self.is_qcow2(&file)?, file, size_mb, sparse })
+    }
+
+    fn snapshot(&self, file: VmFile, id: u32) -> Result<Call, TmError> {
+        let order = match self.verb {
+            Verb::SnapCreate => SnapshotOrder::Create,
+            Verb::SnapRevert => SnapshotOrder::Revert,
+            Verb::SnapDelete => SnapshotOrder::Delete,
+            _ => return Err(TmError::NotBuilt { slot: self.slot.to_string() }),
+        };
+        Ok(Call::Snapshot { kept: self.kept(&file)?, chain: self.is_qcow2(&file)?, file, order, id })
+    }
+
+    fn is_qcow2(&self, file: &VmFile) -> Result<bool, TmError> {
+        let format = self.vm(file)?.format(file.name().disk().unwrap_or_default())?;
+        Ok(*format == Format::Qcow2)
+    }
+
+    /// Where a disk's own files lie: beside it, or with the image that it is.
+    fn kept(&self, file: &VmFile) -> Result<Kept, TmError> {
+        let disk = self.disk(file)?;
+        match (&disk.source, disk.clone) {
+            // A volatile disk has no image.
+            (None, _) | (_, true) => Ok(Kept::Beside),
+            (Some(source), false) => {
+                let path = source.parse();
+                let image = path.and_then(|path| Image::beside(&path, file));
+                image.map(Kept::WithImage).map_err(|_| TmError::Attribute {
+                    attribute: format!("DISK {} SOURCE", disk.id),
+                    object: format!("VM {}", file.dir().vm()),
+                    value: source.clone(),
+                    accepted: "DATASTORES/DATASTORE ID/NAME".into(),
+                })
+            }
+        }
+    }
+
+    fn vm(&self, file: &VmFile) -> Result<&VmFacts, TmError> {
+        self.facts.vm(file.dir().vm())
+    }
+
+    fn disk(&self, file: &VmFile) -> Result<&DiskFacts, TmError> {
+        self.vm(file)?.disk(file.name().disk().unwrap_or_default())
+    }
+}
+
+/// `clone:disk.0`.
+fn named(slot: &Slot, file: &VmFile) -> String {
+    let verb = slot.verb().split('.').next().unwrap_or_default();
+    format!("{verb}:{}", file.name())
+}
+
+fn move_dir(from: VmDir, to: VmDir) -> Call {
+    if from == to {
+        return Call::Nothing { reason: "both hosts see the VM's files where they are".to_owned() };
+    }
+    Call::MoveDir { from, to }
+}
+
+/// Whether a call may copy a disk's data, so that a deploy is not to wait for it.
+fn copies(call: &Call) -> bool {
+    match call {
+        Call::CloneImage { copy, .. } => !matches!(copy, CopyKind::Overlay { .. }),
+        Call::Snapshot { chain, order, .. } => !chain || *order == SnapshotOrder::Delete,
+        Call::MakeImage { .. } | Call::MoveDir { .. } | Call::Resize { .. } => true,
+        _ => false,
+    }
+}

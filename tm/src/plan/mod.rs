@@ -1,0 +1,136 @@
+//! From the arguments of a slot to steps. Pure: what it needs to know is handed in.
+//!
+//! No step here has an undo. oned takes an action of the transfer manager back by sending its counterpart (the epilog
+//! line of an attach, `DELETE` after a failed prolog, `FAILMIGRATE`; contract TM 4), a failed script is not rolled back
+//! (contract TM 1.3), and a step that fails leaves nothing under a final name.
+
+mod chain;
+mod context;
+mod files;
+mod migrate;
+
+use std::collections::BTreeMap;
+
+use causeway_core::names::{DiskPath, HostName};
+use causeway_core::plan::{Input, InputName, Place, Slot, Step, Work};
+use serde::{Deserialize, Serialize};
+
+use crate::error::TmError;
+use crate::facts::{Facts, Needs, VmNeed};
+use crate::host::Call;
+use crate::request::{Request, Service, Store};
+use crate::settings::TmSettings;
+
+/// Where the bytes of an input come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// Known already.
+    Bytes(Input),
+    /// A file on the front-end; [`read_sources`](crate::front::read_sources) reads it in a child.
+    File(DiskPath),
+}
+
+/// Steps, and the inputs they name.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Transfer {
+    /// In order.
+    pub steps: Vec<Step>,
+    /// By name, all beginning with `tm:`.
+    pub inputs: BTreeMap<InputName, Source>,
+}
+
+impl Transfer {
+    /// The same steps for a plan of several slots, in which one step's name may come twice: every name begins with
+    /// `prefix`.
+    pub fn prefixed(mut self, prefix: &str) -> Self {
+        for step in &mut self.steps {
+            step.name.insert_str(0, prefix);
+            match &mut step.work {
+                Work::Transfer { inputs, .. } => {
+                    inputs.iter_mut().for_each(|name| name.insert_str(0, prefix))
+                }
+                Work::Slot { input: Some(name), .. } => name.insert_str(0, prefix),
+                _ => {}
+            }
+        }
+        self.inputs = self.inputs.into_iter().map(|(name, from)| (format!("{prefix}{name}"), from)).collect();
+        self
+    }
+}
+
+/// Whether this crate stands in a slot. For any other the caller looks for somebody else's executable.
+pub fn built(slot: &Slot) -> bool {
+    Service::of(slot).is_some()
+}
+
+/// What must be known before [`steps`] can plan that call.
+///
+/// # Errors
+/// [`TmError::NotBuilt`], or an argument that is wrong.
+pub fn needs(slot: &Slot, argv: &[String]) -> Result<Needs, TmError> {
+    let mut needs = Needs::default();
+    let (_, request) = Request::read(slot, argv)?;
+    match request {
+        Request::Give { file, image_datastore, .. } => {
+            needs.datastores.extend([image_datastore, file.dir().datastore().id()]);
+            // A kernel or a ramdisk is no disk of the document: its bytes are copied as they are.
+            needs.vm = file.name().disk().map(|_| VmNeed::Document(file.dir().vm()));
+        }
+        // Swap is swap, whatever file system the VM's template names.
+        Request::Make { format, .. } if format == "swap" => {}
+        Request::Cpds { file, .. }
+        | Request::Make { file, .. }
+        | Request::Resize { file, .. }
+        | Request::Snapshot { file, .. } => needs.vm = Some(VmNeed::Document(file.dir().vm())),
+        Request::Migrate(migration) => needs.vm = migrate::need(&migration),
+        Request::Mvds { .. }
+        | Request::MvFile { .. }
+        | Request::MvDir { .. }
+        | Request::DeleteFile { .. }
+        | Request::DeleteDir { .. }
+        | Request::Context { .. } => {}
+    }
+    Ok(needs)
+}
+
+/// The steps of one call of a slot, with the arguments and the standard input that the contract gives it.
+///
+/// # Errors
+/// [`TmError`]; nothing has been changed.
+pub fn steps(
+    slot: &Slot,
+    argv: &[String],
+    stdin: &[u8],
+    facts: &Facts,
+    settings: &TmSettings,
+) -> Result<Transfer, TmError> {
+    let (service, request) = Request::read(slot, argv)?;
+    match request {
+        Request::Context { sources, host, file } => context::context(sources, host, file, settings),
+        Request::Migrate(migration) => migrate::migrate(slot, &migration, argv, stdin, facts, settings),
+        request => match service.store {
+            Store::Files => files::plan(slot, service.verb, request, facts, settings),
+        },
+    }
+}
+
+fn one(step: Step) -> Transfer {
+    Transfer { steps: vec![step], inputs: BTreeMap::new() }
+}
+
+fn step(
+    name: String,
+    host: HostName,
+    call: &Call,
+    settings: &TmSettings,
+    long: bool,
+) -> Result<Step, TmError> {
+    // What does nothing must not fail for a host that is away.
+    let place = if call.touches_storage() { Place::Host(host) } else { Place::FrontEnd };
+    let encoded = serde_json::to_value(call);
+    let call = encoded.map_err(|e| TmError::Unwritable { step: name.clone(), why: e.to_string() })?;
+    let deadline = if long { settings.copy_deadline } else { settings.short_deadline };
+    let step = Step::new(name, place, Work::Transfer { call, inputs: Vec::new() }, deadline);
+    Ok(if long { step.long() } else { step })
+}

@@ -1,0 +1,103 @@
+//! Which slots there are, and which of them are ours.
+
+use causeway_core::plan::Slot;
+
+/// Where a driver keeps the bytes of a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Store {
+    /// `shared` and `qcow2`, which are one (contract TM 0).
+    Files,
+}
+
+/// What a slot is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verb {
+    Clone,
+    Ln,
+    Mv,
+    Mvds,
+    Cpds,
+    Delete,
+    Mkimage,
+    Mkswap,
+    Resize,
+    SnapCreate,
+    SnapCreateLive,
+    SnapDelete,
+    SnapRevert,
+    Context,
+    Premigrate,
+    Postmigrate,
+    Failmigrate,
+}
+
+impl Verb {
+    fn named(name: &str) -> Option<Verb> {
+        Some(match name {
+            "clone" => Verb::Clone,
+            "ln" => Verb::Ln,
+            "mv" => Verb::Mv,
+            "mvds" => Verb::Mvds,
+            "cpds" => Verb::Cpds,
+            "delete" => Verb::Delete,
+            "mkimage" => Verb::Mkimage,
+            "mkswap" => Verb::Mkswap,
+            "resize" => Verb::Resize,
+            "snap_create" => Verb::SnapCreate,
+            "snap_create_live" => Verb::SnapCreateLive,
+            "snap_delete" => Verb::SnapDelete,
+            "snap_revert" => Verb::SnapRevert,
+            "context" => Verb::Context,
+            "premigrate" => Verb::Premigrate,
+            "postmigrate" => Verb::Postmigrate,
+            "failmigrate" => Verb::Failmigrate,
+            _ => return None,
+        })
+    }
+}
+
+/// Who serves a slot: a verb of a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Service {
+    pub store: Store,
+    pub verb: Verb,
+}
+
+impl Service {
+    /// Who serves a slot, if it is one of ours: its own name, or that without the suffix (contract TM 1.3).
+    pub(crate) fn of(slot: &Slot) -> Option<Service> {
+        let store = match slot.driver() {
+            "shared" | "qcow2" if slot.family() == "tm" => Store::Files,
+            _ => return None,
+        };
+        let (name, suffix) = slot.verb().split_once('.').unwrap_or((slot.verb(), ""));
+        let verb = Verb::named(name)?;
+        // These have a form of their own for a system datastore on the host's disk: to fall back would link a VM to
+        // files it is not to depend on, or look for its snapshots where they are not.
+        let own = suffix == "ssh" && store.has_local_form(verb);
+        (!own && store.builds(verb)).then_some(Service { store, verb })
+    }
+}
+
+impl Store {
+    /// Whether a verb works otherwise where the system datastore is not shared (contract TM 2, `.ssh`).
+    fn has_local_form(self, verb: Verb) -> bool {
+        use Verb::{Clone, Cpds, Ln, Mv, Mvds, SnapCreate, SnapCreateLive, SnapDelete, SnapRevert};
+        match self {
+            Store::Files => {
+                matches!(
+                    verb,
+                    Clone | Ln | Mv | Mvds | Cpds | SnapCreate | SnapCreateLive | SnapDelete | SnapRevert
+                )
+            }
+        }
+    }
+
+    /// Whether it is built.
+    fn builds(self, verb: Verb) -> bool {
+        match self {
+            // These three also work on a running guest's disks, which takes libvirt.
+            Store::Files => !matches!(verb, Verb::Cpds | Verb::SnapCreateLive | Verb::SnapDelete),
+        }
+    }
+}

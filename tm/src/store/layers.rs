@@ -1,0 +1,258 @@
+//! What a disk that is a chain of qcow2 files is made of, read from the files themselves (contract TM 2.1, *Layouts*).
+//!
+//! ```text
+//! VM/disk.0 -> disk.0.snap/2        the active layer: what the guest writes
+//! VM/disk.0.snap/2  backing 1
+//!                  1  backing 0     snapshot 1
+//!                  0  backing IMG   snapshot 0
+//!                  7.current        what was layer 7 is in another one now
+//! ```
+//!
+//! A value of this type has been checked: the active layer is one of the disk's own, every layer's backing file is
+//! another layer or an image of a datastore, no layer backs itself, and nothing leads anywhere else. Whatever is not so
+//! is refused with its name, before anything is changed.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::PathBuf;
+
+use super::header::Header;
+use crate::host::Kept;
+use crate::host::{Datastore, During, Home, Inside, StorageError};
+use crate::place::{DatastoreDir, Image, TEMPORARY, VmFile, plain};
+
+/// What a layer stands on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Base {
+    /// Nothing.
+    Nothing,
+    /// Another layer.
+    Layer(u32),
+    /// A file of an image's datastore.
+    File {
+        /// Its name as it is written in the layer.
+        name: String,
+        /// Whether it is a qcow2 file.
+        qcow2: bool,
+    },
+}
+
+/// One file of a chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Layer {
+    /// What it stands on.
+    pub base: Base,
+    /// Whether it is a qcow2 file; the first layer of a persistent disk is its image, whatever that is.
+    pub qcow2: bool,
+}
+
+/// The layers of one disk.
+pub(crate) struct Layers {
+    /// The VM's directory, with the link that is the disk.
+    pub home: Home,
+    /// The directory of the layers.
+    pub folder: Home,
+    /// What stands before a layer's number where it is named: in a link, as a backing file.
+    prefix: String,
+    layers: BTreeMap<u32, Layer>,
+    moved: BTreeMap<u32, u32>,
+    active: u32,
+}
+
+impl Layers {
+    /// Reads a disk.
+    ///
+    /// # Errors
+    /// The disk is not there, or is not such a chain.
+    pub(crate) fn read(file: &VmFile, kept: &Kept) -> Result<Self, StorageError> {
+        let no_disk = || StorageError::NoDisk { path: file.path() };
+        let datastore = Datastore::open(file.dir().datastore())?;
+        let home = datastore.home(file.dir())?.ok_or_else(no_disk)?;
+        let link = match home.link(file.name().as_str()) {
+            Err(StorageError::NotALink { path }) => {
+                let why = "it is a file by itself, not a link to the newest of its layers".to_owned();
+                return Err(StorageError::Disk { path, why });
+            }
+            other => other?.ok_or_else(no_disk)?,
+        };
+        let (folder, prefix) = match kept {
+            Kept::Beside => (home.folder(&file.name().snap())?, format!("{}/", file.name().snap())),
+            Kept::WithImage(image) => {
+                let snap = image.name().snap();
+                let path = image.datastore().path().join(&snap);
+                (Datastore::open(image.datastore())?.folder(&snap)?, format!("{}/", path.display()))
+            }
+        };
+        let astray = |why: String| StorageError::Disk { path: file.path(), why };
+        let folder = folder.ok_or_else(|| astray(format!("it has no layers: there is no {prefix}")))?;
+        let active = number_after(&prefix, &link);
+        let active = active.ok_or_else(|| astray(format!("it leads to {link}, which is no layer of it")))?;
+        let mut read =
+            Layers { home, folder, prefix, layers: BTreeMap::new(), moved: BTreeMap::new(), active };
+        read.fill(file, kept)?;
+        if !read.layers.contains_key(&active) {
+            return Err(astray(format!("it leads to {link}, which is not there")));
+        }
+        Ok(read)
+    }
+
+    fn fill(&mut self, file: &VmFile, kept: &Kept) -> Result<(), StorageError> {
+        for name in self.folder.names()? {
+            if name.starts_with(TEMPORARY) {
+                continue;
+            }
+            if let Some(number) = number(&name) {
+                let layer = self.layer(&name, file, kept)?;
+                self.layers.insert(number, layer);
+            } else if let Some(number) = name.strip_suffix(".current").and_then(number) {
+                let place = self.pointer(&name)?;
+                self.moved.insert(number, place);
+            }
+        }
+        for start in self.layers.keys() {
+            self.check_end(*start)?;
+        }
+        Ok(())
+    }
+
+    fn layer(&self, name: &str, file: &VmFile, kept: &Kept) -> Result<Layer, StorageError> {
+        let path = self.folder.path().join(name);
+        let opened = match self.folder.link(name) {
+            Err(StorageError::NotALink { .. }) => self.folder.open(name)?,
+            other => {
+                // The first layer of a persistent disk is the image itself.
+                let target = other?.unwrap_or_default();
+                let Kept::WithImage(image) = kept else {
+                    return Err(StorageError::Disk {
+                        path,
+                        why: format!("it is a link to {target}, not a layer"),
+                    });
+                };
+                if target.parse().ok().is_none_or(|target| plain(&target) != image.to_string()) {
+                    return Err(StorageError::Disk {
+                        path,
+                        why: format!("it is a link to {target}, not to {image}"),
+                    });
+                }
+                image_file(image)?
+            }
+        };
+        let header = Header::read(&opened).map_err(|why| StorageError::Image { path: path.clone(), why })?;
+        let Some(header) = header else { return Ok(Layer { base: Base::Nothing, qcow2: false }) };
+        let Some(backing) = header.backing else { return Ok(Layer { base: Base::Nothing, qcow2: true }) };
+        // Stock's deletion of a snapshot writes the whole path (W17).
+        let whole = format!("{}/", self.folder.path().display());
+        let base = match number_after(&self.prefix, &backing).or_else(|| number_after(&whole, &backing)) {
+            Some(number) => Base::Layer(number),
+            None => Base::File { qcow2: external(&path, &backing, file.dir().datastore())?, name: backing },
+        };
+        Ok(Layer { base, qcow2: true })
+    }
+
+    /// Which layer holds now what was in the one that `name` is about.
+    fn pointer(&self, name: &str) -> Result<u32, StorageError> {
+        let path = self.folder.path().join(name);
+        let mut text = String::new();
+        self.folder.open(name)?.take(4096).read_to_string(&mut text).during("read", &path)?;
+        let last = text.trim().rsplit('/').next().and_then(number);
+        last.ok_or_else(|| StorageError::Disk { path, why: format!("it names no layer: {text:?}") })
+    }
+
+    fn check_end(&self, start: u32) -> Result<(), StorageError> {
+        let mut at = start;
+        for _ in 0..=self.layers.len() {
+            let path = || self.folder.path().join(start.to_string());
+            match self.layers.get(&at).map(|layer| &layer.base) {
+                Some(Base::Layer(next)) => at = *next,
+                Some(Base::Nothing | Base::File { .. }) => return Ok(()),
+                None => {
+                    let why = format!("it stands on layer {at}, which is not there");
+                    return Err(StorageError::Disk { path: path(), why });
+                }
+            }
+        }
+        let path = self.folder.path().join(start.to_string());
+        Err(StorageError::Disk { path, why: "it stands on itself".to_owned() })
+    }
+
+    /// The layer that the guest writes.
+    pub(crate) fn active(&self) -> u32 {
+        self.active
+    }
+
+    /// The layer that holds snapshot `id`; none if there is none.
+    pub(crate) fn of_snapshot(&self, id: u32) -> Option<u32> {
+        let place = self.moved.get(&id).copied().unwrap_or(id);
+        self.layers.contains_key(&place).then_some(place)
+    }
+
+    /// Whether snapshot `id` is in another layer than that of its number.
+    pub(crate) fn has_moved(&self, id: u32) -> bool {
+        self.moved.contains_key(&id)
+    }
+
+    /// A layer.
+    pub(crate) fn get(&self, number: u32) -> Option<&Layer> {
+        self.layers.get(&number)
+    }
+
+    /// The layers that stand on this one.
+    pub(crate) fn above(&self, number: u32) -> Vec<u32> {
+        let stands = |(above, layer): (&u32, &Layer)| (layer.base == Base::Layer(number)).then_some(*above);
+        self.layers.iter().filter_map(stands).collect()
+    }
+
+    /// How a layer is named in a link and as a backing file. Relative for a disk of the VM's own, so that its directory
+    /// can move; as a whole path for a persistent one, which QEMU opens by a name in another directory.
+    pub(crate) fn name(&self, number: u32) -> String {
+        format!("{}{number}", self.prefix)
+    }
+
+    /// A layer's path.
+    pub(crate) fn path(&self, number: u32) -> PathBuf {
+        self.folder.path().join(number.to_string())
+    }
+}
+
+/// A whole number as we and oned print it.
+fn number(text: &str) -> Option<u32> {
+    let number: u32 = text.parse().ok()?;
+    (number.to_string() == text).then_some(number)
+}
+
+fn number_after(prefix: &str, text: &str) -> Option<u32> {
+    // oned's paths have doubled slashes.
+    let text = text.replace("//", "/");
+    number(text.strip_prefix(prefix)?)
+}
+
+/// Opens an image that a layer is a link to.
+fn image_file(image: &Image) -> Result<std::fs::File, StorageError> {
+    let path = image.path();
+    let real = Inside::new(image.datastore())?.resolve(&path, &image.to_string())?;
+    std::fs::File::open(&real).during("open", path)
+}
+
+/// Checks a backing file that is no layer: it must be a file of an image's datastore beside this one. Says whether it
+/// is a qcow2 file.
+fn external(layer: &std::path::Path, backing: &str, datastore: &DatastoreDir) -> Result<bool, StorageError> {
+    let outside = || StorageError::Outside {
+        path: layer.to_owned(),
+        target: backing.to_owned(),
+        datastore: datastore.clone(),
+    };
+    let path: causeway_core::names::DiskPath = backing.parse().map_err(|_| outside())?;
+    let text = plain(&path);
+    let below = text.strip_prefix(&format!("{}/", datastore.root().display())).ok_or_else(outside)?;
+    // An image, or a layer of one; a disk of another VM lies deeper in its datastore.
+    let parts: Vec<&str> = below.split('/').collect();
+    let id = match parts[..] {
+        [id, _] => number(id),
+        [id, snap, layer] if snap.ends_with(".snap") && number(layer).is_some() => number(id),
+        _ => None,
+    };
+    let id = id.ok_or_else(outside)?;
+    let inside = Inside::new(&datastore.sibling(id))?;
+    let real = inside.resolve(path.path().as_ref(), &layer.display().to_string())?;
+    Ok(inside.check_chain(path.path().as_ref(), &real)?.is_some())
+}
