@@ -260,8 +260,16 @@ impl Home {
 
     /// Removes what killed calls left of `name`.
     pub(crate) fn sweep(&self, name: &FileName) -> Result<(), StorageError> {
-        let ours = format!("{TEMPORARY}{name}.");
-        let left: Vec<String> = self.names()?.into_iter().filter(|name| name.starts_with(&ours)).collect();
+        self.sweep_names(&format!("{TEMPORARY}{name}."))
+    }
+
+    /// Removes what killed calls left of anything.
+    pub(crate) fn sweep_all(&self) -> Result<(), StorageError> {
+        self.sweep_names(TEMPORARY)
+    }
+
+    fn sweep_names(&self, ours: &str) -> Result<(), StorageError> {
+        let left: Vec<String> = self.names()?.into_iter().filter(|name| name.starts_with(ours)).collect();
         left.iter().try_for_each(|name| remove(self.handle(), name, &self.path.join(name)))
     }
 

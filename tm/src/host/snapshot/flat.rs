@@ -79,8 +79,10 @@ pub(super) fn revert(file: &VmFile, kept: &Kept, id: u32, worker: &Worker<'_>) -
 pub(super) fn delete(file: &VmFile, kept: &Kept, id: u32, worker: &Worker<'_>) -> Result<(), StorageError> {
     let disk = Flat::of(file, kept)?;
     let Some(snapshots) = disk.snapshots()? else { return Ok(()) };
+    worker.at("snapshots opened");
     let name = FileName::from(id);
     snapshots.sweep(&name)?;
+    worker.at("leftovers removed");
     remove(snapshots.handle(), name.as_str(), &snapshots.path().join(name.as_str()))?;
     worker.at("snapshot removed");
     snapshots.sync()
