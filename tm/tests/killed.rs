@@ -135,6 +135,9 @@ fn snapshots() -> Vec<Case> {
             |on| life(on, true, true),
             |on| on.snapshot("delete", 1, true, true),
         ),
+        case("disk saved", |on| life(on, true, false), |on| on.save(true, false, None, "1/saved")),
+        case("snapshot saved", |on| life(on, true, true), |on| on.save(true, true, Some(1), "1/saved")),
+        plain("plain disk saved", |on| life(on, false, false), |on| on.save(false, false, None, "1/saved")),
         case("chain grows", |on| life(on, true, false), |on| on.resize(true, false, 64, true)),
         plain("plain snapshot", |on| life(on, false, false), |on| on.snapshot("create", 2, false, false)),
         plain(

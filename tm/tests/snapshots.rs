@@ -374,3 +374,47 @@ fn a_plain_disk_that_looks_like_an_image_grows_as_bytes() {
     on.done(&on.snapshot("revert", 0, false, true));
     assert_eq!(on.path("1/abc").metadata().unwrap().len(), 4 * MIB);
 }
+
+/// An image made of a disk stands alone, and holds what the disk or the snapshot held.
+#[test]
+fn a_disk_and_its_snapshots_become_images() {
+    for (on, persistent) in chains() {
+        on.guest_writes("qcow2", "100/7/disk.0", 0, 1);
+        on.done(&on.snapshot("create", 0, true, persistent));
+        on.guest_writes("qcow2", "100/7/disk.0", 0, 2);
+        for (snapshot, byte) in [(Some(0), 1), (None, 2)] {
+            on.done(&on.save(true, persistent, snapshot, "1/saved"));
+            let info = chain(&on.path("1/saved"));
+            assert_eq!((info.len(), &info[0]["format"]), (1, &json!("qcow2")));
+            assert_eq!(on.guest_reads("qcow2", "1/saved", 1), [byte]);
+        }
+        let before = picture(&on.path("1"));
+        for (call, said) in [
+            (on.save(true, persistent, Some(5), "1/saved"), "there is no snapshot 5 of it"),
+            (on.save(true, persistent, None, "9/saved"), "datastore 9 is not on this host"),
+        ] {
+            let failure = on.failure(&call);
+            assert!(failure.text.contains(said), "{failure}");
+        }
+        assert_eq!(picture(&on.path("1")), before);
+    }
+    for persistent in [false, true] {
+        let on = Datastores::new();
+        let bytes = on.raw_image();
+        on.done(&if persistent { on.link("image") } else { on.flat() });
+        on.done(&on.snapshot("create", 3, false, persistent));
+        on.guest_writes("raw", "100/7/disk.0", 1, 9);
+        on.done(&on.save(false, persistent, Some(3), "1/saved"));
+        assert!(std::fs::read(on.path("1/saved")).unwrap() == bytes);
+        on.done(&on.save(false, persistent, None, "1/saved"));
+        assert!(
+            std::fs::read(on.path("1/saved")).unwrap() == std::fs::read(on.path("100/7/disk.0")).unwrap()
+        );
+        // Onto itself is nothing.
+        let before = picture(&on.root);
+        if persistent {
+            on.done(&on.save(false, persistent, None, "1/abc"));
+            assert_eq!(picture(&on.root), before);
+        }
+    }
+}

@@ -70,6 +70,20 @@ pub enum Call {
         /// Whether what is added takes no room until it is written (`SPARSE`).
         sparse: bool,
     },
+    /// Copies a disk that nobody writes, or a snapshot of it, to a new image (`cpds`).
+    SaveDisk {
+        /// The VM's disk.
+        file: VmFile,
+        /// Where its files lie.
+        kept: Kept,
+        /// Whether it is qcow2; else it is plain bytes, whatever they look like.
+        qcow2: bool,
+        /// The snapshot; none means what the disk holds now.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        snapshot: Option<u32>,
+        /// The image.
+        image: Image,
+    },
     /// Makes a snapshot of a disk that nobody has open, goes back to one, or forgets one.
     Snapshot {
         /// The VM's disk.

@@ -31,6 +31,7 @@ mod make;
 mod move_dir;
 mod remove;
 mod resize;
+mod save;
 mod snapshot;
 mod tool;
 
@@ -105,6 +106,10 @@ pub fn perform(call: &Call, inputs: &[Vec<u8>], worker: &Worker<'_>) -> Result<S
         Call::Resize { file, kept, qcow2, size_mb, sparse } => {
             let size = Size { grown_mb: Some(*size_mb), sparse: *sparse };
             resize::resize(file, kept, *qcow2, size, worker)
+        }
+        Call::SaveDisk { file, kept, qcow2, snapshot, image } => {
+            let disk = save::Disk { file, kept, qcow2: *qcow2, snapshot: *snapshot };
+            save::save(&disk, image, worker)
         }
         Call::Snapshot { file, kept, chain, order, id } => {
             snapshot::perform(file, kept, *chain, *order, *id, worker)

@@ -57,7 +57,10 @@ impl Planner<'_> {
             Request::Snapshot { host, file, snapshot } => {
                 (host, named(self.slot, &file), self.snapshot(file, snapshot)?)
             }
-            Request::Cpds { .. } | Request::Context { .. } | Request::Migrate(_) => {
+            Request::Cpds { host, file, image, snapshot, .. } => {
+                (host, named(self.slot, &file), self.save(file, &image, snapshot)?)
+            }
+            Request::Context { .. } | Request::Migrate(_) => {
                 return Err(TmError::NotBuilt { slot: self.slot.to_string() });
             }
         };
@@ -145,6 +148,11 @@ impl Planner<'_> {
         Ok(Call::Resize { kept: self.kept(&file)?, qcow2: self.is_qcow2(&file)?, file, size_mb, sparse })
     }
 
+    fn save(&self, file: VmFile, image: &Source, snapshot: Option<u32>) -> Result<Call, TmError> {
+        let image = image.image(&file)?;
+        Ok(Call::SaveDisk { kept: self.kept(&file)?, qcow2: self.is_qcow2(&file)?, file, snapshot, image })
+    }
+
     fn snapshot(&self, file: VmFile, id: u32) -> Result<Call, TmError> {
         let order = match self.verb {
             Verb::SnapCreate => SnapshotOrder::Create,
@@ -206,7 +214,7 @@ fn copies(call: &Call) -> bool {
     match call {
         Call::CloneImage { copy, .. } => !matches!(copy, CopyKind::Overlay { .. }),
         Call::Snapshot { chain, order, .. } => !chain || *order == SnapshotOrder::Delete,
-        Call::MakeImage { .. } | Call::MoveDir { .. } | Call::Resize { .. } => true,
+        Call::SaveDisk { .. } | Call::MakeImage { .. } | Call::MoveDir { .. } | Call::Resize { .. } => true,
         _ => false,
     }
 }

@@ -147,6 +147,14 @@ impl Datastores {
         }})
     }
 
+    pub fn save(&self, qcow2: bool, persistent: bool, snapshot: Option<u32>, image: &str) -> Value {
+        let kept = if persistent { json!({"with_image": self.text("1/abc")}) } else { json!("beside") };
+        json!({"save_disk": {
+            "file": self.text("100/7/disk.0"), "kept": kept, "qcow2": qcow2, "snapshot": snapshot,
+            "image": self.text(image)
+        }})
+    }
+
     pub fn give_back(&self) -> Value {
         json!({"give_back": {"file": self.text("100/7/disk.0"), "image": self.text("1/abc")}})
     }
