@@ -48,7 +48,10 @@ const SLOTS: [&str; 7] = [
     "vnm/vxlan/post",
     "vnm/vxlan/clean",
 ];
-const TM_SLOTS: [&str; 14] = [
+const TM_SLOTS: [&str; 17] = [
+    "clone.ssh",
+    "snap_create.ssh",
+    "snap_revert.ssh",
     "clone",
     "ln",
     "mv",

@@ -22,6 +22,9 @@ pub enum Call {
         grown_mb: Option<u64>,
         /// Whether what is added takes no room until it is written (`SPARSE`).
         sparse: bool,
+        /// Whether the VM's datastore lies on the host's own disk, and is monitored there.
+        #[serde(default, skip_serializing_if = "is_false")]
+        local: bool,
     },
     /// Gives a VM the image itself.
     LinkImage {
@@ -123,6 +126,11 @@ pub enum Call {
         /// Why.
         reason: String,
     },
+}
+
+/// For `serde`, which wants a reference.
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 impl Call {

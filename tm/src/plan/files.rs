@@ -7,24 +7,24 @@ use crate::error::TmError;
 use crate::facts::{DiskFacts, Facts, Format, VmFacts, lcm};
 use crate::host::{Blank, Call, CopyKind, Kept, Layout, SnapshotOrder};
 use crate::place::{Image, VmDir, VmFile};
-use crate::request::{Request, Source, Verb};
+use crate::request::{Request, Service, Source, Verb};
 use crate::settings::TmSettings;
 
 /// The steps of a request that is about a disk or a VM's directory.
 pub(super) fn plan(
     slot: &Slot,
-    verb: Verb,
+    service: Service,
     request: Request,
     facts: &Facts,
     settings: &TmSettings,
 ) -> Result<Transfer, TmError> {
-    let planner = Planner { slot, verb, facts, settings };
+    let planner = Planner { slot, service, facts, settings };
     planner.step(request).map(one)
 }
 
 struct Planner<'a> {
     slot: &'a Slot,
-    verb: Verb,
+    service: Service,
     facts: &'a Facts,
     settings: &'a TmSettings,
 }
@@ -81,23 +81,25 @@ impl Planner<'_> {
         // A kernel or a ramdisk: no disk of the document, and always a copy.
         let Some(number) = file.name().disk() else {
             let (copy, grown_mb, sparse) = (CopyKind::Flat, None, true);
-            return Ok(Call::CloneImage { image, file, copy, grown_mb, sparse });
+            return Ok(Call::CloneImage { image, file, copy, grown_mb, sparse, local: self.service.local });
         };
         let vm = self.vm(&file)?;
         let (disk, format) = (vm.disk(number)?, vm.format(number)?);
-        if self.verb == Verb::Ln {
+        if self.service.verb == Verb::Ln {
             let layout = match format {
                 Format::Raw => Layout::Image,
                 Format::Qcow2 | Format::Other(_) => Layout::Chain,
             };
             return Ok(Call::LinkImage { image, file, layout });
         }
+        let local = self.service.local;
         let copy = match (format, disk.standalone) {
-            (Format::Qcow2, false) => CopyKind::Overlay { options: self.settings.qcow2_options.clone() },
-            (Format::Qcow2, true) => CopyKind::Standalone,
+            // The host need not see the image once the VM has its disk.
+            (Format::Qcow2, standalone) if standalone || local => CopyKind::Standalone,
+            (Format::Qcow2, _) => CopyKind::Overlay { options: self.settings.qcow2_options.clone() },
             (Format::Raw | Format::Other(_), _) => CopyKind::Flat,
         };
-        Ok(Call::CloneImage { image, file, copy, grown_mb: disk.grown_mb(), sparse: disk.sparse })
+        Ok(Call::CloneImage { image, file, copy, grown_mb: disk.grown_mb(), sparse: disk.sparse, local })
     }
 
     fn make(&self, size_mb: u64, format: &str, file: VmFile) -> Result<Call, TmError> {
@@ -154,7 +156,7 @@ impl Planner<'_> {
     }
 
     fn snapshot(&self, file: VmFile, id: u32) -> Result<Call, TmError> {
-        let order = match self.verb {
+        let order = match self.service.verb {
             Verb::SnapCreate => SnapshotOrder::Create,
             Verb::SnapRevert => SnapshotOrder::Revert,
             Verb::SnapDelete => SnapshotOrder::Delete,
@@ -172,6 +174,8 @@ impl Planner<'_> {
     fn kept(&self, file: &VmFile) -> Result<Kept, TmError> {
         let disk = self.disk(file)?;
         match (&disk.source, disk.clone) {
+            // On the host's own disk lie copies of images only.
+            _ if self.service.local => Ok(Kept::Beside),
             // A volatile disk has no image.
             (None, _) | (_, true) => Ok(Kept::Beside),
             (Some(source), false) => {

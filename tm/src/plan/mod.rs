@@ -110,7 +110,7 @@ pub fn steps(
         Request::Context { sources, host, file } => context::context(sources, host, file, settings),
         Request::Migrate(migration) => migrate::migrate(slot, &migration, argv, stdin, facts, settings),
         request => match service.store {
-            Store::Files => files::plan(slot, service.verb, request, facts, settings),
+            Store::Files => files::plan(slot, service, request, facts, settings),
         },
     }
 }

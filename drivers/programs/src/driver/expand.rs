@@ -205,7 +205,7 @@ mod tests {
         // A wrapper in a slot that this version does not fill, and an empty slot of another driver.
         assert_eq!(of("tm/qcow2/restore"), Doer::Nobody);
         assert_eq!(of("tm/ceph/clone"), Doer::Nobody);
-        // Not by falling back to `clone`, which would leave the VM hanging on a shared image.
-        assert_eq!(of("tm/qcow2/clone.ssh"), Doer::Nobody);
+        // Not by falling back to `ln`, which would leave the VM hanging on a shared image.
+        assert_eq!(of("tm/qcow2/ln.ssh"), Doer::Nobody);
     }
 }
