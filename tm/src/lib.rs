@@ -1,12 +1,14 @@
 //! Plans and steps of the transfer manager: how a VM gets its disks, keeps them when it moves, and gives them back.
 //!
 //! [`plan`] turns the arguments of a slot into steps and is pure; [`host`] performs the calls that those steps carry,
-//! in a child of the resident that can be killed; [`front`] reads the files of the front-end, likewise in a child;
-//! [`script`] reads the scripts that oned hands to the transfer manager's process.
+//! in a child of the resident that can be killed; [`carry`] moves a VM's directory between two hosts; [`front`] reads
+//! the files of the front-end, likewise in a child; [`script`] reads the scripts that oned hands to the transfer
+//! manager's process.
 //!
 //! Built for the drivers `shared` and `qcow2`, which are one (contract TM 0): `clone ln delete context premigrate
 //! postmigrate failmigrate`.
 
+pub mod carry;
 mod error;
 pub mod facts;
 pub mod front;

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::carry::Carry;
 use crate::place::{FileName, Image, VmDir, VmFile};
 
 /// One call, in checked types: nothing in it can name a path outside a VM's directory or an image's datastore.
@@ -49,6 +50,9 @@ pub enum Call {
         /// Where it is to be.
         to: VmDir,
     },
+    /// Moves a VM's directory to a host that does not see it. Takes a session to that host:
+    /// [`carry`](crate::carry::carry).
+    CarryDir(Carry),
     /// Gives a VM an empty disk.
     MakeImage {
         /// The VM's disk.

@@ -57,7 +57,7 @@ fn unsupported(error: Errno) -> bool {
 }
 
 /// The next extent with data at or after `at`: start and end, bytes.
-fn next_data(from: &File, at: u64, length: u64) -> io::Result<Option<(u64, u64)>> {
+pub(crate) fn next_data(from: &File, at: u64, length: u64) -> io::Result<Option<(u64, u64)>> {
     if at >= length {
         return Ok(None);
     }

@@ -1,7 +1,7 @@
 //! A VM's directory, by an open handle: what is done in it is done in this very directory, whatever happens to its path.
 
 use std::fmt;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -46,7 +46,7 @@ impl Datastore {
 
     /// Opens a system datastore for a new file, makes its directory if the root of all datastores is there (the
     /// first VM on a host finds it missing), and leaves the mark.
-    fn ensure(dir: &DatastoreDir) -> Result<Self, StorageError> {
+    pub(crate) fn ensure(dir: &DatastoreDir) -> Result<Self, StorageError> {
         let datastore = match Datastore::open(dir) {
             Err(StorageError::NoDatastore { .. }) if dir.root().is_dir() => {
                 match mkdirat(CWD, dir.path(), Mode::from_raw_mode(0o777)) {
@@ -72,6 +72,14 @@ impl Datastore {
             Err(Errno::EXIST) => Ok(()),
             Err(e) => Err(e).during("make", self.dir.path().join(MARK)),
         }
+    }
+
+    /// Has the host's probes monitor it: it lies on the host's own disk.
+    pub(crate) fn say_local(&self) -> Result<(), StorageError> {
+        let folder = self.as_folder()?;
+        let made = folder.temporary(MONITOR);
+        made.create(0o666)?.write_all(MONITORED_BY).during("write", made.path())?;
+        made.publish(MONITOR)
     }
 
     /// Whether "not there" can be believed in this datastore: it holds something, or a file system is mounted at it.
@@ -158,10 +166,7 @@ impl Home {
     pub(crate) fn ensure_local(dir: &VmDir, worker: &Worker<'_>) -> Result<Self, StorageError> {
         let datastore = Datastore::ensure(dir.datastore())?;
         worker.at("datastore marked");
-        let folder = datastore.as_folder()?;
-        let made = folder.temporary(MONITOR);
-        made.create(0o666)?.write_all(MONITORED_BY).during("write", made.path())?;
-        made.publish(MONITOR)?;
+        datastore.say_local()?;
         worker.at("datastore said to be local");
         Home::within(datastore, dir, worker)
     }
@@ -216,6 +221,39 @@ impl Home {
         } else {
             Err(StorageError::NotAFile { path })
         }
+    }
+
+    /// The beginning of a short file's text; none if there is no such file.
+    pub(crate) fn text(&self, name: &str) -> Result<Option<String>, StorageError> {
+        let file = match self.open(name) {
+            Err(StorageError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(None);
+            }
+            other => other?,
+        };
+        let mut text = String::new();
+        file.take(4096).read_to_string(&mut text).during("read", self.path.join(name))?;
+        Ok(Some(text))
+    }
+
+    /// Whether something of that name is in it.
+    pub(crate) fn has(&self, name: &str) -> Result<bool, StorageError> {
+        match statx(&self.handle, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(e) => Err(e).during("look at", self.path.join(name)),
+        }
+    }
+
+    /// Its permissions.
+    pub(crate) fn mode(&self) -> Result<u16, StorageError> {
+        let found = statx(&self.handle, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS);
+        Ok(found.during("look at", &self.path)?.stx_mode & 0o777)
+    }
+
+    /// Gives it permissions.
+    pub(crate) fn set_mode(&self, mode: u16) -> Result<(), StorageError> {
+        rustix::fs::fchmod(&self.handle, Mode::from_raw_mode(mode.into())).during("change", &self.path)
     }
 
     /// The names in it.
@@ -281,22 +319,39 @@ impl Home {
 
     /// Removes what killed calls left of `name`.
     pub(crate) fn sweep(&self, name: &FileName) -> Result<(), StorageError> {
-        self.sweep_names(&format!("{TEMPORARY}{name}."))
+        self.sweep_names(&format!("{TEMPORARY}{name}."), None)
+    }
+
+    /// As [`sweep`](Home::sweep), but for one of them.
+    pub(crate) fn sweep_but(&self, name: &FileName, kept: &str) -> Result<(), StorageError> {
+        self.sweep_names(&format!("{TEMPORARY}{name}."), Some(kept))
     }
 
     /// Removes what killed calls left of anything.
     pub(crate) fn sweep_all(&self) -> Result<(), StorageError> {
-        self.sweep_names(TEMPORARY)
+        self.sweep_names(TEMPORARY, None)
     }
 
-    fn sweep_names(&self, ours: &str) -> Result<(), StorageError> {
-        let left: Vec<String> = self.names()?.into_iter().filter(|name| name.starts_with(ours)).collect();
+    fn sweep_names(&self, ours: &str, kept: Option<&str>) -> Result<(), StorageError> {
+        let is_left = |name: &String| name.starts_with(ours) && Some(name.as_str()) != kept;
+        let left: Vec<String> = self.names()?.into_iter().filter(is_left).collect();
         left.iter().try_for_each(|name| remove(self.handle(), name, &self.path.join(name)))
     }
 
     /// Moves an entry to another name in this directory, over whatever file or link has it.
     pub(crate) fn rename(&self, from: &str, to: &str) -> Result<(), StorageError> {
         renameat(&self.handle, from, &self.handle, to).during("rename a new file to", self.path.join(to))
+    }
+
+    /// Moves a directory to another name in this one, which nothing has.
+    pub(crate) fn rename_fresh(&self, from: &str, to: &str) -> Result<(), StorageError> {
+        let handle = &self.handle;
+        let renamed = match renameat_with(handle, from, handle, to, RenameFlags::NOREPLACE) {
+            // A file system without that flag: a directory is not renamed over one with something in it.
+            Err(Errno::INVAL) => renameat(handle, from, handle, to),
+            other => other,
+        };
+        renamed.during("rename a new directory to", self.path.join(to))
     }
 
     /// Makes a new file in it.
@@ -352,13 +407,7 @@ impl Temporary<'_> {
 
     /// Gives it a final name that nothing has.
     pub(crate) fn publish_fresh(mut self, name: &str) -> Result<(), StorageError> {
-        let handle = &self.home.handle;
-        let renamed = match renameat_with(handle, self.name.as_str(), handle, name, RenameFlags::NOREPLACE) {
-            // A file system without that flag: a directory is not renamed over one with something in it.
-            Err(Errno::INVAL) => renameat(handle, self.name.as_str(), handle, name),
-            other => other,
-        };
-        renamed.during("rename a new directory to", self.home.path.join(name))?;
+        self.home.rename_fresh(&self.name, name)?;
         self.published = true;
         Ok(())
     }

@@ -15,7 +15,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use causeway_core::answer::Failure;
+use causeway_core::answer::{Failure, Kind};
 use causeway_core::locks::Mode;
 
 mod call;
@@ -38,10 +38,12 @@ mod tool;
 pub use call::{Blank, Call, CopyKind, Kept, Layout, SnapshotOrder};
 pub use error::StorageError;
 
-pub(crate) use copy::copy_data;
+pub(crate) use copy::{copy_data, next_data};
 pub(crate) use error::During;
 pub(crate) use home::{Datastore, Home, Temporary};
 pub(crate) use image::{ImageFile, Inside};
+pub(crate) use lock::hold;
+pub(crate) use move_dir::{ORIGIN, make_relative, retire};
 pub(crate) use remove::remove;
 pub(crate) use tool::Tool;
 
@@ -119,6 +121,10 @@ pub fn perform(call: &Call, inputs: &[Vec<u8>], worker: &Worker<'_>) -> Result<S
         Call::DeleteDir { dir, keep } => delete::dir(dir, keep.as_ref(), worker),
         Call::BuildContext { file, names } => context::build(file, names, inputs, worker),
         Call::Nothing { .. } => Ok(()),
+        Call::CarryDir(carry) => {
+            let text = format!("{} cannot be carried to {} without a session", carry.from, carry.to);
+            return Err(Failure::new(Kind::Bug, text));
+        }
     };
     done.map(|()| String::new()).map_err(Failure::from)
 }

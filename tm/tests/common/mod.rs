@@ -283,10 +283,7 @@ pub fn picture(root: &Path) -> BTreeMap<PathBuf, String> {
 }
 
 fn sum(bytes: &[u8]) -> u64 {
-    use std::hash::{Hash, Hasher};
-    let mut hasher = std::collections::hash_map::DefaultHasher::new();
-    bytes.hash(&mut hasher);
-    hasher.finish()
+    u64::from_be_bytes(*blake3::hash(bytes).as_bytes().first_chunk().unwrap())
 }
 
 pub fn blocks(path: &Path) -> u64 {

@@ -5,7 +5,7 @@ use super::super::{Home, StorageError, Tool, Worker};
 use crate::store::header::Header;
 
 /// Makes every layer name the next one relative to the VM's directory.
-pub(super) fn make_relative(home: &Home, worker: &Worker<'_>) -> Result<(), StorageError> {
+pub(crate) fn make_relative(home: &Home, worker: &Worker<'_>) -> Result<(), StorageError> {
     for snap in home.names()? {
         let is_snap = snap.strip_suffix(".snap").is_some_and(|disk| disk.starts_with("disk."));
         let Some(folder) = (if is_snap { home.folder(&snap)? } else { None }) else { continue };

@@ -8,7 +8,7 @@
 //! The copy says where it came from until the old directory has left its name: whoever finds both knows then which of
 //! them is whole, and goes on from there.
 
-use std::io::{Read, Write};
+use std::io::Write;
 
 use rustix::fs::{Mode, RenameFlags, mkdirat, renameat_with};
 use rustix::io::Errno;
@@ -19,8 +19,10 @@ use crate::place::{FileName, VmDir};
 mod layers;
 mod tree;
 
+pub(crate) use layers::make_relative;
+
 /// Left in a copy until the directory that it was made from has gone; its text is that directory's path.
-const ORIGIN: &str = ".causeway-origin";
+pub(crate) const ORIGIN: &str = ".causeway-origin";
 
 /// Moves a VM's directory.
 ///
@@ -48,7 +50,7 @@ pub(crate) fn move_dir(from: &VmDir, to: &VmDir, worker: &Worker<'_>) -> Result<
         (Some(source), None) => {
             source.sweep_all()?;
             worker.at("leftovers removed");
-            layers::make_relative(&source, worker)?;
+            make_relative(&source, worker)?;
             match rename(&old, from, &new, to) {
                 Ok(()) => {
                     worker.at("renamed");
@@ -105,6 +107,14 @@ fn copy(
 
 /// Removes the old directory, if it is still there, and then the word of where the new one came from.
 fn finish(old: &Datastore, from: &VmDir, there: &Home, worker: &Worker<'_>) -> Result<(), StorageError> {
+    retire(old, from, worker)?;
+    remove(there.handle(), ORIGIN, &there.path().join(ORIGIN))?;
+    worker.at("origin removed");
+    there.sync()
+}
+
+/// Removes a directory that is whole in another place, if it is still there.
+pub(crate) fn retire(old: &Datastore, from: &VmDir, worker: &Worker<'_>) -> Result<(), StorageError> {
     let folder = old.as_folder()?;
     let name = FileName::from(from.vm().0);
     // Aside first: half removed under its own name it would be taken for a VM's directory.
@@ -117,21 +127,10 @@ fn finish(old: &Datastore, from: &VmDir, there: &Home, worker: &Worker<'_>) -> R
     drop(aside);
     folder.sweep(&name)?;
     worker.at("old directory removed");
-    folder.sync()?;
-    remove(there.handle(), ORIGIN, &there.path().join(ORIGIN))?;
-    worker.at("origin removed");
-    there.sync()
+    folder.sync()
 }
 
 /// Where a copy came from, if its origin may still be there.
 fn origin(there: &Home) -> Result<Option<String>, StorageError> {
-    let file = match there.open(ORIGIN) {
-        Err(StorageError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-            return Ok(None);
-        }
-        other => other?,
-    };
-    let mut text = String::new();
-    file.take(4096).read_to_string(&mut text).during("read", there.path().join(ORIGIN))?;
-    Ok(Some(text))
+    there.text(ORIGIN)
 }
