@@ -4,6 +4,7 @@
 //! operation is done by a child: it is kept, because starting one costs more than most operations, and it is killed
 //! and replaced when a call outlives its deadline.
 
+use std::cell::RefCell;
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::process::Stdio;
@@ -12,14 +13,23 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use rustix::process::{Signal, getpgrp, getpid, kill_current_process_group};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::Semaphore;
 
 use crate::answer::{Failure, Kind};
+use crate::protocol::Severity;
 use crate::reach::child::Group;
 use crate::reach::frame::{self, FRAME_LIMIT};
+
+/// What a worker says.
+#[derive(Serialize, Deserialize)]
+enum Word<A> {
+    /// A line for the log, before the answer.
+    Note(Severity, String),
+    Answer(Result<A, Failure>),
+}
 
 struct Running {
     // Killed when dropped, with what it started; before the child, whose number it bears.
@@ -51,6 +61,23 @@ impl Workers {
         Q: Serialize,
         A: DeserializeOwned,
     {
+        self.call_and_listen(request, deadline, |_, _| ()).await
+    }
+
+    /// As [`call`](Workers::call), and hears what the worker has to say on the way.
+    ///
+    /// # Errors
+    /// As [`call`](Workers::call).
+    pub async fn call_and_listen<Q, A>(
+        &self,
+        request: &Q,
+        deadline: Duration,
+        listen: impl Fn(Severity, &str),
+    ) -> Result<A, Failure>
+    where
+        Q: Serialize,
+        A: DeserializeOwned,
+    {
         let late =
             || Failure::new(Kind::Timeout, format!("no answer from the file system within {deadline:?}"));
         let talk = async {
@@ -62,7 +89,12 @@ impl Workers {
             // A future dropped in here takes the worker with it: a half-spoken dialogue can't be taken up again.
             let broken = |e| Failure::from_chain(Kind::HostState, &e).context("file worker");
             frame::write(&mut worker.input, request).await.map_err(broken)?;
-            let answer = frame::read::<Result<A, Failure>>(&mut worker.output).await.map_err(broken)?;
+            let answer = loop {
+                match frame::read::<Word<A>>(&mut worker.output).await.map_err(broken)? {
+                    Word::Note(severity, text) => listen(severity, &text),
+                    Word::Answer(answer) => break answer,
+                }
+            };
             self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(worker);
             answer
         };
@@ -108,6 +140,20 @@ where
     Q: DeserializeOwned,
     A: Serialize,
 {
+    serve_and_tell(|request, _| answer(request))
+}
+
+/// As [`serve`], with something to say on the way.
+///
+/// # Errors
+/// As [`serve`].
+pub fn serve_and_tell<Q, A>(
+    answer: impl Fn(Q, &dyn Fn(Severity, &str)) -> Result<A, Failure>,
+) -> io::Result<()>
+where
+    Q: DeserializeOwned,
+    A: Serialize,
+{
     let open = Arc::new(AtomicUsize::new(0));
     let (sender, requests) = mpsc::channel();
     let counter = Arc::clone(&open);
@@ -125,14 +171,22 @@ where
             }
         }
     });
-    let mut output = io::stdout().lock();
+    let output = RefCell::new(io::stdout().lock());
+    let say = |word: &Word<A>| -> io::Result<()> {
+        let mut output = output.borrow_mut();
+        output.write_all(&frame::encode(word).map_err(io::Error::other)?)?;
+        output.flush()
+    };
+    let tell = |severity, text: &str| {
+        // A parent that has gone is noticed by the thread that reads.
+        let _ = say(&Word::Note(severity, text.to_owned()));
+    };
     while let Some(bytes) = requests.recv().unwrap_or(Ok(None))? {
         let reply = match serde_json::from_slice(&bytes) {
-            Ok(request) => answer(request),
+            Ok(request) => answer(request, &tell),
             Err(e) => Err(Failure::new(Kind::Bug, e).context("file worker")),
         };
-        output.write_all(&frame::encode(&reply).map_err(io::Error::other)?)?;
-        output.flush()?;
+        say(&Word::Answer(reply))?;
         open.fetch_sub(1, Ordering::SeqCst);
     }
     Ok(())
