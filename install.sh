@@ -332,7 +332,7 @@ frontend() {
   put_slots causeway-host vnm/vxlan pre post clean
   [ ! -x "$from/causeway-tm" ] || for driver in tm/shared tm/qcow2; do
     put_slots causeway-tm "$driver" clone ln mv mvds delete mkimage mkswap resize snap_create snap_revert context \
-      clone.ssh snap_create.ssh snap_revert.ssh premigrate postmigrate failmigrate
+      clone.ssh mv.ssh snap_create.ssh snap_revert.ssh premigrate postmigrate failmigrate
   done
   swap_executables in
   [ -z "$rehearsal" ] || return 0

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use causeway_core::settings::{SettingsError, ShellRc};
 
+use crate::carry::Manner;
+
 /// `SUPPORTED_FS` as it is shipped.
 const SHIPPED: &str = "ext2,ext3,ext4,xfs";
 
@@ -20,6 +22,8 @@ pub struct TmSettings {
     pub short_deadline: Duration,
     /// Longest time of a step that copies an image. The stock driver waits for ever (contract TM 1.1, `-w`).
     pub copy_deadline: Duration,
+    /// How a VM's directory goes to a host that does not see it.
+    pub carry: Manner,
 }
 
 impl Default for TmSettings {
@@ -29,6 +33,7 @@ impl Default for TmSettings {
             file_systems: SHIPPED.split(',').map(|name| (name.to_owned(), Vec::new())).collect(),
             short_deadline: Duration::from_secs(120),
             copy_deadline: Duration::from_secs(24 * 3600),
+            carry: Manner::default(),
         }
     }
 }

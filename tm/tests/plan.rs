@@ -10,6 +10,7 @@ use causeway_core::document::{VmDocument, decode};
 use causeway_core::names::VmId;
 use causeway_core::plan::{Input, Place, Plan, Slot, Work};
 use causeway_testing::golden;
+use causeway_tm::carry::Manner;
 use causeway_tm::facts::{DatastoreFacts, DiskFacts, Facts, Format, VmFacts, VmNeed};
 use causeway_tm::{Source, TmSettings, Transfer, built, needs, steps};
 use proptest::prelude::*;
@@ -109,19 +110,22 @@ fn what_is_not_built_is_known() {
         }
     }
     other.sort();
-    let known = "cpds cpds.ssh ln.ssh monitor mv.ssh mvds.ssh postbackup postbackup_live prebackup prebackup_live \
+    let known = "cpds cpds.ssh ln.ssh monitor mvds.ssh postbackup postbackup_live prebackup prebackup_live \
                  restore snap_create_live snap_create_live.ssh snap_delete snap_delete.ssh";
     for name in &other {
         assert!(known.split_whitespace().any(|word| word == name), "{name}");
     }
-    for text in ["tm/ceph/clone", "vmm/qcow2/clone", "tm/qcow2/mv.ssh", "tm/shared/ln.ssh", "tm/qcow2/clones"]
-    {
+    for text in ["tm/ceph/clone", "vmm/qcow2/clone", "tm/shared/ln.ssh", "tm/qcow2/clones"] {
         assert!(!built(&slot(text)), "{text}");
     }
     // Some have a form of their own; every other suffix falls back (contract TM 1.3).
-    for text in
-        ["tm/qcow2/delete.ssh", "tm/shared/clone.other", "tm/qcow2/context.ssh", "tm/shared/premigrate"]
-    {
+    for text in [
+        "tm/qcow2/delete.ssh",
+        "tm/qcow2/mv.ssh",
+        "tm/shared/clone.other",
+        "tm/qcow2/context.ssh",
+        "tm/shared/premigrate",
+    ] {
         assert!(built(&slot(text)), "{text}");
     }
 }
@@ -153,6 +157,21 @@ fn other_shapes_become_their_golden_steps() {
         &plain,
     );
 
+    let here = facts(7, &Format::Raw, 102);
+    add("tm/qcow2/mv.ssh", "h1:/d/100/7 h2:/d/100/7 7 100", &here, &plain);
+    add("tm/qcow2/mv.ssh", "h1:/d/100/7 h1:/d/102/7 7 102", &here, &plain);
+    add("tm/qcow2/mv.ssh", "h1:/d/100/7/disk.0 h2:/d/100/7/disk.0 7 1", &here, &plain);
+    add("tm/qcow2/mv", "h1:/d/100/7 h2:/d/102/7 7 102", &here, &plain);
+    let careful = Manner { bytes_per_second: Some(50 << 20), idle: true, packed: false };
+    let careful = TmSettings { carry: careful, ..TmSettings::default() };
+    add("tm/shared/mv.ssh", "h1:/d/100/7 h2:/d/102/7 7 102", &here, &careful);
+    // Where the source can't be asked, the VM's files are said to have moved, or not to have.
+    for state in [60, 61] {
+        let mut unknown = here.clone();
+        unknown.vm.as_mut().unwrap().lcm_state = Some(state);
+        add("tm/qcow2/mv.ssh", "h1:/d/100/7 h2:/d/100/7 7 100", &unknown, &plain);
+    }
+
     let mut moved = facts(7, &Format::Qcow2, 102);
     let vm = moved.vm.as_mut().unwrap();
     vm.datastores = vec![90, 100, 102];
@@ -180,6 +199,12 @@ fn what_a_call_needs_is_asked_for_and_no_more() {
     assert_eq!(need("tm/qcow2/ln", image), (Some(VmNeed::Document(vm)), vec![100, 103]));
     assert_eq!(need("tm/qcow2/clone", "fe:/d/2/k h1:/d/100/7/kernel 7 2"), (None, vec![2, 100]));
     assert_eq!(need("tm/qcow2/delete", "h1:/d/100/7/disk.0 7 103"), (None, vec![]));
+    assert_eq!(
+        need("tm/qcow2/mv.ssh", "h1:/d/100/7 h2:/d/100/7 7 100"),
+        (Some(VmNeed::Document(vm)), vec![])
+    );
+    assert_eq!(need("tm/qcow2/mv.ssh", "h1:/d/100/7 h1:/d/102/7 7 102"), (None, vec![]));
+    assert_eq!(need("tm/qcow2/mv", "h1:/d/100/7 h2:/d/102/7 7 102"), (None, vec![]));
     assert_eq!(need("tm/qcow2/context", "/a h1:/d/100/7/disk.1 7 100"), (None, vec![]));
     let migrate = "h1 h2 /d/100/7 7 100";
     assert_eq!(need("tm/qcow2/premigrate", migrate), (Some(VmNeed::Document(vm)), vec![]));
@@ -318,7 +343,7 @@ fn standard_input_is_passed_on_as_it_is() {
 proptest! {
     #[test]
     fn no_arguments_make_it_panic(
-        verb in "clone|ln|mv|mvds|delete|mkimage|mkswap|resize|snap_create|snap_revert|context|premigrate|postmigrate|failmigrate",
+        verb in "clone|ln|mv|mv\\.ssh|mvds|delete|mkimage|mkswap|resize|snap_create|snap_revert|context|premigrate|postmigrate|failmigrate",
         argv in proptest::collection::vec("(fe|h1)?:?(/d/[0-9]{1,3}/[0-9]/disk\\.[0-9])?|[0-9]{1,3}|\\PC{0,20}", 0..8),
     ) {
         let facts = facts(7, &Format::Qcow2, 100);

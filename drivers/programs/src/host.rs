@@ -29,6 +29,8 @@ pub struct Options {
     pub delegated: bool,
     /// How long a resident takes its driver for there without a word.
     pub lease: Duration,
+    /// Our own settings on this host.
+    pub settings: PathBuf,
     /// Where a test holds exchanges.
     pub breakpoints: Option<PathBuf>,
 }

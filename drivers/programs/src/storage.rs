@@ -1,12 +1,50 @@
 //! A piece of the transfer manager's work, on its way to the child that does it: the same on a host and on the front-end.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use causeway_core::answer::{Failure, Kind};
+use causeway_core::names::HostName;
 use causeway_core::plan::Input;
-use causeway_tm::host::{Worker, perform};
+use causeway_core::protocol::Severity;
+use causeway_core::reach::resident::Ssh;
+use causeway_core::settings::Causeway;
+use causeway_tm::carry::{Courier, End, PAUSES, carry};
+use causeway_tm::host::{Call, Worker, perform};
 use serde::{Deserialize, Serialize};
+
+use crate::driver::config::quoted;
+
+/// How a child reaches another host, for what takes a session of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Away {
+    /// The client and its options.
+    client: Vec<String>,
+    /// Our program there, as the remote shell takes it.
+    program: String,
+}
+
+impl Away {
+    /// As the settings say. The agent is not forwarded any further.
+    pub fn of(causeway: &Causeway) -> Self {
+        let program = quoted(&causeway.libexec_dir.join("causeway-host").display().to_string());
+        let client = causeway.ssh.display().to_string();
+        let ssh = Ssh::kept(&client, &program, causeway.deadlines.connect.duration());
+        Away { client: ssh.client, program: ssh.command }
+    }
+
+    /// The command that starts one end of a move on that host. The line that the remote shell takes is made of the
+    /// admin's settings and two words of ours; all else goes over the session.
+    fn start(&self, host: &HostName, end: End) -> Command {
+        let (program, options) = self.client.split_first().map_or(("ssh", &[][..]), |(p, o)| (p.as_str(), o));
+        let mut command = Command::new(program);
+        // In this child's process group: what ends the child ends the session.
+        command.args(options).arg("--").arg(host.as_str());
+        command.arg(format!("exec {} carry {}", self.program, end.word()));
+        command
+    }
+}
 
 /// One call.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -17,19 +55,22 @@ pub struct Transfer {
     inputs: Vec<Input>,
     /// Longest time, in milliseconds; the child is killed soon after.
     deadline_ms: u64,
+    /// To other hosts.
+    away: Away,
 }
 
 impl Transfer {
     /// A call that may take so long.
-    pub fn new(call: serde_json::Value, inputs: Vec<Input>, deadline: Duration) -> Self {
-        Transfer { call, inputs, deadline_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX) }
+    pub fn new(call: serde_json::Value, inputs: Vec<Input>, deadline: Duration, away: Away) -> Self {
+        let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
+        Transfer { call, inputs, deadline_ms, away }
     }
 
-    /// Does it, in this process; its locks lie below `state`.
+    /// Does it, in this process; its locks lie below `state`, and `log` is the VM's.
     ///
     /// # Errors
     /// What it failed of.
-    pub fn perform(self, state: &Path) -> Result<String, Failure> {
+    pub fn perform(self, state: &Path, log: &dyn Fn(Severity, &str)) -> Result<String, Failure> {
         let wrong = |e: serde_json::Error| Failure::new(Kind::Bug, format!("transfer call: {e}"));
         let call = serde_json::from_value(self.call).map_err(wrong)?;
         let inputs: Vec<Vec<u8>> = self.inputs.into_iter().map(|input| input.0.to_vec()).collect();
@@ -39,6 +80,28 @@ impl Transfer {
             deadline: Instant::now() + Duration::from_millis(self.deadline_ms),
             between: &|_| {},
         };
-        perform(&call, &inputs, &worker)
+        match &call {
+            Call::CarryDir(order) => {
+                let reach = |host: &HostName, end| self.away.start(host, end);
+                let courier = Courier { worker: &worker, reach: &reach, log, pauses: &PAUSES };
+                carry(order, &courier)?;
+                Ok(String::new())
+            }
+            call => perform(call, &inputs, &worker),
+        }
     }
+}
+
+/// The other end of a move, on the standard streams; its locks lie below `state`.
+///
+/// # Errors
+/// What it failed of, which the end that started it was told.
+pub fn serve_carry(end: End, state: &Path) -> Result<(), Failure> {
+    let worker = Worker {
+        locks: &state.join("locks"),
+        qemu_img: Path::new("qemu-img"),
+        deadline: Instant::now(),
+        between: &|_| {},
+    };
+    Ok(causeway_tm::carry::serve(end, std::io::stdin(), std::io::stdout(), &worker)?)
 }

@@ -48,8 +48,9 @@ const SLOTS: [&str; 7] = [
     "vnm/vxlan/post",
     "vnm/vxlan/clean",
 ];
-const TM_SLOTS: [&str; 17] = [
+const TM_SLOTS: [&str; 18] = [
     "clone.ssh",
+    "mv.ssh",
     "snap_create.ssh",
     "snap_revert.ssh",
     "clone",

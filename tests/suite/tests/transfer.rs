@@ -16,6 +16,8 @@ use causeway_suite::oned::Oned;
 use causeway_suite::recorded::data;
 use causeway_suite::request::Request;
 
+#[path = "transfer/carry.rs"]
+mod carry;
 #[path = "transfer/ear.rs"]
 mod ear;
 #[path = "transfer/stage.rs"]

@@ -13,6 +13,10 @@ pub mod lcm {
     pub const HOTPLUG_SAVEAS: u32 = 26;
     /// A snapshot of a running VM's disk is being deleted.
     pub const DISK_SNAPSHOT_DELETE: u32 = 59;
+    /// The VM's files are said to have moved, from a host that could not be asked.
+    pub const PROLOG_MIGRATE_UNKNOWN: u32 = 60;
+    /// That has failed.
+    pub const PROLOG_MIGRATE_UNKNOWN_FAILURE: u32 = 61;
     /// A disk of a running VM is being grown.
     pub const DISK_RESIZE: u32 = 62;
 }

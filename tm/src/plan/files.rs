@@ -1,8 +1,10 @@
 //! Disks that are files: `shared` and `qcow2` (contract TM 2.1).
 
-use causeway_core::plan::{Slot, Step};
+use causeway_core::names::HostName;
+use causeway_core::plan::{Place, Slot, Step};
 
 use super::{Transfer, one, step};
+use crate::carry::{Carry, End, Spot};
 use crate::error::TmError;
 use crate::facts::{DiskFacts, Facts, Format, VmFacts, lcm};
 use crate::host::{Blank, Call, CopyKind, Kept, Layout, SnapshotOrder};
@@ -43,6 +45,9 @@ impl Planner<'_> {
                 let reason = "a disk moves with its VM's directory".to_owned();
                 (to, named(self.slot, &file), Call::Nothing { reason })
             }
+            Request::MvDir { from, to } if self.service.local && from.0 != to.0 => {
+                return self.carry(from, to);
+            }
             Request::MvDir { from: (_, from), to: (host, to) } => (host, "mv".to_owned(), move_dir(from, to)),
             Request::DeleteFile { host, file } => (host, named(self.slot, &file), Call::DeleteFile { file }),
             Request::DeleteDir { host, dir } => {
@@ -66,6 +71,22 @@ impl Planner<'_> {
         };
         let long = copies(&call);
         step(name, host, &call, self.settings, long)
+    }
+
+    /// The directory goes from one host's own disk to another's; the source's worker drives it, and reaches the
+    /// destination with the agent that its session forwards.
+    fn carry(&self, from: (HostName, VmDir), to: (HostName, VmDir)) -> Result<Step, TmError> {
+        let state = self.facts.vm(from.1.vm())?.lcm_state()?;
+        if matches!(state, lcm::PROLOG_MIGRATE_UNKNOWN | lcm::PROLOG_MIGRATE_UNKNOWN_FAILURE) {
+            let reason = "the host that has the VM's files cannot be asked: they stay there".to_owned();
+            return step("mv".to_owned(), to.0, &Call::Nothing { reason }, self.settings, false);
+        }
+        let spot = |(host, dir)| Spot { host, dir };
+        let (runs_at, manner) = (End::Source, self.settings.carry);
+        let host = from.0.clone();
+        let call = Call::CarryDir(Carry { from: spot(from), to: spot(to), runs_at, manner, local: true });
+        let step = step("mv".to_owned(), host.clone(), &call, self.settings, true)?;
+        Ok(Step { place: Place::Delegated(host), ..step })
     }
 
     fn give(&self, image: &Source, file: VmFile, datastore: u32) -> Result<Call, TmError> {

@@ -70,7 +70,7 @@ pub fn built(slot: &Slot) -> bool {
 /// [`TmError::NotBuilt`], or an argument that is wrong.
 pub fn needs(slot: &Slot, argv: &[String]) -> Result<Needs, TmError> {
     let mut needs = Needs::default();
-    let (_, request) = Request::read(slot, argv)?;
+    let (service, request) = Request::read(slot, argv)?;
     match request {
         Request::Give { file, image_datastore, .. } => {
             needs.datastores.extend([image_datastore, file.dir().datastore().id()]);
@@ -84,6 +84,10 @@ pub fn needs(slot: &Slot, argv: &[String]) -> Result<Needs, TmError> {
         | Request::Resize { file, .. }
         | Request::Snapshot { file, .. } => needs.vm = Some(VmNeed::Document(file.dir().vm())),
         Request::Migrate(migration) => needs.vm = migrate::need(&migration),
+        // What the hosts do not share moves only in some states.
+        Request::MvDir { from, to } if service.local && from.0 != to.0 => {
+            needs.vm = Some(VmNeed::Document(from.1.vm()));
+        }
         Request::Mvds { .. }
         | Request::MvFile { .. }
         | Request::MvDir { .. }

@@ -100,7 +100,7 @@ impl Store {
         match self {
             // These three also work on a running guest's disks, which takes libvirt.
             Store::Files if matches!(verb, Verb::Cpds | Verb::SnapCreateLive | Verb::SnapDelete) => false,
-            Store::Files => !(local && matches!(verb, Verb::Ln | Verb::Mv | Verb::Mvds)),
+            Store::Files => !(local && matches!(verb, Verb::Ln | Verb::Mvds)),
         }
     }
 }

@@ -27,6 +27,8 @@ pub struct Causeway {
     pub deadlines: Deadlines,
     /// How a running VM moves.
     pub migration: Migration,
+    /// How a VM's files go to a host that does not see them.
+    pub carry: Carry,
     /// Settings of `kvmrc` that this file overrides.
     pub kvm: KvmOverrides,
 }
@@ -40,6 +42,7 @@ impl Default for Causeway {
             ssh: PathBuf::from("/usr/bin/ssh"),
             deadlines: Deadlines::default(),
             migration: Migration::default(),
+            carry: Carry::default(),
             kvm: KvmOverrides::default(),
         }
     }
@@ -149,6 +152,24 @@ pub struct Migration {
 impl Default for Migration {
     fn default() -> Self {
         Migration { transport: Transport::default(), tunnels: false, tell: Seconds::new(60) }
+    }
+}
+
+/// How a VM's files go to a host that does not see them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Carry {
+    /// Most MiB a second that one move sends; 0 means no limit.
+    pub bandwidth: u32,
+    /// Whether disks are read and written only when nobody else wants them.
+    pub idle: bool,
+    /// Whether data that becomes smaller by it is sent packed.
+    pub packed: bool,
+}
+
+impl Default for Carry {
+    fn default() -> Self {
+        Carry { bandwidth: 0, idle: false, packed: true }
     }
 }
 

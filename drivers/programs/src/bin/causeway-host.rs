@@ -9,7 +9,9 @@ use causeway_core::answer::one_line;
 use causeway_core::reach::wire::LEASE;
 use causeway_programs::host::{Options, files, resident, slot::SlotRun, work};
 use causeway_programs::start;
-use clap::{Args, Parser, Subcommand};
+use causeway_programs::storage;
+use causeway_tm::carry::End;
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Causeway's program on a host. Started over ssh by the driver processes, and by the wrappers in the slots.
 #[derive(Parser)]
@@ -40,6 +42,15 @@ enum Command {
         #[command(subcommand)]
         call: Call,
     },
+    /// One end of a move of a VM's directory, on the standard streams. Started over ssh by the other end.
+    #[command(hide = true)]
+    Carry {
+        /// What is done here.
+        end: Direction,
+        /// Our state on this host.
+        #[arg(long, env = "CAUSEWAY_STATE", default_value = "/var/lib/causeway")]
+        state: PathBuf,
+    },
     /// Answers file requests on the standard streams. Started by the other two.
     #[command(hide = true)]
     Worker {
@@ -47,6 +58,12 @@ enum Command {
         #[arg(long)]
         state: PathBuf,
     },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Direction {
+    Send,
+    Receive,
 }
 
 /// A slot such as vmm/kvm/deploy, and its own arguments, none of which is an option of ours.
@@ -73,6 +90,9 @@ struct Where {
     /// Seconds without a word of the driver after which a resident takes it for gone, for tests.
     #[arg(long, env = "CAUSEWAY_LEASE", hide = true)]
     lease: Option<u64>,
+    /// Our own settings.
+    #[arg(long, env = "CAUSEWAY_SETTINGS", default_value = "/etc/causeway/causeway.toml")]
+    settings: PathBuf,
     /// Holds exchanges at the points that files in this directory name, for tests.
     #[arg(long, env = "CAUSEWAY_BREAKPOINTS", hide = true)]
     breakpoints: Option<PathBuf>,
@@ -87,6 +107,7 @@ impl Where {
             root: self.root.split_whitespace().map(str::to_owned).collect(),
             delegated,
             lease: self.lease.map_or(LEASE, Duration::from_secs),
+            settings: self.settings,
             breakpoints: self.breakpoints,
         }
     }
@@ -107,6 +128,16 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     start::log_to(None);
     match command {
         Command::Worker { state } => files::serve(&state)?,
+        Command::Carry { end, state } => {
+            let end = match end {
+                Direction::Send => End::Source,
+                Direction::Receive => End::Destination,
+            };
+            if let Err(failure) = storage::serve_carry(end, &state) {
+                // Whoever started us was told on the stream.
+                return Ok(ExitCode::from(failure.kind.exit_code()));
+            }
+        }
         Command::Resident { place, delegated } => {
             start::run_local(resident::serve(place.options(delegated)))??;
         }

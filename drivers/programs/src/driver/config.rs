@@ -12,8 +12,11 @@ use causeway_core::plan::Slot;
 use causeway_core::protocol::{ArgvError, DriverOptions, TmOptions};
 use causeway_core::reach::resident::{Hosts, Ssh};
 use causeway_core::reach::slots::{Standing, standing};
-use causeway_core::settings::{Causeway, OneConfig, SettingsError, ShellRc, Transport, VmmExecrc, read_file};
+use causeway_core::settings::{
+    Carry, Causeway, OneConfig, SettingsError, ShellRc, Transport, VmmExecrc, read_file,
+};
 use causeway_tm::TmSettings;
+use causeway_tm::carry::Manner;
 use causeway_vmm::plan::{Deadlines, Drive, Settings};
 
 use super::front::Front;
@@ -21,6 +24,7 @@ use super::guard::Surroundings;
 use super::oned::Oned;
 use super::places::{Apart, Places};
 use crate::start;
+use crate::storage::Away;
 
 /// `PRIORITY` as it is shipped in `defaultrc`.
 const NICENESS: i32 = 19;
@@ -239,7 +243,7 @@ impl<O: Options> Config<O> {
     /// # Errors
     /// The program's own path is not known.
     pub fn front(&self) -> std::io::Result<Rc<Front>> {
-        Ok(Rc::new(Front::new(&self.causeway.journal_dir)?))
+        Ok(Rc::new(Front::new(&self.causeway.journal_dir, Away::of(&self.causeway))?))
     }
 
     /// The way back to oned.
@@ -288,6 +292,7 @@ impl<O: Options> Config<O> {
         TmSettings {
             short_deadline: timeout.unwrap_or(ours.tm.duration()),
             copy_deadline: timeout.unwrap_or(ours.copy.duration()),
+            carry: manner(&self.causeway),
             ..self.transfer.clone()
         }
     }
@@ -334,6 +339,13 @@ impl Config {
             drive: Drive::Agent,
         }
     }
+}
+
+/// How a VM's directory goes to a host that does not see it.
+fn manner(causeway: &Causeway) -> Manner {
+    let Carry { bandwidth, idle, packed } = causeway.carry;
+    let bytes_per_second = (bandwidth > 0).then_some(u64::from(bandwidth) << 20);
+    Manner { bytes_per_second, idle, packed }
 }
 
 /// What the stock driver's wrapper gives its scripts (contracts VMM 1.1, TM 1.1).

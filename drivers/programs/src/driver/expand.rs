@@ -65,8 +65,11 @@ pub fn not_built(slot: &Slot) -> Failure {
 pub fn at_home(mut steps: Vec<Step>) -> Vec<Step> {
     let here = crate::host::work::host_name();
     for step in &mut steps {
-        let ours = matches!(step.work, Work::Transfer { .. });
-        if ours && step.place.host().is_some_and(|host| is_here(host.as_str(), &here)) {
+        let Work::Transfer { call, .. } = &mut step.work else { continue };
+        // Between two hosts either end can do it; the one that needs no session is better.
+        let other_end = step.place.host().is_some_and(|host| !is_here(host.as_str(), &here))
+            && causeway_tm::carry::turn_to(call, |host| is_here(host.as_str(), &here));
+        if other_end || step.place.host().is_some_and(|host| is_here(host.as_str(), &here)) {
             step.place = Place::FrontEnd;
         }
     }

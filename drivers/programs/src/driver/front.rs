@@ -10,12 +10,13 @@ use std::time::Duration;
 use causeway_core::answer::{Failure, Kind};
 use causeway_core::names::DiskPath;
 use causeway_core::plan::{Input, InputName};
+use causeway_core::protocol::Severity;
 use causeway_core::reach::worker::{self, Workers};
 use causeway_tm::front::{Limits, read_sources};
 use causeway_tm::plan::Source;
 use serde::{Deserialize, Serialize};
 
-use crate::storage::Transfer;
+use crate::storage::{Away, Transfer};
 
 /// The largest deployment file or transfer script that is read.
 const FILE_LIMIT: u64 = 8 << 20;
@@ -43,18 +44,21 @@ enum Answer {
 }
 
 /// The children.
-pub struct Front(Workers);
+pub struct Front {
+    workers: Workers,
+    away: Away,
+}
 
 impl Front {
     /// Children of this program, started with the word `worker` when they are first needed; their locks lie below
-    /// `state`.
+    /// `state`, and they reach other hosts by `away`.
     ///
     /// # Errors
     /// The program's own path is not known.
-    pub fn new(state: &Path) -> io::Result<Self> {
+    pub fn new(state: &Path, away: Away) -> io::Result<Self> {
         let program = std::env::current_exe()?;
         let words = vec![program.into(), OsString::from("worker"), OsString::from("--state"), state.into()];
-        Ok(Front(Workers::new(words, WORKERS)))
+        Ok(Front { workers: Workers::new(words, WORKERS), away })
     }
 
     /// The content of a file.
@@ -62,7 +66,7 @@ impl Front {
     /// # Errors
     /// It can't be read, or is above 8 MiB.
     pub async fn read(&self, path: &DiskPath) -> Result<Vec<u8>, Failure> {
-        match self.0.call(&Request::Read(path.clone()), DEADLINE).await? {
+        match self.workers.call(&Request::Read(path.clone()), DEADLINE).await? {
             Answer::Read(input) => Ok(input.0.to_vec()),
             _ => Err(confused()),
         }
@@ -79,13 +83,13 @@ impl Front {
         if sources.is_empty() {
             return Ok(BTreeMap::new());
         }
-        match self.0.call(&Request::Sources(sources), DEADLINE).await? {
+        match self.workers.call(&Request::Sources(sources), DEADLINE).await? {
             Answer::Sources(inputs) => Ok(inputs),
             _ => Err(confused()),
         }
     }
 
-    /// Does a piece of the transfer manager's work on the front-end; what it prints.
+    /// Does a piece of the transfer manager's work on the front-end; what it prints. `log` is the VM's.
     ///
     /// # Errors
     /// What it failed of.
@@ -94,8 +98,10 @@ impl Front {
         call: serde_json::Value,
         inputs: Vec<Input>,
         deadline: Duration,
+        log: impl Fn(Severity, &str),
     ) -> Result<String, Failure> {
-        match self.0.call(&Request::Transfer(Transfer::new(call, inputs, deadline)), deadline).await? {
+        let transfer = Transfer::new(call, inputs, deadline, self.away.clone());
+        match self.workers.call_and_listen(&Request::Transfer(transfer), deadline, log).await? {
             Answer::Transferred(output) => Ok(output),
             _ => Err(confused()),
         }
@@ -111,8 +117,8 @@ fn confused() -> Failure {
 /// # Errors
 /// A broken pipe or frame.
 pub fn serve(state: &Path) -> io::Result<()> {
-    worker::serve(|request: Request| match request {
-        Request::Transfer(transfer) => transfer.perform(state).map(Answer::Transferred),
+    worker::serve_and_tell(|request: Request, log| match request {
+        Request::Transfer(transfer) => transfer.perform(state, log).map(Answer::Transferred),
         Request::Read(path) => read(&path).map(Answer::Read),
         Request::Sources(sources) => read_sources(&sources, Limits::default()).map(Answer::Sources),
     })

@@ -61,10 +61,12 @@ impl Apart {
 }
 
 impl Places {
-    /// How the session of its own is opened that a step of `action` asks for.
-    fn session_of(&self, action: &str) -> &Ssh {
-        let named = self.delegate.iter().any(|name| delegates(name, action));
-        if named { &self.delegated } else { &self.bare }
+    /// How the session of its own is opened that these steps ask for.
+    fn session_of(&self, exchange: &Exchange) -> &Ssh {
+        // From host to host files go with the agent, whatever `-d` says of scripts (contract TM 1.6).
+        let carries = exchange.steps.iter().any(|step| matches!(step.work, Work::Transfer { .. }));
+        let named = self.delegate.iter().any(|name| delegates(name, &exchange.action));
+        if named || carries { &self.delegated } else { &self.bare }
     }
 
     /// Forgets what ran apart for a request that is over.
@@ -81,7 +83,7 @@ impl Reach for Places {
                 Ok(Events { receiver: session.run(exchange), carrier: Some(Box::new(session)) })
             }
             Place::Delegated(host) => {
-                let session = Session::open(self.session_of(&exchange.action), host).await?;
+                let session = Session::open(self.session_of(&exchange), host).await?;
                 self.apart.lock().insert(exchange.request.clone(), Stop::Session(Arc::clone(&session)));
                 Ok(Events { receiver: session.run(exchange), carrier: Some(Box::new(session)) })
             }
@@ -186,7 +188,11 @@ impl Here {
             Work::Slot { .. } => self.script(exchange, step, outputs, events).await,
             Work::Transfer { call, inputs } => {
                 let inputs = inputs.iter().filter_map(|name| exchange.inputs.get(name).cloned()).collect();
-                let output = self.front.transfer(call.clone(), inputs, step.deadline()).await?;
+                let log = |severity, text: &str| {
+                    let (request, text) = (exchange.request.clone(), text.to_owned());
+                    let _ = events.send(FromResident::Log { request, severity, text });
+                };
+                let output = self.front.transfer(call.clone(), inputs, step.deadline(), log).await?;
                 Ok(Done { output, effect: Effect::Made })
             }
             _ => Err(Failure::new(Kind::Bug, format!("{} is not for the front-end", step.name))),

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use causeway_core::answer::{Failure, Kind};
 use causeway_core::plan::Input;
+use causeway_core::protocol::Severity;
 use causeway_core::reach::worker::{self, Workers};
 use causeway_vmm::host::{FileAnswer, FileCall, Files};
 use serde::{Deserialize, Serialize};
@@ -64,14 +65,14 @@ pub fn pool(count: usize, state: &Path) -> io::Result<Workers> {
 /// # Errors
 /// A broken pipe or frame.
 pub fn serve(state: &Path) -> io::Result<()> {
-    worker::serve(|request| perform(request, state))
+    worker::serve_and_tell(|request, log| perform(request, state, log))
 }
 
 /// Does one request, in this process.
 ///
 /// # Errors
 /// What the file system said, with the path.
-fn perform(request: Request, state: &Path) -> Result<Reply, Failure> {
+fn perform(request: Request, state: &Path, log: &dyn Fn(Severity, &str)) -> Result<Reply, Failure> {
     match request {
         Request::MakeDir { path } => {
             let made = DirBuilder::new().recursive(true).mode(0o755).create(&path);
@@ -82,7 +83,7 @@ fn perform(request: Request, state: &Path) -> Result<Reply, Failure> {
             write_beside(Path::new(&path), &content.0)?;
             Ok(Reply::Done(String::new()))
         }
-        Request::Transfer(transfer) => transfer.perform(state).map(Reply::Done),
+        Request::Transfer(transfer) => transfer.perform(state, log).map(Reply::Done),
         Request::Guest(call) => guest(call).map(Reply::Guest),
     }
 }

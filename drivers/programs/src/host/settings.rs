@@ -8,9 +8,6 @@ use causeway_vmm::host::Settings;
 
 use super::Options;
 
-/// Our own settings on a host.
-const OURS: &str = "/etc/causeway/causeway.toml";
-
 /// libvirt's URI and the settings of the VMM verbs.
 ///
 /// # Errors
@@ -25,10 +22,10 @@ pub fn read(options: &Options) -> anyhow::Result<(String, Settings)> {
     let kvmrc = Kvmrc::read(&rc)?;
     let uri = options.uri.clone().unwrap_or_else(|| kvmrc.libvirt_uri.clone());
     let drive = if options.delegated { Drive::Client } else { Drive::PeerToPeer };
-    Ok((uri, Settings { kvmrc, causeway: causeway()?, drive }))
+    Ok((uri, Settings { kvmrc, causeway: causeway(&options.settings)?, drive }))
 }
 
 /// Our own settings of this host.
-fn causeway() -> anyhow::Result<Causeway> {
-    Ok(Causeway::parse(OURS, &read_file(Path::new(OURS))?.unwrap_or_default())?)
+fn causeway(path: &Path) -> anyhow::Result<Causeway> {
+    Ok(Causeway::parse(&path.display().to_string(), &read_file(path)?.unwrap_or_default())?)
 }

@@ -23,7 +23,7 @@ use super::files::{self, Pooled, Reply, Request};
 use super::machine::Machine;
 use super::resident::Out;
 use super::turn::Turn;
-use crate::storage::Transfer;
+use crate::storage::{Away, Transfer};
 
 /// How many file workers a resident keeps.
 const WORKERS: usize = 4;
@@ -108,7 +108,8 @@ impl Place {
             exchange.inputs.get(name).cloned().ok_or_else(missing)
         };
         let file = |request: Request| async move {
-            match self.workers.call(&request, step.deadline()).await? {
+            let log = |severity, text: &str| log(out, &exchange.request, severity, text);
+            match self.workers.call_and_listen(&request, step.deadline(), log).await? {
                 Reply::Done(output) => Ok(Done { output, effect: Effect::Made }),
                 Reply::Guest(_) => Err(Failure::new(Kind::Bug, "a file worker gave another answer")),
             }
@@ -128,7 +129,8 @@ impl Place {
             Work::Transfer { call, inputs } => {
                 let inputs =
                     inputs.iter().map(|name| input(name)).collect::<Result<Vec<Input>, Failure>>()?;
-                file(Request::Transfer(Transfer::new(call.clone(), inputs, step.deadline()))).await
+                let away = Away::of(&self.settings.causeway);
+                file(Request::Transfer(Transfer::new(call.clone(), inputs, step.deadline(), away))).await
             }
             Work::Settle { id, order } => self.settle(id.clone(), *order, turn.clone()).await,
         }
