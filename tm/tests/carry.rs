@@ -384,6 +384,35 @@ fn what_is_nowhere_is_an_error_and_so_is_a_datastore_that_is_not_there() {
     }
 }
 
+/// The end that runs out of room says so, whichever it is; the source is whole, and the next try may have room.
+#[test]
+fn a_full_destination_costs_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    common::inside_tmpfs("full_destination", dir.path(), "12m");
+}
+
+#[test]
+#[ignore = "run by the test above, in a namespace of its own"]
+fn full_destination() {
+    let small = std::env::var("CAUSEWAY_TEST_DIR").unwrap();
+    for end in ENDS {
+        let pair = Pair::new();
+        fs::write(pair.from().join("disk.0"), vec![1; 8 << 20]).unwrap();
+        let before = tree(&pair.from());
+        fs::remove_dir(pair.destination.path("100")).unwrap();
+        symlink(&small, pair.destination.path("100")).unwrap();
+        fs::write(Path::new(&small).join("other"), vec![1; 8 << 20]).unwrap();
+        let failure = pair.moved(end).result.unwrap_err();
+        assert!(failure.text.contains("No space left"), "{failure}");
+        assert_eq!(tree(&pair.from()), before);
+        assert!(!pair.to().exists());
+        fs::remove_file(Path::new(&small).join("other")).unwrap();
+        assert_eq!(pair.moved(end).result.unwrap(), Ended::Moved);
+        assert_eq!(tree(&pair.to()), before);
+        fs::remove_dir_all(pair.to()).unwrap();
+    }
+}
+
 #[test]
 fn a_device_is_refused_by_name_and_a_limit_is_kept() {
     let pair = Pair::new();

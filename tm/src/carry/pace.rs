@@ -33,10 +33,10 @@ impl Limit {
 
 /// Decides whether a run is sent packed.
 ///
-/// Measured (`benches/carry.rs`): packing costs 0.75 to 1.2 nanoseconds a byte, unpacking 0.1 to 0.2; a byte that is sent
-/// costs 8 on a network of 1 Gbit/s, and 10 through ssh on loopback of a busy machine of two cores. So packing pays where
-/// a run loses an eighth of its bytes. Noise is given up after 0.14 nanoseconds a byte, and then tried at a run in
-/// thirty-two.
+/// Measured (`benches/carry.rs`, a busy machine of two cores): packing costs 0.4 to 1.3 nanoseconds a byte, unpacking 0.1
+/// to 0.4; a byte that is sent costs 8 on a network of 1 Gbit/s, and 5 to 8 through ssh on loopback there. So
+/// packing pays where a run loses an eighth of its bytes. Noise is given up after 0.2 nanoseconds a byte, and then tried
+/// at a run in thirty-two.
 #[derive(Debug, Default)]
 pub struct Packer {
     block: Vec<u8>,

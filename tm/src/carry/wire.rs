@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::error::CarryError;
-use super::frame::{self, Frame, FrameError, HEAD, Say};
+use super::frame::{self, Frame, FrameError, HEAD, RUN, Say};
 
 /// How often an end says that it is there.
 const BEAT: Duration = Duration::from_secs(5);
@@ -184,6 +184,10 @@ impl Link {
     /// # Errors
     /// A stream can't be shared with the thread that beats.
     pub fn new(input: impl AsFd, output: impl AsFd, deadline: Instant) -> io::Result<Self> {
+        for stream in [input.as_fd(), output.as_fd()] {
+            // A pipe that holds a frame spares both ends from waking for each 64 KiB; a socket is as it is.
+            let _ = rustix::pipe::fcntl_setpipe_size(stream, RUN);
+        }
         let incoming = Incoming::new(input.as_fd().try_clone_to_owned()?, deadline);
         Ok(Link { incoming, outgoing: Outgoing::new(output.as_fd().try_clone_to_owned()?) })
     }
