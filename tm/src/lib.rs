@@ -4,8 +4,8 @@
 //! in a child of the resident that can be killed; [`front`] reads the files of the front-end, likewise in a child;
 //! [`script`] reads the scripts that oned hands to the transfer manager's process.
 //!
-//! Built for the drivers `shared` and `qcow2`, which are one (contract TM 0): `clone ln delete context premigrate
-//! postmigrate failmigrate`.
+//! Built for the drivers `shared` and `qcow2`, which are one (contract TM 0), and for `ceph`; [`built`] says which of their
+//! slots.
 
 mod error;
 pub mod facts;
@@ -14,6 +14,7 @@ pub mod host;
 mod iso;
 pub mod place;
 pub mod plan;
+pub mod rbd;
 mod request;
 pub mod script;
 mod settings;
@@ -21,4 +22,4 @@ mod store;
 
 pub use error::TmError;
 pub use plan::{Source, Transfer, built, needs, steps};
-pub use settings::TmSettings;
+pub use settings::{CephSettings, TmSettings};

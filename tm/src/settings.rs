@@ -5,8 +5,51 @@ use std::time::Duration;
 
 use causeway_core::settings::{SettingsError, ShellRc};
 
+use crate::rbd::PoolName;
+
 /// `SUPPORTED_FS` as it is shipped.
 const SHIPPED: &str = "ext2,ext3,ext4,xfs";
+
+/// What `etc/datastore/ceph/ceph.conf` of the remotes says, with its shipped values as defaults (contract TM 2.2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CephSettings {
+    /// `POOL_NAME`: the pool of what names none.
+    pub pool: PoolName,
+    /// `RBD_FORMAT`.
+    pub format: String,
+    /// `CEPH_TRASH`: removed volumes go to the trash.
+    pub trash: bool,
+}
+
+impl Default for CephSettings {
+    fn default() -> Self {
+        CephSettings { pool: PoolName::default(), format: "2".to_owned(), trash: false }
+    }
+}
+
+impl CephSettings {
+    /// Reads that file.
+    ///
+    /// # Errors
+    /// A value that is none, or that only a shell could read.
+    pub fn read(file: &ShellRc) -> Result<Self, SettingsError> {
+        let mut settings = CephSettings::default();
+        if let Some(pool) = file.get("POOL_NAME")? {
+            let wrong = |e| SettingsError::value(file.file(), "POOL_NAME", pool, e);
+            settings.pool = pool.parse().map_err(wrong)?;
+        }
+        if let Some(trash) = file.get("CEPH_TRASH")? {
+            settings.trash = trash.eq_ignore_ascii_case("yes");
+            if !settings.trash && !trash.eq_ignore_ascii_case("no") {
+                return Err(SettingsError::value(file.file(), "CEPH_TRASH", trash, "yes or no"));
+            }
+        }
+        if let Some(format) = file.get("RBD_FORMAT")? {
+            settings.format = format.to_owned();
+        }
+        Ok(settings)
+    }
+}
 
 /// Settings of the plans; the caller reads them from `tmrc` and its own files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +59,8 @@ pub struct TmSettings {
     /// `SUPPORTED_FS` of `datastore.conf`: the file systems that a volatile disk may have, each with `FS_OPTS_<fs>`, more
     /// words for its `mkfs`.
     pub file_systems: BTreeMap<String, Vec<String>>,
+    /// What is so of every Ceph cluster.
+    pub ceph: CephSettings,
     /// Longest time of a step that copies no data.
     pub short_deadline: Duration,
     /// Longest time of a step that copies an image. The stock driver waits for ever (contract TM 1.1, `-w`).
@@ -27,6 +72,7 @@ impl Default for TmSettings {
         TmSettings {
             qcow2_options: Vec::new(),
             file_systems: SHIPPED.split(',').map(|name| (name.to_owned(), Vec::new())).collect(),
+            ceph: CephSettings::default(),
             short_deadline: Duration::from_secs(120),
             copy_deadline: Duration::from_secs(24 * 3600),
         }
@@ -66,6 +112,17 @@ mod tests {
     fn read(datastore: &str) -> Result<TmSettings, SettingsError> {
         let tmrc = ShellRc::parse("tmrc", "QCOW2_OPTIONS='-o cluster_size=2M'");
         TmSettings::read(&tmrc, &ShellRc::parse("datastore.conf", datastore))
+    }
+
+    #[test]
+    fn the_settings_of_ceph() {
+        let read = |text: &str| CephSettings::read(&ShellRc::parse("ceph.conf", text));
+        assert_eq!(read("STAGING_DIR=/var/tmp\n").unwrap(), CephSettings::default());
+        let set = read("POOL_NAME=\"two\"\nRBD_FORMAT=1\nCEPH_TRASH=YES\n").unwrap();
+        assert_eq!((set.pool.as_str(), set.format.as_str(), set.trash), ("two", "1", true));
+        for wrong in ["POOL_NAME=a/b", "POOL_NAME=-x", "CEPH_TRASH=maybe"] {
+            assert!(read(wrong).unwrap_err().to_string().contains("ceph.conf"), "{wrong}");
+        }
     }
 
     #[test]

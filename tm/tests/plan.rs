@@ -116,7 +116,7 @@ fn what_is_not_built_is_known() {
         assert!(known.split_whitespace().any(|word| word == name), "{name}");
     }
     for text in
-        ["tm/ceph/clone", "vmm/qcow2/clone", "tm/qcow2/clone.ssh", "tm/shared/ln.ssh", "tm/qcow2/clones"]
+        ["tm/lvm/clone", "vmm/qcow2/clone", "tm/qcow2/clone.ssh", "tm/shared/ln.ssh", "tm/qcow2/clones"]
     {
         assert!(!built(&slot(text)), "{text}");
     }

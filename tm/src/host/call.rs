@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::place::{FileName, Image, VmDir, VmFile};
+use crate::rbd::RbdCall;
 
 /// One call, in checked types: nothing in it can name a path outside a VM's directory or an image's datastore.
 ///
@@ -104,6 +105,15 @@ pub enum Call {
         /// one counts.
         names: Vec<FileName>,
     },
+    /// Works on volumes of a Ceph cluster.
+    Rbd(Box<RbdCall>),
+    /// Finds out whether two hosts see one system datastore.
+    Probe {
+        /// The VM's directory in it.
+        dir: VmDir,
+        /// This host's part.
+        order: ProbeOrder,
+    },
     /// Nothing is to be done; the step stands in the plan to say why.
     Nothing {
         /// Why.
@@ -116,6 +126,18 @@ impl Call {
     pub fn touches_storage(&self) -> bool {
         !matches!(self, Call::Nothing { .. })
     }
+}
+
+/// What a host does with the mark by which another shows that it sees the same directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProbeOrder {
+    /// Leaves it.
+    Leave,
+    /// Fails unless it is there.
+    Find,
+    /// Removes it.
+    Forget,
 }
 
 /// Kinds of copies of an image.

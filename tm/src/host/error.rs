@@ -8,6 +8,7 @@ use causeway_core::answer::{Failure, Kind};
 use rustix::io::Errno;
 
 use crate::place::{DatastoreDir, VmDir};
+use crate::rbd::RbdError;
 
 /// A failed call.
 #[derive(Debug, thiserror::Error)]
@@ -178,6 +179,19 @@ pub enum StorageError {
     /// The context image could not be laid out.
     #[error("cannot build the context image: {0}")]
     Iso(String),
+    /// Something could not be done to a volume of a Ceph cluster.
+    #[error(transparent)]
+    Rbd(#[from] RbdError),
+    /// Two hosts that do not share a system datastore.
+    #[error(
+        "this host does not see the other one's datastore {}: moving a VM's files between hosts that do not share \
+         {datastore} is not built",
+        datastore.id()
+    )]
+    Apart {
+        /// The datastore.
+        datastore: DatastoreDir,
+    },
     /// The call's inputs are not the ones it names.
     #[error("{found} inputs for {named} names")]
     Inputs {
@@ -195,6 +209,8 @@ impl StorageError {
             StorageError::Io { source, .. } if source.kind() == io::ErrorKind::TimedOut => Kind::Timeout,
             StorageError::Busy { .. } | StorageError::ToolDeadline { .. } => Kind::Timeout,
             StorageError::Tool { .. } => Kind::Refused,
+            StorageError::Rbd(error) => error.kind(),
+            StorageError::Apart { .. } => Kind::NotBuilt,
             StorageError::NotADisk { .. } | StorageError::Shrinks { .. } | StorageError::Iso(_) => {
                 Kind::Input
             }

@@ -29,11 +29,23 @@ pub(crate) fn hold(
     vm: VmId,
     image: Option<(&Image, Mode)>,
 ) -> Result<Locks, StorageError> {
+    hold_named(worker, vm, image.map(|(image, mode)| (image.to_string(), mode)))
+}
+
+/// As [`hold`]; the image is any thing that has a name of its own among all images.
+///
+/// # Errors
+/// As for [`hold`].
+pub(crate) fn hold_named(
+    worker: &Worker<'_>,
+    vm: VmId,
+    image: Option<(String, Mode)>,
+) -> Result<Locks, StorageError> {
     let mut held = vec![take(worker, "vms", vm.0.into(), Mode::Exclusive, || format!("VM {vm}"))?];
     if let Some((image, mode)) = image {
         // Two images of one number, which chance won't make, would wait for each other.
-        let number = fnv1a(image.to_string().as_bytes());
-        held.push(take(worker, "images", number, mode, || image.to_string())?);
+        let number = fnv1a(image.as_bytes());
+        held.push(take(worker, "images", number, mode, || image.clone())?);
     }
     Ok(Locks { _held: held })
 }

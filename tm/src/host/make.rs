@@ -70,7 +70,15 @@ fn empty_qcow2(made: &Temporary<'_>, size: u64, worker: &Worker<'_>) -> Result<(
 }
 
 /// A plain file with what is to be in it.
-fn fill(made: &Temporary<'_>, size: u64, blank: &Blank, worker: &Worker<'_>) -> Result<(), StorageError> {
+///
+/// # Errors
+/// It can't be made; what was made goes with `made`.
+pub(crate) fn fill(
+    made: &Temporary<'_>,
+    size: u64,
+    blank: &Blank,
+    worker: &Worker<'_>,
+) -> Result<(), StorageError> {
     made.create(0o666)?.set_len(size).during("grow", made.path())?;
     worker.at("file made");
     let mut tool = match blank {

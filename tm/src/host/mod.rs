@@ -29,24 +29,28 @@ mod image;
 mod lock;
 mod make;
 mod move_dir;
+mod probe;
 mod remove;
 mod resize;
 mod snapshot;
 mod tool;
 
-pub use call::{Blank, Call, CopyKind, Kept, Layout, SnapshotOrder};
+pub use call::{Blank, Call, CopyKind, Kept, Layout, ProbeOrder, SnapshotOrder};
 pub use error::StorageError;
 
 pub(crate) use copy::copy_data;
 pub(crate) use error::During;
 pub(crate) use home::{Datastore, Home, Temporary};
 pub(crate) use image::{ImageFile, Inside};
+pub(crate) use lock::hold_named;
+pub(crate) use make::fill;
 pub(crate) use remove::remove;
 pub(crate) use tool::Tool;
 
 use image::Reading;
 
 use crate::place::{Image, VmFile};
+use crate::rbd;
 use crate::store::{file, qcow2};
 
 /// What a worker works with.
@@ -112,6 +116,8 @@ pub fn perform(call: &Call, inputs: &[Vec<u8>], worker: &Worker<'_>) -> Result<S
         Call::DeleteFile { file } => delete::file(file, worker),
         Call::DeleteDir { dir, keep } => delete::dir(dir, keep.as_ref(), worker),
         Call::BuildContext { file, names } => context::build(file, names, inputs, worker),
+        Call::Rbd(call) => rbd::perform(call, worker),
+        Call::Probe { dir, order } => probe::probe(dir, *order, worker),
         Call::Nothing { .. } => Ok(()),
     };
     done.map(|()| String::new()).map_err(Failure::from)

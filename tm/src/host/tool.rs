@@ -54,11 +54,39 @@ impl Tool {
         self
     }
 
+    /// A call of any other program, by the name that messages give it.
+    pub(crate) fn program(name: &str, program: &Path, path: &Path) -> Self {
+        Tool {
+            name: name.to_owned(),
+            program: Some(program.to_owned()),
+            path: path.to_owned(),
+            args: Vec::new(),
+        }
+    }
+
     /// Runs it until the worker's deadline.
     ///
     /// # Errors
     /// [`StorageError::Tool`] with its last words, [`StorageError::ToolDeadline`], or that it could not be started.
     pub(crate) fn run(&self, worker: &Worker<'_>) -> Result<(), StorageError> {
+        let ended = self.output(worker, OUTPUT_LIMIT)?;
+        if ended.status.success() {
+            return Ok(());
+        }
+        let said = [String::from_utf8_lossy(&ended.out).into_owned(), ended.err].concat();
+        let said = said.lines().map(str::trim).rfind(|line| !line.is_empty());
+        let said = said.map_or_else(
+            || ended.status.to_string(),
+            |line| line.trim_start_matches("qemu-img: ").to_owned(),
+        );
+        Err(StorageError::Tool { tool: self.name.clone(), path: self.path.clone(), said })
+    }
+
+    /// Runs it until the worker's deadline; of its standard output the first `limit` bytes are kept.
+    ///
+    /// # Errors
+    /// [`StorageError::ToolDeadline`], or that it could not be started.
+    pub(crate) fn output(&self, worker: &Worker<'_>, limit: u64) -> Result<Ended, StorageError> {
         let program = self.program.as_deref().unwrap_or(worker.qemu_img);
         let mut command = Command::new(program);
         // In the worker's process group, so that what ends the worker ends it too.
@@ -69,27 +97,27 @@ impl Tool {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().during("start", program)?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let (status, said) = std::thread::scope(|scope| {
-            let out = scope.spawn(|| drain(stdout));
-            let err = scope.spawn(|| drain(stderr));
+        let (status, out, err) = std::thread::scope(|scope| {
+            let out = scope.spawn(|| drain(stdout, limit));
+            let err = scope.spawn(|| drain(stderr, OUTPUT_LIMIT));
             let status = wait(&mut child, worker.deadline);
-            let words = |thread: std::thread::ScopedJoinHandle<'_, String>| thread.join().unwrap_or_default();
-            (status, [words(out), words(err)].concat())
+            let words =
+                |thread: std::thread::ScopedJoinHandle<'_, Vec<u8>>| thread.join().unwrap_or_default();
+            (status, words(out), words(err))
         });
-        let tool = || self.name.clone();
-        match status.during("wait for", program)? {
-            None => Err(StorageError::ToolDeadline { tool: tool(), path: self.path.clone() }),
-            Some(status) if status.success() => Ok(()),
-            Some(status) => {
-                let said = said.lines().map(str::trim).rfind(|line| !line.is_empty());
-                let said = said.map_or_else(
-                    || status.to_string(),
-                    |line| line.trim_start_matches("qemu-img: ").to_owned(),
-                );
-                Err(StorageError::Tool { tool: tool(), path: self.path.clone(), said })
-            }
-        }
+        let deadline = || StorageError::ToolDeadline { tool: self.name.clone(), path: self.path.clone() };
+        let status = status.during("wait for", program)?.ok_or_else(deadline)?;
+        Ok(Ended { status, out, err: String::from_utf8_lossy(&err).into_owned() })
     }
+}
+
+/// How a tool ended.
+pub(crate) struct Ended {
+    pub status: ExitStatus,
+    /// The first part of its standard output.
+    pub out: Vec<u8>,
+    /// The first part of what it complained.
+    pub err: String,
 }
 
 /// Waits for a child's end; at the deadline it is killed and there is no status.
@@ -116,14 +144,14 @@ fn wait(child: &mut Child, deadline: Instant) -> std::io::Result<Option<ExitStat
 }
 
 /// Reads a pipe to its end and keeps the first part: a full pipe would stop whoever writes to it.
-fn drain(pipe: Option<impl Read>) -> String {
-    let Some(mut pipe) = pipe else { return String::new() };
+fn drain(pipe: Option<impl Read>, limit: u64) -> Vec<u8> {
+    let Some(mut pipe) = pipe else { return Vec::new() };
     let mut kept = Vec::new();
-    let read = pipe.by_ref().take(OUTPUT_LIMIT).read_to_end(&mut kept);
+    let read = pipe.by_ref().take(limit).read_to_end(&mut kept);
     if read.is_ok() {
         let _ = std::io::copy(&mut pipe, &mut std::io::sink());
     }
-    String::from_utf8_lossy(&kept).into_owned()
+    kept
 }
 
 #[cfg(test)]

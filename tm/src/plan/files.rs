@@ -44,7 +44,9 @@ impl Planner<'_> {
                 (to, named(self.slot, &file), Call::Nothing { reason })
             }
             Request::MvDir { from: (_, from), to: (host, to) } => (host, "mv".to_owned(), move_dir(from, to)),
-            Request::DeleteFile { host, file } => (host, named(self.slot, &file), Call::DeleteFile { file }),
+            Request::DeleteFile { host, file, .. } => {
+                (host, named(self.slot, &file), Call::DeleteFile { file })
+            }
             Request::DeleteDir { host, dir } => {
                 (host, "delete".to_owned(), Call::DeleteDir { dir, keep: None })
             }
@@ -116,24 +118,10 @@ impl Planner<'_> {
         } else {
             match &self.disk(&file)?.fs {
                 None => Blank::Empty,
-                Some(fs) => self.file_system(fs, &file)?,
+                Some(fs) => file_system(fs, &file, self.settings)?,
             }
         };
         Ok(Call::MakeImage { file, size_mb, qcow2, blank })
-    }
-
-    fn file_system(&self, kind: &str, file: &VmFile) -> Result<Blank, TmError> {
-        let supported = &self.settings.file_systems;
-        let options = supported.get(kind).cloned().ok_or_else(|| {
-            let names: Vec<&str> = supported.keys().map(String::as_str).collect();
-            TmError::Attribute {
-                attribute: format!("DISK {} FS", file.name().disk().unwrap_or_default()),
-                object: format!("VM {}", file.dir().vm()),
-                value: kind.to_owned(),
-                accepted: format!("one of SUPPORTED_FS: {}", names.join(", ")).into(),
-            }
-        })?;
-        Ok(Blank::FileSystem { kind: kind.to_owned(), options })
     }
 
     fn resize(&self, file: VmFile, size_mb: u64) -> Result<Call, TmError> {
@@ -188,8 +176,23 @@ impl Planner<'_> {
     }
 }
 
+/// A file system that a new disk is to have, if the admin's list has it.
+pub(super) fn file_system(kind: &str, file: &VmFile, settings: &TmSettings) -> Result<Blank, TmError> {
+    let supported = &settings.file_systems;
+    let options = supported.get(kind).cloned().ok_or_else(|| {
+        let names: Vec<&str> = supported.keys().map(String::as_str).collect();
+        TmError::Attribute {
+            attribute: format!("DISK {} FS", file.name().disk().unwrap_or_default()),
+            object: format!("VM {}", file.dir().vm()),
+            value: kind.to_owned(),
+            accepted: format!("one of SUPPORTED_FS: {}", names.join(", ")).into(),
+        }
+    })?;
+    Ok(Blank::FileSystem { kind: kind.to_owned(), options })
+}
+
 /// `clone:disk.0`.
-fn named(slot: &Slot, file: &VmFile) -> String {
+pub(super) fn named(slot: &Slot, file: &VmFile) -> String {
     let verb = slot.verb().split('.').next().unwrap_or_default();
     format!("{verb}:{}", file.name())
 }

@@ -8,6 +8,8 @@ mod chain;
 mod context;
 mod files;
 mod migrate;
+mod probe;
+mod rbd;
 
 use std::collections::BTreeMap;
 
@@ -70,7 +72,10 @@ pub fn built(slot: &Slot) -> bool {
 /// [`TmError::NotBuilt`], or an argument that is wrong.
 pub fn needs(slot: &Slot, argv: &[String]) -> Result<Needs, TmError> {
     let mut needs = Needs::default();
-    let (_, request) = Request::read(slot, argv)?;
+    let (service, request) = Request::read(slot, argv)?;
+    if service.store == Store::Rbd {
+        return Ok(rbd::needs(&request));
+    }
     match request {
         Request::Give { file, image_datastore, .. } => {
             needs.datastores.extend([image_datastore, file.dir().datastore().id()]);
@@ -108,9 +113,13 @@ pub fn steps(
     let (service, request) = Request::read(slot, argv)?;
     match request {
         Request::Context { sources, host, file } => context::context(sources, host, file, settings),
-        Request::Migrate(migration) => migrate::migrate(slot, &migration, argv, stdin, facts, settings),
+        Request::Migrate(migration) => match service.store {
+            Store::Files => migrate::migrate(slot, &migration, argv, stdin, facts, settings),
+            Store::Rbd => rbd::migrate(slot, &migration, argv, stdin, facts, settings),
+        },
         request => match service.store {
             Store::Files => files::plan(slot, service.verb, request, facts, settings),
+            Store::Rbd => rbd::plan(slot, service.verb, request, facts, settings),
         },
     }
 }
