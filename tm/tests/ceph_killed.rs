@@ -6,12 +6,14 @@
 mod ceph;
 
 use std::cell::RefCell;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
 use ceph::{Picture, Stage, at_once, cluster};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::{Value, json};
 
 /// One call, and the volumes before it.
@@ -69,15 +71,20 @@ fn killed_child() {
     done.unwrap();
 }
 
-fn kill_at(on: &Stage, case: &Case, point: usize) {
+fn child(on: &Stage, case: &Case, point: usize) -> Command {
     let mut child = Command::new(std::env::current_exe().unwrap());
     child.args(["--exact", "killed_child", "--ignored"]).stdout(Stdio::null()).stderr(Stdio::null());
     child.env("CAUSEWAY_TEST_DIR", on.dir()).env("CAUSEWAY_TEST_IMAGE", on.image.to_string());
     child
         .env("CAUSEWAY_TEST_CALL", (case.call)(on).to_string())
         .env("CAUSEWAY_TEST_POINT", point.to_string());
+    child
+}
+
+fn kill_at(on: &Stage, case: &Case, point: usize) {
     use std::os::unix::process::ExitStatusExt;
-    assert_eq!(child.status().unwrap().signal(), Some(9), "{}, point {point}", case.name);
+    let status = child(on, case, point).status().unwrap();
+    assert_eq!(status.signal(), Some(9), "{}, point {point}", case.name);
 }
 
 /// What a killed call leaves: under every name of a volume what was there before or is to be there in the end, and what the
@@ -146,4 +153,45 @@ fn killed_anywhere_and_run_again_is_the_same() {
         }
     });
     println!("ceph_killed: {} of {} points", tried.into_inner(), points.into_inner());
+}
+
+/// What is left to compare of a picture when the cluster still takes a dead client for a living one.
+fn without_leftovers(mut picture: Picture) -> Picture {
+    picture.retain(|name, _| !name.contains(".causeway-"));
+    for seen in picture.values_mut() {
+        seen.snapshots.retain(|snapshot| !snapshot.0.starts_with("causeway-"));
+    }
+    picture
+}
+
+/// Killed with its `rbd` at whatever moment, in the midst of a copy or of a removal, and run again at once.
+#[test]
+fn killed_at_any_moment_and_run_again_is_the_same() {
+    let Some(conf) = cluster() else { return };
+    let cases = cases();
+    let names =
+        ["clone over an older disk", "save", "removal", "revert", "removal into the trash", "snapshot"];
+    let mut trials: Vec<(&Case, u64)> = Vec::new();
+    for case in cases.iter().filter(|case| names.contains(&case.name)) {
+        trials.extend((1..=6).map(|share| (case, share)));
+    }
+    at_once(ceph::share(&trials, 6), |(case, share)| {
+        let on = Stage::new(&conf);
+        (case.prepare)(&on);
+        let begun = Instant::now();
+        on.done((case.call)(&on));
+        let (took, after) = (begun.elapsed(), ended(&on));
+        let on = Stage::new(&conf);
+        (case.prepare)(&on);
+        let mut child = child(&on, case, usize::MAX).process_group(0).spawn().unwrap();
+        std::thread::sleep(took.mul_f64(*share as f64 / 7.0));
+        let _ = kill_process_group(Pid::from_raw(child.id() as i32).unwrap(), Signal::KILL);
+        child.wait().unwrap();
+        on.done((case.call)(&on));
+        assert_eq!(without_leftovers(on.picture()), after, "{} killed after {share}/7", case.name);
+        // What could not be removed at once goes with the disk.
+        on.done(on.remove(&on.disk(), false));
+        let left = on.picture();
+        assert!(left.keys().all(|name| name == "one-5" || name.starts_with("one-5-saved")), "{left:?}");
+    });
 }

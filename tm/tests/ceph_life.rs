@@ -177,6 +177,12 @@ fn an_image_is_what_the_disk_held_at_one_moment() {
     on.rbd(&format!("rm --no-progress {saved}"));
     on.done(on.save(Some(1)));
     assert_eq!(on.content(&saved), "caaa");
+    // One that somebody else made, of whatever content.
+    on.rbd(&format!("rm --no-progress {saved}"));
+    on.import(&saved, "zz");
+    assert!(on.failure(on.save(None)).text.contains("is there already"));
+    assert_eq!(on.content(&saved), "zz");
+    on.rbd(&format!("rm --no-progress {saved}"));
     let failure = on.failure(on.save(Some(9)));
     assert!(failure.kind == Kind::HostState, "{failure}");
 }
@@ -312,6 +318,26 @@ fn what_is_open_is_left_alone() {
     guest.wait().unwrap();
     on.done(on.remove(&on.disk(), false));
     assert_eq!(on.picture(), expected(&[IMAGE]));
+}
+
+/// W51: one question for all disks, whatever their numbers.
+#[test]
+fn a_pool_is_measured_with_its_disks() {
+    let Some(conf) = cluster() else { return };
+    let on = Stage::new(&conf);
+    on.snapshots();
+    let mut call = on.remove(&on.disk(), false);
+    let cluster = call["rbd"]["cluster"].take();
+    let usage = json!({"pool_usage": {"cluster": cluster, "pool": "one", "disks": true}});
+    let text = on.perform_at(&usage, &|_| {}).unwrap();
+    let (usage, vms) = text.split_once('\n').unwrap();
+    let numbers: Vec<u64> =
+        usage.split(' ').map(|word| word.split_once('=').unwrap().1.parse().unwrap()).collect();
+    assert!(usage.starts_with("USED_MB=") && numbers[1] == numbers[0] + numbers[2], "{usage}");
+    let vms: serde_json::Value = serde_json::from_str(vms).unwrap();
+    // All tests' disks are those of VM 7.
+    let seven = vms.as_array().unwrap().iter().find(|vm| vm["vm"] == 7).unwrap();
+    assert!(seven["disks"][0]["snapshots"].as_object().unwrap().contains_key("1"), "{seven}");
 }
 
 /// W23, W41: what is gone is gone only in a pool that is there, in a cluster that answers.

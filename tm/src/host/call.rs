@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::place::{FileName, Image, VmDir, VmFile};
-use crate::rbd::RbdCall;
+use crate::rbd::{Cluster, PoolName, RbdCall};
 
 /// One call, in checked types: nothing in it can name a path outside a VM's directory or an image's datastore.
 ///
@@ -107,6 +107,15 @@ pub enum Call {
     },
     /// Works on volumes of a Ceph cluster.
     Rbd(Box<RbdCall>),
+    /// Says how full a pool of a Ceph cluster is: `USED_MB=... TOTAL_MB=... FREE_MB=...`.
+    PoolUsage {
+        /// The cluster.
+        cluster: Cluster,
+        /// The pool.
+        pool: PoolName,
+        /// Whether a second line is to tell how much room the disks of its VMs take.
+        disks: bool,
+    },
     /// Finds out whether two hosts see one system datastore.
     Probe {
         /// The VM's directory in it.

@@ -117,6 +117,9 @@ pub fn perform(call: &Call, inputs: &[Vec<u8>], worker: &Worker<'_>) -> Result<S
         Call::DeleteDir { dir, keep } => delete::dir(dir, keep.as_ref(), worker),
         Call::BuildContext { file, names } => context::build(file, names, inputs, worker),
         Call::Rbd(call) => rbd::perform(call, worker),
+        Call::PoolUsage { cluster, pool, disks } => {
+            return rbd::usage(cluster, pool, *disks, worker).map_err(Failure::from);
+        }
         Call::Probe { dir, order } => probe::probe(dir, *order, worker),
         Call::Nothing { .. } => Ok(()),
     };

@@ -5,7 +5,7 @@
 
 use super::MIB;
 use super::error::{RbdError, code};
-use super::model::Family;
+use super::model::{Family, UNFINISHED};
 use super::name::{PoolName, SnapshotName, Volume};
 use super::place::{check, half_made, replace, sweep};
 use super::tool::Rbd;
@@ -59,7 +59,11 @@ fn source(rbd: &Rbd<'_>, image: &Volume) -> Result<u64, StorageError> {
 pub(super) fn absent(rbd: &Rbd<'_>, volume: &Volume, error: StorageError) -> StorageError {
     match error {
         StorageError::Rbd(found) if found.is(code::ENOENT) => match rbd.names(volume.pool()) {
-            Ok(_) => RbdError::NoVolume { volume: volume.clone(), hint: "" }.into(),
+            Ok(names) => {
+                let family = names.iter().any(|name| volume.role(name).is_some());
+                let hint = if family { UNFINISHED } else { "" };
+                RbdError::NoVolume { volume: volume.clone(), hint }.into()
+            }
             Err(error) => error,
         },
         other => other,

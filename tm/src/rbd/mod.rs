@@ -27,6 +27,7 @@ mod snap_create;
 mod snap_delete;
 mod snap_revert;
 mod tool;
+mod usage;
 
 use causeway_core::locks::Mode;
 use causeway_core::names::VmId;
@@ -128,6 +129,19 @@ pub enum RbdWork {
         /// The snapshot.
         id: u32,
     },
+}
+
+/// Measures a pool; the text says how full it is.
+///
+/// # Errors
+/// It could not be asked for.
+pub(crate) fn usage(
+    cluster: &Cluster,
+    pool: &PoolName,
+    disks: bool,
+    worker: &Worker<'_>,
+) -> Result<String, StorageError> {
+    usage::usage(&Rbd::new(cluster, worker), pool, disks)
 }
 
 /// Does it.

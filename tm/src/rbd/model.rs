@@ -95,6 +95,9 @@ impl Member {
     }
 }
 
+/// What is the matter when a volume is missing and others of its family are not.
+pub(super) const UNFINISHED: &str = ": a revert to one of its snapshots was not finished; revert again";
+
 /// All volumes of a disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Family {
@@ -151,11 +154,7 @@ impl Family {
     /// # Errors
     /// It is not there.
     pub(crate) fn expect(&self) -> Result<&Member, RbdError> {
-        let hint = if self.members.is_empty() {
-            ""
-        } else {
-            ": a revert to one of its snapshots was not finished; revert again"
-        };
+        let hint = if self.members.is_empty() { "" } else { UNFINISHED };
         self.current().ok_or_else(|| RbdError::NoVolume { volume: self.volume.clone(), hint })
     }
 
@@ -190,6 +189,11 @@ fn member(rbd: &Rbd<'_>, role: Role, volume: Volume) -> Result<Option<Member>, S
     let read = rbd.info(&volume).and_then(|info| Ok((info, rbd.snapshots(&volume)?)));
     match read {
         Ok((info, snapshots)) => Ok(Some(Member { role, volume, info, snapshots })),
+        // A call was killed while it was being made: it has a name and nothing else, and can be removed.
+        Err(StorageError::Rbd(error)) if error.is(code::ENOENT) && role == Role::HalfMade => {
+            let info = Info { size: 0, format: 2, data_pool: None, parent: None };
+            Ok(Some(Member { role, volume, info, snapshots: Vec::new() }))
+        }
         // It went since the pool was listed.
         Err(StorageError::Rbd(error)) if error.is(code::ENOENT) && role != Role::Current => Ok(None),
         Err(error) => Err(error),

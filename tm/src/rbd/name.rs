@@ -217,7 +217,7 @@ pub(crate) enum Role {
 }
 
 /// A decimal number in the one spelling that is printed back.
-fn number(text: &str) -> Option<u32> {
+pub(super) fn number(text: &str) -> Option<u32> {
     let number: u32 = text.parse().ok()?;
     (number.to_string() == text).then_some(number)
 }

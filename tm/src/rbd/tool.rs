@@ -3,6 +3,7 @@
 //! `rbd` ends with the `errno` of what went wrong, and with the same one, ENOENT, for a volume that is not there and for
 //! a pool that is not: absence is therefore never read from one exit code, but from a pool that could be listed.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use causeway_core::names::DiskPath;
 use super::error::{RbdError, code};
 use super::model::{Info, Snapshot};
 use super::name::{PoolName, SnapshotName, UserName, Volume};
+use super::usage::{Pools, Rooms};
 use crate::host::{StorageError, Tool, Worker};
 
 /// Most that is read of an answer, bytes: the list of a pool with a million volumes.
@@ -105,6 +107,18 @@ impl<'a> Rbd<'a> {
             }
             other => other,
         })
+    }
+
+    /// How full the cluster's pools are.
+    pub(super) fn pools(&self) -> Result<Pools, StorageError> {
+        let (tool, on) = ("ceph df", "the cluster");
+        let answer = self.run(Path::new("ceph"), tool, on, &["df", "detail", "--format", "json"])?;
+        self.read(tool, on, &answer)
+    }
+
+    /// How much room each volume of a pool takes.
+    pub(super) fn rooms(&self, pool: &PoolName) -> Result<Rooms, StorageError> {
+        self.ask(&["du"], pool.as_str(), &["--pool", pool.as_str()])
     }
 
     pub(crate) fn info(&self, volume: &Volume) -> Result<Info, StorageError> {
@@ -297,8 +311,12 @@ impl<'a> Rbd<'a> {
     /// What a volume is marked with; none if it is not.
     pub(crate) fn mark(&self, volume: &Volume, key: &str) -> Result<Option<String>, StorageError> {
         let on = volume.to_string();
-        let marks: std::collections::BTreeMap<String, String> =
-            self.ask(&["image-meta", "ls"], &on, &[&on])?;
+        let answer = self.call(&["image-meta", "ls"], &on, &["--format", "json", &on])?;
+        // Of a volume without any it says nothing at all.
+        if answer.trim_ascii().is_empty() {
+            return Ok(None);
+        }
+        let marks: BTreeMap<String, String> = self.read("rbd image-meta ls", &on, &answer)?;
         Ok(marks.get(key).cloned())
     }
 }
