@@ -334,6 +334,9 @@ frontend() {
     put_slots causeway-tm "$driver" clone ln mv mvds delete mkimage mkswap resize snap_create snap_revert context \
       premigrate postmigrate failmigrate
   done
+  # Not mv, premigrate and postmigrate: most clusters keep a VM's small files on its host, which only stock's move.
+  [ ! -x "$from/causeway-tm" ] || put_slots causeway-tm tm/ceph clone ln mvds cpds delete mkimage mkswap resize \
+    snap_create snap_delete snap_revert context failmigrate
   swap_executables in
   [ -z "$rehearsal" ] || return 0
   cat <<TEXT

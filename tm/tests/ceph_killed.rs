@@ -124,7 +124,7 @@ fn ended(on: &Stage) -> Picture {
 #[test]
 fn killed_anywhere_and_run_again_is_the_same() {
     let Some(conf) = cluster() else { return };
-    // In the short form every fourth point, all cases together: each run has others.
+    // In the short form every sixth point, all cases together: each run has others.
     let (points, tried) = (AtomicU32::new(0), AtomicU32::new(0));
     at_once(&cases(), |case| {
         let on = Stage::new(&conf);
@@ -140,7 +140,7 @@ fn killed_anywhere_and_run_again_is_the_same() {
         assert!(passed.len() > 1, "{}: {passed:?}", case.name);
         for (index, point) in passed.iter().enumerate() {
             let number = points.fetch_add(1, Ordering::Relaxed);
-            if !ceph::long() && !(number + std::process::id()).is_multiple_of(4) {
+            if !ceph::long() && !(number + std::process::id()).is_multiple_of(6) {
                 continue;
             }
             let on = Stage::new(&conf);

@@ -80,6 +80,8 @@ fn a_disk_of_its_own_from_deploy_to_terminate() {
     on.done(on.remove(&disk, false));
     assert_eq!(on.picture(), expected(&[IMAGE]));
     on.done(on.remove(&disk, false));
+    // No file of the VM was ever made on this host; that its directory is gone is known all the same.
+    on.done(json!({"delete_dir": {"dir": on.vm_dir()}}));
 }
 
 /// Every order in which an admin may have three snapshots removed, made by two reverts; and the disk removed in the end.
@@ -325,19 +327,27 @@ fn what_is_open_is_left_alone() {
 fn a_pool_is_measured_with_its_disks() {
     let Some(conf) = cluster() else { return };
     let on = Stage::new(&conf);
-    on.snapshots();
+    // A pool that no other test uses.
+    for volume in ["more/one-5-7-0", "more/one-5-8-11"] {
+        on.import(volume, "aa");
+        on.rbd(&format!("snap create --no-progress {volume}@1"));
+    }
     let mut call = on.remove(&on.disk(), false);
     let cluster = call["rbd"]["cluster"].take();
-    let usage = json!({"pool_usage": {"cluster": cluster, "pool": "one", "disks": true}});
+    let usage = json!({"pool_usage": {"cluster": cluster, "pool": "more", "disks": true}});
     let text = on.perform_at(&usage, &|_| {}).unwrap();
     let (usage, vms) = text.split_once('\n').unwrap();
     let numbers: Vec<u64> =
         usage.split(' ').map(|word| word.split_once('=').unwrap().1.parse().unwrap()).collect();
     assert!(usage.starts_with("USED_MB=") && numbers[1] == numbers[0] + numbers[2], "{usage}");
     let vms: serde_json::Value = serde_json::from_str(vms).unwrap();
-    // All tests' disks are those of VM 7.
-    let seven = vms.as_array().unwrap().iter().find(|vm| vm["vm"] == 7).unwrap();
-    assert!(seven["disks"][0]["snapshots"].as_object().unwrap().contains_key("1"), "{seven}");
+    // Two MiB in one object of four.
+    let disks = |id: u32| json!([{"id": id, "size_mb": 0, "snapshots": {"1": 2}}]);
+    assert_eq!(vms, json!([{"vm": 7, "disks": disks(0)}, {"vm": 8, "disks": disks(11)}]));
+    for volume in ["more/one-5-7-0", "more/one-5-8-11"] {
+        on.rbd(&format!("snap rm --no-progress {volume}@1"));
+        on.rbd(&format!("rm --no-progress {volume}"));
+    }
 }
 
 /// W23, W41: what is gone is gone only in a pool that is there, in a cluster that answers.

@@ -110,8 +110,13 @@ fn recorded_calls_become_their_golden_steps() {
         if !built(&slot) {
             continue;
         }
-        let vm = argv[argv.len() - 2].parse().unwrap();
-        let transfer = steps(&slot, &argv, b"PFZNLz4=", &facts(vm), &TmSettings::default()).unwrap();
+        let mut facts = facts(argv[argv.len() - 2].parse().unwrap());
+        if slot.verb() == "mkswap" {
+            // Of that VM disk 1 is swap.
+            let disk = &mut facts.vm.as_mut().unwrap().disks[1];
+            (disk.source, disk.disk_type) = (None, Some("swap".to_owned()));
+        }
+        let transfer = steps(&slot, &argv, b"PFZNLz4=", &facts, &TmSettings::default()).unwrap();
         text.push_str(&render(&format!("{slot} {}", argv.join(" ")), &transfer));
     }
     golden::compare(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/recorded_ceph.txt"), &text);
@@ -212,6 +217,12 @@ fn what_can_t_be_done_is_refused_by_name() {
         ("tm/ceph/clone", "fe:one/one-5 node1:/d/100/7/kernel 7 1", "kernel is no disk"),
         ("tm/ceph/clone", "fe:one/one-5 node1:/d/100/8/disk.0 7 1", "is not a path of VM 7"),
         ("tm/ceph/mkimage", "64 qcow2 node1:/d/100/7/disk.2 7 100", "is \"qcow2\", not raw or swap"),
+        (
+            "tm/ceph/mkimage",
+            "64 raw node1:/d/100/7/disk.1 7 100",
+            "SOURCE of DISK 1 of VM 7 is \"one/one-5\", not empty",
+        ),
+        ("tm/ceph/mkswap", "64 node1:/d/100/7/disk.0 7 100", "SOURCE of DISK 0 of VM 7"),
         ("tm/ceph/snap_create", "node1:/d/100/7/disk.2 1 7 100", "TYPE of DISK 2 of VM 7 is \"fs\", not RBD"),
         ("tm/ceph/snap_create_live", "node1:/d/100/7/disk.0 1 7 100", "is not built"),
         ("tm/ceph/delete.ssh", "node1:/d/100/7/disk.0 7 100", "is not built"),

@@ -198,7 +198,7 @@ fn nothing_of_a_script_runs_that_cannot_run_whole() {
     let bad: [(&[u8], &str); 9] = [
         (b"MKSWAP ssh 16 h:/d/0/7/disk.1 7 0", "line 2, MKSWAP ssh: Transfer Driver 'ssh' not available"),
         (b"CLONE nosuch a b c d", "Transfer Driver 'nosuch' not available"),
-        (b"MV ceph a b", "line 2, MV ceph: tm/ceph/mv is not built"),
+        (b"RESTORE ceph a b", "line 2, RESTORE ceph: tm/ceph/restore is not built"),
         (b"DELETE", "is followed by no transfer manager"),
         (b"DELETE ../../../bin x", "slot part \"../../../bin\" is not"),
         (b"../X ceph x", "slot part \"../x\" is not"),

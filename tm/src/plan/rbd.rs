@@ -121,11 +121,12 @@ impl Planner<'_> {
         let (vm, disk) = self.disk(file)?;
         let image = image.volume()?;
         let work = if self.verb == Verb::Ln {
-            RbdWork::Link { image }
+            RbdWork::Link { image, dir: file.dir().clone() }
         } else {
             let disk_volume = image.disk(vm.id, disk.id);
             let data_pool = self.data_pool(file.dir().datastore().id())?;
-            RbdWork::Clone { image, disk: disk_volume, grown_mb: disk.grown_mb(), data_pool }
+            let dir = file.dir().clone();
+            RbdWork::Clone { image, disk: disk_volume, dir, grown_mb: disk.grown_mb(), data_pool }
         };
         self.step(file, host, work, Time::Short)
     }
@@ -179,7 +180,16 @@ impl Planner<'_> {
     }
 
     fn make(&self, size_mb: u64, format: &str, host: HostName, file: VmFile) -> Result<Step, TmError> {
-        let (_, disk) = self.disk(&file)?;
+        let (vm, disk) = self.disk(&file)?;
+        if let Some(source) = &disk.source {
+            // What has the name is replaced; here that would be an image.
+            return Err(TmError::Attribute {
+                attribute: "SOURCE".to_owned(),
+                object: object(vm, disk),
+                value: source.clone(),
+                accepted: "empty: only a disk without an image is made anew".into(),
+            });
+        }
         let blank = match (format, &disk.fs) {
             ("swap", _) => Blank::Swap,
             ("raw", None) => Blank::Empty,

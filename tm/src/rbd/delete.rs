@@ -6,7 +6,7 @@
 
 use super::error::RbdError;
 use super::model::Family;
-use super::name::{SnapshotName, Volume};
+use super::name::Volume;
 use super::place::{Removal, remove_all};
 use super::tool::Rbd;
 use crate::host::StorageError;
@@ -31,8 +31,7 @@ fn strangers(rbd: &Rbd<'_>, family: &Family) -> Result<(), StorageError> {
         for snapshot in member.snapshots.iter().filter(|snapshot| snapshot.protected) {
             let clones = rbd.clones(&member.volume, &snapshot.name)?;
             let others: Vec<String> = clones.into_iter().filter(|clone| !ours.contains(clone)).collect();
-            // A disk has no base of its own.
-            if !others.is_empty() && snapshot.name != SnapshotName::Base {
+            if !others.is_empty() {
                 let snapshot = format!("{}@{}", member.volume, snapshot.name);
                 return Err(RbdError::Clones { snapshot, clones: others.join(", ") }.into());
             }

@@ -33,8 +33,8 @@ use causeway_core::locks::Mode;
 use causeway_core::names::VmId;
 use serde::{Deserialize, Serialize};
 
-use crate::host::{Blank, SnapshotOrder, StorageError, Worker, hold_named};
-use crate::place::VmFile;
+use crate::host::{Blank, Datastore, SnapshotOrder, StorageError, Worker, hold_named};
+use crate::place::{VmDir, VmFile};
 
 pub use error::RbdError;
 pub use name::{PoolName, UserName, Volume};
@@ -67,6 +67,8 @@ pub enum RbdWork {
         image: Volume,
         /// The VM's disk; whatever has the name is replaced.
         disk: Volume,
+        /// The VM's directory, in which its other files will be.
+        dir: VmDir,
         /// Size to grow it to, MiB; none means that of the image.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         grown_mb: Option<u64>,
@@ -78,6 +80,8 @@ pub enum RbdWork {
     Link {
         /// The image.
         image: Volume,
+        /// The VM's directory, in which its other files will be.
+        dir: VmDir,
     },
     /// Makes an image of what a disk holds at one point in time.
     Save {
@@ -155,12 +159,16 @@ pub(crate) fn perform(call: &RbdCall, worker: &Worker<'_>) -> Result<(), Storage
         hold_named(worker, call.vm, image.map(|(volume, mode)| (volume.to_string(), mode)))
     };
     match &call.work {
-        Clone { image, disk, grown_mb, data_pool } => {
+        Clone { image, disk, dir, grown_mb, data_pool } => {
             let _locks = hold(Some((image, Mode::Shared)))?;
+            Datastore::prepare(dir.datastore(), worker)?;
             clone::clone(&rbd, image, disk, *grown_mb, data_pool.as_ref())
         }
-        Link { image } => {
+        Link { image, dir } => {
             let _locks = hold(Some((image, Mode::Exclusive)))?;
+            // What is made here first proves the datastore to whoever removes the VM's directory, even if no file of it
+            // was ever made.
+            Datastore::prepare(dir.datastore(), worker)?;
             link::link(&rbd, image)
         }
         Save { disk, snapshot, image, data_pool } => {

@@ -82,6 +82,8 @@ impl<'a> Rbd<'a> {
             return Ok(ended.out);
         }
         let said = ended.err.lines().map(str::trim).rfind(|line| !line.is_empty());
+        // Of one that crashed the last line is nobody's words.
+        let said = said.filter(|_| ended.status.code().is_some());
         let said =
             said.map_or_else(|| ended.status.to_string(), |line| line.trim_start_matches("rbd: ").to_owned());
         let (tool, on) = (name.to_owned(), on.to_owned());
@@ -119,6 +121,12 @@ impl<'a> Rbd<'a> {
     /// How much room each volume of a pool takes.
     pub(super) fn rooms(&self, pool: &PoolName) -> Result<Rooms, StorageError> {
         self.ask(&["du"], pool.as_str(), &["--pool", pool.as_str()])
+    }
+
+    /// How much room a volume takes.
+    pub(super) fn room(&self, volume: &Volume) -> Result<Rooms, StorageError> {
+        let on = volume.to_string();
+        self.ask(&["du"], &on, &[&on])
     }
 
     pub(crate) fn info(&self, volume: &Volume) -> Result<Info, StorageError> {

@@ -1,7 +1,8 @@
 //! `monitor`: how full a pool is, and how much room the disks of its VMs take.
 //!
-//! Two calls for a pool, whatever the number of its volumes: the stock script asks for one volume after the other, and takes
-//! a snapshot's room for a disk's (W51).
+//! One call tells the room of all volumes; the stock script asks for one after the other, and takes a snapshot's room for a
+//! disk's (W51). Where that call fails (`rbd` 16.2 crashes on some large pools) we ask for the volumes of VMs one by one, and
+//! leave out what does not answer: sizes are told anew at every monitoring.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::MIB;
 use super::error::RbdError;
-use super::name::{PoolName, SnapshotName, number};
+use super::name::{PoolName, SnapshotName, Volume, number};
 use super::tool::Rbd;
 use crate::host::StorageError;
 
@@ -69,12 +70,31 @@ struct DiskRoom {
 pub(super) fn usage(rbd: &Rbd<'_>, pool: &PoolName, disks: bool) -> Result<String, StorageError> {
     let mut text = line(&rbd.pools()?, pool)?;
     if disks {
-        let vms = serde_json::to_string(&rooms(&rbd.rooms(pool)?));
+        let all = match rbd.rooms(pool) {
+            Ok(all) => all,
+            Err(error) => {
+                tracing::debug!(%pool, %error, "volumes are asked one by one");
+                one_by_one(rbd, pool)?
+            }
+        };
+        let vms = serde_json::to_string(&rooms(&all));
         let wrong = |e: serde_json::Error| RbdError::Pool { pool: pool.clone(), said: e.to_string() };
         text.push('\n');
         text.push_str(&vms.map_err(wrong)?);
     }
     Ok(text)
+}
+
+fn one_by_one(rbd: &Rbd<'_>, pool: &PoolName) -> Result<Rooms, StorageError> {
+    let mut all = Rooms { images: Vec::new() };
+    for name in rbd.names(pool)?.iter().filter(|name| whose(name).is_some()) {
+        if let Some(volume) = Volume::in_pool(pool, name)
+            && let Ok(found) = rbd.room(&volume)
+        {
+            all.images.extend(found.images);
+        }
+    }
+    Ok(all)
 }
 
 /// As the contract counts (TM 3.2): what is free is at most what the quota leaves.

@@ -60,7 +60,7 @@ impl Stage {
 
     /// One that somebody else made.
     pub fn at(conf: &Path, dir: &Path, image: u32) -> Self {
-        std::fs::create_dir_all(dir.join("datastores/100")).unwrap();
+        std::fs::create_dir_all(dir.join("datastores")).unwrap();
         Stage { conf: conf.to_owned(), _dir: None, dir: dir.canonicalize().unwrap(), image }
     }
 
@@ -227,16 +227,20 @@ impl Stage {
         json!({"rbd": {"cluster": {"conf": conf, "user": user, "key": key}, "vm": 7, "work": work}})
     }
 
+    pub fn vm_dir(&self) -> PathBuf {
+        self.dir.join("datastores/100/7")
+    }
+
     pub fn clone(&self, grown_mb: Option<u64>) -> Value {
-        self.call(json!({"clone": {"image": self.source(), "disk": self.disk(), "grown_mb": grown_mb}}))
+        self.call(json!({"clone": {"image": self.source(), "disk": self.disk(), "dir": self.vm_dir(), "grown_mb": grown_mb}}))
     }
 
     pub fn clone_into(&self, data_pool: &str) -> Value {
-        self.call(json!({"clone": {"image": self.source(), "disk": self.disk(), "data_pool": data_pool}}))
+        self.call(json!({"clone": {"image": self.source(), "disk": self.disk(), "dir": self.vm_dir(), "data_pool": data_pool}}))
     }
 
     pub fn link(&self) -> Value {
-        self.call(json!({"link": {"image": self.source()}}))
+        self.call(json!({"link": {"image": self.source(), "dir": self.vm_dir()}}))
     }
 
     /// Its image is called as the next disk of another VM would be, so that a picture has it.
@@ -250,7 +254,7 @@ impl Stage {
     }
 
     pub fn make(&self, size_mb: u64, blank: Value) -> Value {
-        let beside = self.dir.join("datastores/100/7/disk.0");
+        let beside = self.vm_dir().join("disk.0");
         self.call(
             json!({"make": {"disk": self.disk(), "size_mb": size_mb, "blank": blank, "beside": beside}}),
         )

@@ -13,7 +13,7 @@ use causeway_core::protocol::{ArgvError, DriverOptions, TmOptions};
 use causeway_core::reach::resident::{Hosts, Ssh};
 use causeway_core::reach::slots::{Standing, standing};
 use causeway_core::settings::{Causeway, OneConfig, SettingsError, ShellRc, Transport, VmmExecrc, read_file};
-use causeway_tm::TmSettings;
+use causeway_tm::{CephSettings, TmSettings};
 use causeway_vmm::plan::{Deadlines, Drive, Settings};
 
 use super::front::Front;
@@ -208,6 +208,7 @@ impl<O: Options> Config<O> {
         let causeway = Causeway::parse(&ours.display().to_string(), &text(&ours)?)?;
         let config = directories.var.join("config");
         let datastore_conf = directories.rc(&directories.var.join("remotes/etc/datastore/datastore.conf"))?;
+        let ceph_conf = directories.rc(&directories.var.join("remotes/etc/datastore/ceph/ceph.conf"))?;
         let debug = std::env::var_os("ONE_MAD_DEBUG").is_some_and(|value| !value.is_empty());
         Ok(Config {
             transport: causeway.migration.transport,
@@ -216,7 +217,10 @@ impl<O: Options> Config<O> {
             one: OneConfig::parse(&config.display().to_string(), &text(&config)?)?,
             rc: O::rc(&directories.rc(&directories.etc.join(O::RC))?)?,
             surroundings: Rc::new(surroundings::<O>(directories)?),
-            transfer: TmSettings::read(&tmrc, &datastore_conf)?,
+            transfer: TmSettings {
+                ceph: CephSettings::read(&ceph_conf)?,
+                ..TmSettings::read(&tmrc, &datastore_conf)?
+            },
             var: directories.var.clone(),
             options,
             causeway,

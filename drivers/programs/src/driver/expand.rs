@@ -204,7 +204,9 @@ mod tests {
         assert_eq!(of("tm/qcow2/delete.ssh"), foreign("tm/qcow2/delete"));
         // A wrapper in a slot that this version does not fill, and an empty slot of another driver.
         assert_eq!(of("tm/qcow2/restore"), Doer::Nobody);
-        assert_eq!(of("tm/ceph/clone"), Doer::Nobody);
+        assert_eq!(of("tm/lvm/clone"), Doer::Nobody);
+        assert_eq!(of("tm/ceph/clone"), ours("tm/ceph/clone"));
+        assert_eq!(of("tm/ceph/snap_create_live"), Doer::Nobody);
         // Not by falling back to `clone`, which would leave the VM hanging on a shared image.
         assert_eq!(of("tm/qcow2/clone.ssh"), Doer::Nobody);
     }
