@@ -79,6 +79,14 @@ pub enum TmError {
         /// What is wrong with it.
         source: DocumentError,
     },
+    /// Something that is to be base64 and is not.
+    #[error("{object}: {why}")]
+    Encoding {
+        /// `standard input`.
+        object: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// An attribute with a value that is none.
     #[error("{attribute} of {object} is {value:?}, not {accepted}")]
     Attribute {
@@ -117,6 +125,7 @@ impl TmError {
             | TmError::OtherDatastore { .. }
             | TmError::Missing { .. }
             | TmError::Document { .. }
+            | TmError::Encoding { .. }
             | TmError::Attribute { .. } => Kind::Input,
         }
     }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::DatastoreCall;
 use crate::place::{FileName, Image, VmDir, VmFile};
 
 /// One call, in checked types: nothing in it can name a path outside a VM's directory or an image's datastore.
@@ -104,6 +105,8 @@ pub enum Call {
         /// one counts.
         names: Vec<FileName>,
     },
+    /// Works on a file datastore.
+    Datastore(DatastoreCall),
     /// Nothing is to be done; the step stands in the plan to say why.
     Nothing {
         /// Why.

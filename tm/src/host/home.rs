@@ -41,7 +41,7 @@ impl Datastore {
 
     /// Opens a system datastore for a new file, makes its directory if the root of all datastores is there (the
     /// first VM on a host finds it missing), and leaves the mark.
-    fn ensure(dir: &DatastoreDir) -> Result<Self, StorageError> {
+    pub(crate) fn ensure(dir: &DatastoreDir) -> Result<Self, StorageError> {
         let datastore = match Datastore::open(dir) {
             Err(StorageError::NoDatastore { .. }) if dir.root().is_dir() => {
                 match mkdirat(CWD, dir.path(), Mode::from_raw_mode(0o777)) {

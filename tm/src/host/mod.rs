@@ -21,6 +21,7 @@ use causeway_core::locks::Mode;
 mod call;
 mod context;
 mod copy;
+mod datastore;
 mod delete;
 mod error;
 mod give_back;
@@ -35,6 +36,9 @@ mod snapshot;
 mod tool;
 
 pub use call::{Blank, Call, CopyKind, Kept, Layout, SnapshotOrder};
+pub use datastore::{
+    Checksum, DatastoreCall, Dirs, DiskSizes, Exported, Fetch, ImageOrder, Origin, Stored, VmSizes,
+};
 pub use error::StorageError;
 
 pub(crate) use copy::copy_data;
@@ -112,6 +116,7 @@ pub fn perform(call: &Call, inputs: &[Vec<u8>], worker: &Worker<'_>) -> Result<S
         Call::DeleteFile { file } => delete::file(file, worker),
         Call::DeleteDir { dir, keep } => delete::dir(dir, keep.as_ref(), worker),
         Call::BuildContext { file, names } => context::build(file, names, inputs, worker),
+        Call::Datastore(call) => return datastore::perform(call, worker).map_err(Failure::from),
         Call::Nothing { .. } => Ok(()),
     };
     done.map(|()| String::new()).map_err(Failure::from)

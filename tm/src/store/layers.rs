@@ -89,20 +89,38 @@ impl Layers {
         let active = active.ok_or_else(|| astray(format!("it leads to {link}, which is no layer of it")))?;
         let mut read =
             Layers { home, folder, prefix, layers: BTreeMap::new(), moved: BTreeMap::new(), active };
-        read.fill(file, kept)?;
+        read.fill(file.dir().datastore(), kept)?;
         if !read.layers.contains_key(&active) {
             return Err(astray(format!("it leads to {link}, which is not there")));
         }
         Ok(read)
     }
 
-    fn fill(&mut self, file: &VmFile, kept: &Kept) -> Result<(), StorageError> {
+    /// Reads the layers of a persistent image that no VM has; none if it has no layers. Its active layer is the newest
+    /// one, which the next VM will be given.
+    ///
+    /// # Errors
+    /// Something in its snapshot directory is no such chain.
+    pub(crate) fn of_image(image: &Image) -> Result<Option<Self>, StorageError> {
+        let datastore = Datastore::open(image.datastore())?;
+        let Some(folder) = datastore.folder(&image.name().snap())? else { return Ok(None) };
+        let newest = folder.names()?.iter().filter_map(|name| number(name)).max();
+        let Some(active) = newest else { return Ok(None) };
+        let prefix = format!("{}/", folder.path().display());
+        let (layers, moved) = (BTreeMap::new(), BTreeMap::new());
+        let mut read = Layers { home: datastore.into_folder(), folder, prefix, layers, moved, active };
+        read.fill(image.datastore(), &Kept::WithImage(image.clone()))?;
+        Ok(Some(read))
+    }
+
+    /// `beside` is a datastore beside which others lie.
+    fn fill(&mut self, beside: &DatastoreDir, kept: &Kept) -> Result<(), StorageError> {
         for name in self.folder.names()? {
             if name.starts_with(TEMPORARY) {
                 continue;
             }
             if let Some(number) = number(&name) {
-                let layer = self.layer(&name, file, kept)?;
+                let layer = self.layer(&name, beside, kept)?;
                 self.layers.insert(number, layer);
             } else if let Some(number) = name.strip_suffix(".current").and_then(number) {
                 let place = self.pointer(&name)?;
@@ -115,7 +133,7 @@ impl Layers {
         Ok(())
     }
 
-    fn layer(&self, name: &str, file: &VmFile, kept: &Kept) -> Result<Layer, StorageError> {
+    fn layer(&self, name: &str, beside: &DatastoreDir, kept: &Kept) -> Result<Layer, StorageError> {
         let path = self.folder.path().join(name);
         let opened = match self.folder.link(name) {
             Err(StorageError::NotALink { .. }) => self.folder.open(name)?,
@@ -144,7 +162,7 @@ impl Layers {
         let whole = format!("{}/", self.folder.path().display());
         let base = match number_after(&self.prefix, &backing).or_else(|| number_after(&whole, &backing)) {
             Some(number) => Base::Layer(number),
-            None => Base::File { qcow2: external(&path, &backing, file.dir().datastore())?, name: backing },
+            None => Base::File { qcow2: external(&path, &backing, beside)?, name: backing },
         };
         Ok(Layer { base, qcow2: true })
     }
@@ -184,6 +202,11 @@ impl Layers {
     pub(crate) fn of_snapshot(&self, id: u32) -> Option<u32> {
         let place = self.moved.get(&id).copied().unwrap_or(id);
         self.layers.contains_key(&place).then_some(place)
+    }
+
+    /// Whether a layer is a link to the image itself.
+    pub(crate) fn is_the_image(&self, number: u32) -> bool {
+        matches!(self.folder.link(&number.to_string()), Ok(Some(_)))
     }
 
     /// Whether snapshot `id` is in another layer than that of its number.

@@ -1,6 +1,8 @@
 //! A root of datastores in a temporary directory, calls on it, and a picture of what they leave.
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
+pub mod images;
+
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};

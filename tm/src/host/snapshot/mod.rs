@@ -3,7 +3,7 @@
 use causeway_core::locks::{Mode, held_by_others};
 
 use super::{During, Kept, SnapshotOrder, StorageError, Worker, lock};
-use crate::place::VmFile;
+use crate::place::{Image, VmFile};
 use crate::store::layers::Layers;
 
 mod chain;
@@ -45,6 +45,54 @@ pub(crate) fn perform(
         SnapshotOrder::Revert => chain::revert(&layers, id, worker),
         SnapshotOrder::Delete => chain::delete(&layers, id, worker),
     }
+}
+
+/// Makes an image that no VM has hold again what it held. The caller has locked it.
+///
+/// # Errors
+/// There is no such snapshot, or the image is open.
+pub(super) fn revert_image(
+    image: &Image,
+    chain: bool,
+    id: u32,
+    worker: &Worker<'_>,
+) -> Result<(), StorageError> {
+    if !chain {
+        return flat::revert_image(image, id, worker);
+    }
+    match of_image(image, worker)? {
+        Some(layers) => chain::revert(&layers, id, worker),
+        None => {
+            let why = format!("there is no snapshot {id} of it");
+            Err(StorageError::Disk { path: image.path(), why })
+        }
+    }
+}
+
+/// Forgets a snapshot of such an image.
+///
+/// # Errors
+/// The image is open.
+pub(super) fn delete_image(
+    image: &Image,
+    chain: bool,
+    id: u32,
+    worker: &Worker<'_>,
+) -> Result<(), StorageError> {
+    if !chain {
+        return flat::delete_image(image, id, worker);
+    }
+    match of_image(image, worker)? {
+        Some(layers) => chain::delete(&layers, id, worker),
+        None => Ok(()),
+    }
+}
+
+fn of_image(image: &Image, worker: &Worker<'_>) -> Result<Option<Layers>, StorageError> {
+    let Some(layers) = Layers::of_image(image)? else { return Ok(None) };
+    not_in_use(&layers.path(layers.active()))?;
+    worker.at("image read");
+    Ok(Some(layers))
 }
 
 /// Refuses a file that QEMU has open, on this host or, where the file system carries locks, on another.
