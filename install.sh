@@ -331,9 +331,9 @@ frontend() {
   put_slots causeway-host vmm/kvm deploy shutdown cancel migrate
   put_slots causeway-host vnm/vxlan pre post clean
   [ ! -x "$from/causeway-tm" ] || for driver in tm/shared tm/qcow2; do
-    put_slots causeway-tm "$driver" clone ln mv mvds delete mkimage mkswap resize snap_create snap_revert context \
-      premigrate postmigrate failmigrate
+    put_slots causeway-tm "$driver" clone ln mv mvds delete mkimage mkswap resize snap_{create,revert} context {pre,post,fail}migrate monitor
   done
+  [ ! -x "$from/causeway-tm" ] || put_slots causeway-tm datastore/fs cp clone rm mkfs stat monitor export snap_{delete,revert,flatten}
   swap_executables in
   [ -z "$rehearsal" ] || return 0
   cat <<TEXT

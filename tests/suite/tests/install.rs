@@ -48,7 +48,7 @@ const SLOTS: [&str; 7] = [
     "vnm/vxlan/post",
     "vnm/vxlan/clean",
 ];
-const TM_SLOTS: [&str; 14] = [
+const TM_SLOTS: [&str; 15] = [
     "clone",
     "ln",
     "mv",
@@ -63,7 +63,10 @@ const TM_SLOTS: [&str; 14] = [
     "premigrate",
     "postmigrate",
     "failmigrate",
+    "monitor",
 ];
+const DATASTORE_SLOTS: [&str; 10] =
+    ["cp", "clone", "rm", "mkfs", "stat", "monitor", "snap_delete", "snap_revert", "snap_flatten", "export"];
 
 /// So many points of a run, spread evenly from its second look at things, which changes them, to its last command.
 fn points(steps: usize, count: usize) -> impl Iterator<Item = usize> {
@@ -77,7 +80,9 @@ fn wrappers_programs_and_settings_are_where_the_drivers_look() {
     machine.install_all();
     let root = machine.root();
     let remotes = root.join(REMOTES);
-    for slot in SLOTS.map(str::to_owned).into_iter().chain(TM_SLOTS.map(|verb| format!("tm/qcow2/{verb}"))) {
+    let files = DATASTORE_SLOTS.map(|verb| format!("datastore/fs/{verb}"));
+    let transfers = TM_SLOTS.map(|verb| format!("tm/qcow2/{verb}"));
+    for slot in SLOTS.map(str::to_owned).into_iter().chain(transfers).chain(files) {
         assert_eq!(standing(&remotes, &slot.parse().unwrap()), Standing::Ours, "{slot}");
     }
     assert_eq!(machine.read(&format!("{REMOTES}/tm/common/context")), "#!/bin/bash\n# stock context\n");
@@ -190,7 +195,7 @@ fn links_to_slots_of_another_driver_are_replaced_as_the_dry_run_says() {
     // One whose target is the admin's own stays, and so does its target; one that leads nowhere too.
     machine.write(&format!("{REMOTES}/tm/shared/ln"), "#!/bin/bash\n# mine\n", 0o755);
     fs::remove_file(tm.join("shared/failmigrate")).unwrap();
-    let (before, kill) = (machine.tree(), machine.kill());
+    let (before, kill, all) = (machine.tree(), machine.kill(), 2 * TM_SLOTS.len());
     let ours = || {
         let slots =
             ["shared", "qcow2"].into_iter().flat_map(|driver| TM_SLOTS.map(|v| format!("tm/{driver}/{v}")));
@@ -207,7 +212,7 @@ fn links_to_slots_of_another_driver_are_replaced_as_the_dry_run_says() {
     let foretold = lines(&machine.run(&["frontend", "--dry-run"]));
     assert_eq!(foretold, lines(&machine.run(&["frontend"])));
     assert_eq!(foretold.iter().filter(|line| line.starts_with("keep tm/")).count(), 3, "{foretold:?}");
-    assert_eq!(ours(), 11);
+    assert_eq!(ours(), all - 3);
     machine.run(&["uninstall"]);
     assert_eq!(machine.tree(), before);
 
@@ -216,15 +221,15 @@ fn links_to_slots_of_another_driver_are_replaced_as_the_dry_run_says() {
     for point in points(steps, 5).take(4) {
         kill.at(&["frontend"], point);
         machine.run(&["frontend"]);
-        assert_eq!(ours(), 11, "killed at command {point} of {steps}");
+        assert_eq!(ours(), all - 3, "killed at command {point} of {steps}");
         machine.run(&["uninstall"]);
         assert_eq!(machine.tree(), before);
     }
     // What only --replace could take was the admin's before, whatever stands there now.
     machine.run(&["frontend", "--replace", "tm/shared/ln"]);
-    assert_eq!(ours(), 12);
+    assert_eq!(ours(), all - 2);
     machine.run(&["frontend"]);
-    assert_eq!(ours(), 12);
+    assert_eq!(ours(), all - 2);
 }
 
 #[test]

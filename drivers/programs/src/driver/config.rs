@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
+use causeway_core::answer::{Failure, Kind};
 use causeway_core::engine::Patience;
 use causeway_core::journal::{Journal, Unfinished};
 use causeway_core::plan::Slot;
@@ -165,6 +166,7 @@ pub struct Config<O: Options = DriverOptions> {
     /// Where the log goes: a file where `ONE_MAD_DEBUG` asks for one, for nobody reads our standard error.
     pub log_file: Option<PathBuf>,
     var: PathBuf,
+    etc: PathBuf,
     causeway: Causeway,
     one: OneConfig,
     rc: O::Rc,
@@ -218,6 +220,7 @@ impl<O: Options> Config<O> {
             surroundings: Rc::new(surroundings::<O>(directories)?),
             transfer: TmSettings::read(&tmrc, &datastore_conf)?,
             var: directories.var.clone(),
+            etc: directories.etc.clone(),
             options,
             causeway,
         })
@@ -290,6 +293,20 @@ impl<O: Options> Config<O> {
             copy_deadline: timeout.unwrap_or(ours.copy.duration()),
             ..self.transfer.clone()
         }
+    }
+
+    /// oned's own directories and our home, of which no user may name a file (contract TM 3.2).
+    pub fn restricted_directories(&self) -> Vec<PathBuf> {
+        let home = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
+        [self.var.clone(), self.etc.clone()].into_iter().chain(home).collect()
+    }
+
+    /// `monitord.conf`.
+    ///
+    /// # Errors
+    /// It can't be read.
+    pub fn monitord_conf(&self) -> Result<String, Failure> {
+        text(&self.etc.join("monitord.conf")).map_err(|e| Failure::from_chain(Kind::HostState, &e))
     }
 
     /// How long a transfer manager's script of somebody else's may take: it may copy an image.

@@ -53,6 +53,9 @@ impl SlotRun {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let options = TmOptions { threads: 1, tm_types: None, timeout: None };
         let config = Config::of(options, &Directories::from_environment())?;
+        if causeway_tm::datastore::built(&self.slot) {
+            return super::datastore::run(&self.slot, &self.argv, self.dry_run, &config).await;
+        }
         let plan = match self.plan(&config).await {
             Ok(plan) => plan,
             Err(failure) => return Ok(failed(&failure)),
@@ -139,7 +142,7 @@ async fn front_sources(
     front.sources(sources).await
 }
 
-fn read_stdin() -> Result<Vec<u8>, Failure> {
+pub(super) fn read_stdin() -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     let read = std::io::stdin().lock().take(STDIN_LIMIT + 1).read_to_end(&mut bytes);
     read.map_err(|e| Failure::new(Kind::Input, format!("standard input: {e}")))?;
@@ -158,7 +161,7 @@ fn facts_in(stdin: &[u8]) -> Result<VmFacts, Failure> {
 }
 
 /// Turns true when this process is told to end: what runs on the host is stopped first.
-fn cancelled_by_signal() -> std::io::Result<watch::Receiver<bool>> {
+pub(super) fn cancelled_by_signal() -> std::io::Result<watch::Receiver<bool>> {
     let (sender, receiver) = watch::channel(false);
     let mut term = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -174,7 +177,7 @@ fn cancelled_by_signal() -> std::io::Result<watch::Receiver<bool>> {
     Ok(receiver)
 }
 
-fn failed(failure: &Failure) -> ExitCode {
+pub(super) fn failed(failure: &Failure) -> ExitCode {
     eprintln!("{}", one_line(&failure.text));
     ExitCode::from(failure.kind.exit_code())
 }
