@@ -156,14 +156,17 @@ fn what_the_downloader_brings_is_whole_or_nothing() {
         let dirs = json!({"safe": [], "restricted": []});
         json!({"file": {"path": path, "dirs": dirs, "unpack": unpack(json!(null)), "checksum": sum}})
     };
-    let call = on.import(from_file(&packed, json!({"md5": "0".repeat(32)})), json!("qcow2"));
+    let sum = tool("md5sum", &[packed.to_str().unwrap()]);
+    let call = on.import(from_file(&packed, json!({"md5": sum[..32]})), json!("qcow2"));
     assert_eq!(on.perform(&call, &[]).unwrap(), "qcow2");
     assert!(raw_of(&on.path("1/new"), "qcow2") == bytes);
     let words = std::fs::read_to_string(on.beside("words")).unwrap();
     let words: Vec<&str> = words.lines().collect();
-    assert_eq!(words[..5], ["--md5", &"0".repeat(32), "--limit", "5M", "--"]);
+    assert_eq!(words[..3], ["--limit", "5M", "--"]);
     // A name without any sign that a shell knows, and of the very file that was looked at.
-    assert!(words[5].starts_with("/proc/") && words[6] == "-", "{words:?}");
+    assert!(words[3].starts_with("/proc/") && words[4] == "-", "{words:?}");
+    let wrong = on.import(from_file(&packed, json!({"md5": "0".repeat(32)})), json!(null));
+    assert!(on.failure(&wrong).text.contains("add up to"));
     let plain = on.import(from_file(&packed, json!(null)), json!(null));
     assert_eq!(on.perform(&plain, &[]).unwrap(), "raw");
     assert!(std::fs::read(on.path("1/new")).unwrap() == bytes && blocks(&on.path("1/new")) < 2 * MIB);
@@ -172,7 +175,7 @@ fn what_the_downloader_brings_is_whole_or_nothing() {
     std::fs::write(&packed, &gzip[..gzip.len() - 9]).unwrap();
     let failure = on.failure(&plain);
     assert!(
-        failure.text.starts_with("downloader.sh of ") && failure.text.contains("unexpected end"),
+        failure.text.starts_with("downloader.sh of PATH: ") && failure.text.contains("unexpected end"),
         "{}",
         failure.text
     );
@@ -187,6 +190,33 @@ fn what_the_downloader_brings_is_whole_or_nothing() {
     assert_eq!(picture(&on.path("1")), before);
     assert_eq!(on.perform(&address("http://h/x"), &[]).unwrap(), "raw");
     assert_eq!(std::fs::read(on.path("1/new")).unwrap(), b"from http://h/x\n");
+    // What a sum is promised of is the archive.
+    std::fs::write(on.beside("served"), &gzip).unwrap();
+    let served = |sum: &str| {
+        let fetch = unpack(json!("http://served/x"));
+        on.import(json!({"address": {"fetch": fetch, "checksum": {"md5": sum}}}), json!(null))
+    };
+    assert!(on.failure(&served(&"0".repeat(32))).text.contains("what was downloaded: its bytes add up to"));
+    on.done(&served(&sum[..32]));
+    assert!(std::fs::read(on.path("1/new")).unwrap() == bytes);
+}
+
+/// W7: QEMU reads what is missing at the end of a file as zeros.
+#[test]
+fn a_qcow2_file_that_was_cut_off_is_no_image() {
+    let on = Datastores::new();
+    on.qcow2_image();
+    let upload = on.beside("up");
+    let bytes = std::fs::read(on.path("1/abc")).unwrap();
+    for length in [bytes.len() / 2, 200_000, 4096] {
+        std::fs::write(&upload, &bytes[..length]).unwrap();
+        for format in [json!(null), json!("raw")] {
+            let failure = on.failure(&file(&on, &upload, format));
+            assert!(failure.text.contains("qemu-img check of "), "{length}: {}", failure.text);
+        }
+    }
+    std::fs::write(&upload, &bytes).unwrap();
+    on.done(&file(&on, &upload, json!("raw")));
 }
 
 #[test]

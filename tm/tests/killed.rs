@@ -100,6 +100,8 @@ fn datastore_cases() -> Vec<Case> {
         std::fs::write(on.path("1/persistent"), b"somebody's data").unwrap();
         std::fs::write(on.path("1/.causeway-tmp.new.1-1-1"), b"left by another").unwrap();
         downloader(on);
+        let packed = Command::new("gzip").arg("-nc").arg(on.beside("up")).output().unwrap().stdout;
+        std::fs::write(on.beside("served"), packed).unwrap();
     };
     vec![
         case(
@@ -120,6 +122,9 @@ fn datastore_cases() -> Vec<Case> {
             |on| on.import(address(on), json!(null)),
             |on| std::fs::read(on.path("1/new")).unwrap() == b"from http://h/x\n",
         ),
+        case("cp of an archive with a promised sum", uploaded, archive, |on| {
+            std::fs::read(on.path("1/new")).unwrap() == vec![7; 3 << 20]
+        }),
         case(
             "clone",
             chained,
@@ -188,6 +193,13 @@ fn address(on: &Datastores) -> Value {
     let program = on.beside("downloader.sh");
     let fetch = json!({"program": program, "address": "http://h/x", "decompress": true, "limit": null});
     json!({"address": {"fetch": fetch, "checksum": null}})
+}
+
+fn archive(on: &Datastores) -> Value {
+    let program = on.beside("downloader.sh");
+    let fetch = json!({"program": program, "address": "http://served/x", "decompress": true, "limit": null});
+    let sum = common::tool("md5sum", &[on.beside("served").to_str().unwrap()]);
+    on.import(json!({"address": {"fetch": fetch, "checksum": {"md5": sum[..32]}}}), json!(null))
 }
 
 fn blank(on: &Datastores) -> Value {

@@ -225,6 +225,17 @@ fn a_failure_is_one_line_and_leaves_nothing() {
     assert_eq!(stage.failure("datastore/fs/cp", "7", "<VM/>").0, 2);
     let left: Vec<_> = fs::read_dir(stage.front_end.var().join("datastores/1")).unwrap().collect();
     assert!(left.len() <= 1, "{left:?}");
+    // A dry run prints the one step, and does nothing.
+    let document = stage.document(7, &format!("<SOURCE>{}/1/abc</SOURCE>", stage.datastores()), "");
+    fs::write(stage.stored("abc"), "x").unwrap();
+    let file = stage.front_end.root().join("document");
+    fs::write(&file, causeway_core::document::encode(document.as_bytes())).unwrap();
+    let mut dry = Command::new(program("causeway-tm").unwrap());
+    dry.args(["slot", "--dry-run", "datastore/fs/rm", "7"]).env("ONE_LOCATION", stage.front_end.location());
+    let output = dry.stdin(fs::File::open(&file).unwrap()).output().unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(printed.starts_with("datastore/fs/rm 7\n  rm:7 @ front-end: transfer {"), "{printed}");
+    assert!(stage.stored("abc").exists());
     let dry =
         Command::new(program("causeway-tm").unwrap()).args(["slot", "--dry-run", "datastore/fs/cp"]).output();
     assert_eq!(dry.unwrap().status.code(), Some(2));

@@ -23,6 +23,8 @@ pub(crate) struct Tool {
     program: Option<PathBuf>,
     path: PathBuf,
     args: Vec<std::ffi::OsString>,
+    /// A status besides 0 that is no failure.
+    allowed: Option<i32>,
 }
 
 impl Tool {
@@ -33,6 +35,7 @@ impl Tool {
             program: Some(program.into()),
             path: path.to_owned(),
             args: Vec::new(),
+            allowed: None,
         }
     }
 
@@ -44,7 +47,13 @@ impl Tool {
     /// A call of that verb of `qemu-img`.
     pub(crate) fn qemu_img(verb: &str, path: &Path) -> Self {
         let args = vec![verb.into(), "-q".into()];
-        Tool { name: format!("qemu-img {verb}"), program: None, path: path.to_owned(), args }
+        Tool { name: format!("qemu-img {verb}"), program: None, path: path.to_owned(), args, allowed: None }
+    }
+
+    /// With a status besides 0 that is no failure.
+    pub(crate) fn allow(&mut self, status: i32) -> &mut Self {
+        self.allowed = Some(status);
+        self
     }
 
     /// With one more argument.
@@ -118,6 +127,7 @@ impl Tool {
         match status {
             None => Err(StorageError::ToolDeadline { tool: tool(), path: self.path.clone() }),
             Some(status) if status.success() => Ok(()),
+            Some(status) if status.code().is_some() && status.code() == self.allowed => Ok(()),
             Some(status) => {
                 let words = said.lines().map(str::trim).filter(|line| !line.is_empty());
                 let words = words.map(|line| line.trim_start_matches("qemu-img: ")).rev().take(lines);

@@ -84,6 +84,7 @@ pub fn downloader(on: &Datastores) -> PathBuf {
         while [ \"$1\" != -- ]; do shift; done\n\
         case $2 in\n\
         /proc/*) gunzip -c \"$2\" ;;\n\
+        http://served/*) cat \"$(dirname \"$0\")/served\" ;;\n\
         http://fails/*) echo half; echo 'curl: (22) 404' >&2; echo 'Error copying' >&2; exit 255 ;;\n\
         http://empty/*) ;;\n\
         http://big/*) head -c 20000000 /dev/urandom ;;\n\

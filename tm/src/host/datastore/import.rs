@@ -16,11 +16,13 @@ use sha1::Sha1;
 use super::super::copy_data;
 use super::upload::{self, Upload};
 use super::{
-    Checksum, Dirs, During, Fetch, Origin, StorageError, Stored, Temporary, Tool, Worker, convert, lock,
-    publish, ready,
+    Checksum, Dirs, During, Fetch, Home, Origin, StorageError, Stored, Temporary, Tool, Worker, convert,
+    lock, publish, ready,
 };
-use crate::place::Image;
+use crate::place::{FileName, Image};
 
+/// What `qemu-img check` says of an image that is whole and has space that nothing refers to.
+const LEAKS: i32 = 3;
 /// Bytes that are written, or left out, at once.
 const GRAIN: usize = 64 << 10;
 
@@ -43,7 +45,7 @@ pub(super) fn import(
     let made = folder.temporary(image.name());
     let copy = made.create(0o666)?;
     worker.at("file made");
-    take(origin, file.as_ref(), &copy, &made, sparse, worker)?;
+    take(origin, file.as_ref(), &copy, &made, (&folder, image.name()), (sparse, worker))?;
     copy.sync_all().during("write out", made.path())?;
     worker.at("data written");
     let length = copy.metadata().during("look at", made.path())?.len();
@@ -51,6 +53,13 @@ pub(super) fn import(
         return Err(StorageError::Upload { path: asked(origin), why: "it is empty".to_owned() });
     }
     let found = if opened { upload::kind(&copy, &asked(origin))? } else { Upload::Plain };
+    if matches!(found, Upload::Qcow2(_)) && !upload::is_encrypted(&copy) {
+        // What is missing at the end of a file would be read as zeros.
+        let mut tool = Tool::qemu_img("check", &asked(origin));
+        // Space that nothing refers to does no harm.
+        tool.allow(LEAKS).args(["-f", "qcow2"]).arg(made.path()).run(worker)?;
+        worker.at("image checked");
+    }
     let (name, size) = match &found {
         Upload::Qcow2(header) => ("qcow2", header.size),
         Upload::Other(name) => (*name, length),
@@ -129,47 +138,63 @@ fn take(
     file: Option<&File>,
     copy: &File,
     made: &Temporary<'_>,
-    sparse: bool,
-    worker: &Worker<'_>,
+    (folder, name): (&Home, &FileName),
+    (sparse, worker): (bool, &Worker<'_>),
 ) -> Result<(), StorageError> {
     match (origin, file) {
-        (Origin::File { unpack: Some(unpack), checksum, .. }, Some(file)) if upload::is_packed(file) => {
-            // By a name that nobody can exchange, and that has no sign in it that a shell knows.
-            let name = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
-            fetch(unpack, &name, checksum.as_ref(), copy, made, sparse, worker)
-        }
-        (Origin::File { path, checksum, .. }, Some(file)) => {
+        (Origin::File { path, unpack, checksum, .. }, Some(file)) => {
+            let packed = unpack.as_ref().filter(|_| upload::is_packed(file));
+            if let Some(by) = packed {
+                // The sum is that of the archive.
+                checksum.iter().try_for_each(|wanted| compare(wanted, file, &path.path()))?;
+                return fetch(by, &descriptor(file), copy, made, sparse, worker);
+            }
             let length = file.metadata().during("look at", path.path())?.len();
             copy_data(file, copy, length).during("copy", path.path())?;
-            match checksum {
-                Some(wanted) => compare(wanted, copy, &path.path()),
-                None => Ok(()),
-            }
+            // That of the copy: what was read and what was written are then one.
+            checksum.iter().try_for_each(|wanted| compare(wanted, copy, &path.path()))
         }
-        (Origin::Address { fetch: by, checksum }, _) => {
-            let address = by.address.as_deref().unwrap_or_default();
-            fetch(by, address, checksum.as_ref(), copy, made, sparse, worker)
+        (Origin::Address { fetch: by, checksum: None }, _) => {
+            fetch(by, by.address.as_deref().unwrap_or_default(), copy, made, sparse, worker)
+        }
+        (Origin::Address { fetch: by, checksum: Some(wanted) }, _) => {
+            // Fetched first as it is, and unpacked when its sum is known: the script itself compares with a file in the
+            // directory for temporary ones, under a name that anybody can foresee.
+            let plain = Fetch { decompress: false, ..by.clone() };
+            fetch(&plain, by.address.as_deref().unwrap_or_default(), copy, made, sparse, worker)?;
+            worker.at("downloaded");
+            compare(wanted, copy, &asked(origin))?;
+            if !by.decompress || !upload::is_packed(copy) {
+                return Ok(());
+            }
+            let archive = folder.temporary(name);
+            let packed = archive.create(0o600)?;
+            let length = copy.metadata().during("look at", made.path())?.len();
+            copy_data(copy, &packed, length).during("copy", made.path())?;
+            copy.set_len(0).during("empty", made.path())?;
+            worker.at("archive aside");
+            fetch(by, &descriptor(&packed), copy, made, sparse, worker)
         }
         (Origin::File { path, .. }, None) => Err(StorageError::NotAFile { path: path.path() }),
     }
+}
+
+/// A name of an open file that nobody can exchange, without any sign that a shell knows.
+fn descriptor(file: &File) -> String {
+    format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd())
 }
 
 /// Has the stock script fetch something, and writes what it prints. It ends well only if all of its commands did.
 fn fetch(
     by: &Fetch,
     address: &str,
-    checksum: Option<&Checksum>,
     copy: &File,
     made: &Temporary<'_>,
     sparse: bool,
     worker: &Worker<'_>,
 ) -> Result<(), StorageError> {
-    let mut tool = Tool::named("downloader.sh", &by.program, &made.path());
-    match checksum {
-        Some(Checksum::Md5(sum)) => drop(tool.args(["--md5", sum])),
-        Some(Checksum::Sha1(sum)) => drop(tool.args(["--sha1", sum])),
-        None => {}
-    }
+    // Of an address no more is told than where it stands: it may hold a password.
+    let mut tool = Tool::named("downloader.sh", &by.program, Path::new("PATH"));
     if !by.decompress {
         tool.arg("--nodecomp");
     }

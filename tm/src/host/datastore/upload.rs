@@ -55,6 +55,11 @@ pub(super) fn kind(file: &File, path: &Path) -> Result<Upload, StorageError> {
     Ok(known.map_or(Upload::Plain, |(_, name)| Upload::Other(name)))
 }
 
+/// Whether the content of a qcow2 image is encrypted: QEMU then needs a key to look at it.
+pub(super) fn is_encrypted(file: &File) -> bool {
+    first(file).get(32..36).is_some_and(|method| method != [0; 4])
+}
+
 /// Whether it is an archive.
 pub(super) fn is_packed(file: &File) -> bool {
     let first = first(file);
