@@ -38,6 +38,8 @@ fn front() -> Front {
     Front {
         downloader: "/var/lib/one/remotes/datastore/downloader.sh".into(),
         restricted: vec!["/var/lib/one".into(), "/etc/one".into()],
+        ssh: vec!["/usr/bin/ssh".to_owned(), "-T".to_owned()],
+        receiver: "exec receiver".to_owned(),
     }
 }
 
@@ -164,9 +166,10 @@ fn a_host_of_the_list_works_where_there_is_one() {
     }
     assert_eq!(planned("monitor", "1", &[list]).unwrap().0, h1);
     assert_eq!(planned("stat", "0", &[list]).unwrap().0, Place::FrontEnd);
-    let failure = planned("cp", "0", &[list]).unwrap_err();
-    assert_eq!(failure.kind, Kind::NotBuilt);
-    assert!(failure.text.contains("BRIDGE_LIST"), "{}", failure.text);
+    // What it is made of is on the front-end, and goes there over a session of its own.
+    let (place, call) = planned("cp", "0", &[list]).unwrap();
+    assert_eq!(place, Place::FrontEnd);
+    assert!(call.contains(r#""ssh":["/usr/bin/ssh","-T","h1","exec receiver"]"#), "{call}");
     let odd = ("<CLONE_TARGET>", "<BRIDGE_LIST>h1 -oProxyCommand=x</BRIDGE_LIST><CLONE_TARGET>");
     assert!(
         planned("rm", "34", &[STORED, odd]).unwrap_err().text.starts_with("BRIDGE_LIST of datastore 103")

@@ -322,8 +322,50 @@ fn a_host_of_the_list_does_it_and_none_is_taken_that_is_away() {
     assert!(info.starts_with("<IMPORT_INFO><IMPORT_SOURCE>ssh://node1:/"), "{info}");
     stage.done("datastore/fs/rm", "9", &stage.document(9, &image, list));
     assert!(!stage.stored(printed.trim_end().rsplit('/').next().unwrap()).exists());
-    let (code, _) = stage.failure("datastore/fs/cp", "9", &stage.document(9, "<PATH>/x</PATH>", list));
-    assert_eq!(code, 8);
+    sends_an_image(&stage, list);
+}
+
+/// An image goes to the host in one stream, and becomes one there only if all of it came.
+fn sends_an_image(stage: &Stage, list: &str) {
+    let upload = stage.upload("big.img");
+    let bytes = [vec![0; 3 << 20], vec![0x5a; 2 << 20]].concat();
+    fs::write(&upload, &bytes).unwrap();
+    let sum = tool("md5sum", &[&upload])[..32].to_owned();
+    let image = |more: &str| format!("<PATH>{upload}</PATH><TEMPLATE><MD5>{more}</MD5></TEMPLATE>");
+    let driver = format!("{list}<DRIVER>qcow2</DRIVER>");
+    let printed = stage.done("datastore/fs/cp", "9", &stage.document(9, &image(&sum), list));
+    let (source, format) = printed.trim_end().rsplit_once(' ').unwrap();
+    assert!(format == "raw" && fs::read(source).unwrap() == bytes);
+    fs::remove_file(source).unwrap();
+    let printed = stage.done("datastore/fs/cp", "9", &stage.document(9, &image(&sum), &driver));
+    assert!(printed.ends_with(" qcow2\n"), "{printed}");
+    fs::remove_file(source).unwrap();
+    let (code, why) =
+        stage.failure("datastore/fs/cp", "9", &stage.document(9, &image(&"0".repeat(32)), list));
+    assert!(code == 2 && why.contains("what was sent: its bytes add up to"), "{code} {why}");
+    let address = stage.document(9, "<PATH>http://h/x</PATH>", list);
+    stage.downloader("#!/bin/sh\nhead -c 300000 /dev/zero\necho 'Error copying' >&2\nexit 255\n");
+    let (code, why) = stage.failure("datastore/fs/cp", "9", &address);
+    assert!(code == 4 && why.contains("Error copying"), "{code} {why}");
+    assert!(!PathBuf::from(source).exists());
+    stage.downloader("#!/bin/sh\necho whole\n");
+    stage.done("datastore/fs/cp", "9", &address);
+    assert_eq!(fs::read(source).unwrap(), b"whole\n");
+    // W32: an archive that nobody could unpack is no image.
+    stage.downloader("#!/bin/sh\nprintf '\\037\\213\\010archive'\n");
+    fs::write(&upload, b"\x1f\x8b\x08archive").unwrap();
+    let sum = tool("md5sum", &[&upload])[..32].to_owned();
+    let archive = format!("<PATH>http://h/x</PATH><TEMPLATE><MD5>{sum}</MD5></TEMPLATE>");
+    let (code, why) = stage.failure("datastore/fs/cp", "9", &stage.document(9, &archive, list));
+    assert!(code == 2 && why.contains("can't be unpacked on the way"), "{code} {why}");
+    let gone = list.replace("node1 ", "nodown ");
+    stage.ear.tell("one.hostpool.info", u32::MAX, "<HOST_POOL/>");
+    let (code, why) =
+        stage.failure("datastore/fs/cp", "8", &stage.document(8, "<PATH>http://h/x</PATH>", &gone));
+    assert!(code == 6 && why.contains("nodown: ssh ended without an answer"), "{code} {why}");
+    let left = fs::read_dir(stage.front_end.var().join("datastores/1")).unwrap();
+    let left: Vec<String> = left.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(left.iter().all(|name| !name.starts_with(".causeway-tmp")), "{left:?}");
 }
 
 /// W52: oned learns how full the datastore is, and monitord how large disks and snapshots are.

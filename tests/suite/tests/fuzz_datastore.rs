@@ -15,7 +15,12 @@ const VERBS: [&str; 10] =
 
 #[test]
 fn fuzz_datastore_documents() {
-    let front = Front { downloader: "/stock/downloader.sh".into(), restricted: vec!["/var/lib/one".into()] };
+    let front = Front {
+        downloader: "/stock/downloader.sh".into(),
+        restricted: vec!["/var/lib/one".into()],
+        ssh: vec!["ssh".into()],
+        receiver: "receive".into(),
+    };
     let settings = TmSettings::default();
     let slots = VERBS
         .iter()

@@ -21,6 +21,10 @@ pub struct Front {
     pub downloader: PathBuf,
     /// Directories of which no user may name a file, whatever the datastore says: oned's own.
     pub restricted: Vec<PathBuf>,
+    /// The ssh client and its options.
+    pub ssh: Vec<String>,
+    /// What makes an image, on a host, of what comes on its standard input.
+    pub receiver: String,
 }
 
 impl Request {
@@ -34,9 +38,18 @@ impl Request {
         front: &Front,
         settings: &TmSettings,
     ) -> Result<Transfer, TmError> {
-        let call = self.call(front, settings)?;
+        let call = match (self.call(front, settings)?, host) {
+            (Call::Datastore(import @ DatastoreCall::Import { .. }), Some(host)) => {
+                let mut ssh = front.ssh.clone();
+                ssh.extend([host.to_string(), front.receiver.clone()]);
+                Call::Datastore(DatastoreCall::Deliver { import: Box::new(import), ssh })
+            }
+            (call, _) => call,
+        };
         let name = format!("{}:{}", self.slot.verb(), self.id);
-        let place = match host.filter(|_| call.touches_storage()) {
+        // What an import is made of is on the front-end.
+        let here = !call.touches_storage() || self.verb == Verb::Cp;
+        let place = match host.filter(|_| !here) {
             Some(host) => Place::Host(host.clone()),
             None => Place::FrontEnd,
         };
@@ -91,12 +104,6 @@ impl Request {
 
     fn import(&self, front: &Front) -> Result<DatastoreCall, TmError> {
         let (image, datastore) = (self.document.image()?, &self.document.datastore);
-        if !datastore.bridges.is_empty() {
-            return Err(TmError::NotYet(format!(
-                "{}: datastore {} has a BRIDGE_LIST; sending a new image to a host is not built",
-                self.slot, datastore.id
-            )));
-        }
         // A CD and a file are what they are (contract TM 3.2).
         let convert = datastore.convert && !image.cdrom && !datastore.files;
         Ok(DatastoreCall::Import {

@@ -127,6 +127,12 @@ pub enum StorageError {
         /// The file, as it was named.
         path: PathBuf,
     },
+    /// What another host says.
+    #[error("{failure}")]
+    Host {
+        /// Its words.
+        failure: Failure,
+    },
     /// Disks only grow.
     #[error("{} has {have} bytes, more than the {want} bytes that its copy is to have", path.display())]
     Shrinks {
@@ -224,6 +230,7 @@ impl StorageError {
             | StorageError::Source { .. }
             | StorageError::Restricted { .. } => Kind::Input,
             StorageError::Inputs { .. } => Kind::Bug,
+            StorageError::Host { failure } => failure.kind,
             _ => Kind::HostState,
         }
     }

@@ -37,7 +37,7 @@ mod tool;
 
 pub use call::{Blank, Call, CopyKind, Kept, Layout, SnapshotOrder};
 pub use datastore::{
-    Checksum, DatastoreCall, Dirs, DiskSizes, Exported, Fetch, ImageOrder, Origin, Stored, VmSizes,
+    Checksum, DatastoreCall, Dirs, DiskSizes, Exported, Fetch, ImageOrder, Origin, Stored, VmSizes, receive,
 };
 pub use error::StorageError;
 

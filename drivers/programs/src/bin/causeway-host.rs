@@ -8,7 +8,7 @@ use anyhow::Context;
 use causeway_core::answer::one_line;
 use causeway_core::reach::wire::LEASE;
 use causeway_programs::host::{Options, files, resident, slot::SlotRun, work};
-use causeway_programs::start;
+use causeway_programs::{start, storage};
 use clap::{Args, Parser, Subcommand};
 
 /// Causeway's program on a host. Started over ssh by the driver processes, and by the wrappers in the slots.
@@ -39,6 +39,13 @@ enum Command {
         dry_run: bool,
         #[command(subcommand)]
         call: Call,
+    },
+    /// Makes an image of what comes on standard input. Started over ssh by causeway-tm.
+    #[command(hide = true)]
+    Receive {
+        /// Our state on this host, the unprivileged user's part.
+        #[arg(long, env = "CAUSEWAY_STATE", default_value = "/var/lib/causeway")]
+        state: PathBuf,
     },
     /// Answers file requests on the standard streams. Started by the other two.
     #[command(hide = true)]
@@ -107,6 +114,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     start::log_to(None);
     match command {
         Command::Worker { state } => files::serve(&state)?,
+        Command::Receive { state } => storage::receive(&state)?,
         Command::Resident { place, delegated } => {
             start::run_local(resident::serve(place.options(delegated)))??;
         }

@@ -295,6 +295,22 @@ impl<O: Options> Config<O> {
         }
     }
 
+    /// The ssh client with its options, for a session of its own.
+    pub fn ssh_client(&self) -> Vec<String> {
+        let client = self.causeway.ssh.display().to_string();
+        Ssh::kept(&client, "", self.causeway.deadlines.connect.duration()).client
+    }
+
+    /// What a remote shell runs to make an image of what is sent to it.
+    pub fn receiver(&self) -> String {
+        let program = quoted(&self.causeway.libexec_dir.join("causeway-host").display().to_string());
+        let command = format!("exec {program} receive");
+        match self.options.shell() {
+            "bash" => command,
+            shell => format!("{} -c {}", quoted(shell), quoted(&command)),
+        }
+    }
+
     /// oned's own directories and our home, of which no user may name a file (contract TM 3.2).
     pub fn restricted_directories(&self) -> Vec<PathBuf> {
         let home = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());

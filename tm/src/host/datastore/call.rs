@@ -27,6 +27,13 @@ pub enum DatastoreCall {
         /// Whether what is zero takes no room (`SPARSE`).
         sparse: bool,
     },
+    /// Does an import on another host: what it is made of is here. Prints its format.
+    Deliver {
+        /// The import.
+        import: Box<DatastoreCall>,
+        /// Starts the receiver there.
+        ssh: Vec<String>,
+    },
     /// Makes an image of another one (`clone`). Prints its format.
     Copy {
         /// The other one.
@@ -148,6 +155,13 @@ pub enum Origin {
         unpack: Option<Fetch>,
         /// What its bytes must add up to.
         checksum: Option<Checksum>,
+    },
+    /// What another machine sends.
+    Stream {
+        /// What its bytes must add up to.
+        checksum: Option<Checksum>,
+        /// Whether an archive is refused: one that nobody unpacked on the way.
+        unpacked: bool,
     },
     /// Something elsewhere.
     Address {

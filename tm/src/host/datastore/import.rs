@@ -33,19 +33,30 @@ pub(super) fn import(
     format: Option<Stored>,
     opened: bool,
     sparse: bool,
+    stream: Option<&mut dyn Read>,
     worker: &Worker<'_>,
 ) -> Result<String, StorageError> {
     // Before anything is made: what must not be read leaves no trace.
     let file = match origin {
         Origin::File { path, dirs, .. } => Some(named(path, dirs)?),
-        Origin::Address { .. } => None,
+        Origin::Address { .. } | Origin::Stream { .. } => None,
     };
     let _locks = lock::images(worker, &[(image, Mode::Exclusive)])?;
     let folder = ready(image, worker)?;
     let made = folder.temporary(image.name());
     let copy = made.create(0o666)?;
     worker.at("file made");
-    take(origin, file.as_ref(), &copy, &made, (&folder, image.name()), (sparse, worker))?;
+    match (origin, stream) {
+        (Origin::Stream { checksum, unpacked }, Some(mut stream)) => {
+            arrive(&mut stream, checksum.as_ref(), &copy, &made, sparse)?;
+            if *unpacked && upload::is_packed(&copy) {
+                let why = "it is an archive, and one with a promised sum can't be unpacked on the way to a host: \
+                           take the sum away, or unpack it first";
+                return Err(StorageError::Upload { path: asked(origin), why: why.to_owned() });
+            }
+        }
+        _ => take(origin, file.as_ref(), &copy, &made, (&folder, image.name()), (sparse, worker))?,
+    }
     copy.sync_all().during("write out", made.path())?;
     worker.at("data written");
     let length = copy.metadata().during("look at", made.path())?.len();
@@ -106,7 +117,7 @@ fn is_luks(file: &File) -> bool {
 fn asked(origin: &Origin) -> PathBuf {
     match origin {
         Origin::File { path, .. } => path.path(),
-        Origin::Address { .. } => "what was downloaded".into(),
+        Origin::Address { .. } | Origin::Stream { .. } => "what was downloaded".into(),
     }
 }
 
@@ -175,12 +186,27 @@ fn take(
             worker.at("archive aside");
             fetch(by, &descriptor(&packed), copy, made, sparse, worker)
         }
-        (Origin::File { path, .. }, None) => Err(StorageError::NotAFile { path: path.path() }),
+        (Origin::File { .. } | Origin::Stream { .. }, _) => {
+            Err(StorageError::NotAFile { path: asked(origin) })
+        }
     }
 }
 
+/// Brings in what another machine sends.
+fn arrive(
+    stream: &mut dyn Read,
+    checksum: Option<&Checksum>,
+    copy: &File,
+    made: &Temporary<'_>,
+    sparse: bool,
+) -> Result<(), StorageError> {
+    let length = pour(stream, copy, sparse).during("receive", made.path())?;
+    copy.set_len(length).during("grow", made.path())?;
+    checksum.map_or(Ok(()), |wanted| compare(wanted, copy, Path::new("what was sent")))
+}
+
 /// A name of an open file that nobody can exchange, without any sign that a shell knows.
-fn descriptor(file: &File) -> String {
+pub(super) fn descriptor(file: &File) -> String {
     format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd())
 }
 
@@ -193,15 +219,7 @@ fn fetch(
     sparse: bool,
     worker: &Worker<'_>,
 ) -> Result<(), StorageError> {
-    // Of an address no more is told than where it stands: it may hold a password.
-    let mut tool = Tool::named("downloader.sh", &by.program, Path::new("PATH"));
-    if !by.decompress {
-        tool.arg("--nodecomp");
-    }
-    if let Some(limit) = &by.limit {
-        tool.args(["--limit", limit]);
-    }
-    tool.args(["--", address, "-"]);
+    let tool = script(by, address, by.decompress);
     let written = tool.stream(worker, |mut pipe| pour(&mut pipe, copy, sparse))?;
     let length = written.during("write", made.path())?;
     copy.set_len(length).during("grow", made.path())?;
@@ -213,8 +231,22 @@ fn fetch(
     Err(StorageError::Incomplete { path: made.path(), why })
 }
 
+/// A call of the stock script that prints what it fetches.
+pub(super) fn script(by: &Fetch, address: &str, decompress: bool) -> Tool {
+    // Of an address no more is told than where it stands: it may hold a password.
+    let mut tool = Tool::named("downloader.sh", &by.program, Path::new("PATH"));
+    if !decompress {
+        tool.arg("--nodecomp");
+    }
+    if let Some(limit) = &by.limit {
+        tool.args(["--limit", limit]);
+    }
+    tool.args(["--", address, "-"]);
+    tool
+}
+
 /// Writes a stream into a new file; what is zero is left out. How many bytes came.
-fn pour(pipe: &mut impl Read, into: &File, sparse: bool) -> std::io::Result<u64> {
+fn pour(pipe: &mut (impl Read + ?Sized), into: &File, sparse: bool) -> std::io::Result<u64> {
     let mut buffer = vec![0; GRAIN];
     let mut at: u64 = 0;
     loop {
@@ -238,7 +270,7 @@ fn pour(pipe: &mut impl Read, into: &File, sparse: bool) -> std::io::Result<u64>
     }
 }
 
-fn compare(wanted: &Checksum, file: &File, path: &Path) -> Result<(), StorageError> {
+pub(super) fn compare(wanted: &Checksum, file: &File, path: &Path) -> Result<(), StorageError> {
     let (wanted, found) = match wanted {
         Checksum::Md5(sum) => (sum, sum_of::<Md5>(file)),
         Checksum::Sha1(sum) => (sum, sum_of::<Sha1>(file)),

@@ -11,6 +11,7 @@ use crate::store::header::Header;
 
 mod call;
 mod copy;
+mod deliver;
 mod export;
 mod flatten;
 mod import;
@@ -22,6 +23,7 @@ mod usage;
 pub use call::{
     Checksum, DatastoreCall, Dirs, DiskSizes, Exported, Fetch, ImageOrder, Origin, Stored, VmSizes,
 };
+pub use deliver::receive;
 
 /// Performs one call; what it prints.
 ///
@@ -31,8 +33,9 @@ pub(super) fn perform(call: &DatastoreCall, worker: &Worker<'_>) -> Result<Strin
     let quiet = |done: Result<(), StorageError>| done.map(|()| String::new());
     match call {
         DatastoreCall::Import { image, origin, format, opened, sparse } => {
-            import::import(image, origin, *format, *opened, *sparse, worker)
+            import::import(image, origin, *format, *opened, *sparse, None, worker)
         }
+        DatastoreCall::Deliver { import, ssh } => deliver::deliver(import, ssh, worker),
         DatastoreCall::Copy { original, stored, image, format, sparse } => {
             copy::copy(original, *stored, image, *format, *sparse, worker)
         }

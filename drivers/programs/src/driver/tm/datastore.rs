@@ -90,6 +90,8 @@ async fn plan(slot: &Slot, argv: &[String], config: &Config<TmOptions>) -> Resul
     let front = Front {
         downloader: config.remotes.join("datastore/downloader.sh"),
         restricted: config.restricted_directories(),
+        ssh: config.ssh_client(),
+        receiver: config.receiver(),
     };
     let transfer = request.steps(host.as_ref(), &front, &config.transfer_settings())?;
     let steps = at_home(transfer.steps);
