@@ -16,8 +16,10 @@ use causeway_core::answer::{Failure, Kind};
 use causeway_core::names::{DeployId, DiskName, DiskPath};
 use causeway_core::plan::{CopyFormat, DiskOrder, Quiesce};
 use causeway_core::reach::wire::{Done, Effect};
+use causeway_suite::lab::points::Fault;
 use causeway_suite::lab::resident::Resident;
-use causeway_suite::lab::{Lab, Standing};
+use causeway_suite::lab::strike::{Outage, mend, strike};
+use causeway_suite::lab::{Lab, Standing, guest};
 
 const HOST: &str = "h1";
 const GUEST: &str = "one-7";
@@ -98,6 +100,7 @@ fn a_disk_is_worked_on_while_its_guest_writes() {
     bench.writes_with_an_agent();
     bench.is_snapshot();
     bench.is_copied();
+    bench.is_taken_up();
     bench.is_committed();
     bench.is_let_go_whatever_dies();
     bench.has_no_agent_any_more();
@@ -212,6 +215,29 @@ impl Bench<'_> {
         assert_eq!(self.chain(), ["2", "1", "0"]);
         assert!(self.resident.lines[lines].contains(" %, "), "{:?}", self.resident.lines);
         self.goes_on(2, before);
+    }
+
+    /// The resident is killed in the middle of a job, and so is libvirtd: the job is neither begun anew nor given up.
+    fn is_taken_up(&mut self) {
+        let before = self.goes_on(2, 1);
+        let slow = copy("copy", CopyFormat::Raw, Some(12 << 20));
+        self.resident.send(&self.id, &slow).unwrap();
+        self.resident.await_line("copy of vda: ").unwrap();
+        self.lose_resident(true);
+        self.made(&slow);
+        assert!(newest(&fs::read(self.file("copy")).unwrap(), false) > before);
+
+        let before = self.goes_on(2, before);
+        let request = self.resident.send(&self.id, &slow).unwrap();
+        self.resident.await_line("copy of vda: ").unwrap();
+        let fault = Fault::Libvirtd(HOST.to_owned());
+        strike(self.lab, &guest::virtual_machine(self.lab.directory(), 0, 0), &fault).unwrap();
+        let outage = Outage { libvirtd: Duration::from_secs(1), link: Duration::ZERO };
+        mend(self.lab, &fault, outage).unwrap();
+        self.resident.end(&request).unwrap().unwrap();
+        assert!(newest(&fs::read(self.file("copy")).unwrap(), false) > before);
+        assert!(self.is_running() && !self.is_frozen());
+        assert_eq!(self.chain(), ["2", "1", "0"]);
     }
 
     fn is_committed(&mut self) {
