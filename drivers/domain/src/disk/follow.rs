@@ -9,8 +9,8 @@
 //!                    ready: pivot, or rest and abort ┘  └ late, cancelled: abort ─────────> chain as before, proved
 //! ```
 //!
-//! No return code decides anything: whatever a call said, the live chain is looked at. A look that fails is repeated
-//! until the deadline; a domain that has gone ends the work.
+//! No return code decides anything: whatever a call said, the live chain is looked at. A look to which libvirt gives no
+//! answer is repeated until the deadline; one that it refuses ends the job, and a domain that has gone ends the work.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -192,7 +192,13 @@ impl Work<'_> {
                 return self.stop(task, why);
             }
             thread::sleep(self.control.interval);
-            let Some(look) = self.look_if_seen()? else { continue };
+            let look = match self.look() {
+                Ok(look) => look,
+                Err(error) if error.is_absent() => return Err(error),
+                // Asked again; libvirt gives up by itself where another call works on the guest.
+                Err(error) if error.is_unknown() || error.code() == Some(Code::Timeout) => continue,
+                Err(error) => return self.stop(task, error.cause),
+            };
             let Some(info) = look.job else {
                 if look.files == task.after && !matches!(self.goal, Goal::Copy { .. }) {
                     (self.control.progress)(&meter.done());
@@ -335,15 +341,6 @@ impl Work<'_> {
         let chain = of_disk(&chains, self.disk).ok_or_else(|| self.fail(no_disk()))?.clone();
         let files = chain.files(self.control.names);
         Ok(Look { job, chain, files })
-    }
-
-    /// `None` if libvirt could not be asked just now.
-    fn look_if_seen(&self) -> Result<Option<Look>, DomainError> {
-        match self.look() {
-            Ok(look) => Ok(Some(look)),
-            Err(error) if error.is_unknown() => Ok(None),
-            Err(error) => Err(error),
-        }
     }
 
     fn look_until_seen(&self) -> Result<Look, DomainError> {

@@ -159,6 +159,17 @@ fn chains_are_read_from_live_xml() {
 }
 
 #[test]
+fn a_file_keeps_the_name_under_which_it_was_first_seen() {
+    let there = Cell::new(true);
+    let names = chain::Remembered::new(|path| (there.get() && path == "/ds/7/disk.0").then(|| snap(2)));
+    assert_eq!(names.name("/ds//7/disk.0"), snap(2));
+    there.set(false);
+    assert_eq!(names.name("/ds/7/./disk.0"), snap(2), "though it is deleted");
+    assert_eq!(names.name("/ds/7/x.snap/x.snap/1"), "/ds/7/x.snap/1");
+    assert_ne!(names.name("/ds/7/x.snap/y.snap/1"), names.name("/ds/7/x.snap/1"));
+}
+
+#[test]
 fn a_layer_between_is_committed() {
     let bench = Bench::new();
     assert_eq!(bench.follow(&commit(2, 1)).unwrap(), Ended::Done);
@@ -318,6 +329,18 @@ fn a_refusal_of_any_call_is_a_failure_and_the_guest_is_well() {
             bench.follow(&goal).unwrap_err();
             assert_eq!(bench.chain(), whole());
             bench.is_well();
+        }
+        // In the midst of it the job is not left to itself.
+        for operation in [Operation::DiskJob, Operation::Disks] {
+            let bench = Bench::new();
+            bench.host.lie(operation, 2, no());
+            bench.follow(&goal).unwrap_err();
+            assert_eq!(bench.chain(), whole());
+            assert!(!bench.host.has_disk_job(&one_7(), "vda"));
+            let bench = Bench::new();
+            let busy = Cause::libvirt(Code::Timeout, "cannot acquire state change lock");
+            bench.host.lie(operation, 2, Lie::Instead(busy));
+            assert_eq!(bench.follow(&goal).unwrap(), Ended::Done);
         }
         // Once more, then; but not for ever.
         let bench = Bench::new();
