@@ -18,6 +18,7 @@ pub mod cloud;
 pub mod driver;
 pub mod guest;
 pub mod points;
+pub mod resident;
 pub mod strike;
 pub mod trial;
 pub mod truth;
