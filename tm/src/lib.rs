@@ -7,6 +7,7 @@
 //! Built for the drivers `shared` and `qcow2`, which are one (contract TM 0): `clone ln delete context premigrate
 //! postmigrate failmigrate`.
 
+mod chain;
 mod error;
 pub mod facts;
 pub mod front;
@@ -19,6 +20,7 @@ pub mod script;
 mod settings;
 mod store;
 
+pub use chain::{Beneath, Chain};
 pub use error::TmError;
 pub use plan::{Source, Transfer, built, needs, steps};
 pub use settings::TmSettings;

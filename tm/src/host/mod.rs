@@ -26,6 +26,7 @@ mod error;
 mod give_back;
 mod home;
 mod image;
+mod live;
 mod lock;
 mod make;
 mod move_dir;
@@ -35,8 +36,9 @@ mod save;
 mod snapshot;
 mod tool;
 
-pub use call::{Blank, Call, CopyKind, Kept, Layout, SnapshotOrder};
+pub use call::{Blank, Call, CopyKind, CopyOf, Kept, Layout, LivePart, SnapshotOrder};
 pub use error::StorageError;
+pub(crate) use live::copy_path;
 
 pub(crate) use copy::copy_data;
 pub(crate) use error::During;
@@ -108,6 +110,8 @@ pub fn perform(call: &Call, inputs: &[Vec<u8>], worker: &Worker<'_>) -> Result<S
             let size = Size { grown_mb: Some(*size_mb), sparse: *sparse };
             resize::resize(file, kept, *qcow2, size, worker)
         }
+        Call::ReadChain { file, kept } => return live::read(file, kept).map_err(Failure::from),
+        Call::Live { file, kept, part } => live::perform(file, kept, part, worker),
         Call::SaveDisk { file, kept, qcow2, snapshot, image } => {
             let disk = save::Disk { file, kept, qcow2: *qcow2, snapshot: *snapshot };
             save::save(&disk, image, worker)

@@ -98,8 +98,6 @@ impl Store {
     /// Whether it is built.
     fn builds(self, verb: Verb, local: bool) -> bool {
         match self {
-            // These three also work on a running guest's disks, which takes libvirt.
-            Store::Files if matches!(verb, Verb::Cpds | Verb::SnapCreateLive | Verb::SnapDelete) => false,
             Store::Files => !(local && matches!(verb, Verb::Ln | Verb::Mv | Verb::Mvds)),
         }
     }
