@@ -5,7 +5,8 @@
  * behind it those of the round before: a copy that is not of one moment shows.
  *
  * It answers libvirt's greeting, guest-fsfreeze-freeze, -thaw and -status on the port of the guest's agent. Nothing is
- * written while it is frozen. guest-test-close closes the port: from then on there is no agent.
+ * written while it is frozen. guest-test-close makes it mute for MUTE_MS, and then closes the port: from then on there is
+ * no agent.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -20,7 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { BLOCK = 64 << 10, WORDS = BLOCK / 8 };
+enum { BLOCK = 64 << 10, WORDS = BLOCK / 8, MUTE_MS = 3000 };
 
 static int frozen;
 
@@ -74,28 +75,30 @@ static void answer(int port, const char *request)
 		perror("disk-writer: port");
 }
 
-/* Returns 0 when the port is to be closed. */
-static int listen_to(int port)
+/* Returns 0 when it is to fall silent. */
+static int listen_to(int port, int mute)
 {
 	static char line[4096];
 	static size_t length;
 	ssize_t n = read(port, line + length, sizeof line - 1 - length);
 	char *end;
+	int goes_on = 1;
 	if (n <= 0)
 		return 1;
 	length += n;
 	line[length] = 0;
 	while ((end = strchr(line, '\n'))) {
 		*end = 0;
-		answer(port, line);
+		if (!mute)
+			answer(port, line);
 		if (strstr(line, "guest-test-close"))
-			return 0;
+			goes_on = 0;
 		length -= end + 1 - line;
 		memmove(line, end + 1, length + 1);
 	}
 	if (length == sizeof line - 1)
 		length = 0;
-	return 1;
+	return goes_on;
 }
 
 static long long now_ms(void)
@@ -109,7 +112,7 @@ int main(int argc, char **argv)
 {
 	static uint64_t block[WORDS] __attribute__((aligned(4096)));
 	uint64_t size = 0, number = 0;
-	long long pause = argc > 2 && atoi(argv[2]) > 0 ? 1000 / atoi(argv[2]) : 10, next = now_ms();
+	long long closes = 0, pause = argc > 2 && atoi(argv[2]) > 0 ? 1000 / atoi(argv[2]) : 10, next = now_ms();
 	int port = open_port();
 	int disk = argc > 1 ? open(argv[1], O_WRONLY | O_DIRECT) : -1;
 	if (disk < 0 || ioctl(disk, BLKGETSIZE64, &size) || size < BLOCK) {
@@ -122,7 +125,9 @@ int main(int argc, char **argv)
 		/* A port that nobody has opened at the other end is always ready to say so. */
 		if (poll(&heard, 1, left > 0 ? left : 0) > 0 && heard.revents & POLLHUP)
 			usleep(10000);
-		if (heard.revents & POLLIN && !listen_to(port)) {
+		if (heard.revents & POLLIN && !listen_to(port, closes > 0) && !closes)
+			closes = now_ms() + MUTE_MS;
+		if (port >= 0 && closes && now_ms() > closes) {
 			close(port);
 			port = -1;
 		}

@@ -253,8 +253,12 @@ impl Work<'_> {
                     (self.control.warn)("no agent freezes the guest: the copy is as after a loss of power");
                 }
                 let cut = self.catch_up().and_then(|()| self.cut(task));
-                if let Err(error) = rest::release(host, self.id, rest, *how, watchdog) {
-                    (self.control.warn)(&format!("the guest is not back yet: {error}: {}", error.cause));
+                match rest::release(host, self.id, rest, *how, watchdog) {
+                    Ok(true) => {}
+                    Ok(false) => (self.control.warn)("the guest was let go before the copy's end"),
+                    Err(error) => {
+                        (self.control.warn)(&format!("the guest is not back yet: {error}: {}", error.cause));
+                    }
                 }
                 cut.map(Some)
             }

@@ -45,8 +45,8 @@ pub trait Watchdog {
     /// There is no watchdog to be had: then no guest may be brought to rest.
     fn arm(&self, hold: Hold) -> Result<(), String>;
 
-    /// The guest is back.
-    fn disarm(&self);
+    /// The guest is back. False if it had been let go before: its rest was shorter than was thought.
+    fn disarm(&self) -> bool;
 }
 
 /// How a guest is to be brought to rest.
@@ -148,25 +148,37 @@ fn stop(
     }
 }
 
-/// Lets the guest run again, and sees that it does.
+/// Lets the guest run again, and sees that it does. Says whether it had rested until now.
+///
+/// A thaw that is owed to a freeze of which nobody knows whether it was heard is tried once, and else left to the
+/// watchdog: the guest runs.
 ///
 /// # Errors
-/// It does not, after several tries: the watchdog goes on trying. A guest that has gone meanwhile needs nothing.
+/// It does not run, or stays frozen, after several tries: the watchdog goes on trying. A guest that has gone meanwhile
+/// needs nothing.
 pub fn release(
     host: &dyn Hypervisor,
     id: &DeployId,
     rest: Rest,
     how: How,
     watchdog: &dyn Watchdog,
-) -> Result<(), DomainError> {
-    let hold = match rest {
-        Rest::Still | Rest::Running => return Ok(()),
-        Rest::Frozen => Hold { frozen: true, suspended: false },
-        Rest::Suspended { thaw } => Hold { frozen: thaw, suspended: true },
-    };
-    take_back(host, id, hold, how.agent, TRIES)?;
-    watchdog.disarm();
-    Ok(())
+) -> Result<bool, DomainError> {
+    let frozen = Hold { frozen: true, suspended: false };
+    match rest {
+        Rest::Still | Rest::Running => return Ok(true),
+        Rest::Frozen => take_back(host, id, frozen, how.agent, TRIES)?,
+        Rest::Suspended { thaw } => {
+            take_back(host, id, Hold { frozen: false, suspended: true }, how.agent, TRIES)?;
+            if thaw && let Err(error) = take_back(host, id, frozen, how.agent, 1) {
+                tracing::warn!(%id, %error, cause = %error.cause, "a thaw is left to the watchdog");
+                let in_time = watchdog.disarm();
+                // Whoever suspends the guest from now on has reasons of its own.
+                arm(id, watchdog, frozen)?;
+                return Ok(in_time);
+            }
+        }
+    }
+    Ok(watchdog.disarm())
 }
 
 /// Takes a hold back: the last act of every rest, and the only one of a watchdog. Tries so often.

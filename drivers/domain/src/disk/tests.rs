@@ -54,8 +54,8 @@ impl Watchdog for Dog {
         self.armed.set(Some(hold));
         Ok(())
     }
-    fn disarm(&self) {
-        self.armed.set(None);
+    fn disarm(&self) -> bool {
+        self.armed.take().is_some()
     }
 }
 
@@ -412,7 +412,8 @@ fn a_watchdog_keeps_what_could_not_be_taken_back() {
     bench.host.set_agent(&one_7(), Agent::Mute);
     assert_eq!(bench.snapshot(Some(HOW)).unwrap(), Ended::Done);
     let hold = bench.dog.armed.get().unwrap();
-    assert_eq!(hold, Hold { frozen: true, suspended: true });
+    assert_eq!(hold, Hold { frozen: true, suspended: false });
+    assert_eq!(bench.host.truth(&one_7()).unwrap().state, State::Running);
     bench.host.set_agent(&one_7(), Agent::Answers);
     rest::take_back(&bench.host, &one_7(), hold, HOW.agent, 1).unwrap();
 

@@ -15,7 +15,7 @@ use causeway_domain::disk::chain::Remembered;
 use causeway_domain::disk::follow::{INTERVAL, SETTLE, follow};
 use causeway_domain::disk::rest::{self, How, Rest};
 use causeway_domain::disk::snapshot::snapshot;
-use causeway_domain::disk::{Control, Ended, Format, Goal, Names, Progress};
+use causeway_domain::disk::{Control, Ended, Format, Goal, Hold, Names, Progress, Watchdog};
 use tokio::sync::watch;
 
 use super::files::{Reply, Request};
@@ -211,8 +211,8 @@ struct Lazy<'a> {
     guard: std::cell::OnceCell<super::guard::Guard>,
 }
 
-impl causeway_domain::disk::Watchdog for Lazy<'_> {
-    fn arm(&self, hold: causeway_domain::disk::Hold) -> Result<(), String> {
+impl Watchdog for Lazy<'_> {
+    fn arm(&self, hold: Hold) -> Result<(), String> {
         let guard = match self.guard.get() {
             Some(guard) => guard,
             None => {
@@ -224,10 +224,8 @@ impl causeway_domain::disk::Watchdog for Lazy<'_> {
         guard.arm(hold)
     }
 
-    fn disarm(&self) {
-        if let Some(guard) = self.guard.get() {
-            guard.disarm();
-        }
+    fn disarm(&self) -> bool {
+        self.guard.get().is_none_or(Watchdog::disarm)
     }
 }
 
@@ -278,13 +276,7 @@ fn thaw(host: &dyn Hypervisor, id: &DeployId, agent: u32, around: &Around<'_>) -
 
 /// Ends a rest; says whether it had lasted until now. A guest that does not come back is left to its guard.
 fn end(host: &dyn Hypervisor, id: &DeployId, held: &Held) -> Result<bool, Failure> {
-    let hold = match held.rest {
-        Rest::Still | Rest::Running => return Ok(true),
-        Rest::Frozen => causeway_domain::disk::Hold { frozen: true, suspended: false },
-        Rest::Suspended { thaw } => causeway_domain::disk::Hold { frozen: thaw, suspended: true },
-    };
-    rest::take_back(host, id, hold, held.how.agent, 5)?;
-    Ok(held.guard.stand_down())
+    Ok(rest::release(host, id, held.rest, held.how, &held.guard)?)
 }
 
 #[cfg(test)]

@@ -47,11 +47,6 @@ impl Guard {
         let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         heard.recv_timeout(ANSWER).map_err(|_| "it does not answer".to_owned())
     }
-
-    /// Stands down. False if it had acted before.
-    pub fn stand_down(&self) -> bool {
-        matches!(self.ask("disarm\n").as_deref(), Ok("ok"))
-    }
 }
 
 impl Watchdog for Guard {
@@ -64,10 +59,8 @@ impl Watchdog for Guard {
         }
     }
 
-    fn disarm(&self) {
-        if !self.stand_down() {
-            tracing::warn!("a guest's time at rest was over before its work");
-        }
+    fn disarm(&self) -> bool {
+        matches!(self.ask("disarm\n").as_deref(), Ok("ok"))
     }
 }
 
@@ -329,7 +322,7 @@ mod tests {
         let agent = Duration::from_secs(5);
         let guard = rests.guard(&id, 60, agent).unwrap();
         guard.arm(Hold { frozen: true, suspended: false }).unwrap();
-        assert!(guard.stand_down());
+        assert!(guard.disarm());
         guard.arm(Hold { frozen: false, suspended: true }).unwrap();
         let how = How { agent, or_suspend: true };
         rests.keep(&id, Held { guard, rest: Rest::Suspended { thaw: false }, how });
