@@ -331,8 +331,9 @@ frontend() {
   put_slots causeway-host vmm/kvm deploy shutdown cancel migrate
   put_slots causeway-host vnm/vxlan pre post clean
   [ ! -x "$from/causeway-tm" ] || for driver in tm/shared tm/qcow2; do
-    put_slots causeway-tm "$driver" clone ln mv mvds delete mkimage mkswap resize snap_create snap_revert context \
-      clone.ssh snap_create.ssh snap_revert.ssh premigrate postmigrate failmigrate
+    put_slots causeway-tm "$driver" clone ln mv mvds cpds delete mkimage mkswap resize context \
+      snap_create snap_create_live snap_delete snap_revert premigrate postmigrate failmigrate \
+      clone.ssh cpds.ssh snap_create.ssh snap_create_live.ssh snap_delete.ssh snap_revert.ssh
   done
   swap_executables in
   [ -z "$rehearsal" ] || return 0

@@ -48,24 +48,30 @@ const SLOTS: [&str; 7] = [
     "vnm/vxlan/post",
     "vnm/vxlan/clean",
 ];
-const TM_SLOTS: [&str; 17] = [
-    "clone.ssh",
-    "snap_create.ssh",
-    "snap_revert.ssh",
+const TM_SLOTS: [&str; 23] = [
     "clone",
     "ln",
     "mv",
     "mvds",
+    "cpds",
     "delete",
     "mkimage",
     "mkswap",
     "resize",
-    "snap_create",
-    "snap_revert",
     "context",
+    "snap_create",
+    "snap_create_live",
+    "snap_delete",
+    "snap_revert",
     "premigrate",
     "postmigrate",
     "failmigrate",
+    "clone.ssh",
+    "cpds.ssh",
+    "snap_create.ssh",
+    "snap_create_live.ssh",
+    "snap_delete.ssh",
+    "snap_revert.ssh",
 ];
 
 /// So many points of a run, spread evenly from its second look at things, which changes them, to its last command.

@@ -18,6 +18,7 @@ use causeway_core::plan::{CopyFormat, DiskOrder, Quiesce};
 use causeway_core::reach::wire::{Done, Effect};
 use causeway_suite::lab::points::Fault;
 use causeway_suite::lab::resident::Resident;
+use causeway_suite::lab::slots::Slots;
 use causeway_suite::lab::strike::{Outage, mend, strike};
 use causeway_suite::lab::{Lab, Standing, guest};
 
@@ -105,6 +106,7 @@ fn a_disk_is_worked_on_while_its_guest_writes() {
     bench.is_let_go_whatever_dies();
     bench.has_no_agent_any_more();
     bench.is_pulled_and_left();
+    bench.has_the_transfer_manager_at_work();
     drop(bench);
     lab.stop().unwrap();
 }
@@ -321,6 +323,63 @@ impl Bench<'_> {
         assert_eq!(self.ask(&pull(None)).unwrap().effect, Effect::Already);
         self.goes_on(0, before);
     }
+
+    /// The slots of the transfer manager, on a disk that leads to its first layer and has had no snapshot yet.
+    fn has_the_transfer_manager_at_work(&mut self) {
+        let script = "rm disk.0.snap/[1-4] && ln -sfn disk.0.snap/0 disk.0 && mkdir -p ../../1";
+        let script = format!("cd {DATASTORE} && {script}");
+        self.lab.run(&["one", HOST, "sh", "-c", &script]).unwrap();
+        // The guest's agent is mute by now.
+        self.lab.write("fe", "/var/lib/one/remotes/etc/vmm/kvm/kvmrc", "export VIRSH_TIMEOUT=1\n").unwrap();
+        let slots = Slots::start(self.lab).unwrap();
+        let disk = format!("{HOST}:{DATASTORE}/disk.0");
+        let run = |state: u32, slot: &str, words: &[&str]| {
+            slots.know_vm(7, &document(state));
+            slots.run(&[&[&format!("tm/qcow2/{slot}") as &str, &disk], words, &["7", "1"]].concat()).unwrap()
+        };
+        for id in [0, 1] {
+            let before = self.goes_on(id, 1);
+            let number = id.to_string();
+            run(ACTIVE, "snap_create_live", &[&number]);
+            // A caller that did not hear of it asks again.
+            run(ACTIVE, "snap_create_live", &[&number]);
+            self.goes_on(id + 1, before);
+        }
+        assert_eq!(self.chain(), ["2", "1", "0"]);
+        let before = self.goes_on(2, 1);
+        run(HOTPLUG_SAVEAS, "cpds", &["/var/lib/one/datastores/1/saved", "-1"]);
+        let script = "qemu-img check -q saved && qemu-img convert -O raw saved ../0/7/whole";
+        self.lab.script(HOST, &format!("cd {DATASTORE}/../../1 && {script}"), &[]).unwrap();
+        assert!(newest(&fs::read(self.file("whole")).unwrap(), true) >= before);
+
+        // Snapshot 1 goes where snapshot 0 was, and from there into what the guest writes.
+        for (id, left) in [("0", ["2", "0"].as_slice()), ("1", &["2"])] {
+            let before = self.goes_on(2, before);
+            run(DISK_SNAPSHOT_DELETE, "snap_delete", &[id]);
+            assert_eq!(self.chain(), left);
+            run(DISK_SNAPSHOT_DELETE, "snap_delete", &[id]);
+            assert_eq!(self.chain(), left);
+            self.goes_on(2, before);
+        }
+        let left = self.lab.script(HOST, &format!("cd {DATASTORE}/disk.0.snap && echo *"), &[]).unwrap();
+        assert_eq!(left.trim(), "2 disk.0.snap");
+    }
+}
+
+/// `LCM_STATE` of a running VM, and of one whose disk is worked on (contract TM 4).
+const ACTIVE: u32 = 3;
+const HOTPLUG_SAVEAS: u32 = 26;
+const DISK_SNAPSHOT_DELETE: u32 = 59;
+
+/// The VM as oned has it.
+fn document(state: u32) -> String {
+    format!(
+        "<VM><ID>7</ID><NAME>writer</NAME><DEPLOY_ID>{GUEST}</DEPLOY_ID><STATE>3</STATE><LCM_STATE>{state}</LCM_STATE>
+        <TEMPLATE><DISK><DISK_ID>0</DISK_ID><CLONE>YES</CLONE><FORMAT>qcow2</FORMAT><TARGET>vda</TARGET>
+        <SOURCE>/var/lib/one//datastores/1/abc</SOURCE><TM_MAD>qcow2</TM_MAD></DISK></TEMPLATE>
+        <HISTORY_RECORDS><HISTORY><SEQ>0</SEQ><HOSTNAME>{HOST}</HOSTNAME><DS_ID>0</DS_ID><VM_MAD>qemu</VM_MAD></HISTORY>
+        </HISTORY_RECORDS></VM>"
+    )
 }
 
 /// The newest number on the disk; and that it is the disk of one moment: numbers count up from the first block to it, and
