@@ -121,6 +121,18 @@ fn snapshots() -> Vec<Case> {
         }
         on.guest_writes(format, "100/7/disk.0", 3, 9);
     }
+    /// As a commit of layer 1 into layer 0 by a guest's hypervisor leaves it.
+    fn merged(on: &Datastores) {
+        life(on, true, false);
+        common::tool("qemu-img", &["commit", "-q", "-f", "qcow2", "-d", &on.text("100/7/disk.0.snap/1")]);
+        let (zero, top) = ("disk.0.snap/disk.0.snap/0", on.text("100/7/disk.0.snap/2"));
+        common::tool("qemu-img", &["rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", zero, &top]);
+    }
+    /// As a guest's switch to the layer upon snapshot 2 leaves it.
+    fn switched(on: &Datastores) {
+        life(on, true, false);
+        on.done(&on.live(json!({"make_layer": {"id": 2}})));
+    }
     let case = |name, prepare, call| Case { name, prepare, call, input: None, guest: Some("qcow2") };
     let plain = |name, prepare, call| Case { name, prepare, call, input: None, guest: Some("raw") };
     vec![
@@ -138,6 +150,17 @@ fn snapshots() -> Vec<Case> {
         case("disk saved", |on| life(on, true, false), |on| on.save(true, false, None, "1/saved")),
         case("snapshot saved", |on| life(on, true, true), |on| on.save(true, true, Some(1), "1/saved")),
         plain("plain disk saved", |on| life(on, false, false), |on| on.save(false, false, None, "1/saved")),
+        case("layer made", |on| life(on, true, false), |on| on.live(json!({"make_layer": {"id": 2}}))),
+        case("disk led to its layer", switched, |on| on.live(json!({"point_to_layer": {"id": 2}}))),
+        case("layer merged", merged, |on| on.live(json!({"merged_layer": {"id": 0, "above": 1}}))),
+        case(
+            "copy published",
+            |on| {
+                life(on, true, false);
+                on.done_live(json!({"make_copy": {"to": {"image": on.text("1/saved")}, "qcow2": true}}));
+            },
+            |on| on.live(json!({"publish_copy": {"to": {"image": on.text("1/saved")}, "qcow2": true}})),
+        ),
         case("chain grows", |on| life(on, true, false), |on| on.resize(true, false, 64, true)),
         plain("plain snapshot", |on| life(on, false, false), |on| on.snapshot("create", 2, false, false)),
         plain(
@@ -167,7 +190,9 @@ fn end(on: &Datastores, case: &Case) -> Picture {
     let plain = |(path, text): (PathBuf, String)| {
         // A context holds the time, swap space an id.
         let varies = case.input.is_some() || case.name == "swap";
-        let context = varies && text.starts_with("file");
+        // A pointer holds a path in the temporary directory.
+        let pointer = path.extension().is_some_and(|extension| extension == "current");
+        let context = (varies || pointer) && text.starts_with("file");
         let chain = is_layer(&path) && case.guest != Some("raw");
         let text = match text.rsplit_once(' ') {
             // A layer that was worked on twice may hold some of it twice.

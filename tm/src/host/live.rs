@@ -37,6 +37,7 @@ pub(crate) fn perform(
         (_, Kept::Beside) => None,
     };
     let _locks = lock::hold(worker, file.dir().vm(), image)?;
+    worker.at("disk locked");
     match part {
         LivePart::MakeLayer { id } => make_layer(&Layers::read(file, kept)?, *id, worker),
         LivePart::PointToLayer { id } => point_to_layer(&Layers::read(file, kept)?, file, *id, worker),
@@ -80,6 +81,7 @@ fn point_to_layer(layers: &Layers, file: &VmFile, id: u32, worker: &Worker<'_>) 
         return Err(StorageError::Disk { path: layers.path(next), why });
     }
     layers.home.sweep(file.name())?;
+    worker.at("leftovers removed");
     layers.home.point(file.name(), layers.name(next))?;
     worker.at("disk in place");
     layers.home.sync()
