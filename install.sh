@@ -331,7 +331,8 @@ frontend() {
   put_slots causeway-host vmm/kvm deploy shutdown cancel migrate
   put_slots causeway-host vnm/vxlan pre post clean
   [ ! -x "$from/causeway-tm" ] || for driver in tm/shared tm/qcow2; do
-    put_slots causeway-tm "$driver" clone ln mv mvds delete mkimage mkswap resize snap_{create,revert} context {pre,post,fail}migrate monitor
+    put_slots causeway-tm "$driver" clone ln mv mvds cpds delete mkimage mkswap resize context {pre,post,fail}migrate monitor \
+      snap_{create,create_live,delete,revert}{,.ssh} {clone,cpds}.ssh
   done
   [ ! -x "$from/causeway-tm" ] || put_slots causeway-tm datastore/fs cp clone rm mkfs stat monitor export snap_{delete,revert,flatten}
   swap_executables in
@@ -495,5 +496,4 @@ main() {
   # Here and not below: a script that is exchanged while it runs must not be read on.
   exit 0
 }
-
 main "$@"

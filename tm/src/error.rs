@@ -99,6 +99,14 @@ pub enum TmError {
         /// The accepted form.
         accepted: Cow<'static, str>,
     },
+    /// Something that can't be done to the disk as it is.
+    #[error("{what}: {why}")]
+    Refused {
+        /// The disk.
+        what: String,
+        /// Why, and what can be done.
+        why: String,
+    },
     /// A call that has no written form: a fault of ours.
     #[error("step {step} cannot be written down: {why}")]
     Unwritable {
@@ -118,6 +126,7 @@ impl TmError {
         match self {
             TmError::NotBuilt { .. } | TmError::NotYet(_) => Kind::NotBuilt,
             TmError::Unwritable { .. } => Kind::Bug,
+            TmError::Refused { .. } => Kind::HostState,
             TmError::LookUp { failure, .. } => failure.kind,
             TmError::Arguments { .. }
             | TmError::Argument { .. }

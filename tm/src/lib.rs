@@ -8,6 +8,7 @@
 //! Built for the drivers `shared` and `qcow2`, which are one (contract TM 0): `clone ln delete context premigrate
 //! postmigrate failmigrate`.
 
+mod chain;
 pub mod datastore;
 mod error;
 pub mod facts;
@@ -21,6 +22,7 @@ pub mod script;
 mod settings;
 mod store;
 
+pub use chain::{Beneath, Chain};
 pub use error::TmError;
 pub use plan::{Source, Transfer, built, needs, steps};
 pub use settings::TmSettings;

@@ -345,9 +345,9 @@ fn an_image_that_is_open_is_left_alone() {
     let before = picture(&on.path("1"));
     for call in [
         on.remove(),
-        on.snapshot(true, "revert", 1),
-        on.snapshot(true, "delete", 0),
-        on.snapshot(true, "flatten", 1),
+        on.image_snapshot(true, "revert", 1),
+        on.image_snapshot(true, "delete", 0),
+        on.image_snapshot(true, "flatten", 1),
     ] {
         let failure = on.failure(&call);
         assert!(failure.text.contains("is open: a guest or a tool uses it"), "{}", failure.text);

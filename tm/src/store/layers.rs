@@ -13,10 +13,11 @@
 //! is refused with its name, before anything is changed.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::PathBuf;
 
 use super::header::Header;
+use crate::chain::{Beneath, Chain};
 use crate::host::Kept;
 use crate::host::{Datastore, During, Home, Inside, StorageError};
 use crate::place::{DatastoreDir, Image, TEMPORARY, VmFile, plain};
@@ -200,8 +201,7 @@ impl Layers {
 
     /// The layer that holds snapshot `id`; none if there is none.
     pub(crate) fn of_snapshot(&self, id: u32) -> Option<u32> {
-        let place = self.moved.get(&id).copied().unwrap_or(id);
-        self.layers.contains_key(&place).then_some(place)
+        crate::chain::place(&self.moved, id).filter(|place| self.layers.contains_key(place))
     }
 
     /// Whether a layer is a link to the image itself.
@@ -217,6 +217,42 @@ impl Layers {
     /// A layer.
     pub(crate) fn get(&self, number: u32) -> Option<&Layer> {
         self.layers.get(&number)
+    }
+
+    /// The snapshots that are in a layer: that of its number, and those that were merged into it.
+    pub(crate) fn snapshots_in(&self, layer: u32) -> Vec<u32> {
+        let own = crate::chain::place(&self.moved, layer).filter(|place| *place == layer);
+        let moved = self.moved.iter().filter(|(_, place)| **place == layer).map(|(id, _)| *id);
+        own.into_iter().chain(moved).collect()
+    }
+
+    /// Leaves word that snapshot `id` is in layer `place` now.
+    ///
+    /// # Errors
+    /// The word can't be written.
+    pub(crate) fn leave_word(&self, id: u32, place: u32) -> Result<(), StorageError> {
+        let name = format!("{id}.current");
+        let made = self.folder.temporary(&name);
+        let mut file = made.create(0o666)?;
+        let text = format!("{}\n", self.path(place).display());
+        file.write_all(text.as_bytes()).during("write", made.path())?;
+        file.sync_all().during("write out", made.path())?;
+        made.publish(&name)
+    }
+
+    /// What was read, for a plan.
+    pub(crate) fn describe(&self) -> Chain {
+        let beneath = |layer: &Layer| match &layer.base {
+            Base::Nothing => Beneath::Nothing,
+            Base::Layer(number) => Beneath::Layer(*number),
+            Base::File { name, .. } => Beneath::File(name.clone()),
+        };
+        Chain {
+            directory: self.folder.path().display().to_string(),
+            active: self.active,
+            layers: self.layers.iter().map(|(number, layer)| (*number, beneath(layer))).collect(),
+            moved: self.moved.clone(),
+        }
     }
 
     /// The layers that stand on this one.
@@ -243,10 +279,15 @@ fn number(text: &str) -> Option<u32> {
     (number.to_string() == text).then_some(number)
 }
 
+/// The layer that a name is of. oned's paths have doubled slashes; and a relative name grows by the directory's link to
+/// itself whenever libvirt takes out the layer between.
 fn number_after(prefix: &str, text: &str) -> Option<u32> {
-    // oned's paths have doubled slashes.
     let text = text.replace("//", "/");
-    number(text.strip_prefix(prefix)?)
+    let mut rest = text.strip_prefix(prefix)?;
+    while let Some(shorter) = rest.strip_prefix(prefix) {
+        rest = shorter;
+    }
+    number(rest)
 }
 
 /// Opens an image that a layer is a link to.

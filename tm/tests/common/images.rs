@@ -17,7 +17,7 @@ pub trait Images {
     fn copy(&self, stored: &str, format: &str) -> Value;
     fn export(&self, stored: &str) -> Value;
     fn remove(&self) -> Value;
-    fn snapshot(&self, chain: bool, order: &str, id: u32) -> Value;
+    fn image_snapshot(&self, chain: bool, order: &str, id: u32) -> Value;
 }
 
 impl Images for Datastores {
@@ -60,7 +60,7 @@ impl Images for Datastores {
         json!({"datastore": {"remove": {"image": self.text("1/abc")}}})
     }
 
-    fn snapshot(&self, chain: bool, order: &str, id: u32) -> Value {
+    fn image_snapshot(&self, chain: bool, order: &str, id: u32) -> Value {
         json!({"datastore": {"snapshot": {"image": self.text("1/abc"), "chain": chain, "order": order, "id": id}}})
     }
 }

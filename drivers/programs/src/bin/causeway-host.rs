@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use causeway_core::answer::one_line;
+use causeway_core::names::DeployId;
 use causeway_core::reach::wire::LEASE;
-use causeway_programs::host::{Options, files, resident, slot::SlotRun, work};
+use causeway_programs::host::{Options, files, guard, resident, slot::SlotRun, work};
 use causeway_programs::{start, storage};
 use clap::{Args, Parser, Subcommand};
 
@@ -53,6 +54,16 @@ enum Command {
         /// Our state on this host.
         #[arg(long)]
         state: PathBuf,
+    },
+    /// Lets a guest run again that was brought to rest, when whoever started this says so no more. Started by the
+    /// resident.
+    #[command(hide = true)]
+    Guard {
+        /// libvirt on this host.
+        #[arg(long)]
+        uri: String,
+        /// The guest.
+        id: DeployId,
     },
 }
 
@@ -115,6 +126,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Worker { state } => files::serve(&state)?,
         Command::Receive { state } => storage::receive(&state)?,
+        Command::Guard { uri, id } => guard::serve(&uri, &id)?,
         Command::Resident { place, delegated } => {
             start::run_local(resident::serve(place.options(delegated)))??;
         }

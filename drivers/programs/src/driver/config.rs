@@ -209,6 +209,7 @@ impl<O: Options> Config<O> {
         let ours = directories.etc.join("causeway.toml");
         let causeway = Causeway::parse(&ours.display().to_string(), &text(&ours)?)?;
         let config = directories.var.join("config");
+        let kvmrc = directories.rc(&directories.var.join("remotes/etc/vmm/kvm/kvmrc"))?;
         let datastore_conf = directories.rc(&directories.var.join("remotes/etc/datastore/datastore.conf"))?;
         let debug = std::env::var_os("ONE_MAD_DEBUG").is_some_and(|value| !value.is_empty());
         Ok(Config {
@@ -218,7 +219,7 @@ impl<O: Options> Config<O> {
             one: OneConfig::parse(&config.display().to_string(), &text(&config)?)?,
             rc: O::rc(&directories.rc(&directories.etc.join(O::RC))?)?,
             surroundings: Rc::new(surroundings::<O>(directories)?),
-            transfer: TmSettings::read(&tmrc, &datastore_conf)?,
+            transfer: TmSettings::read(&tmrc, &datastore_conf, &kvmrc)?,
             var: directories.var.clone(),
             etc: directories.etc.clone(),
             options,

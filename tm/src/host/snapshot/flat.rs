@@ -49,18 +49,27 @@ impl Flat {
     }
 }
 
-/// Copies what the disk holds to snapshot `id`.
-pub(super) fn create(file: &VmFile, kept: &Kept, id: u32, worker: &Worker<'_>) -> Result<(), StorageError> {
-    let disk = Flat::of(file, kept)?;
-    let bytes = disk.open()?;
+/// The directory of the disk's snapshots, made if it is missing.
+pub(in crate::host) fn snapshots(file: &VmFile, kept: &Kept) -> Result<Home, StorageError> {
+    made(&Flat::of(file, kept)?)
+}
+
+fn made(disk: &Flat) -> Result<Home, StorageError> {
     let snap = disk.name.snap();
     match mkdirat(disk.folder.handle(), snap.as_str(), Mode::from_raw_mode(0o777)) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(e) => return Err(e).during("make", disk.folder.path().join(&snap)),
     }
-    worker.at("snapshot directory made");
     let missing = || StorageError::NotADirectory { path: disk.folder.path().join(&snap) };
-    let snapshots = disk.snapshots()?.ok_or_else(missing)?;
+    disk.snapshots()?.ok_or_else(missing)
+}
+
+/// Copies what the disk holds to snapshot `id`.
+pub(super) fn create(file: &VmFile, kept: &Kept, id: u32, worker: &Worker<'_>) -> Result<(), StorageError> {
+    let disk = Flat::of(file, kept)?;
+    let bytes = disk.open()?;
+    let snapshots = made(&disk)?;
+    worker.at("snapshot directory made");
     replace(&bytes, &snapshots, &FileName::from(id), worker)
 }
 
@@ -99,8 +108,10 @@ pub(super) fn delete_image(image: &Image, id: u32, worker: &Worker<'_>) -> Resul
 
 fn forget(disk: &Flat, id: u32, worker: &Worker<'_>) -> Result<(), StorageError> {
     let Some(snapshots) = disk.snapshots()? else { return Ok(()) };
+    worker.at("snapshots opened");
     let name = FileName::from(id);
     snapshots.sweep(&name)?;
+    worker.at("leftovers removed");
     remove(snapshots.handle(), name.as_str(), &snapshots.path().join(name.as_str()))?;
     worker.at("snapshot removed");
     snapshots.sync()

@@ -15,12 +15,12 @@ use causeway_core::names::{RequestId, VmId};
 use causeway_core::plan::{Answer, Plan, Slot};
 use causeway_core::protocol::{Severity, TmOptions};
 use causeway_tm::facts::{VmFacts, VmNeed, gather};
-use causeway_tm::plan::{built, needs, steps};
+use causeway_tm::plan::{built, needs, reading, steps};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::driver::config::{Config, Directories};
-use crate::driver::expand::{Known, at_home, not_built};
+use crate::driver::expand::{Known, at_home, not_built, read};
 
 /// Most that is read of standard input, bytes: a VM's document in base64.
 const STDIN_LIMIT: u64 = 8 << 20;
@@ -93,8 +93,15 @@ impl SlotRun {
             known.take_vm(id, facts_in(&stdin));
         }
         known.ask(&config.oned(), &needs).await;
-        let facts = gather(&needs, &known)?;
-        let transfer = steps(&self.slot, &self.argv, &stdin, &facts, &config.transfer_settings())?;
+        let mut facts = gather(&needs, &known)?;
+        let settings = config.transfer_settings();
+        if let Some(step) = reading(&self.slot, &self.argv, &facts, &settings)? {
+            let front = config.front().map_err(|e| Failure::new(Kind::HostState, e))?;
+            let id = RequestId::new(0, std::process::id(), 1);
+            let step = at_home(vec![step]).remove(0);
+            facts.take_reading(&read(&config.places(front), id, self.vm()?, step).await?)?;
+        }
+        let transfer = steps(&self.slot, &self.argv, &stdin, &facts, &settings)?;
         // A dry run reads no files either: the steps are the same without them.
         let inputs =
             if self.dry_run { Default::default() } else { front_sources(config, transfer.inputs).await? };
