@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use causeway_core::plan::AGENT_WAIT;
 use causeway_core::settings::{SettingsError, ShellRc};
 
 use crate::rbd::PoolName;
@@ -61,6 +62,8 @@ pub struct TmSettings {
     pub file_systems: BTreeMap<String, Vec<String>>,
     /// What is so of every Ceph cluster.
     pub ceph: CephSettings,
+    /// `VIRSH_TIMEOUT` of `kvmrc`: how long a guest's agent is waited for.
+    pub agent_wait: Duration,
     /// Longest time of a step that copies no data.
     pub short_deadline: Duration,
     /// Longest time of a step that copies an image. The stock driver waits for ever (contract TM 1.1, `-w`).
@@ -73,6 +76,7 @@ impl Default for TmSettings {
             qcow2_options: Vec::new(),
             file_systems: SHIPPED.split(',').map(|name| (name.to_owned(), Vec::new())).collect(),
             ceph: CephSettings::default(),
+            agent_wait: AGENT_WAIT,
             short_deadline: Duration::from_secs(120),
             copy_deadline: Duration::from_secs(24 * 3600),
         }
@@ -80,12 +84,17 @@ impl Default for TmSettings {
 }
 
 impl TmSettings {
-    /// What the front-end's `tmrc` and its remotes' `etc/datastore/datastore.conf` say (contract TM 1.1, 1.6); no
-    /// deadlines are among it.
+    /// How long a guest's agent is waited for, seconds.
+    pub(crate) fn agent_seconds(&self) -> u32 {
+        u32::try_from(self.agent_wait.as_secs()).unwrap_or(u32::MAX)
+    }
+
+    /// What the front-end's `tmrc` and, of its remotes, `etc/datastore/datastore.conf` and `etc/vmm/kvm/kvmrc` say
+    /// (contract TM 1.1, 1.6); no deadlines of steps are among it.
     ///
     /// # Errors
     /// A value that only a shell could read, or a file system's name that can't be part of a program's.
-    pub fn read(tmrc: &ShellRc, datastore: &ShellRc) -> Result<Self, SettingsError> {
+    pub fn read(tmrc: &ShellRc, datastore: &ShellRc, kvmrc: &ShellRc) -> Result<Self, SettingsError> {
         let words = |text: Option<&str>| -> Vec<String> {
             text.unwrap_or_default().split_whitespace().map(str::to_owned).collect()
         };
@@ -100,8 +109,14 @@ impl TmSettings {
             let options = words(datastore.get(&format!("FS_OPTS_{name}"))?);
             file_systems.insert(name.to_owned(), options);
         }
+        let agent_wait = match kvmrc.get("VIRSH_TIMEOUT")?.filter(|text| !text.is_empty()) {
+            None => AGENT_WAIT,
+            Some(text) => Duration::from_secs(text.parse().map_err(|_| {
+                SettingsError::value(kvmrc.file(), "VIRSH_TIMEOUT", text, "a number of seconds")
+            })?),
+        };
         let qcow2_options = words(tmrc.get("QCOW2_OPTIONS")?);
-        Ok(TmSettings { qcow2_options, file_systems, ..TmSettings::default() })
+        Ok(TmSettings { qcow2_options, file_systems, agent_wait, ..TmSettings::default() })
     }
 }
 
@@ -111,7 +126,8 @@ mod tests {
 
     fn read(datastore: &str) -> Result<TmSettings, SettingsError> {
         let tmrc = ShellRc::parse("tmrc", "QCOW2_OPTIONS='-o cluster_size=2M'");
-        TmSettings::read(&tmrc, &ShellRc::parse("datastore.conf", datastore))
+        let kvmrc = ShellRc::parse("kvmrc", "export VIRSH_TIMEOUT=7");
+        TmSettings::read(&tmrc, &ShellRc::parse("datastore.conf", datastore), &kvmrc)
     }
 
     #[test]
@@ -128,6 +144,7 @@ mod tests {
     #[test]
     fn file_systems_and_their_options() {
         let settings = read("SUPPORTED_FS=\"ext4,btrfs\"\nFS_OPTS_ext4=\"-b 4096\"\n").unwrap();
+        assert_eq!(settings.agent_wait, Duration::from_secs(7));
         assert_eq!(settings.qcow2_options, ["-o", "cluster_size=2M"]);
         let found: Vec<(&str, usize)> =
             settings.file_systems.iter().map(|(name, options)| (name.as_str(), options.len())).collect();

@@ -45,6 +45,21 @@ fn a_flat_copy_grows_with_and_without_taking_room() {
     assert!(failure.text.contains("has 5242880 bytes, more than the 4194304"), "{}", failure.text);
 }
 
+/// Where the datastore is the host's own disk, its probes are told so, and the copy needs no other file.
+#[test]
+fn a_copy_on_a_host_s_own_disk_is_monitored_there() {
+    for copy in [json!("flat"), json!("standalone")] {
+        let on = Datastores::new();
+        on.qcow2_image();
+        let mut call = on.clone(copy, "disk.0", None, true);
+        call["clone_image"]["local"] = json!(true);
+        on.done(&call);
+        assert_eq!(std::fs::read_to_string(on.path("100/.monitor")).unwrap(), "ssh\n");
+        assert_eq!(chain(&on.path("100/7/disk.0")).len(), 1);
+        on.done(&call);
+    }
+}
+
 #[test]
 fn a_kernel_is_copied_beside_the_disks() {
     let on = Datastores::new();

@@ -60,7 +60,7 @@ fn facts(vm: u32) -> Facts {
         ceph: access(),
         ..DatastoreFacts::default()
     };
-    Facts { vm: Some(vm), datastores: (0..200).map(|id| (id, datastore.clone())).collect() }
+    Facts { chain: None, vm: Some(vm), datastores: (0..200).map(|id| (id, datastore.clone())).collect() }
 }
 
 fn render(title: &str, transfer: &Transfer) -> String {

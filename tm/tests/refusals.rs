@@ -159,6 +159,7 @@ fn a_new_vm_needs_the_root_of_the_datastores_but_not_its_own() {
 fn the_directory_in_use_is_not_removed_by_another_name() {
     let on = Datastores::new();
     std::fs::write(on.vm_dir().join("disk.0"), b"x").unwrap();
+    std::fs::remove_dir(on.path("101")).unwrap();
     symlink("100", on.path("101")).unwrap();
     let moved = |keep: &str| json!({"delete_dir": {"dir": on.text("101/7"), "keep": on.text(keep)}});
     let failure = on.failure(&moved("100/7"));

@@ -5,4 +5,4 @@ pub mod admin;
 pub mod driver;
 pub mod host;
 pub mod start;
-mod storage;
+pub mod storage;

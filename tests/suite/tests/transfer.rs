@@ -448,7 +448,7 @@ fn a_slot_by_itself_does_the_same_for_the_stock_processes() {
     };
     assert_eq!(code(&["tm/qcow2/clone", &source, &target, "7"]), 2);
     assert_eq!(code(&["tm/qcow2/clone", &source, &target, "8", "1"]), 2);
-    assert_eq!(code(&["tm/qcow2/snap_create", &target, "0", "7", "1"]), 8);
+    assert_eq!(code(&["tm/qcow2/restore", &target, "7", "1", "-1", "0"]), 8);
     assert_eq!(code(&["tm/qcow2/clone", &source, "nodown:/d/100/7/disk.0", "7", "1"]), 6);
     assert_eq!(code(&["tm/qcow2/clone", &format!("vm:{image}x"), &target, "7", "1"]), 3);
 

@@ -39,8 +39,18 @@ pub enum Format {
     Other(String),
 }
 
+impl std::fmt::Display for Format {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Format::Raw => "raw",
+            Format::Qcow2 => "qcow2",
+            Format::Other(name) => name,
+        })
+    }
+}
+
 impl Format {
-    fn read(text: &str) -> Self {
+    pub(crate) fn read(text: &str) -> Self {
         match text.to_ascii_lowercase().as_str() {
             "raw" => Format::Raw,
             "qcow2" => Format::Qcow2,

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::DatastoreCall;
 use crate::place::{FileName, Image, VmDir, VmFile};
 use crate::rbd::{Cluster, PoolName, RbdCall};
 
@@ -23,6 +24,9 @@ pub enum Call {
         grown_mb: Option<u64>,
         /// Whether what is added takes no room until it is written (`SPARSE`).
         sparse: bool,
+        /// Whether the VM's datastore lies on the host's own disk, and is monitored there.
+        #[serde(default, skip_serializing_if = "is_false")]
+        local: bool,
     },
     /// Gives a VM the image itself.
     LinkImage {
@@ -70,6 +74,36 @@ pub enum Call {
         size_mb: u64,
         /// Whether what is added takes no room until it is written (`SPARSE`).
         sparse: bool,
+    },
+    /// Copies a disk that nobody writes, or a snapshot of it, to a new image (`cpds`).
+    SaveDisk {
+        /// The VM's disk.
+        file: VmFile,
+        /// Where its files lie.
+        kept: Kept,
+        /// Whether it is qcow2; else it is plain bytes, whatever they look like.
+        qcow2: bool,
+        /// The snapshot; none means what the disk holds now.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        snapshot: Option<u32>,
+        /// The image.
+        image: Image,
+    },
+    /// Reads what the layers of a disk are; prints a [`Chain`](crate::Chain).
+    ReadChain {
+        /// The VM's disk.
+        file: VmFile,
+        /// Where its files lie.
+        kept: Kept,
+    },
+    /// A part of what is done to the files of a disk that a running guest has open; the rest is its hypervisor's.
+    Live {
+        /// The VM's disk.
+        file: VmFile,
+        /// Where its files lie.
+        kept: Kept,
+        /// Which part.
+        part: LivePart,
     },
     /// Makes a snapshot of a disk that nobody has open, goes back to one, or forgets one.
     Snapshot {
@@ -123,11 +157,18 @@ pub enum Call {
         /// This host's part.
         order: ProbeOrder,
     },
+    /// Works on a file datastore.
+    Datastore(DatastoreCall),
     /// Nothing is to be done; the step stands in the plan to say why.
     Nothing {
         /// Why.
         reason: String,
     },
+}
+
+/// For `serde`, which wants a reference.
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 impl Call {
@@ -213,4 +254,61 @@ pub enum SnapshotOrder {
     Revert,
     /// It goes, and nothing that was made from it.
     Delete,
+}
+
+/// The parts of an action on a running guest's disk that are about its files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum LivePart {
+    /// Makes the layer that the guest is to go on with when its present one becomes snapshot `id`.
+    MakeLayer {
+        /// The snapshot.
+        id: u32,
+    },
+    /// Makes the disk a link to that layer, which the guest writes by now.
+    PointToLayer {
+        /// The snapshot below it.
+        id: u32,
+    },
+    /// Makes an empty file that takes a copy of the disk.
+    MakeCopy {
+        /// What the copy is to be.
+        to: CopyOf,
+        /// Whether the disk and its copy are qcow2.
+        qcow2: bool,
+    },
+    /// Gives the filled copy its name.
+    PublishCopy {
+        /// What it is.
+        to: CopyOf,
+        /// Whether it is qcow2.
+        qcow2: bool,
+    },
+    /// Removes a copy that was not filled.
+    DropCopy {
+        /// What it was to be.
+        to: CopyOf,
+    },
+    /// Removes the layer of snapshot `id`, on which nothing stands any more.
+    RemoveLayer {
+        /// The snapshot.
+        id: u32,
+    },
+    /// Removes a layer whose data are in the one below, and leaves word that its snapshot is there now.
+    MergedLayer {
+        /// The snapshot that goes; its layer holds now what was in `above`.
+        id: u32,
+        /// The layer that was merged into it.
+        above: u32,
+    },
+}
+
+/// What a copy of a running guest's disk becomes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum CopyOf {
+    /// Snapshot of that number, of a disk of plain bytes.
+    Snapshot(u32),
+    /// An image.
+    Image(Image),
 }

@@ -106,6 +106,34 @@ pub enum StorageError {
         /// What is wrong with it.
         why: String,
     },
+    /// A file of a user that can't become an image.
+    #[error("{}: {why}", path.display())]
+    Upload {
+        /// The file, or what stands for an address.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A file that a user names and that can't be opened.
+    #[error("cannot open {}", path.display())]
+    Source {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A file that no user may name.
+    #[error("{} may not be made an image: see SAFE_DIRS and RESTRICTED_DIRS of the datastore", path.display())]
+    Restricted {
+        /// The file, as it was named.
+        path: PathBuf,
+    },
+    /// What another host says.
+    #[error("{failure}")]
+    Host {
+        /// Its words.
+        failure: Failure,
+    },
     /// Disks only grow.
     #[error("{} has {have} bytes, more than the {want} bytes that its copy is to have", path.display())]
     Shrinks {
@@ -211,10 +239,14 @@ impl StorageError {
             StorageError::Tool { .. } => Kind::Refused,
             StorageError::Rbd(error) => error.kind(),
             StorageError::Apart { .. } => Kind::NotBuilt,
-            StorageError::NotADisk { .. } | StorageError::Shrinks { .. } | StorageError::Iso(_) => {
-                Kind::Input
-            }
+            StorageError::NotADisk { .. }
+            | StorageError::Shrinks { .. }
+            | StorageError::Iso(_)
+            | StorageError::Upload { .. }
+            | StorageError::Source { .. }
+            | StorageError::Restricted { .. } => Kind::Input,
             StorageError::Inputs { .. } => Kind::Bug,
+            StorageError::Host { failure } => failure.kind,
             _ => Kind::HostState,
         }
     }

@@ -1,5 +1,7 @@
 //! A VM's directory, by an open handle: what is done in it is done in this very directory, whatever happens to its path.
 
+use std::fmt;
+use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -19,6 +21,9 @@ const MARK: &str = ".causeway";
 const MARK_TEXT: &[u8] = b"This file shows that the datastore is mounted, also when no VM is in it.\n";
 /// Made by the monitoring of a datastore on a host's own disk; the stock clone removes it (contract TM 2.1).
 const MONITOR: &str = ".monitor";
+
+/// What it says: the transfer manager whose `monitor_ds` the host's probes run.
+const MONITORED_BY: &[u8] = b"ssh\n";
 
 /// A datastore that is there.
 pub(crate) struct Datastore {
@@ -41,7 +46,7 @@ impl Datastore {
 
     /// Opens a system datastore for a new file, makes its directory if the root of all datastores is there (the
     /// first VM on a host finds it missing), and leaves the mark.
-    fn ensure(dir: &DatastoreDir) -> Result<Self, StorageError> {
+    pub(crate) fn ensure(dir: &DatastoreDir) -> Result<Self, StorageError> {
         let datastore = match Datastore::open(dir) {
             Err(StorageError::NoDatastore { .. }) if dir.root().is_dir() => {
                 match mkdirat(CWD, dir.path(), Mode::from_raw_mode(0o777)) {
@@ -148,9 +153,25 @@ pub(crate) struct Home {
 }
 
 impl Home {
-    /// Opens a VM's directory, and makes it if it is missing.
+    /// Opens a VM's directory in a datastore that all hosts see, and makes it if it is missing.
     pub(crate) fn ensure(dir: &VmDir, worker: &Worker<'_>) -> Result<Self, StorageError> {
         let datastore = Datastore::prepare(dir.datastore(), worker)?;
+        Home::within(datastore, dir, worker)
+    }
+
+    /// As [`ensure`](Home::ensure), in a datastore of the host's own: the host's probes are told to monitor it.
+    pub(crate) fn ensure_local(dir: &VmDir, worker: &Worker<'_>) -> Result<Self, StorageError> {
+        let datastore = Datastore::ensure(dir.datastore())?;
+        worker.at("datastore marked");
+        let folder = datastore.as_folder()?;
+        let made = folder.temporary(MONITOR);
+        made.create(0o666)?.write_all(MONITORED_BY).during("write", made.path())?;
+        made.publish(MONITOR)?;
+        worker.at("datastore said to be local");
+        Home::within(datastore, dir, worker)
+    }
+
+    fn within(datastore: Datastore, dir: &VmDir, worker: &Worker<'_>) -> Result<Self, StorageError> {
         if let Some(home) = datastore.home(dir)? {
             return Ok(home);
         }
@@ -254,7 +275,7 @@ impl Home {
     }
 
     /// A name for something half-made that is to become `name`; it is removed when the value goes, unless published.
-    pub(crate) fn temporary(&self, name: &FileName) -> Temporary<'_> {
+    pub(crate) fn temporary(&self, name: impl fmt::Display) -> Temporary<'_> {
         static SERIAL: AtomicU32 = AtomicU32::new(0);
         // A killed worker's child may still be writing under its own name: names are never used twice.
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
@@ -265,8 +286,16 @@ impl Home {
 
     /// Removes what killed calls left of `name`.
     pub(crate) fn sweep(&self, name: &FileName) -> Result<(), StorageError> {
-        let ours = format!("{TEMPORARY}{name}.");
-        let left: Vec<String> = self.names()?.into_iter().filter(|name| name.starts_with(&ours)).collect();
+        self.sweep_names(&format!("{TEMPORARY}{name}."))
+    }
+
+    /// Removes what killed calls left of anything.
+    pub(crate) fn sweep_all(&self) -> Result<(), StorageError> {
+        self.sweep_names(TEMPORARY)
+    }
+
+    fn sweep_names(&self, ours: &str) -> Result<(), StorageError> {
+        let left: Vec<String> = self.names()?.into_iter().filter(|name| name.starts_with(ours)).collect();
         left.iter().try_for_each(|name| remove(self.handle(), name, &self.path.join(name)))
     }
 

@@ -21,22 +21,29 @@ use causeway_core::locks::Mode;
 mod call;
 mod context;
 mod copy;
+mod datastore;
 mod delete;
 mod error;
 mod give_back;
 mod home;
 mod image;
+mod live;
 mod lock;
 mod make;
 mod move_dir;
 mod probe;
 mod remove;
 mod resize;
+mod save;
 mod snapshot;
 mod tool;
 
-pub use call::{Blank, Call, CopyKind, Kept, Layout, ProbeOrder, SnapshotOrder};
+pub use call::{Blank, Call, CopyKind, CopyOf, Kept, Layout, LivePart, ProbeOrder, SnapshotOrder};
+pub use datastore::{
+    Checksum, DatastoreCall, Dirs, DiskSizes, Exported, Fetch, ImageOrder, Origin, Stored, VmSizes, receive,
+};
 pub use error::StorageError;
+pub(crate) use live::copy_path;
 
 pub(crate) use copy::copy_data;
 pub(crate) use error::During;
@@ -82,10 +89,11 @@ impl Worker<'_> {
 pub fn perform(call: &Call, inputs: &[Vec<u8>], worker: &Worker<'_>) -> Result<String, Failure> {
     use Mode::{Exclusive, Shared};
     let done = match call {
-        Call::CloneImage { image, file, copy, grown_mb, sparse } => {
+        Call::CloneImage { image, file, copy, grown_mb, sparse, local } => {
             let size = Size { grown_mb: *grown_mb, sparse: *sparse };
             let reading = if *copy == CopyKind::Flat { Reading::Bytes } else { Reading::Chain };
-            give(image, file, Shared, reading, worker, |image, home| match copy {
+            let give_to = Recipient { file, local: *local };
+            give(image, &give_to, Shared, reading, worker, |image, home| match copy {
                 CopyKind::Flat => file::copy(image, home, file.name(), size, worker),
                 CopyKind::Overlay { options } => {
                     qcow2::copy(image, home, file.name(), size, Some(options), worker)
@@ -94,12 +102,12 @@ pub fn perform(call: &Call, inputs: &[Vec<u8>], worker: &Worker<'_>) -> Result<S
             })
         }
         Call::LinkImage { image, file, layout: Layout::Image } => {
-            give(image, file, Shared, Reading::Bytes, worker, |image, home| {
+            give(image, &Recipient::of(file), Shared, Reading::Bytes, worker, |image, home| {
                 file::link(&image.place().path(), home, file.name(), worker)
             })
         }
         Call::LinkImage { image, file, layout: Layout::Chain } => {
-            give(image, file, Exclusive, Reading::Chain, worker, |image, home| {
+            give(image, &Recipient::of(file), Exclusive, Reading::Chain, worker, |image, home| {
                 file::link(&qcow2::newest(image, &file.path(), worker)?, home, file.name(), worker)
             })
         }
@@ -109,6 +117,12 @@ pub fn perform(call: &Call, inputs: &[Vec<u8>], worker: &Worker<'_>) -> Result<S
         Call::Resize { file, kept, qcow2, size_mb, sparse } => {
             let size = Size { grown_mb: Some(*size_mb), sparse: *sparse };
             resize::resize(file, kept, *qcow2, size, worker)
+        }
+        Call::ReadChain { file, kept } => return live::read(file, kept).map_err(Failure::from),
+        Call::Live { file, kept, part } => live::perform(file, kept, part, worker),
+        Call::SaveDisk { file, kept, qcow2, snapshot, image } => {
+            let disk = save::Disk { file, kept, qcow2: *qcow2, snapshot: *snapshot };
+            save::save(&disk, image, worker)
         }
         Call::Snapshot { file, kept, chain, order, id } => {
             snapshot::perform(file, kept, *chain, *order, *id, worker)
@@ -121,6 +135,7 @@ pub fn perform(call: &Call, inputs: &[Vec<u8>], worker: &Worker<'_>) -> Result<S
             return rbd::usage(cluster, pool, *disks, worker).map_err(Failure::from);
         }
         Call::Probe { dir, order } => probe::probe(dir, *order, worker),
+        Call::Datastore(call) => return datastore::perform(call, worker).map_err(Failure::from),
         Call::Nothing { .. } => Ok(()),
     };
     done.map(|()| String::new()).map_err(Failure::from)
@@ -135,20 +150,35 @@ pub(crate) struct Size {
     pub sparse: bool,
 }
 
+/// Who is given an image.
+struct Recipient<'a> {
+    file: &'a VmFile,
+    local: bool,
+}
+
+impl<'a> Recipient<'a> {
+    /// In a datastore that every host sees.
+    fn of(file: &'a VmFile) -> Self {
+        Recipient { file, local: false }
+    }
+}
+
 /// Opens an image and the VM's directory, both locked, for whoever makes the one from the other.
 fn give(
     image: &Image,
-    file: &VmFile,
+    to: &Recipient<'_>,
     mode: Mode,
     reading: Reading,
     worker: &Worker<'_>,
     make: impl FnOnce(&ImageFile, &Home) -> Result<(), StorageError>,
 ) -> Result<(), StorageError> {
+    let file = to.file;
     let _locks = lock::hold(worker, file.dir().vm(), Some((image, mode)))?;
     // Before anything is made: an image that cannot be used leaves no trace.
     let image = ImageFile::open(image, reading)?;
     worker.at("image opened");
-    let home = Home::ensure(file.dir(), worker)?;
+    let home =
+        if to.local { Home::ensure_local(file.dir(), worker)? } else { Home::ensure(file.dir(), worker)? };
     home.sweep(file.name())?;
     worker.at("leftovers removed");
     home.or_gone(make(&image, &home))

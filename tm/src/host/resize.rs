@@ -61,7 +61,9 @@ pub(crate) fn resize(
         fallocate(&disk, FallocateFlags::empty(), have, want - have).during("grow", &path)?;
     }
     worker.at("grown");
-    disk.sync_all().during("write out", &path)
+    disk.sync_all().during("write out", &path)?;
+    worker.at("data on disk");
+    Ok(())
 }
 
 /// The file that holds what the guest writes, proved to be this disk's.

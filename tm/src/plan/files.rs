@@ -1,30 +1,56 @@
 //! Disks that are files: `shared` and `qcow2` (contract TM 2.1).
 
+use causeway_core::names::HostName;
 use causeway_core::plan::{Slot, Step};
 
+use super::live::Live;
 use super::{Transfer, one, step};
 use crate::error::TmError;
 use crate::facts::{DiskFacts, Facts, Format, VmFacts, lcm};
-use crate::host::{Blank, Call, CopyKind, Kept, Layout, SnapshotOrder};
+use crate::host::{Blank, Call, CopyKind, CopyOf, Kept, Layout, SnapshotOrder};
 use crate::place::{Image, VmDir, VmFile};
-use crate::request::{Request, Source, Verb};
+use crate::request::{Request, Service, Source, Verb};
 use crate::settings::TmSettings;
 
 /// The steps of a request that is about a disk or a VM's directory.
 pub(super) fn plan(
     slot: &Slot,
-    verb: Verb,
+    service: Service,
     request: Request,
     facts: &Facts,
     settings: &TmSettings,
 ) -> Result<Transfer, TmError> {
-    let planner = Planner { slot, verb, facts, settings };
-    planner.step(request).map(one)
+    let planner = Planner { slot, service, facts, settings };
+    match planner.live(&request)? {
+        Some(steps) => Ok(Transfer { steps, inputs: Default::default() }),
+        None => planner.step(request).map(one),
+    }
+}
+
+/// Reads the chain of a disk of which a layer is to go while a guest has it open.
+pub(super) fn reading(
+    slot: &Slot,
+    service: Service,
+    request: Request,
+    facts: &Facts,
+    settings: &TmSettings,
+) -> Result<Option<Step>, TmError> {
+    let planner = Planner { slot, service, facts, settings };
+    match request {
+        Request::Snapshot { host, file, .. } if service.verb == Verb::SnapDelete => {
+            if !planner.runs(&file, lcm::DISK_SNAPSHOT_DELETE)? || !planner.is_qcow2(&file)? {
+                return Ok(None);
+            }
+            let call = Call::ReadChain { kept: planner.kept(&file)?, file };
+            step("read".to_owned(), host, &call, settings, false).map(Some)
+        }
+        _ => Ok(None),
+    }
 }
 
 struct Planner<'a> {
     slot: &'a Slot,
-    verb: Verb,
+    service: Service,
     facts: &'a Facts,
     settings: &'a TmSettings,
 }
@@ -59,12 +85,55 @@ impl Planner<'_> {
             Request::Snapshot { host, file, snapshot } => {
                 (host, named(self.slot, &file), self.snapshot(file, snapshot)?)
             }
-            Request::Cpds { .. } | Request::Context { .. } | Request::Migrate(_) => {
+            Request::Cpds { host, file, image, snapshot, .. } => {
+                (host, named(self.slot, &file), self.save(file, &image, snapshot)?)
+            }
+            Request::Context { .. } | Request::Migrate(_) => {
                 return Err(TmError::NotBuilt { slot: self.slot.to_string() });
             }
         };
         let long = copies(&call);
         step(name, host, &call, self.settings, long)
+    }
+
+    /// The steps of what is done to a disk that a running guest has open; none where nobody has.
+    fn live(&self, request: &Request) -> Result<Option<Vec<Step>>, TmError> {
+        match request {
+            Request::Cpds { host, file, image, snapshot: None, .. }
+                if self.runs(file, lcm::HOTPLUG_SAVEAS)? =>
+            {
+                let image = image.image(file)?;
+                self.guest(host, file)?.copy(CopyOf::Image(image)).map(Some)
+            }
+            Request::Snapshot { host, file, snapshot } => match self.service.verb {
+                Verb::SnapCreateLive => self.guest(host, file)?.snapshot(*snapshot).map(Some),
+                Verb::SnapDelete if self.runs(file, lcm::DISK_SNAPSHOT_DELETE)? && self.is_qcow2(file)? => {
+                    let chain = self.facts.chain.as_ref();
+                    let chain = chain.ok_or_else(|| self.facts_missing(file))?;
+                    self.guest(host, file)?.delete(*snapshot, chain).map(Some)
+                }
+                _ => Ok(None),
+            },
+            _ => Ok(None),
+        }
+    }
+
+    fn guest(&self, host: &HostName, file: &VmFile) -> Result<Live<'_>, TmError> {
+        let verb = self.slot.verb().split('.').next().unwrap_or_default();
+        let disk = (self.kept(file)?, self.is_qcow2(file)?);
+        Live::of(verb, self.vm(file)?, (host.clone(), file.clone()), disk, self.settings)
+    }
+
+    /// Whether oned asks for a running guest's disk: it says so by the state that the VM is in.
+    fn runs(&self, file: &VmFile, state: u32) -> Result<bool, TmError> {
+        Ok(self.vm(file)?.lcm_state()? == state)
+    }
+
+    fn facts_missing(&self, file: &VmFile) -> TmError {
+        TmError::Missing {
+            what: format!("the layers of {}", file.name()),
+            object: format!("VM {}", file.dir().vm()),
+        }
     }
 
     fn give(&self, image: &Source, file: VmFile, datastore: u32) -> Result<Call, TmError> {
@@ -80,23 +149,25 @@ impl Planner<'_> {
         // A kernel or a ramdisk: no disk of the document, and always a copy.
         let Some(number) = file.name().disk() else {
             let (copy, grown_mb, sparse) = (CopyKind::Flat, None, true);
-            return Ok(Call::CloneImage { image, file, copy, grown_mb, sparse });
+            return Ok(Call::CloneImage { image, file, copy, grown_mb, sparse, local: self.service.local });
         };
         let vm = self.vm(&file)?;
         let (disk, format) = (vm.disk(number)?, vm.format(number)?);
-        if self.verb == Verb::Ln {
+        if self.service.verb == Verb::Ln {
             let layout = match format {
                 Format::Raw => Layout::Image,
                 Format::Qcow2 | Format::Other(_) => Layout::Chain,
             };
             return Ok(Call::LinkImage { image, file, layout });
         }
+        let local = self.service.local;
         let copy = match (format, disk.standalone) {
-            (Format::Qcow2, false) => CopyKind::Overlay { options: self.settings.qcow2_options.clone() },
-            (Format::Qcow2, true) => CopyKind::Standalone,
+            // The host need not see the image once the VM has its disk.
+            (Format::Qcow2, standalone) if standalone || local => CopyKind::Standalone,
+            (Format::Qcow2, _) => CopyKind::Overlay { options: self.settings.qcow2_options.clone() },
             (Format::Raw | Format::Other(_), _) => CopyKind::Flat,
         };
-        Ok(Call::CloneImage { image, file, copy, grown_mb: disk.grown_mb(), sparse: disk.sparse })
+        Ok(Call::CloneImage { image, file, copy, grown_mb: disk.grown_mb(), sparse: disk.sparse, local })
     }
 
     fn make(&self, size_mb: u64, format: &str, file: VmFile) -> Result<Call, TmError> {
@@ -133,8 +204,13 @@ impl Planner<'_> {
         Ok(Call::Resize { kept: self.kept(&file)?, qcow2: self.is_qcow2(&file)?, file, size_mb, sparse })
     }
 
+    fn save(&self, file: VmFile, image: &Source, snapshot: Option<u32>) -> Result<Call, TmError> {
+        let image = image.image(&file)?;
+        Ok(Call::SaveDisk { kept: self.kept(&file)?, qcow2: self.is_qcow2(&file)?, file, snapshot, image })
+    }
+
     fn snapshot(&self, file: VmFile, id: u32) -> Result<Call, TmError> {
-        let order = match self.verb {
+        let order = match self.service.verb {
             Verb::SnapCreate => SnapshotOrder::Create,
             Verb::SnapRevert => SnapshotOrder::Revert,
             Verb::SnapDelete => SnapshotOrder::Delete,
@@ -152,6 +228,8 @@ impl Planner<'_> {
     fn kept(&self, file: &VmFile) -> Result<Kept, TmError> {
         let disk = self.disk(file)?;
         match (&disk.source, disk.clone) {
+            // On the host's own disk lie copies of images only.
+            _ if self.service.local => Ok(Kept::Beside),
             // A volatile disk has no image.
             (None, _) | (_, true) => Ok(Kept::Beside),
             (Some(source), false) => {
@@ -209,7 +287,7 @@ fn copies(call: &Call) -> bool {
     match call {
         Call::CloneImage { copy, .. } => !matches!(copy, CopyKind::Overlay { .. }),
         Call::Snapshot { chain, order, .. } => !chain || *order == SnapshotOrder::Delete,
-        Call::MakeImage { .. } | Call::MoveDir { .. } | Call::Resize { .. } => true,
+        Call::SaveDisk { .. } | Call::MakeImage { .. } | Call::MoveDir { .. } | Call::Resize { .. } => true,
         _ => false,
     }
 }

@@ -7,6 +7,7 @@
 mod chain;
 mod context;
 mod files;
+mod live;
 mod migrate;
 mod probe;
 mod rbd;
@@ -99,6 +100,24 @@ pub fn needs(slot: &Slot, argv: &[String]) -> Result<Needs, TmError> {
     Ok(needs)
 }
 
+/// The step that must have been done, and its output taken in by [`Facts::take_reading`], before [`steps`] can plan that
+/// call; none where the facts are enough.
+///
+/// # Errors
+/// As for [`steps`].
+pub fn reading(
+    slot: &Slot,
+    argv: &[String],
+    facts: &Facts,
+    settings: &TmSettings,
+) -> Result<Option<Step>, TmError> {
+    let (service, request) = Request::read(slot, argv)?;
+    match service.store {
+        Store::Files => files::reading(slot, service, request, facts, settings),
+        Store::Rbd => Ok(None),
+    }
+}
+
 /// The steps of one call of a slot, with the arguments and the standard input that the contract gives it.
 ///
 /// # Errors
@@ -118,7 +137,7 @@ pub fn steps(
             Store::Rbd => rbd::migrate(slot, &migration, argv, stdin, facts, settings),
         },
         request => match service.store {
-            Store::Files => files::plan(slot, service.verb, request, facts, settings),
+            Store::Files => files::plan(slot, service, request, facts, settings),
             Store::Rbd => rbd::plan(slot, service.verb, request, facts, settings),
         },
     }

@@ -66,7 +66,7 @@ impl<'a> Rbd<'a> {
     }
 
     fn run(&self, program: &Path, name: &str, on: &str, words: &[&str]) -> Result<Vec<u8>, StorageError> {
-        let mut tool = Tool::program(name, program, Path::new(on));
+        let mut tool = Tool::named(name, program, Path::new(on));
         let Cluster { conf, user, key } = self.cluster;
         for (option, value) in [
             ("--conf", conf.as_ref().map(DiskPath::as_str)),

@@ -63,6 +63,8 @@ impl Verb {
 pub(crate) struct Service {
     pub store: Store,
     pub verb: Verb,
+    /// The system datastore lies on the host's own disk (`.ssh`), and the verb has a form for that.
+    pub local: bool,
 }
 
 impl Service {
@@ -75,10 +77,10 @@ impl Service {
         };
         let (name, suffix) = slot.verb().split_once('.').unwrap_or((slot.verb(), ""));
         let verb = Verb::named(name)?;
-        // These have a form of their own for a system datastore on the host's disk: to fall back would link a VM to
-        // files it is not to depend on, or look for its snapshots where they are not.
-        let own = suffix == "ssh" && store.has_local_form(verb);
-        (!own && store.builds(verb)).then_some(Service { store, verb })
+        // Whoever has a form of its own must not fall back: a VM would be linked to files that it is not to depend on,
+        // or its snapshots be looked for where they are not.
+        let local = suffix == "ssh" && store.has_local_form(verb);
+        store.builds(verb, local).then_some(Service { store, verb, local })
     }
 }
 
@@ -101,12 +103,11 @@ impl Store {
     }
 
     /// Whether it is built.
-    fn builds(self, verb: Verb) -> bool {
+    fn builds(self, verb: Verb, local: bool) -> bool {
         match self {
-            // These three also work on a running guest's disks, which takes libvirt.
-            Store::Files => !matches!(verb, Verb::Cpds | Verb::SnapCreateLive | Verb::SnapDelete),
+            Store::Files => !(local && matches!(verb, Verb::Ln | Verb::Mv | Verb::Mvds)),
             // It takes libvirt to freeze the guest.
-            Store::Rbd => !matches!(verb, Verb::SnapCreateLive),
+            Store::Rbd => !local && verb != Verb::SnapCreateLive,
         }
     }
 }

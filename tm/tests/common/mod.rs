@@ -1,6 +1,9 @@
 //! A root of datastores in a temporary directory, calls on it, and a picture of what they leave.
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
+pub mod images;
+pub mod kill;
+
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -16,6 +19,7 @@ pub const MIB: u64 = 1 << 20;
 /// The datastores of one host: image datastore 1, system datastore 100, and the lock files.
 pub struct Datastores {
     _dir: Option<tempfile::TempDir>,
+    other: std::sync::OnceLock<tempfile::TempDir>,
     pub root: PathBuf,
     pub locks: PathBuf,
 }
@@ -35,7 +39,26 @@ impl Datastores {
         let root = dir.join("datastores");
         std::fs::create_dir_all(root.join("1")).unwrap();
         std::fs::create_dir_all(root.join("100")).unwrap();
-        Datastores { _dir: None, root, locks: dir.join("locks") }
+        std::fs::create_dir_all(root.join("101")).unwrap();
+        Datastores { _dir: None, other: Default::default(), root, locks: dir.join("locks") }
+    }
+
+    /// Puts datastore 101 into another file system, as a mount would.
+    pub fn mount_101(&self) {
+        let other = self.other.get_or_init(|| tempfile::tempdir_in("/dev/shm").unwrap());
+        std::fs::remove_dir(self.path("101")).unwrap();
+        std::os::unix::fs::symlink(other.path(), self.path("101")).unwrap();
+    }
+
+    /// [`picture`] of all datastores, in whatever file system they lie.
+    pub fn picture(&self) -> BTreeMap<PathBuf, String> {
+        let mut seen = picture(&self.root);
+        let there = self.path("101");
+        if there.is_symlink() {
+            seen.insert("101".into(), "directory 755".to_owned());
+            seen.extend(picture(&there).into_iter().map(|(path, text)| (Path::new("101").join(path), text)));
+        }
+        seen
     }
 
     pub fn path(&self, below: &str) -> PathBuf {
@@ -78,7 +101,7 @@ impl Datastores {
     }
 
     pub fn nothing_half_made(&self) {
-        let left: Vec<PathBuf> = picture(&self.root).into_keys().filter(|p| half_made(p)).collect();
+        let left: Vec<PathBuf> = self.picture().into_keys().filter(|p| half_made(p)).collect();
         assert!(left.is_empty(), "{left:?}");
     }
 
@@ -117,6 +140,85 @@ impl Datastores {
 
     pub fn context(&self, names: &[&str]) -> Value {
         json!({"build_context": {"file": self.text("100/7/disk.1"), "names": names}})
+    }
+
+    /// `order` of snapshot `id` of disk 0, which is the VM's own copy or the image `1/abc` itself.
+    pub fn snapshot(&self, order: &str, id: u32, chain: bool, persistent: bool) -> Value {
+        let kept = if persistent { json!({"with_image": self.text("1/abc")}) } else { json!("beside") };
+        json!({"snapshot": {
+            "file": self.text("100/7/disk.0"), "kept": kept, "chain": chain, "order": order, "id": id
+        }})
+    }
+
+    pub fn save(&self, qcow2: bool, persistent: bool, snapshot: Option<u32>, image: &str) -> Value {
+        let kept = if persistent { json!({"with_image": self.text("1/abc")}) } else { json!("beside") };
+        json!({"save_disk": {
+            "file": self.text("100/7/disk.0"), "kept": kept, "qcow2": qcow2, "snapshot": snapshot,
+            "image": self.text(image)
+        }})
+    }
+
+    /// A part of what is done while a guest has disk 0 open, which is the VM's own copy.
+    pub fn live(&self, part: Value) -> Value {
+        json!({"live": {"file": self.text("100/7/disk.0"), "kept": "beside", "part": part}})
+    }
+
+    pub fn done_live(&self, part: Value) {
+        self.perform(&self.live(part), &[]).unwrap();
+    }
+
+    pub fn give_back(&self) -> Value {
+        json!({"give_back": {"file": self.text("100/7/disk.0"), "image": self.text("1/abc")}})
+    }
+
+    pub fn resize(&self, qcow2: bool, persistent: bool, size_mb: u64, sparse: bool) -> Value {
+        let kept = if persistent { json!({"with_image": self.text("1/abc")}) } else { json!("beside") };
+        json!({"resize": {
+            "file": self.text("100/7/disk.0"), "kept": kept, "qcow2": qcow2, "size_mb": size_mb, "sparse": sparse
+        }})
+    }
+
+    pub fn move_dir(&self, to: &str) -> Value {
+        json!({"move_dir": {"from": self.text("100/7"), "to": self.text(to)}})
+    }
+
+    pub fn make(&self, qcow2: bool, blank: Value) -> Value {
+        json!({"make_image": {
+            "file": self.text("100/7/disk.0"), "size_mb": 16, "qcow2": qcow2, "blank": blank
+        }})
+    }
+
+    /// Makes a raw image.
+    pub fn raw(&self, below: &str) -> Value {
+        std::fs::write(self.path(below), vec![0; 1 << 20]).unwrap();
+        json!(null)
+    }
+
+    /// Makes a qcow2 image.
+    pub fn chain_image(&self) -> Value {
+        self.qcow2("1/abc", "4M", None);
+        json!(null)
+    }
+
+    /// Performs those calls that are some.
+    pub fn done_after(&self, calls: &[Value]) {
+        calls.iter().filter(|call| !call.is_null()).for_each(|call| self.done(call));
+    }
+
+    /// A guest writes a byte all over 64 KiB of its disk.
+    pub fn guest_writes(&self, format: &str, disk: &str, at: u64, byte: u8) {
+        let write = format!("write -q -P {byte} {} 64k", at * 65536);
+        // As QEMU opens it: by the name in the VM's directory.
+        tool("qemu-io", &["-f", format, "-c", &write, &self.text(disk)]);
+    }
+
+    /// What a guest reads at the same places: one byte each.
+    pub fn guest_reads(&self, format: &str, disk: &str, places: u64) -> Vec<u8> {
+        let raw = self.root.parent().unwrap().join("read");
+        let (disk, raw) = (self.text(disk), raw.to_str().unwrap().to_owned());
+        tool("qemu-img", &["convert", "-U", "-f", format, "-O", "raw", &disk, &raw]);
+        let bytes = std::fs::read(&raw).unwrap();
+        (0..places).map(|place| bytes[usize::try_from(place * 65536).unwrap()]).collect()
     }
 
     /// A raw image with data at its beginning, a hole, and data near its end.

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use causeway_core::answer::one_line;
+use causeway_core::names::DeployId;
 use causeway_core::reach::wire::LEASE;
-use causeway_programs::host::{Options, files, resident, slot::SlotRun, work};
-use causeway_programs::start;
+use causeway_programs::host::{Options, files, guard, resident, slot::SlotRun, work};
+use causeway_programs::{start, storage};
 use clap::{Args, Parser, Subcommand};
 
 /// Causeway's program on a host. Started over ssh by the driver processes, and by the wrappers in the slots.
@@ -40,12 +41,29 @@ enum Command {
         #[command(subcommand)]
         call: Call,
     },
+    /// Makes an image of what comes on standard input. Started over ssh by causeway-tm.
+    #[command(hide = true)]
+    Receive {
+        /// Our state on this host, the unprivileged user's part.
+        #[arg(long, env = "CAUSEWAY_STATE", default_value = "/var/lib/causeway")]
+        state: PathBuf,
+    },
     /// Answers file requests on the standard streams. Started by the other two.
     #[command(hide = true)]
     Worker {
         /// Our state on this host.
         #[arg(long)]
         state: PathBuf,
+    },
+    /// Lets a guest run again that was brought to rest, when whoever started this says so no more. Started by the
+    /// resident.
+    #[command(hide = true)]
+    Guard {
+        /// libvirt on this host.
+        #[arg(long)]
+        uri: String,
+        /// The guest.
+        id: DeployId,
     },
 }
 
@@ -107,6 +125,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     start::log_to(None);
     match command {
         Command::Worker { state } => files::serve(&state)?,
+        Command::Receive { state } => storage::receive(&state)?,
+        Command::Guard { uri, id } => guard::serve(&uri, &id)?,
         Command::Resident { place, delegated } => {
             start::run_local(resident::serve(place.options(delegated)))??;
         }

@@ -46,6 +46,8 @@ pub(crate) fn move_dir(from: &VmDir, to: &VmDir, worker: &Worker<'_>) -> Result<
             finish(&old, from, &there, worker)
         }
         (Some(source), None) => {
+            source.sweep_all()?;
+            worker.at("leftovers removed");
             layers::make_relative(&source, worker)?;
             match rename(&old, from, &new, to) {
                 Ok(()) => {

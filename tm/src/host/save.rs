@@ -1,0 +1,137 @@
+//! `cpds`: a disk, or a snapshot of it, becomes an image: flat, complete, and only then under the image's name.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use causeway_core::locks::Mode;
+
+use super::snapshot::not_in_use;
+use super::{Datastore, During, Home, Inside, Kept, StorageError, Temporary, Tool, Worker, copy_data, lock};
+use crate::place::{Image, VmFile};
+use crate::store::header::Header;
+use crate::store::layers::Layers;
+
+/// What is to be saved.
+pub(crate) struct Disk<'a> {
+    /// The VM's disk.
+    pub file: &'a VmFile,
+    /// Where its files lie.
+    pub kept: &'a Kept,
+    /// Whether it is qcow2.
+    pub qcow2: bool,
+    /// The snapshot; none means what the disk holds now.
+    pub snapshot: Option<u32>,
+}
+
+/// Saves it. An image that is this very disk is saved already.
+///
+/// # Errors
+/// The disk is not there, is open, or is not what it should be; the image's name is then as it was.
+pub(crate) fn save(disk: &Disk<'_>, image: &Image, worker: &Worker<'_>) -> Result<(), StorageError> {
+    let _locks = lock::hold(worker, disk.file.dir().vm(), Some((image, Mode::Exclusive)))?;
+    let from = disk.source()?;
+    if disk.snapshot.is_none() {
+        not_in_use(&from)?;
+    }
+    let folder = Datastore::open(image.datastore())?.into_folder();
+    if from.canonicalize().ok() == image.path().canonicalize().ok() {
+        return Ok(());
+    }
+    worker.at("disk read");
+    folder.sweep(image.name())?;
+    worker.at("leftovers removed");
+    let made = folder.temporary(image.name());
+    if disk.qcow2 {
+        convert(&from, &made, worker)?
+    } else {
+        copy(&from, &made, worker)?
+    }
+    made.publish(image.name().as_str())?;
+    worker.at("image in place");
+    folder.sync()
+}
+
+impl Disk<'_> {
+    /// The file to read: proved to be this disk's.
+    fn source(&self) -> Result<PathBuf, StorageError> {
+        let no_disk = || StorageError::NoDisk { path: self.file.path() };
+        let home =
+            Datastore::open(self.file.dir().datastore())?.home(self.file.dir())?.ok_or_else(no_disk)?;
+        match (home.link(self.file.name().as_str()), self.qcow2) {
+            // A volatile disk: one file, on which nothing stands.
+            (Err(StorageError::NotALink { path }), true) if *self.kept == Kept::Beside => {
+                Inside::new(self.file.dir().datastore())?.check_chain(&path, &path)?;
+                Ok(path)
+            }
+            (Ok(Some(_)), true) => self.layer(),
+            (Ok(Some(_)) | Err(StorageError::NotALink { .. }), false) => self.plain(&home),
+            (Ok(None), _) => Err(no_disk()),
+            (Err(e), _) => Err(e),
+        }
+    }
+
+    fn layer(&self) -> Result<PathBuf, StorageError> {
+        let layers = Layers::read(self.file, self.kept)?;
+        let number = match self.snapshot {
+            None => Some(layers.active()),
+            Some(id) => layers.of_snapshot(id),
+        };
+        let why = || format!("there is no snapshot {} of it", self.snapshot.unwrap_or_default());
+        let number = number.ok_or_else(|| StorageError::Disk { path: self.file.path(), why: why() })?;
+        Ok(layers.path(number))
+    }
+
+    fn plain(&self, home: &Home) -> Result<PathBuf, StorageError> {
+        let (folder, name) = match self.kept {
+            Kept::Beside => (None, self.file.name()),
+            Kept::WithImage(image) => {
+                Inside::new(image.datastore())?.resolve(&image.path(), &image.to_string())?;
+                (Some(Datastore::open(image.datastore())?.into_folder()), image.name())
+            }
+        };
+        let folder = folder.as_ref().unwrap_or(home);
+        let Some(id) = self.snapshot else {
+            folder.open(name.as_str())?;
+            return Ok(folder.path().join(name.as_str()));
+        };
+        let path = folder.path().join(name.snap()).join(id.to_string());
+        let snapshots = folder.folder(&name.snap())?.ok_or(StorageError::NoDisk { path: path.clone() })?;
+        snapshots.open(&id.to_string())?;
+        Ok(path)
+    }
+}
+
+fn convert(from: &Path, made: &Temporary<'_>, worker: &Worker<'_>) -> Result<(), StorageError> {
+    let mut tool = Tool::qemu_img("convert", from);
+    // A frozen layer may be open below the one that a guest writes.
+    tool.args(["-U", "-f", "qcow2", "-O", "qcow2"]).arg(from).arg(made.path()).run(worker)?;
+    worker.at("converted");
+    let header = |path: &Path, file: &File| {
+        let found = Header::read(file).map_err(|why| StorageError::Image { path: path.to_owned(), why })?;
+        let why = "it is no qcow2 image".to_owned();
+        found.ok_or(StorageError::Image { path: path.to_owned(), why })
+    };
+    let wanted = header(from, &File::open(from).during("open", from)?)?;
+    let path = made.path();
+    let file = File::options().read(true).write(true).open(&path).during("open", &path)?;
+    file.sync_all().during("write out", &path)?;
+    let found = header(&path, &file)?;
+    if found.size != wanted.size || found.backing.is_some() {
+        let why = format!("{found:?}, where {} bytes without a backing file were wanted", wanted.size);
+        return Err(StorageError::Incomplete { path: from.to_owned(), why });
+    }
+    worker.at("data on disk");
+    Ok(())
+}
+
+fn copy(from: &Path, made: &Temporary<'_>, worker: &Worker<'_>) -> Result<(), StorageError> {
+    let source = File::open(from).during("open", from)?;
+    let length = source.metadata().during("look at", from)?.len();
+    let copy = made.create(0o666)?;
+    worker.at("file made");
+    copy_data(&source, &copy, length).during("copy", from)?;
+    worker.at("data copied");
+    copy.sync_all().during("write out", made.path())?;
+    worker.at("data on disk");
+    Ok(())
+}
