@@ -203,7 +203,7 @@ fn nothing_of_a_script_runs_that_cannot_run_whole() {
         (b"DELETE ../../../bin x", "slot part \"../../../bin\" is not"),
         (b"../X ceph x", "slot part \"../x\" is not"),
         (b"DELETE ceph \xff\xfe", "line 2: not UTF-8"),
-        (b"MVDS.ssh qcow2 h:/d/0/7/disk.0 /d/1/abc 7 1", "tm/qcow2/mvds.ssh is not built"),
+        (b"RESTORE qcow2 h:/d/0/7 7 1 -1 0", "tm/qcow2/restore is not built"),
         (b"DELETE qcow2 h:/d/0/7/../8 7 0\nCLONE ceph a b", ""),
     ];
     // The last one is ours and malformed.
