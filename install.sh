@@ -12,7 +12,6 @@ set -euo pipefail
 export LC_ALL=C
 umask 022
 here=$(cd "$(dirname "$(readlink -f "$0")")" && pwd)
-
 usage() {
   cat <<'TEXT'
 install.sh frontend [OPTIONS]    our driver processes into oned.conf (VM_MAD kvm and qemu, TM_MAD), wrappers into the remotes
@@ -48,7 +47,6 @@ wrong() { echo "install.sh: $1; --help tells the words" >&2; exit 2; }
 #   none  -     PATH   ... there was nothing
 #   put   PRINT PATH   we are about to put something there that looks like this
 #   dir   -     PATH   we are about to make this directory
-
 note() { printf '%s\t%s\t%s\n' "$1" "$2" "$3" >>"$ledger"; }
 
 print_of() { # FILE: what stands there, in a word
@@ -331,9 +329,12 @@ frontend() {
   put_slots causeway-host vmm/kvm deploy shutdown cancel migrate
   put_slots causeway-host vnm/vxlan pre post clean
   [ ! -x "$from/causeway-tm" ] || for driver in tm/shared tm/qcow2; do
-    put_slots causeway-tm "$driver" clone ln mv mvds delete mkimage mkswap resize snap_create snap_revert context \
-      clone.ssh mv.ssh snap_create.ssh snap_revert.ssh premigrate postmigrate failmigrate
+    put_slots causeway-tm "$driver" clone ln mv mvds cpds delete mkimage mkswap resize context {pre,post,fail}migrate monitor \
+      snap_{create,create_live,delete,revert}{,.ssh} {clone,cpds,mv}.ssh
   done
+  [ ! -x "$from/causeway-tm" ] || put_slots causeway-tm datastore/fs cp clone rm mkfs stat monitor export snap_{delete,revert,flatten}
+  # Not mv and its kin: most clusters keep a VM's small files on its host, from where only stock's move them.
+  [ ! -x "$from/causeway-tm" ] || put_slots causeway-tm tm/ceph clone ln mvds cpds delete mk{image,swap} resize snap_{create,delete,revert} context failmigrate
   swap_executables in
   [ -z "$rehearsal" ] || return 0
   cat <<TEXT
@@ -495,5 +496,4 @@ main() {
   # Here and not below: a script that is exchanged while it runs must not be read on.
   exit 0
 }
-
 main "$@"

@@ -4,6 +4,7 @@
 # Promise: once "GUEST-READY" is on the console the guest has its address, echoes on port 7, answers its verifier on
 # UDP 7007, and switches itself off when ACPI asks it to.
 # Read from the kernel's command line: ip4=ADDR/PLEN gw=ADDR mtu=BYTES dirty=MIB,PAGES_PER_SECOND
+# write=DEVICE,BLOCKS_PER_SECOND
 /bin/busybox --install -s /bin
 export PATH=/bin
 mount -t proc proc /proc
@@ -14,7 +15,7 @@ while read -r module; do
   insmod "/lib/modules/$module"
 done </lib/modules/order
 
-ip4='' gw='' mtu='' dirty=0,0
+ip4='' gw='' mtu='' dirty=0,0 write=''
 read -r line </proc/cmdline
 for word in $line; do
   case $word in
@@ -22,8 +23,11 @@ for word in $line; do
   gw=*) gw=${word#*=} ;;
   mtu=*) mtu=${word#*=} ;;
   dirty=*) dirty=${word#*=} ;;
+  write=*) write=${word#*=} ;;
   esac
 done
+
+[ -z "$write" ] || disk-writer "${write%,*}" "${write#*,}" &
 
 ip link set lo up
 waited=0

@@ -17,7 +17,7 @@ newest_kernel() { # ROOT -> version
 
 is_static() { [ -x "$1" ] && ! ldd "$1" >/dev/null 2>&1; }
 
-sources=$(sha256sum "$here"/{make-guest.sh,guest-init.sh,dirtier.c,echo.c} | cut -d' ' -f1 | sha256sum | cut -c1-16)
+sources=$(sha256sum "$here"/{make-guest.sh,guest-init.sh,dirtier.c,disk-writer.c,echo.c} | cut -d' ' -f1 | sha256sum | cut -c1-16)
 if [ "$(head -n 1 "$dir/made-of" 2>/dev/null)" = "$sources" ] && [ -e "$dir/vmlinux" ] && [ -e "$dir/initrd.gz" ]; then
   exit 0
 fi
@@ -73,12 +73,13 @@ root=$work/root
 mkdir -p "$root"/{bin,dev,proc,sys,tmp,run,var/log,lib/modules,etc/acpi/PWRF}
 cp "$busybox" "$root/bin/busybox"
 gcc -O2 -Wall -static -s -o "$root/bin/dirtier" "$here/dirtier.c"
+gcc -O2 -Wall -static -s -o "$root/bin/disk-writer" "$here/disk-writer.c"
 gcc -O2 -Wall -static -s -o "$root/bin/echo-server" "$here/echo.c"
 cp "$here/guest-init.sh" "$root/init"
 # Where busybox's acpid looks when the power button is pressed.
 printf '#!/bin/sh\npoweroff -f\n' >"$root/etc/acpi/PWRF/00000080"
 chmod 755 "$root/init" "$root/etc/acpi/PWRF/00000080"
-for module in virtio_pci virtio_net virtio_blk virtio_balloon evdev button; do
+for module in virtio_pci virtio_net virtio_blk virtio_balloon virtio_console evdev button; do
   modprobe -d "${kernel_root:-/}" -S "$version" --show-depends "$module" | awk '$1 == "insmod" { print $2 }'
 done | awk '!seen[$0]++' | while read -r file; do
   cp "$file" "$root/lib/modules/"

@@ -12,6 +12,8 @@ wanted=(
   libvirt-clients libvirt-daemon-system openssh-client openssh-server qemu-utils sudo
   # their networks, and looking at them from outside
   iproute2 iputils-ping nftables tcpdump
+  # a cluster for disks that are volumes
+  ceph-common ceph-mgr ceph-mon ceph-osd
   # what the lab's scripts call
   bc cpio gnutls-bin kmod lz4 procps util-linux xz-utils zstd
   # to check the scripts themselves

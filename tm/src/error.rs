@@ -79,6 +79,14 @@ pub enum TmError {
         /// What is wrong with it.
         source: DocumentError,
     },
+    /// Something that is to be base64 and is not.
+    #[error("{object}: {why}")]
+    Encoding {
+        /// `standard input`.
+        object: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// An attribute with a value that is none.
     #[error("{attribute} of {object} is {value:?}, not {accepted}")]
     Attribute {
@@ -90,6 +98,14 @@ pub enum TmError {
         value: String,
         /// The accepted form.
         accepted: Cow<'static, str>,
+    },
+    /// Something that can't be done to the disk as it is.
+    #[error("{what}: {why}")]
+    Refused {
+        /// The disk.
+        what: String,
+        /// Why, and what can be done.
+        why: String,
     },
     /// A call that has no written form: a fault of ours.
     #[error("step {step} cannot be written down: {why}")]
@@ -110,6 +126,7 @@ impl TmError {
         match self {
             TmError::NotBuilt { .. } | TmError::NotYet(_) => Kind::NotBuilt,
             TmError::Unwritable { .. } => Kind::Bug,
+            TmError::Refused { .. } => Kind::HostState,
             TmError::LookUp { failure, .. } => failure.kind,
             TmError::Arguments { .. }
             | TmError::Argument { .. }
@@ -117,6 +134,7 @@ impl TmError {
             | TmError::OtherDatastore { .. }
             | TmError::Missing { .. }
             | TmError::Document { .. }
+            | TmError::Encoding { .. }
             | TmError::Attribute { .. } => Kind::Input,
         }
     }

@@ -2,13 +2,15 @@
 //!
 //! [`plan`] turns the arguments of a slot into steps and is pure; [`host`] performs the calls that those steps carry,
 //! in a child of the resident that can be killed; [`carry`] moves a VM's directory between two hosts; [`front`] reads
-//! the files of the front-end, likewise in a child; [`script`] reads the scripts that oned hands to the transfer
-//! manager's process.
+//! the files of the front-end, likewise in a child; [`datastore`] is the same for the actions of a file datastore;
+//! [`script`] reads the scripts that oned hands to the transfer manager's process.
 //!
-//! Built for the drivers `shared` and `qcow2`, which are one (contract TM 0): `clone ln delete context premigrate
-//! postmigrate failmigrate`.
+//! Built for the drivers `shared` and `qcow2`, which are one (contract TM 0), and for `ceph`; [`built`] says which of their
+//! slots.
 
 pub mod carry;
+mod chain;
+pub mod datastore;
 mod error;
 pub mod facts;
 pub mod front;
@@ -16,11 +18,13 @@ pub mod host;
 mod iso;
 pub mod place;
 pub mod plan;
+pub mod rbd;
 mod request;
 pub mod script;
 mod settings;
 mod store;
 
+pub use chain::{Beneath, Chain};
 pub use error::TmError;
 pub use plan::{Source, Transfer, built, needs, steps};
-pub use settings::TmSettings;
+pub use settings::{CephSettings, TmSettings};

@@ -95,11 +95,13 @@ impl FromStr for FileName {
 }
 
 /// A datastore on a host: `<root>/<id>`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct DatastoreDir {
     root: String,
     id: u32,
 }
+as_text!(DatastoreDir);
 
 impl DatastoreDir {
     /// The directory that holds the datastores (`DATASTORE_LOCATION`).
@@ -117,6 +119,11 @@ impl DatastoreDir {
         self.root().join(self.id.to_string())
     }
 
+    /// An image in it.
+    pub fn image(&self, name: FileName) -> Image {
+        Image { datastore: self.clone(), name }
+    }
+
     /// Another datastore below the same root.
     pub fn sibling(&self, id: u32) -> Self {
         DatastoreDir { root: self.root.clone(), id }
@@ -126,6 +133,15 @@ impl DatastoreDir {
 impl fmt::Display for DatastoreDir {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.root, self.id)
+    }
+}
+
+impl FromStr for DatastoreDir {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let path: DiskPath = text.parse()?;
+        let bad = || NameError::new("datastore", text, "DATASTORES/DATASTORE ID");
+        datastore(&plain(&path)).ok_or_else(bad)
     }
 }
 

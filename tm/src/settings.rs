@@ -3,12 +3,55 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use causeway_core::plan::AGENT_WAIT;
 use causeway_core::settings::{SettingsError, ShellRc};
 
 use crate::carry::Manner;
+use crate::rbd::PoolName;
 
 /// `SUPPORTED_FS` as it is shipped.
 const SHIPPED: &str = "ext2,ext3,ext4,xfs";
+
+/// What `etc/datastore/ceph/ceph.conf` of the remotes says, with its shipped values as defaults (contract TM 2.2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CephSettings {
+    /// `POOL_NAME`: the pool of what names none.
+    pub pool: PoolName,
+    /// `RBD_FORMAT`.
+    pub format: String,
+    /// `CEPH_TRASH`: removed volumes go to the trash.
+    pub trash: bool,
+}
+
+impl Default for CephSettings {
+    fn default() -> Self {
+        CephSettings { pool: PoolName::default(), format: "2".to_owned(), trash: false }
+    }
+}
+
+impl CephSettings {
+    /// Reads that file.
+    ///
+    /// # Errors
+    /// A value that is none, or that only a shell could read.
+    pub fn read(file: &ShellRc) -> Result<Self, SettingsError> {
+        let mut settings = CephSettings::default();
+        if let Some(pool) = file.get("POOL_NAME")? {
+            let wrong = |e| SettingsError::value(file.file(), "POOL_NAME", pool, e);
+            settings.pool = pool.parse().map_err(wrong)?;
+        }
+        if let Some(trash) = file.get("CEPH_TRASH")? {
+            settings.trash = trash.eq_ignore_ascii_case("yes");
+            if !settings.trash && !trash.eq_ignore_ascii_case("no") {
+                return Err(SettingsError::value(file.file(), "CEPH_TRASH", trash, "yes or no"));
+            }
+        }
+        if let Some(format) = file.get("RBD_FORMAT")? {
+            settings.format = format.to_owned();
+        }
+        Ok(settings)
+    }
+}
 
 /// Settings of the plans; the caller reads them from `tmrc` and its own files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +61,10 @@ pub struct TmSettings {
     /// `SUPPORTED_FS` of `datastore.conf`: the file systems that a volatile disk may have, each with `FS_OPTS_<fs>`, more
     /// words for its `mkfs`.
     pub file_systems: BTreeMap<String, Vec<String>>,
+    /// What is so of every Ceph cluster.
+    pub ceph: CephSettings,
+    /// `VIRSH_TIMEOUT` of `kvmrc`: how long a guest's agent is waited for.
+    pub agent_wait: Duration,
     /// Longest time of a step that copies no data.
     pub short_deadline: Duration,
     /// Longest time of a step that copies an image. The stock driver waits for ever (contract TM 1.1, `-w`).
@@ -31,6 +78,8 @@ impl Default for TmSettings {
         TmSettings {
             qcow2_options: Vec::new(),
             file_systems: SHIPPED.split(',').map(|name| (name.to_owned(), Vec::new())).collect(),
+            ceph: CephSettings::default(),
+            agent_wait: AGENT_WAIT,
             short_deadline: Duration::from_secs(120),
             copy_deadline: Duration::from_secs(24 * 3600),
             carry: Manner::default(),
@@ -39,12 +88,17 @@ impl Default for TmSettings {
 }
 
 impl TmSettings {
-    /// What the front-end's `tmrc` and its remotes' `etc/datastore/datastore.conf` say (contract TM 1.1, 1.6); no
-    /// deadlines are among it.
+    /// How long a guest's agent is waited for, seconds.
+    pub(crate) fn agent_seconds(&self) -> u32 {
+        u32::try_from(self.agent_wait.as_secs()).unwrap_or(u32::MAX)
+    }
+
+    /// What the front-end's `tmrc` and, of its remotes, `etc/datastore/datastore.conf` and `etc/vmm/kvm/kvmrc` say
+    /// (contract TM 1.1, 1.6); no deadlines of steps are among it.
     ///
     /// # Errors
     /// A value that only a shell could read, or a file system's name that can't be part of a program's.
-    pub fn read(tmrc: &ShellRc, datastore: &ShellRc) -> Result<Self, SettingsError> {
+    pub fn read(tmrc: &ShellRc, datastore: &ShellRc, kvmrc: &ShellRc) -> Result<Self, SettingsError> {
         let words = |text: Option<&str>| -> Vec<String> {
             text.unwrap_or_default().split_whitespace().map(str::to_owned).collect()
         };
@@ -59,8 +113,14 @@ impl TmSettings {
             let options = words(datastore.get(&format!("FS_OPTS_{name}"))?);
             file_systems.insert(name.to_owned(), options);
         }
+        let agent_wait = match kvmrc.get("VIRSH_TIMEOUT")?.filter(|text| !text.is_empty()) {
+            None => AGENT_WAIT,
+            Some(text) => Duration::from_secs(text.parse().map_err(|_| {
+                SettingsError::value(kvmrc.file(), "VIRSH_TIMEOUT", text, "a number of seconds")
+            })?),
+        };
         let qcow2_options = words(tmrc.get("QCOW2_OPTIONS")?);
-        Ok(TmSettings { qcow2_options, file_systems, ..TmSettings::default() })
+        Ok(TmSettings { qcow2_options, file_systems, agent_wait, ..TmSettings::default() })
     }
 }
 
@@ -70,12 +130,25 @@ mod tests {
 
     fn read(datastore: &str) -> Result<TmSettings, SettingsError> {
         let tmrc = ShellRc::parse("tmrc", "QCOW2_OPTIONS='-o cluster_size=2M'");
-        TmSettings::read(&tmrc, &ShellRc::parse("datastore.conf", datastore))
+        let kvmrc = ShellRc::parse("kvmrc", "export VIRSH_TIMEOUT=7");
+        TmSettings::read(&tmrc, &ShellRc::parse("datastore.conf", datastore), &kvmrc)
+    }
+
+    #[test]
+    fn the_settings_of_ceph() {
+        let read = |text: &str| CephSettings::read(&ShellRc::parse("ceph.conf", text));
+        assert_eq!(read("STAGING_DIR=/var/tmp\n").unwrap(), CephSettings::default());
+        let set = read("POOL_NAME=\"two\"\nRBD_FORMAT=1\nCEPH_TRASH=YES\n").unwrap();
+        assert_eq!((set.pool.as_str(), set.format.as_str(), set.trash), ("two", "1", true));
+        for wrong in ["POOL_NAME=a/b", "POOL_NAME=-x", "CEPH_TRASH=maybe"] {
+            assert!(read(wrong).unwrap_err().to_string().contains("ceph.conf"), "{wrong}");
+        }
     }
 
     #[test]
     fn file_systems_and_their_options() {
         let settings = read("SUPPORTED_FS=\"ext4,btrfs\"\nFS_OPTS_ext4=\"-b 4096\"\n").unwrap();
+        assert_eq!(settings.agent_wait, Duration::from_secs(7));
         assert_eq!(settings.qcow2_options, ["-o", "cluster_size=2M"]);
         let found: Vec<(&str, usize)> =
             settings.file_systems.iter().map(|(name, options)| (name.as_str(), options.len())).collect();

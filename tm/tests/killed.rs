@@ -8,10 +8,8 @@ mod common;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
-use common::{Datastores, half_made};
-use rustix::process::{Pid, Signal, kill_process};
+use common::{Datastores, half_made, kill};
 use serde_json::{Value, json};
 
 type Picture = BTreeMap<PathBuf, String>;
@@ -121,6 +119,18 @@ fn snapshots() -> Vec<Case> {
         }
         on.guest_writes(format, "100/7/disk.0", 3, 9);
     }
+    /// As a commit of layer 1 into layer 0 by a guest's hypervisor leaves it.
+    fn merged(on: &Datastores) {
+        life(on, true, false);
+        common::tool("qemu-img", &["commit", "-q", "-f", "qcow2", "-d", &on.text("100/7/disk.0.snap/1")]);
+        let (zero, top) = ("disk.0.snap/disk.0.snap/0", on.text("100/7/disk.0.snap/2"));
+        common::tool("qemu-img", &["rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", zero, &top]);
+    }
+    /// As a guest's switch to the layer upon snapshot 2 leaves it.
+    fn switched(on: &Datastores) {
+        life(on, true, false);
+        on.done(&on.live(json!({"make_layer": {"id": 2}})));
+    }
     let case = |name, prepare, call| Case { name, prepare, call, input: None, guest: Some("qcow2") };
     let plain = |name, prepare, call| Case { name, prepare, call, input: None, guest: Some("raw") };
     vec![
@@ -138,6 +148,17 @@ fn snapshots() -> Vec<Case> {
         case("disk saved", |on| life(on, true, false), |on| on.save(true, false, None, "1/saved")),
         case("snapshot saved", |on| life(on, true, true), |on| on.save(true, true, Some(1), "1/saved")),
         plain("plain disk saved", |on| life(on, false, false), |on| on.save(false, false, None, "1/saved")),
+        case("layer made", |on| life(on, true, false), |on| on.live(json!({"make_layer": {"id": 2}}))),
+        case("disk led to its layer", switched, |on| on.live(json!({"point_to_layer": {"id": 2}}))),
+        case("layer merged", merged, |on| on.live(json!({"merged_layer": {"id": 0, "above": 1}}))),
+        case(
+            "copy published",
+            |on| {
+                life(on, true, false);
+                on.done_live(json!({"make_copy": {"to": {"image": on.text("1/saved")}, "qcow2": true}}));
+            },
+            |on| on.live(json!({"publish_copy": {"to": {"image": on.text("1/saved")}, "qcow2": true}})),
+        ),
         case("chain grows", |on| life(on, true, false), |on| on.resize(true, false, 64, true)),
         plain("plain snapshot", |on| life(on, false, false), |on| on.snapshot("create", 2, false, false)),
         plain(
@@ -167,7 +188,9 @@ fn end(on: &Datastores, case: &Case) -> Picture {
     let plain = |(path, text): (PathBuf, String)| {
         // A context holds the time, swap space an id.
         let varies = case.input.is_some() || case.name == "swap";
-        let context = varies && text.starts_with("file");
+        // A pointer holds a path in the temporary directory.
+        let pointer = path.extension().is_some_and(|extension| extension == "current");
+        let context = (varies || pointer) && text.starts_with("file");
         let chain = is_layer(&path) && case.guest != Some("raw");
         let text = match text.rsplit_once(' ') {
             // A layer that was worked on twice may hold some of it twice.
@@ -190,37 +213,10 @@ fn reads(on: &Datastores, case: &Case) -> Option<Vec<u8>> {
     case.guest.map(|format| on.guest_reads(format, "100/7/disk.0", 4))
 }
 
-/// The child's part: performs the call it is given and kills itself at the point it is given.
 #[test]
 #[ignore = "run by the test below, in processes of its own"]
 fn killed_child() {
-    let variable = |name| std::env::var(name).unwrap();
-    let on = Datastores::below(Path::new(&variable("CAUSEWAY_TEST_DIR")));
-    let call = serde_json::from_str(&variable("CAUSEWAY_TEST_CALL")).unwrap();
-    let input: Vec<Vec<u8>> =
-        std::env::var("CAUSEWAY_TEST_INPUT").into_iter().map(String::into_bytes).collect();
-    let at: usize = variable("CAUSEWAY_TEST_POINT").parse().unwrap();
-    let passed = RefCell::new(0);
-    on.perform_at(&call, &input, &|_| {
-        *passed.borrow_mut() += 1;
-        if *passed.borrow() > at {
-            kill_process(Pid::from_raw(std::process::id() as i32).unwrap(), Signal::KILL).unwrap();
-        }
-    })
-    .unwrap();
-}
-
-fn kill_at(on: &Datastores, case: &Case, point: usize) {
-    let mut child = Command::new(std::env::current_exe().unwrap());
-    child.args(["--exact", "killed_child", "--ignored"]).stdout(Stdio::null()).stderr(Stdio::null());
-    child.env("CAUSEWAY_TEST_DIR", on.root.parent().unwrap());
-    child.env("CAUSEWAY_TEST_CALL", (case.call)(on).to_string());
-    child.env("CAUSEWAY_TEST_POINT", point.to_string());
-    if let Some(input) = case.input {
-        child.env("CAUSEWAY_TEST_INPUT", input);
-    }
-    use std::os::unix::process::ExitStatusExt;
-    assert_eq!(child.status().unwrap().signal(), Some(9), "{}, point {point}", case.name);
+    kill::child();
 }
 
 /// Under a final name there is only ever what was there before or what is to be there in the end: every file and link
@@ -263,7 +259,7 @@ fn killed_anywhere_and_run_again_is_the_same() {
         for (index, point) in passed.iter().enumerate() {
             let on = Datastores::new();
             (case.prepare)(&on);
-            kill_at(&on, &case, index);
+            kill::at(&on, &(case.call)(&on), case.input, index);
             judge(&case, point, &end(&on, &case), &before.0, &after.0);
             let now = reads(&on, &case);
             assert!(now == before.1 || now == after.1, "{} killed at {point}: {now:?}", case.name);

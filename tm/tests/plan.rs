@@ -2,16 +2,16 @@
 
 #![cfg(test)]
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use causeway_core::answer::{Failure, Kind};
 use causeway_core::document::{VmDocument, decode};
-use causeway_core::names::VmId;
+use causeway_core::names::{DeployId, VmId};
 use causeway_core::plan::{Input, Place, Plan, Slot, Work};
 use causeway_testing::golden;
 use causeway_tm::carry::Manner;
-use causeway_tm::facts::{DatastoreFacts, DiskFacts, Facts, Format, VmFacts, VmNeed};
+use causeway_tm::facts::{DatastoreFacts, DiskFacts, Facts, Format, VmFacts, VmNeed, lcm};
+use causeway_tm::plan::reading;
 use causeway_tm::{Source, TmSettings, Transfer, built, needs, steps};
 use proptest::prelude::*;
 
@@ -28,6 +28,7 @@ fn disk(id: u32, format: Format) -> DiskFacts {
         tm_mad: Some("qcow2".to_owned()),
         source: Some("/var/lib/one//datastores/1/abc".to_owned()),
         clone: true,
+        target: Some(format!("vd{}", char::from(b'a' + u8::try_from(id).unwrap()))),
         format: Some(format),
         size_mb: Some(1024),
         original_size_mb: Some(1024),
@@ -40,11 +41,16 @@ fn facts(vm: u32, format: &Format, datastore: u32) -> Facts {
     let disks = (0..3).map(|id| disk(id, format.clone())).collect();
     let vm = VmFacts {
         lcm_state: Some(3),
+        deploy_id: Some(DeployId::of_vm(VmId(vm))),
         disks,
         datastores: vec![datastore, datastore],
         ..VmFacts::new(VmId(vm))
     };
-    Facts { vm: Some(vm), datastores: (0..200).map(|id| (id, DatastoreFacts::default())).collect() }
+    Facts {
+        chain: None,
+        vm: Some(vm),
+        datastores: (0..200).map(|id| (id, DatastoreFacts::default())).collect(),
+    }
 }
 
 fn render(title: &str, transfer: &Transfer) -> String {
@@ -110,12 +116,11 @@ fn what_is_not_built_is_known() {
         }
     }
     other.sort();
-    let known = "cpds cpds.ssh ln.ssh monitor mvds.ssh postbackup postbackup_live prebackup prebackup_live \
-                 restore snap_create_live snap_create_live.ssh snap_delete snap_delete.ssh";
+    let known = "ln.ssh monitor mvds.ssh postbackup postbackup_live prebackup prebackup_live restore";
     for name in &other {
         assert!(known.split_whitespace().any(|word| word == name), "{name}");
     }
-    for text in ["tm/ceph/clone", "vmm/qcow2/clone", "tm/shared/ln.ssh", "tm/qcow2/clones"] {
+    for text in ["tm/lvm/clone", "vmm/qcow2/clone", "tm/shared/ln.ssh", "tm/qcow2/clones"] {
         assert!(!built(&slot(text)), "{text}");
     }
     // Some have a form of their own; every other suffix falls back (contract TM 1.3).
@@ -187,6 +192,78 @@ fn other_shapes_become_their_golden_steps() {
     golden::compare(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/shapes.txt"), &text);
 }
 
+/// A running guest's disk: what is read first, and the turns of worker and hypervisor.
+#[test]
+fn disks_of_a_running_guest_become_their_golden_steps() {
+    let mut text = String::new();
+    let plain = TmSettings::default();
+    let mut add = |title: &str, name: &str, argv: &str, facts: &Facts| {
+        let read = reading(&slot(name), &words(argv), facts, &plain).unwrap();
+        text.push_str(&format!("# {title}\n"));
+        if let Some(step) = read {
+            text.push_str(&format!("reads {}\n", causeway_core::plan::describe(&step.work)));
+        }
+        let transfer = steps(&slot(name), &words(argv), b"", facts, &plain).unwrap();
+        text.push_str(&render(&format!("{name} {argv}"), &transfer));
+    };
+    let with = |format: Format, state: u32, persistent: bool| {
+        let mut facts = facts(7, &format, 100);
+        let vm = facts.vm.as_mut().unwrap();
+        vm.lcm_state = Some(state);
+        vm.disks[0].clone = !persistent;
+        facts
+    };
+    let disk = "h1:/d/100/7/disk.0";
+    for persistent in [false, true] {
+        for format in [Format::Qcow2, Format::Raw] {
+            let facts = with(format.clone(), 25, persistent);
+            let title = format!("{format:?}, persistent: {persistent}");
+            add(&title, "tm/qcow2/snap_create_live", &format!("{disk} 1 7 1"), &facts);
+            let facts = with(format, lcm::HOTPLUG_SAVEAS, persistent);
+            add(&title, "tm/qcow2/cpds", &format!("{disk} /d/1/saved -1 7 1"), &facts);
+        }
+    }
+    add("a snapshot", "tm/qcow2/cpds", &format!("{disk} /d/1/saved 0 7 1"), &with(Format::Qcow2, 26, false));
+    add(
+        "on a host's own disk",
+        "tm/qcow2/snap_create_live.ssh",
+        &format!("{disk} 1 7 1"),
+        &with(Format::Qcow2, 25, true),
+    );
+    let chain = r#"{"directory":"/d/100/7/disk.0.snap","active":3,"moved":{},
+        "layers":{"0":{"file":"/d/1/abc"},"1":{"layer":0},"2":{"layer":1},"3":{"layer":2}}}"#;
+    let leaf = chain.replace(r#""3":{"layer":2}"#, r#""3":{"layer":1}"#);
+    let merged = chain
+        .replace(r#""moved":{}"#, r#""moved":{"1":0}"#)
+        .replace(r#""1":{"layer":0},"2":{"layer":1}"#, r#""2":{"layer":0}"#);
+    for (title, chain, id) in [
+        ("the active layer stands on it", chain, 2),
+        ("a frozen layer stands on it", chain, 1),
+        ("it stands on the image", chain, 0),
+        ("nothing stands on it", leaf.as_str(), 2),
+        ("it is in another layer", merged.as_str(), 1),
+        ("it is gone", merged.as_str(), 0),
+    ] {
+        let mut facts = with(Format::Qcow2, lcm::DISK_SNAPSHOT_DELETE, false);
+        facts.take_reading(chain).unwrap();
+        add(title, "tm/qcow2/snap_delete", &format!("{disk} {id} 7 1"), &facts);
+    }
+    golden::compare(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/live.txt"), &text);
+
+    let mut facts = with(Format::Qcow2, lcm::DISK_SNAPSHOT_DELETE, false);
+    let delete = format!("{disk} 1 7 1");
+    assert!(refused("tm/qcow2/snap_delete", &delete, &facts).text.starts_with("the layers of disk.0"));
+    facts.take_reading(&leaf).unwrap();
+    assert!(refused("tm/qcow2/snap_delete", &delete, &facts).text.contains("power the VM off first"));
+    assert!(facts.take_reading("{}").is_err());
+    let vm = facts.vm.as_mut().unwrap();
+    vm.disks[0].target = Some("vd a".to_owned());
+    let live = format!("{disk} 1 7 1");
+    assert!(refused("tm/qcow2/snap_create_live", &live, &facts).text.contains("DISK 0 TARGET of VM 7"));
+    facts.vm.as_mut().unwrap().vm_mad = Some("lxc".to_owned());
+    assert!(refused("tm/qcow2/snap_create_live", &live, &facts).text.contains("VM_MAD of VM 7 is \"lxc\""));
+}
+
 #[test]
 fn what_a_call_needs_is_asked_for_and_no_more() {
     let need = |name: &str, argv: &str| {
@@ -222,7 +299,7 @@ fn the_recorded_document_serves_a_premigrate() {
     let vm = VmFacts::of(&document).unwrap();
     assert_eq!((vm.id, vm.datastores.as_slice()), (VmId(0), [102].as_slice()));
     assert_eq!(vm.format(0), Ok(&Format::Qcow2));
-    let facts = Facts { vm: Some(vm), datastores: BTreeMap::new() };
+    let facts = Facts { vm: Some(vm), ..Facts::default() };
     let argv = words("node1 node2 /var/lib/one//datastores/102/0 0 102");
     let plain = TmSettings::default();
     let transfer = steps(&slot("tm/qcow2/premigrate"), &argv, bytes, &facts, &plain).unwrap();
@@ -241,7 +318,7 @@ fn refused(name: &str, argv: &str, facts: &Facts) -> Failure {
 fn wrong_arguments_are_named() {
     let facts = facts(7, &Format::Raw, 100);
     for (name, argv, said) in [
-        ("tm/qcow2/cpds", "h1:/d/100/7/disk.0 /d/1/abc -1 7 1", "tm/qcow2/cpds is not built"),
+        ("tm/qcow2/restore", "h1:/d/100/7 7 1 -1 0", "tm/qcow2/restore is not built"),
         (
             "tm/qcow2/clone",
             "fe:/d/1/abc h1:/d/100/7/disk.0 7",

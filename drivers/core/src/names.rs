@@ -322,6 +322,34 @@ impl FromStr for LinkName {
     }
 }
 
+/// A disk as the guest's own XML names it (`target/@dev`): `vda`, `sdb`, `hdc`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct DiskName(String);
+text_name!(DiskName);
+
+impl DiskName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for DiskName {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        // libvirt takes a path in its place, and brackets behind it; neither has a meaning here.
+        let ok = (1..=16).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+            && text.starts_with(|first: char| first.is_ascii_lowercase());
+        if ok {
+            Ok(DiskName(text.to_owned()))
+        } else {
+            Err(NameError::new("disk", text, "1 to 16 lower-case letters and digits, such as vda"))
+        }
+    }
+}
+
 /// Names one accepted request through every log, exchange and journal: process start, then a running number.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -398,6 +426,12 @@ mod tests {
         assert!("16777216".parse::<Vni>().is_err());
         assert!("+1".parse::<Vni>().is_err());
         assert!("+1".parse::<VmId>().is_err());
+        for text in ["vda", "sdaa", "hdc", "fd0"] {
+            assert_eq!(text.parse::<DiskName>().unwrap().as_str(), text);
+        }
+        for text in ["", "1", "vda[1]", "/ds/0", "vd a", "vda'", "VDA"] {
+            assert!(text.parse::<DiskName>().is_err(), "{text:?}");
+        }
         for text in ["", "sixteen-letters-", "a b", "a/b", "-x", "a:b", "..", "a$(b)\n"] {
             assert!(text.parse::<LinkName>().is_err(), "{text:?}");
         }

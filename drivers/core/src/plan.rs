@@ -7,9 +7,11 @@
 //! (contract VMM 2.4), or does one of the few file operations that the stock driver does itself. Whether the slot is
 //! ours or somebody else's is looked up where the step runs; the plan is the same.
 
+mod disk;
 mod input;
 mod slot;
 
+pub use disk::{AGENT_WAIT, CopyFormat, DiskOrder, Quiesce};
 pub use input::Input;
 pub use slot::Slot;
 
@@ -118,6 +120,13 @@ pub enum Work {
         /// What is to happen to it on this host.
         order: Order,
     },
+    /// Works on a disk of a guest that runs on this host.
+    GuestDisk {
+        /// The guest.
+        id: DeployId,
+        /// What is done.
+        order: DiskOrder,
+    },
 }
 
 /// What [`Work::Settle`] does with a guest on one host.
@@ -190,7 +199,7 @@ pub(crate) fn is_zero(number: &u16) -> bool {
 }
 
 /// For `serde`, which wants a reference.
-fn is_false(value: &bool) -> bool {
+pub(crate) fn is_false(value: &bool) -> bool {
     !value
 }
 
@@ -353,7 +362,7 @@ pub fn inputs_of(step: &Step) -> Vec<&str> {
         Work::Slot { input, .. } => input.iter().map(String::as_str).collect(),
         Work::WriteFile { input, .. } => vec![input],
         Work::Transfer { inputs, .. } => inputs.iter().map(String::as_str).collect(),
-        Work::MakeDir { .. } | Work::Settle { .. } => Vec::new(),
+        Work::MakeDir { .. } | Work::Settle { .. } | Work::GuestDisk { .. } => Vec::new(),
     }
 }
 
@@ -382,6 +391,7 @@ pub fn describe(work: &Work) -> String {
         Work::WriteFile { path, input } => format!("write {path} < {input}"),
         Work::Transfer { call, .. } => format!("transfer {call}"),
         Work::Settle { id, order } => format!("{order:?} {id}").to_lowercase(),
+        Work::GuestDisk { id, order } => format!("guest {id}: {order}"),
     }
 }
 
@@ -399,6 +409,57 @@ mod tests {
         let slot: Slot = "tm/qcow2/snap_create.ssh".parse().unwrap();
         assert_eq!(slot.without_suffix().unwrap().to_string(), "tm/qcow2/snap_create");
         assert_eq!(slot.without_suffix().unwrap().without_suffix(), None);
+    }
+
+    #[test]
+    fn an_order_for_a_disk_says_what_it_does() {
+        let path = |text: &str| text.parse::<DiskPath>().unwrap();
+        let vda: crate::names::DiskName = "vda".parse().unwrap();
+        let quiesce = Some(Quiesce::as_stock());
+        let overlay = path("/ds/7/disk.0.snap/2");
+        let orders = [
+            (
+                DiskOrder::Snapshot { disk: vda.clone(), overlay, quiesce },
+                "snapshot vda: go on in /ds/7/disk.0.snap/2, frozen by its agent within 60 s, or suspended",
+            ),
+            (
+                DiskOrder::Commit {
+                    disk: vda.clone(),
+                    top: path("/ds/7/disk.0.snap/2"),
+                    base: path("/ds/7/disk.0.snap/1"),
+                    active: true,
+                    relative: false,
+                    speed: Some(1 << 20),
+                },
+                "commit vda: /ds/7/disk.0.snap/2 into /ds/7/disk.0.snap/1, the guest goes on with it, \
+                 at most 1048576 bytes/s",
+            ),
+            (
+                DiskOrder::Pull { disk: vda.clone(), base: None, relative: false, speed: None },
+                "pull vda: all of it",
+            ),
+            (
+                DiskOrder::Copy {
+                    disk: vda,
+                    to: path("/ds/1/new"),
+                    format: CopyFormat::Raw,
+                    quiesce: None,
+                    speed: None,
+                },
+                "copy vda: to /ds/1/new (raw), as it runs",
+            ),
+            (
+                DiskOrder::Freeze { quiesce: Quiesce::as_stock(), seconds: 30 },
+                "freeze: frozen by its agent within 60 s, or suspended, for at most 30 s",
+            ),
+            (DiskOrder::Thaw { agent_seconds: 5 }, "thaw"),
+        ];
+        for (order, expected) in orders {
+            let work = Work::GuestDisk { id: DeployId::of_vm(VmId(7)), order };
+            assert_eq!(describe(&work), format!("guest one-7: {expected}"));
+            let json = serde_json::to_string(&work).unwrap();
+            assert_eq!(serde_json::from_str::<Work>(&json).unwrap(), work);
+        }
     }
 
     #[test]

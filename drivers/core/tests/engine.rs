@@ -27,6 +27,7 @@ fn cases() -> Vec<Case> {
         Case { plan: make.deploy(), world: empty },
         Case { plan: make.migrate(), world: running },
         Case { plan: make.shutdown(), world: running },
+        Case { plan: make.save_disk(), world: running },
     ]
 }
 

@@ -27,6 +27,7 @@ fn cases() -> Vec<Case> {
         Case { plan: make.deploy(), world: |m| hosts(m).needing(&["vxlan", "fw"]) },
         Case { plan: make.migrate(), world: running },
         Case { plan: make.shutdown(), world: running },
+        Case { plan: make.save_disk(), world: running },
     ]
 }
 
@@ -54,8 +55,9 @@ async fn kill_at_every_tick(case: &Case, script: &Script, cancel_at: Option<Dura
         trials += 1;
         let title = format!("{} {script} killed at {at:?} -> {:?}", case.plan.action, report.outcome);
         broken.extend(report.broken.iter().map(|what| format!("{title}\n    {what}")));
-        // A shutdown is the one thing that a host gives up when its driver goes: the guest may then still run.
-        let alone = script.faults.is_empty() && cancel_at.is_none() && case.plan.action != "SHUTDOWN";
+        // What a host gives up when its driver goes: a shutdown, whose guest may then still run, and a guest's rest.
+        let given_up = matches!(case.plan.action.as_str(), "SHUTDOWN" | "SAVE");
+        let alone = script.faults.is_empty() && cancel_at.is_none() && !given_up;
         if alone && !matches!(report.outcome, Outcome::Success(_)) {
             broken.push(format!("{title}\n    nothing was wrong but the death"));
         }

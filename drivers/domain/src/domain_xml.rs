@@ -4,13 +4,15 @@
 //! elements, no document type, no entities but the five of XML. Nothing is fetched. An edit replaces the bytes of the
 //! values it changes and keeps every other byte, so that what oned wrote is what libvirt reads.
 
+mod chains;
 mod facts;
 mod rewrite;
 mod snapshot;
 mod tree;
 
+pub use chains::chains;
 pub use facts::{Disk, Facts, Interface, METADATA_NAMESPACE, Metadata, Nvram, Source, facts, metadata};
-pub use rewrite::{is_disk_link, rewrite_sources};
+pub use rewrite::{escaped, is_disk_link, rewrite_sources};
 pub use snapshot::{snapshot_name, snapshot_of};
 pub use tree::{DEPTH_LIMIT, ELEMENT_LIMIT, SIZE_LIMIT};
 

@@ -71,6 +71,22 @@ pub enum Operation {
     Monitor,
     /// Read the domain's memory figures.
     Memory,
+    /// Read the chains of the disks.
+    Disks,
+    /// Put an overlay over a disk.
+    SnapshotDisk,
+    /// Have the guest's file systems frozen.
+    Freeze,
+    /// Have them thawed.
+    Thaw,
+    /// Begin a job on a disk.
+    StartDiskJob,
+    /// Read how far the job on a disk is.
+    DiskJob,
+    /// End the job on a disk.
+    EndDiskJob,
+    /// Follow the job on a disk to its end.
+    FollowDiskJob,
     /// Wait for a state.
     Await,
 }
@@ -108,6 +124,14 @@ impl Operation {
             Operation::ForgetSnapshot => "forget a snapshot of",
             Operation::Monitor => "ask the monitor of",
             Operation::Memory => "read the memory of",
+            Operation::Disks => "read the disks of",
+            Operation::SnapshotDisk => "snapshot a disk of",
+            Operation::Freeze => "freeze the file systems of",
+            Operation::Thaw => "thaw the file systems of",
+            Operation::StartDiskJob => "start a job on a disk of",
+            Operation::DiskJob => "read a disk's job of",
+            Operation::EndDiskJob => "end a disk's job of",
+            Operation::FollowDiskJob => "follow a disk's job of",
             Operation::Await => "wait for",
         }
     }

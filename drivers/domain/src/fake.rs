@@ -15,6 +15,7 @@
 //! assert!(host.lookup(&"one-7".parse().unwrap()).unwrap().is_some(), "it was created all the same");
 //! ```
 
+mod disks;
 mod guest;
 mod hypervisor;
 
@@ -31,6 +32,7 @@ use crate::host::{HostFacts, MemoryStats, Version};
 use crate::job::JobStats;
 use crate::snapshot::Snapshot;
 
+pub use disks::{Agent, Pace};
 use guest::Guest;
 
 /// One recorded call.

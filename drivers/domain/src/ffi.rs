@@ -2,7 +2,7 @@
 //!
 //! `virt` 0.4.3 has no binding for aborting a job, starting post-copy and reading the downtime limit; its job
 //! statistics build a vector from a null pointer when there is no job, and its migration calls leak every string and
-//! do not know all parameters.
+//! do not know all parameters. Of disks it knows no job and no copy, and of the guest's agent no freeze.
 //!
 //! Shared invariants, on which each block leans:
 //! * a `Domain` or `Connect` that can be borrowed holds a reference on a live libvirt object, and `as_ptr` gives that
@@ -14,7 +14,7 @@
 //!   `Connect` exist only after it, [`TypedParams::new`] sees to it.
 #![allow(unsafe_code)] // The one module for it, see above.
 
-use std::ffi::{CStr, CString, c_int, c_uint, c_ulonglong};
+use std::ffi::{CStr, CString, c_int, c_uint, c_ulong, c_ulonglong};
 use std::ptr;
 use std::sync::Once;
 
@@ -223,6 +223,106 @@ pub(crate) fn migrate_to_uri(
     check(unsafe {
         sys::virDomainMigrateToURI3(domain.as_ptr(), destination.as_ptr(), params.params, count, flags)
     })
+}
+
+/// Writes a layer of a disk's chain into one below it (`virDomainBlockCommit`), at most `bandwidth` bytes per second.
+pub(crate) fn block_commit(
+    domain: &Domain,
+    disk: &CStr,
+    base: &CStr,
+    top: &CStr,
+    bandwidth: c_ulong,
+    flags: c_uint,
+) -> Result<(), Error> {
+    let flags = flags | sys::VIR_DOMAIN_BLOCK_COMMIT_BANDWIDTH_BYTES;
+    // SAFETY: `domain` is live for the call; the three texts are C strings that libvirt only reads.
+    check(unsafe {
+        sys::virDomainBlockCommit(
+            domain.as_ptr(),
+            disk.as_ptr(),
+            base.as_ptr(),
+            top.as_ptr(),
+            bandwidth,
+            flags,
+        )
+    })
+}
+
+/// Reads a disk's chain into its active layer, down to `base` or all of it (`virDomainBlockRebase`).
+pub(crate) fn block_pull(
+    domain: &Domain,
+    disk: &CStr,
+    base: Option<&CStr>,
+    bandwidth: c_ulong,
+    flags: c_uint,
+) -> Result<(), Error> {
+    let flags = flags | sys::VIR_DOMAIN_BLOCK_REBASE_BANDWIDTH_BYTES;
+    let base = base.map_or(ptr::null(), CStr::as_ptr);
+    // SAFETY: `domain` is live for the call; `disk` is a C string that libvirt only reads, and so is `base`, for which
+    // null is allowed.
+    check(unsafe { sys::virDomainBlockRebase(domain.as_ptr(), disk.as_ptr(), base, bandwidth, flags) })
+}
+
+/// Copies a disk to where `destination`, a `<disk>`, says (`virDomainBlockCopy`).
+pub(crate) fn block_copy(
+    domain: &Domain,
+    disk: &CStr,
+    destination: &CStr,
+    params: &TypedParams,
+    flags: c_uint,
+) -> Result<(), Error> {
+    // SAFETY: `domain` is live for the call; the texts are C strings, and `params` points to `count` parameters, all of
+    // which libvirt only reads in spite of a missing `const`.
+    check(unsafe {
+        sys::virDomainBlockCopy(
+            domain.as_ptr(),
+            disk.as_ptr(),
+            destination.as_ptr(),
+            params.params,
+            params.count,
+            flags,
+        )
+    })
+}
+
+/// The job of a disk (`virDomainGetBlockJobInfo`): its type, bytes per second, how far it is and where it ends.
+pub(crate) fn block_job(domain: &Domain, disk: &CStr) -> Result<Option<(c_int, u64, u64, u64)>, Error> {
+    let mut info = sys::virDomainBlockJobInfo { type_: 0, bandwidth: 0, cur: 0, end: 0 };
+    let flags = sys::VIR_DOMAIN_BLOCK_JOB_INFO_BANDWIDTH_BYTES;
+    // SAFETY: `domain` is live for the call, `disk` is a C string that libvirt only reads, and `info` a variable of the
+    // right type.
+    let found = unsafe { sys::virDomainGetBlockJobInfo(domain.as_ptr(), disk.as_ptr(), &mut info, flags) };
+    check(found)?;
+    Ok((found > 0).then_some((info.type_, info.bandwidth, info.cur, info.end)))
+}
+
+/// Ends the job of a disk and waits for its end (`virDomainBlockJobAbort`).
+pub(crate) fn block_job_abort(domain: &Domain, disk: &CStr, flags: c_uint) -> Result<(), Error> {
+    // SAFETY: `domain` is live for the call, and `disk` is a C string that libvirt only reads.
+    check(unsafe { sys::virDomainBlockJobAbort(domain.as_ptr(), disk.as_ptr(), flags) })
+}
+
+/// How many seconds libvirt waits for the guest's agent (`virDomainAgentSetResponseTimeout`); negative numbers are its
+/// special values.
+pub(crate) fn agent_timeout(domain: &Domain, seconds: c_int) -> Result<(), Error> {
+    // SAFETY: `domain` is live for the call; no flags are defined.
+    check(unsafe { sys::virDomainAgentSetResponseTimeout(domain.as_ptr(), seconds, 0) })
+}
+
+/// Has all file systems of the guest frozen (`virDomainFSFreeze`); returns how many were.
+pub(crate) fn freeze(domain: &Domain) -> Result<u32, Error> {
+    // SAFETY: `domain` is live for the call; no list of mount points, null with 0, means all; no flags are defined.
+    counted(unsafe { sys::virDomainFSFreeze(domain.as_ptr(), ptr::null_mut(), 0, 0) })
+}
+
+/// Has all file systems of the guest thawed (`virDomainFSThaw`); returns how many were.
+pub(crate) fn thaw(domain: &Domain) -> Result<u32, Error> {
+    // SAFETY: as in `freeze`.
+    counted(unsafe { sys::virDomainFSThaw(domain.as_ptr(), ptr::null_mut(), 0, 0) })
+}
+
+fn counted(returned: c_int) -> Result<u32, Error> {
+    u32::try_from(returned).map_err(|_| Error::last_error())
 }
 
 #[cfg(test)]

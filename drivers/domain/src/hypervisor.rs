@@ -6,6 +6,7 @@ use std::time::Duration;
 use causeway_core::names::DeployId;
 use serde_json::Value;
 
+use crate::disk::{AgentAnswer, Chain, DiskJob, JobEnd, JobInfo, Overlay};
 use crate::domain::Domain;
 use crate::domain_xml::Metadata;
 use crate::error::DomainError;
@@ -211,4 +212,59 @@ pub trait Hypervisor: Send + Sync {
     /// # Errors
     /// The domain is absent or not running, or libvirt could not be asked.
     fn memory(&self, id: &DeployId) -> Result<MemoryStats, DomainError>;
+
+    /// The chains of all disks, as the domain has them now.
+    ///
+    /// # Errors
+    /// The domain is absent, its XML can't be read ([`Cause::Answer`](crate::Cause::Answer)), or libvirt could not be
+    /// asked.
+    fn disks(&self, id: &DeployId) -> Result<Vec<Chain>, DomainError>;
+
+    /// Puts an overlay over one disk, in one call that does it or does not; see [`disk::snapshot`](crate::disk::snapshot)
+    /// for the guest's rest and for what is found done.
+    ///
+    /// # Errors
+    /// QEMU refused the file, the agent was asked to freeze and is not there ([`Code::Agent`](crate::Code::Agent),
+    /// [`Code::Unsupported`](crate::Code::Unsupported)) or did not do it, the domain is absent or off, or libvirt could
+    /// not be asked.
+    fn snapshot_disk(&self, id: &DeployId, overlay: &Overlay) -> Result<(), DomainError>;
+
+    /// Has the guest's agent freeze all file systems (`virDomainFSFreeze`); it is waited for that long, in whole
+    /// seconds. Whoever calls this sees to it that [`thaw`](Hypervisor::thaw) is called too, whatever comes of it.
+    ///
+    /// # Errors
+    /// The agent refused, or did not answer in time and may still freeze them; the domain is absent or not running; or
+    /// libvirt could not be asked.
+    fn freeze(&self, id: &DeployId, wait: Duration) -> Result<AgentAnswer, DomainError>;
+
+    /// Has the guest's agent thaw all file systems (`virDomainFSThaw`). None may be frozen.
+    ///
+    /// # Errors
+    /// As [`freeze`](Hypervisor::freeze).
+    fn thaw(&self, id: &DeployId, wait: Duration) -> Result<AgentAnswer, DomainError>;
+
+    /// Begins a job on the disk with that target, at most `bandwidth` bytes per second (0: no limit).
+    ///
+    /// # Errors
+    /// Another job runs on the disk, a layer is not in its chain, QEMU refused a file, the domain is absent or off, or
+    /// libvirt could not be asked.
+    fn start_disk_job(
+        &self,
+        id: &DeployId,
+        disk: &str,
+        job: &DiskJob,
+        bandwidth: u64,
+    ) -> Result<(), DomainError>;
+
+    /// The job that runs on the disk, if any (`virDomainGetBlockJobInfo`).
+    ///
+    /// # Errors
+    /// The domain is absent or off, it has no such disk, or libvirt could not be asked.
+    fn disk_job(&self, id: &DeployId, disk: &str) -> Result<Option<JobInfo>, DomainError>;
+
+    /// Ends the job on the disk and waits for its end (`virDomainBlockJobAbort`).
+    ///
+    /// # Errors
+    /// No job runs, it is not ready for a pivot, the domain is absent or off, or libvirt could not be asked.
+    fn end_disk_job(&self, id: &DeployId, disk: &str, end: JobEnd) -> Result<(), DomainError>;
 }

@@ -2,10 +2,11 @@
 //!
 //! [`Hypervisor`] is the door; [`Libvirt`] is the real side of it, [`fake::Fake`] a recording one for tests.
 //! [`domain_xml`] reads and edits domain XML without any hypervisor; [`watch`] waits for states, [`dirty`] measures how
-//! fast a guest writes, both through the door.
+//! fast a guest writes, [`disk`] works on the disks of a guest that runs, all through the door.
 
 mod calls;
 pub mod dirty;
+pub mod disk;
 pub mod domain;
 pub mod domain_xml;
 pub mod error;

@@ -15,6 +15,7 @@
 //! something never is.
 
 mod describe;
+mod disks;
 mod errors;
 mod hypervisor;
 mod link;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use causeway_core::answer::Kind;
 use causeway_core::names::{DeployId, VmId};
+use causeway_domain::disk::JobEnd;
 use causeway_domain::{
     Cause, Code, Deadlines, Drive, Hypervisor, Libvirt, MigrateRequest, PauseReason, State, XmlView,
 };
@@ -257,4 +258,23 @@ fn snapshots_are_forgotten_and_given_back() {
     assert!(host.forget_snapshot(&id, "snap-9").is_err());
     assert!(host.snapshots(&one(41)).unwrap_err().is_absent());
     host.destroy(&id).unwrap();
+}
+
+#[test]
+fn disks_are_asked_for_by_their_targets() {
+    let host = world();
+    let disk =
+        "<devices><disk type='file'><source file='/ds/0/9/disk.0'/><target dev='vda'/></disk></devices>";
+    host.create(&xml(9).replace("</domain>", &format!("{disk}</domain>"))).unwrap();
+    let chains = host.disks(&one(9)).unwrap();
+    assert_eq!(chains[0].target, "vda");
+    assert_eq!(chains[0].active().unwrap().path(), Some("/ds/0/9/disk.0"));
+    // It knows of no jobs; what matters is that none of these is taken for a guest without a job.
+    assert!(host.disk_job(&one(9), "vda").is_err());
+    assert!(host.end_disk_job(&one(9), "vda", JobEnd::Abort).is_err());
+    assert!(host.disks(&one(405)).unwrap_err().is_absent());
+    assert!(host.disk_job(&one(405), "vda").unwrap_err().is_absent());
+    assert!(host.freeze(&one(405), Duration::from_secs(1)).unwrap_err().is_absent());
+    assert!(matches!(host.disk_job(&one(9), "v\0").unwrap_err().cause, Cause::Input(_)));
+    host.destroy(&one(9)).unwrap();
 }

@@ -1,7 +1,9 @@
 //! The host's side: the resident, the stand-alone slots, and the children that touch file systems.
 
 pub mod breakpoint;
+mod disks;
 pub mod files;
+pub mod guard;
 mod machine;
 pub mod network;
 pub mod resident;

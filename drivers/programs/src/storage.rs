@@ -1,5 +1,6 @@
 //! A piece of the transfer manager's work, on its way to the child that does it: the same on a host and on the front-end.
 
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -104,4 +105,16 @@ pub fn serve_carry(end: End, state: &Path) -> Result<(), Failure> {
         between: &|_| {},
     };
     Ok(causeway_tm::carry::serve(end, std::io::stdin(), std::io::stdout(), &worker)?)
+}
+
+/// Makes an image of what comes on standard input; its locks lie below `state`. The answer, a result as JSON, goes to
+/// standard output.
+///
+/// # Errors
+/// Standard output is closed.
+pub fn receive(state: &Path) -> io::Result<()> {
+    let result = causeway_tm::host::receive(io::stdin().lock(), &state.join("locks"), &|_| {});
+    let mut output = io::stdout().lock();
+    serde_json::to_writer(&mut output, &result)?;
+    output.flush()
 }

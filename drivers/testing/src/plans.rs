@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use causeway_core::names::{DeployId, HostName, VmId};
-use causeway_core::plan::{Answer, Arg, Goal, Input, Place, Plan, Slot, Step, Work};
+use causeway_core::plan::{Answer, Arg, DiskOrder, Goal, Input, Place, Plan, Quiesce, Slot, Step, Work};
 
 /// The deadline of every step of these plans.
 pub const DEADLINE: Duration = Duration::from_secs(120);
@@ -106,6 +106,24 @@ impl Maker {
         let step =
             self.slot("shutdown", self.on(&self.source), ["vmm", "kvm", "shutdown"], &[self.id.as_str()]);
         step.reaching(self.gone(&self.source)).long()
+    }
+
+    /// A disk saved while the guest rests: frozen, copied on the front-end's side, thawed.
+    pub fn save_disk(&self) -> Plan {
+        let on_disk = |name: &str, order| {
+            let work = Work::GuestDisk { id: self.id.clone(), order };
+            Step::new(name, self.on(&self.source), work, DEADLINE)
+        };
+        let quiesce = Quiesce { agent_seconds: 5, or_suspend: true };
+        let freeze = on_disk("freeze", DiskOrder::Freeze { quiesce, seconds: 600 });
+        let thaw = |name| on_disk(name, DiskOrder::Thaw { agent_seconds: 5 });
+        let steps = vec![
+            // One that was let go already is no failure of the undo.
+            freeze.undone_by(vec![thaw("undo-thaw").ignored()]),
+            self.slot("copy", Place::FrontEnd, ["tm", "shared", "cpds"], &[]),
+            thaw("thaw"),
+        ];
+        self.plan("SAVE", steps, Answer::Empty)
     }
 
     /// A plan of those steps. oned has no id yet for a guest that they start.

@@ -7,6 +7,7 @@
 //!    one is still there. Where an undo could not be done, the text says so.
 //! 4. What was made is undone in reverse, only where it was begun, and never past the point of no return.
 //! 5. A cancelled request has no answer, begins nothing more, and is undone like a failed one.
+//! 6. A guest that was brought to rest is not left so.
 
 use causeway_core::engine::Outcome;
 use causeway_core::names::HostName;
@@ -14,7 +15,7 @@ use causeway_core::outcome::Sighting;
 use causeway_core::plan::{Goal, OnFailure, Place, Plan, Step};
 use causeway_core::reach::wire::Effect;
 
-use crate::world::{ASIDE, Event, World};
+use crate::world::{ASIDE, AT_REST, Event, World};
 
 /// The promises that the run of `plan` broke, given what steps had left in the world `before` it.
 pub fn broken(world: &World, plan: &Plan, before: &[(Place, String)], outcome: &Outcome) -> Vec<String> {
@@ -27,6 +28,8 @@ pub fn broken(world: &World, plan: &Plan, before: &[(Place, String)], outcome: &
     broken.extend(answer(&events, outcome));
     broken.extend(undo(plan, &events, world, outcome));
     broken.extend(remains(world, plan, before, outcome));
+    let resting = world.left().into_iter().filter(|(_, what)| what == AT_REST);
+    broken.extend(resting.map(|(place, what)| format!("{what} on {place}")));
     broken
 }
 

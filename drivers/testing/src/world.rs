@@ -14,8 +14,8 @@ use causeway_core::reach::wire::{Effect, Severity};
 use tokio::time::Instant;
 
 use crate::faults::{Away, Fault, Script};
-pub(crate) use state::ASIDE;
 use state::State;
+pub(crate) use state::{ASIDE, AT_REST};
 
 /// One thing that happened, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -142,6 +142,7 @@ impl World {
     pub fn loses_its_driver(&self) {
         let mut state = self.lock();
         state.events.push(Event::DriverDied);
+        state.guards_act();
         for open in &state.open {
             // One that has just ended hears nothing any more.
             let _ = open.word.send(state::Word::Abandoned);

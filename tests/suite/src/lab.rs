@@ -16,8 +16,11 @@ pub mod breakpoints;
 pub mod campaign;
 pub mod cloud;
 pub mod driver;
+mod far;
 pub mod guest;
 pub mod points;
+pub mod resident;
+pub mod slots;
 pub mod strike;
 pub mod trial;
 pub mod truth;
@@ -32,7 +35,7 @@ pub const FRONT_END: &str = "fe";
 pub const LIBEXEC: &str = "/usr/libexec/causeway";
 
 /// Our executables on a host or on the front-end.
-const PROGRAMS: [&str; 4] = ["causeway-vmm", "causeway-host", "causeway-root", "causeway"];
+const PROGRAMS: [&str; 5] = ["causeway-vmm", "causeway-tm", "causeway-host", "causeway-root", "causeway"];
 
 /// oneadmin's number in the lab, as OpenNebula's packages have it.
 const ONE_ID: u32 = 9869;

@@ -220,6 +220,11 @@ impl Oned {
         &self.ledger.log
     }
 
+    /// Replies that were read and that nobody has asked for yet.
+    pub fn heard(&self) -> &[Reply] {
+        self.ledger.heard()
+    }
+
     /// Whether every request has had its one reply, no cancelled one had any, and all that was written was in the
     /// protocol's form; listens for a moment first.
     ///

@@ -48,26 +48,35 @@ const SLOTS: [&str; 7] = [
     "vnm/vxlan/post",
     "vnm/vxlan/clean",
 ];
-const TM_SLOTS: [&str; 18] = [
-    "clone.ssh",
+const TM_SLOTS: [&str; 25] = [
     "mv.ssh",
-    "snap_create.ssh",
-    "snap_revert.ssh",
     "clone",
     "ln",
     "mv",
     "mvds",
+    "cpds",
     "delete",
     "mkimage",
     "mkswap",
     "resize",
-    "snap_create",
-    "snap_revert",
     "context",
+    "snap_create",
+    "snap_create_live",
+    "snap_delete",
+    "snap_revert",
     "premigrate",
     "postmigrate",
     "failmigrate",
+    "monitor",
+    "clone.ssh",
+    "cpds.ssh",
+    "snap_create.ssh",
+    "snap_create_live.ssh",
+    "snap_delete.ssh",
+    "snap_revert.ssh",
 ];
+const DATASTORE_SLOTS: [&str; 10] =
+    ["cp", "clone", "rm", "mkfs", "stat", "monitor", "snap_delete", "snap_revert", "snap_flatten", "export"];
 
 /// So many points of a run, spread evenly from its second look at things, which changes them, to its last command.
 fn points(steps: usize, count: usize) -> impl Iterator<Item = usize> {
@@ -81,7 +90,9 @@ fn wrappers_programs_and_settings_are_where_the_drivers_look() {
     machine.install_all();
     let root = machine.root();
     let remotes = root.join(REMOTES);
-    for slot in SLOTS.map(str::to_owned).into_iter().chain(TM_SLOTS.map(|verb| format!("tm/qcow2/{verb}"))) {
+    let files = DATASTORE_SLOTS.map(|verb| format!("datastore/fs/{verb}"));
+    let transfers = TM_SLOTS.map(|verb| format!("tm/qcow2/{verb}"));
+    for slot in SLOTS.map(str::to_owned).into_iter().chain(transfers).chain(files) {
         assert_eq!(standing(&remotes, &slot.parse().unwrap()), Standing::Ours, "{slot}");
     }
     assert_eq!(machine.read(&format!("{REMOTES}/tm/common/context")), "#!/bin/bash\n# stock context\n");
@@ -194,7 +205,7 @@ fn links_to_slots_of_another_driver_are_replaced_as_the_dry_run_says() {
     // One whose target is the admin's own stays, and so does its target; one that leads nowhere too.
     machine.write(&format!("{REMOTES}/tm/shared/ln"), "#!/bin/bash\n# mine\n", 0o755);
     fs::remove_file(tm.join("shared/failmigrate")).unwrap();
-    let (before, kill) = (machine.tree(), machine.kill());
+    let (before, kill, all) = (machine.tree(), machine.kill(), 2 * TM_SLOTS.len());
     let ours = || {
         let slots =
             ["shared", "qcow2"].into_iter().flat_map(|driver| TM_SLOTS.map(|v| format!("tm/{driver}/{v}")));
@@ -212,7 +223,7 @@ fn links_to_slots_of_another_driver_are_replaced_as_the_dry_run_says() {
     assert_eq!(foretold, lines(&machine.run(&["frontend"])));
     assert_eq!(foretold.iter().filter(|line| line.starts_with("keep tm/")).count(), 3, "{foretold:?}");
     // Three of them are not stock's.
-    let taken = 2 * TM_SLOTS.len() - 3;
+    let taken = all - 3;
     assert_eq!(ours(), taken);
     machine.run(&["uninstall"]);
     assert_eq!(machine.tree(), before);

@@ -200,12 +200,12 @@ fn nothing_of_a_script_runs_that_cannot_run_whole() {
     let bad: [(&[u8], &str); 9] = [
         (b"MKSWAP ssh 16 h:/d/0/7/disk.1 7 0", "line 2, MKSWAP ssh: Transfer Driver 'ssh' not available"),
         (b"CLONE nosuch a b c d", "Transfer Driver 'nosuch' not available"),
-        (b"MV ceph a b", "line 2, MV ceph: tm/ceph/mv is not built"),
+        (b"RESTORE ceph a b", "line 2, RESTORE ceph: tm/ceph/restore is not built"),
         (b"DELETE", "is followed by no transfer manager"),
         (b"DELETE ../../../bin x", "slot part \"../../../bin\" is not"),
         (b"../X ceph x", "slot part \"../x\" is not"),
         (b"DELETE ceph \xff\xfe", "line 2: not UTF-8"),
-        (b"SNAP_REVERT.ssh qcow2 h:/d/0/7/disk.0 1 7 1", "tm/qcow2/snap_revert.ssh is not built"),
+        (b"RESTORE qcow2 h:/d/0/7 7 1 -1 0", "tm/qcow2/restore is not built"),
         (b"DELETE qcow2 h:/d/0/7/../8 7 0\nCLONE ceph a b", ""),
     ];
     // The last one is ours and malformed.

@@ -3,6 +3,7 @@
 use causeway_core::document::{self};
 use causeway_core::names::HostName;
 
+use super::CephFacts;
 use super::reading::flag;
 use crate::error::TmError;
 
@@ -13,6 +14,8 @@ pub struct DatastoreFacts {
     pub nfs_auto: bool,
     /// `BRIDGE_LIST`: the hosts that may be asked to work on it.
     pub bridges: Vec<HostName>,
+    /// Its cluster.
+    pub ceph: CephFacts,
 }
 
 impl DatastoreFacts {
@@ -39,7 +42,11 @@ impl DatastoreFacts {
                 accepted: "names of hosts with blanks between them".into(),
             })
         });
-        Ok(DatastoreFacts { nfs_auto: enabled.unwrap_or(false), bridges: bridges.collect::<Result<_, _>>()? })
+        Ok(DatastoreFacts {
+            nfs_auto: enabled.unwrap_or(false),
+            bridges: bridges.collect::<Result<_, _>>()?,
+            ceph: CephFacts::of(template),
+        })
     }
 }
 

@@ -4,6 +4,7 @@
 //! Here a plan says what it [`Needs`], the caller gets it (over XML-RPC, or from the document on standard input), and
 //! what can't be had is an error.
 
+mod ceph;
 mod datastore;
 mod reading;
 mod vm;
@@ -13,8 +14,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use causeway_core::answer::Failure;
 use causeway_core::names::VmId;
 
+use crate::chain::Chain;
 use crate::error::TmError;
 
+pub use ceph::CephFacts;
 pub use datastore::DatastoreFacts;
 pub use vm::{DiskFacts, Format, SnapshotFacts, VmFacts, lcm};
 
@@ -52,9 +55,23 @@ pub struct Facts {
     pub vm: Option<VmFacts>,
     /// Of datastores, by number.
     pub datastores: BTreeMap<u32, DatastoreFacts>,
+    /// What was read of the disk on its host, where [`reading`](crate::plan::reading) asks for it.
+    pub chain: Option<Chain>,
 }
 
 impl Facts {
+    /// Takes in what the step of [`reading`](crate::plan::reading) printed.
+    ///
+    /// # Errors
+    /// It is not what such a step prints.
+    pub fn take_reading(&mut self, output: &str) -> Result<(), TmError> {
+        let chain = serde_json::from_str(output);
+        let unreadable =
+            |e: serde_json::Error| TmError::Unwritable { step: "read".to_owned(), why: e.to_string() };
+        self.chain = Some(chain.map_err(unreadable)?);
+        Ok(())
+    }
+
     /// The VM's.
     pub(crate) fn vm(&self, id: VmId) -> Result<&VmFacts, TmError> {
         let found = self.vm.as_ref().filter(|vm| vm.id == id);

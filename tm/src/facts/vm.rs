@@ -4,21 +4,28 @@ use causeway_core::document::tree::Element;
 use causeway_core::document::{Disk, VmDocument};
 use causeway_core::names::{DeployId, HostName, VmId};
 
+use super::CephFacts;
 use super::reading::{flag, number};
 use crate::error::TmError;
 
 /// `LCM_STATE` values that decide how a verb works (contract TM 4).
 pub mod lcm {
+    /// Nobody knows whether the VM runs: its host does not answer.
+    pub const UNKNOWN: u32 = 16;
     /// A disk of a running VM is being saved as an image.
     pub const HOTPLUG_SAVEAS: u32 = 26;
     /// A snapshot of a running VM's disk is being deleted.
     pub const DISK_SNAPSHOT_DELETE: u32 = 59;
-    /// The VM's files are said to have moved, from a host that could not be asked.
+    /// A VM is being moved away from a host that does not answer.
     pub const PROLOG_MIGRATE_UNKNOWN: u32 = 60;
-    /// That has failed.
+    /// That failed.
     pub const PROLOG_MIGRATE_UNKNOWN_FAILURE: u32 = 61;
     /// A disk of a running VM is being grown.
     pub const DISK_RESIZE: u32 = 62;
+    /// A disk of an undeployed VM is being saved as an image.
+    pub const HOTPLUG_SAVEAS_UNDEPLOYED: u32 = 67;
+    /// A disk of a stopped VM is being saved as an image.
+    pub const HOTPLUG_SAVEAS_STOPPED: u32 = 68;
 }
 
 /// How a disk's bytes are laid out (`DISK/FORMAT`; older images say it in `DRIVER`).
@@ -32,8 +39,18 @@ pub enum Format {
     Other(String),
 }
 
+impl std::fmt::Display for Format {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Format::Raw => "raw",
+            Format::Qcow2 => "qcow2",
+            Format::Other(name) => name,
+        })
+    }
+}
+
 impl Format {
-    fn read(text: &str) -> Self {
+    pub(crate) fn read(text: &str) -> Self {
         match text.to_ascii_lowercase().as_str() {
             "raw" => Format::Raw,
             "qcow2" => Format::Qcow2,
@@ -80,6 +97,8 @@ pub struct DiskFacts {
     pub standalone: bool,
     /// `SPARSE`; unless it says no, what is added to a disk takes no room until it is written.
     pub sparse: bool,
+    /// Its cluster, where it is a volume of one.
+    pub ceph: CephFacts,
     /// Its snapshots, in the document's order.
     pub snapshots: Vec<SnapshotFacts>,
 }
@@ -101,6 +120,7 @@ impl DiskFacts {
             original_size_mb: None,
             standalone: false,
             sparse: true,
+            ceph: CephFacts::default(),
             snapshots: Vec::new(),
         }
     }
@@ -127,6 +147,7 @@ impl DiskFacts {
             original_size_mb: disk.original_size_mb,
             standalone: flag("QCOW2_STANDALONE")?.unwrap_or(false),
             sparse: flag("SPARSE")?.unwrap_or(true),
+            ceph: CephFacts::of(&disk.element),
             snapshots: snapshots(vm, disk.disk_id, object)?,
             ..DiskFacts::new(disk.disk_id)
         })

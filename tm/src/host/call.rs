@@ -2,8 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::DatastoreCall;
 use crate::carry::Carry;
 use crate::place::{FileName, Image, VmDir, VmFile};
+use crate::rbd::{Cluster, PoolName, RbdCall};
 
 /// One call, in checked types: nothing in it can name a path outside a VM's directory or an image's datastore.
 ///
@@ -91,6 +93,22 @@ pub enum Call {
         /// The image.
         image: Image,
     },
+    /// Reads what the layers of a disk are; prints a [`Chain`](crate::Chain).
+    ReadChain {
+        /// The VM's disk.
+        file: VmFile,
+        /// Where its files lie.
+        kept: Kept,
+    },
+    /// A part of what is done to the files of a disk that a running guest has open; the rest is its hypervisor's.
+    Live {
+        /// The VM's disk.
+        file: VmFile,
+        /// Where its files lie.
+        kept: Kept,
+        /// Which part.
+        part: LivePart,
+    },
     /// Makes a snapshot of a disk that nobody has open, goes back to one, or forgets one.
     Snapshot {
         /// The VM's disk.
@@ -125,6 +143,26 @@ pub enum Call {
         /// one counts.
         names: Vec<FileName>,
     },
+    /// Works on volumes of a Ceph cluster.
+    Rbd(Box<RbdCall>),
+    /// Says how full a pool of a Ceph cluster is: `USED_MB=... TOTAL_MB=... FREE_MB=...`.
+    PoolUsage {
+        /// The cluster.
+        cluster: Cluster,
+        /// The pool.
+        pool: PoolName,
+        /// Whether a second line is to tell how much room the disks of its VMs take.
+        disks: bool,
+    },
+    /// Finds out whether two hosts see one system datastore.
+    Probe {
+        /// The VM's directory in it.
+        dir: VmDir,
+        /// This host's part.
+        order: ProbeOrder,
+    },
+    /// Works on a file datastore.
+    Datastore(DatastoreCall),
     /// Nothing is to be done; the step stands in the plan to say why.
     Nothing {
         /// Why.
@@ -142,6 +180,18 @@ impl Call {
     pub fn touches_storage(&self) -> bool {
         !matches!(self, Call::Nothing { .. })
     }
+}
+
+/// What a host does with the mark by which another shows that it sees the same directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProbeOrder {
+    /// Leaves it.
+    Leave,
+    /// Fails unless it is there.
+    Find,
+    /// Removes it.
+    Forget,
 }
 
 /// Kinds of copies of an image.
@@ -208,4 +258,61 @@ pub enum SnapshotOrder {
     Revert,
     /// It goes, and nothing that was made from it.
     Delete,
+}
+
+/// The parts of an action on a running guest's disk that are about its files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum LivePart {
+    /// Makes the layer that the guest is to go on with when its present one becomes snapshot `id`.
+    MakeLayer {
+        /// The snapshot.
+        id: u32,
+    },
+    /// Makes the disk a link to that layer, which the guest writes by now.
+    PointToLayer {
+        /// The snapshot below it.
+        id: u32,
+    },
+    /// Makes an empty file that takes a copy of the disk.
+    MakeCopy {
+        /// What the copy is to be.
+        to: CopyOf,
+        /// Whether the disk and its copy are qcow2.
+        qcow2: bool,
+    },
+    /// Gives the filled copy its name.
+    PublishCopy {
+        /// What it is.
+        to: CopyOf,
+        /// Whether it is qcow2.
+        qcow2: bool,
+    },
+    /// Removes a copy that was not filled.
+    DropCopy {
+        /// What it was to be.
+        to: CopyOf,
+    },
+    /// Removes the layer of snapshot `id`, on which nothing stands any more.
+    RemoveLayer {
+        /// The snapshot.
+        id: u32,
+    },
+    /// Removes a layer whose data are in the one below, and leaves word that its snapshot is there now.
+    MergedLayer {
+        /// The snapshot that goes; its layer holds now what was in `above`.
+        id: u32,
+        /// The layer that was merged into it.
+        above: u32,
+    },
+}
+
+/// What a copy of a running guest's disk becomes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum CopyOf {
+    /// Snapshot of that number, of a disk of plain bytes.
+    Snapshot(u32),
+    /// An image.
+    Image(Image),
 }

@@ -8,6 +8,7 @@ use causeway_core::answer::{Failure, Kind};
 use rustix::io::Errno;
 
 use crate::place::{DatastoreDir, VmDir};
+use crate::rbd::RbdError;
 
 /// A failed call.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +106,34 @@ pub enum StorageError {
         /// What is wrong with it.
         why: String,
     },
+    /// A file of a user that can't become an image.
+    #[error("{}: {why}", path.display())]
+    Upload {
+        /// The file, or what stands for an address.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A file that a user names and that can't be opened.
+    #[error("cannot open {}", path.display())]
+    Source {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A file that no user may name.
+    #[error("{} may not be made an image: see SAFE_DIRS and RESTRICTED_DIRS of the datastore", path.display())]
+    Restricted {
+        /// The file, as it was named.
+        path: PathBuf,
+    },
+    /// What another host says.
+    #[error("{failure}")]
+    Host {
+        /// Its words.
+        failure: Failure,
+    },
     /// Disks only grow.
     #[error("{} has {have} bytes, more than the {want} bytes that its copy is to have", path.display())]
     Shrinks {
@@ -178,6 +207,19 @@ pub enum StorageError {
     /// The context image could not be laid out.
     #[error("cannot build the context image: {0}")]
     Iso(String),
+    /// Something could not be done to a volume of a Ceph cluster.
+    #[error(transparent)]
+    Rbd(#[from] RbdError),
+    /// Two hosts that do not share a system datastore.
+    #[error(
+        "this host does not see the other one's datastore {}: moving a VM's files between hosts that do not share \
+         {datastore} is not built",
+        datastore.id()
+    )]
+    Apart {
+        /// The datastore.
+        datastore: DatastoreDir,
+    },
     /// The call's inputs are not the ones it names.
     #[error("{found} inputs for {named} names")]
     Inputs {
@@ -195,10 +237,16 @@ impl StorageError {
             StorageError::Io { source, .. } if source.kind() == io::ErrorKind::TimedOut => Kind::Timeout,
             StorageError::Busy { .. } | StorageError::ToolDeadline { .. } => Kind::Timeout,
             StorageError::Tool { .. } => Kind::Refused,
-            StorageError::NotADisk { .. } | StorageError::Shrinks { .. } | StorageError::Iso(_) => {
-                Kind::Input
-            }
+            StorageError::Rbd(error) => error.kind(),
+            StorageError::Apart { .. } => Kind::NotBuilt,
+            StorageError::NotADisk { .. }
+            | StorageError::Shrinks { .. }
+            | StorageError::Iso(_)
+            | StorageError::Upload { .. }
+            | StorageError::Source { .. }
+            | StorageError::Restricted { .. } => Kind::Input,
             StorageError::Inputs { .. } => Kind::Bug,
+            StorageError::Host { failure } => failure.kind,
             _ => Kind::HostState,
         }
     }

@@ -60,6 +60,16 @@ impl Datastore {
         Ok(datastore)
     }
 
+    /// As [`ensure`](Datastore::ensure), for a VM that comes to it: its disks are not a host's own.
+    pub(crate) fn prepare(dir: &DatastoreDir, worker: &Worker<'_>) -> Result<Self, StorageError> {
+        let datastore = Datastore::ensure(dir)?;
+        worker.at("datastore marked");
+        match unlinkat(&datastore.handle, MONITOR, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(datastore),
+            Err(e) => Err(e).during("remove", dir.path().join(MONITOR)),
+        }
+    }
+
     /// Leaves the mark: whoever changes a datastore proves it to whoever comes next.
     pub(crate) fn mark(&self) -> Result<(), StorageError> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
@@ -153,12 +163,7 @@ pub(crate) struct Home {
 impl Home {
     /// Opens a VM's directory in a datastore that all hosts see, and makes it if it is missing.
     pub(crate) fn ensure(dir: &VmDir, worker: &Worker<'_>) -> Result<Self, StorageError> {
-        let datastore = Datastore::ensure(dir.datastore())?;
-        worker.at("datastore marked");
-        match unlinkat(&datastore.handle, MONITOR, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(e) => return Err(e).during("remove", dir.datastore().path().join(MONITOR)),
-        }
+        let datastore = Datastore::prepare(dir.datastore(), worker)?;
         Home::within(datastore, dir, worker)
     }
 

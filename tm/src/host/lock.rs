@@ -29,13 +29,37 @@ pub(crate) fn hold(
     vm: VmId,
     image: Option<(&Image, Mode)>,
 ) -> Result<Locks, StorageError> {
+    hold_named(worker, vm, image.map(|(image, mode)| (image.to_string(), mode)))
+}
+
+/// As [`hold`]; the image is any thing that has a name of its own among all images.
+///
+/// # Errors
+/// As for [`hold`].
+pub(crate) fn hold_named(
+    worker: &Worker<'_>,
+    vm: VmId,
+    image: Option<(String, Mode)>,
+) -> Result<Locks, StorageError> {
     let mut held = vec![take(worker, "vms", vm.0.into(), Mode::Exclusive, || format!("VM {vm}"))?];
     if let Some((image, mode)) = image {
-        // Two images of one number, which chance won't make, would wait for each other.
-        let number = fnv1a(image.to_string().as_bytes());
-        held.push(take(worker, "images", number, mode, || image.to_string())?);
+        held.push(one(worker, &image, mode)?);
     }
     Ok(Locks { _held: held })
+}
+
+/// Waits for the locks of images, in the order in which they are named, until the worker's deadline.
+///
+/// # Errors
+/// As [`hold`].
+pub(crate) fn images(worker: &Worker<'_>, images: &[(&Image, Mode)]) -> Result<Locks, StorageError> {
+    let held = images.iter().map(|(image, mode)| one(worker, &image.to_string(), *mode));
+    Ok(Locks { _held: held.collect::<Result<_, _>>()? })
+}
+
+fn one(worker: &Worker<'_>, image: &str, mode: Mode) -> Result<Held, StorageError> {
+    // Two images of one number, which chance won't make, would wait for each other.
+    take(worker, "images", fnv1a(image.as_bytes()), mode, || image.to_owned())
 }
 
 fn take(

@@ -1,7 +1,7 @@
 //! `mkimage`, `mkswap`: an empty disk, made beside and renamed.
 
 use super::{Blank, During, Home, StorageError, Temporary, Tool, Worker, lock, remove};
-use crate::place::VmFile;
+use crate::place::{FileName, VmFile};
 use crate::store::file::MIB;
 use crate::store::header::Header;
 
@@ -32,6 +32,25 @@ fn put(
     worker: &Worker<'_>,
 ) -> Result<(), StorageError> {
     let name = file.name();
+    let made = build(home, name, size, qcow2, blank, worker)?;
+    made.publish(name.as_str())?;
+    worker.at("disk in place");
+    // Snapshots of another disk that had the number are gone after it (contract TM 5).
+    let snap = name.snap();
+    remove(home.handle(), &snap, &home.path().join(&snap))?;
+    worker.at("old snapshots removed");
+    home.sync()
+}
+
+/// Makes it under a temporary name, whole and on the disk.
+pub(super) fn build<'a>(
+    home: &'a Home,
+    name: &FileName,
+    size: u64,
+    qcow2: bool,
+    blank: &Blank,
+    worker: &Worker<'_>,
+) -> Result<Temporary<'a>, StorageError> {
     let plain = home.temporary(name);
     let made = match (qcow2, blank) {
         (true, Blank::Empty) => {
@@ -53,13 +72,7 @@ fn put(
     };
     check(&made, size, qcow2)?;
     worker.at("data on disk");
-    made.publish(name.as_str())?;
-    worker.at("disk in place");
-    // Snapshots of another disk that had the number are gone after it (contract TM 5).
-    let snap = name.snap();
-    remove(home.handle(), &snap, &home.path().join(&snap))?;
-    worker.at("old snapshots removed");
-    home.sync()
+    Ok(made)
 }
 
 fn empty_qcow2(made: &Temporary<'_>, size: u64, worker: &Worker<'_>) -> Result<(), StorageError> {
@@ -70,7 +83,15 @@ fn empty_qcow2(made: &Temporary<'_>, size: u64, worker: &Worker<'_>) -> Result<(
 }
 
 /// A plain file with what is to be in it.
-fn fill(made: &Temporary<'_>, size: u64, blank: &Blank, worker: &Worker<'_>) -> Result<(), StorageError> {
+///
+/// # Errors
+/// It can't be made; what was made goes with `made`.
+pub(crate) fn fill(
+    made: &Temporary<'_>,
+    size: u64,
+    blank: &Blank,
+    worker: &Worker<'_>,
+) -> Result<(), StorageError> {
     made.create(0o666)?.set_len(size).during("grow", made.path())?;
     worker.at("file made");
     let mut tool = match blank {

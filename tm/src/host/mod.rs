@@ -21,28 +21,36 @@ use causeway_core::locks::Mode;
 mod call;
 mod context;
 mod copy;
+mod datastore;
 mod delete;
 mod error;
 mod give_back;
 mod home;
 mod image;
+mod live;
 mod lock;
 mod make;
 mod move_dir;
+mod probe;
 mod remove;
 mod resize;
 mod save;
 mod snapshot;
 mod tool;
 
-pub use call::{Blank, Call, CopyKind, Kept, Layout, SnapshotOrder};
+pub use call::{Blank, Call, CopyKind, CopyOf, Kept, Layout, LivePart, ProbeOrder, SnapshotOrder};
+pub use datastore::{
+    Checksum, DatastoreCall, Dirs, DiskSizes, Exported, Fetch, ImageOrder, Origin, Stored, VmSizes, receive,
+};
 pub use error::StorageError;
+pub(crate) use live::copy_path;
 
 pub(crate) use copy::{copy_data, next_data};
 pub(crate) use error::During;
 pub(crate) use home::{Datastore, Home, Temporary};
 pub(crate) use image::{ImageFile, Inside};
-pub(crate) use lock::hold;
+pub(crate) use lock::{hold, hold_named};
+pub(crate) use make::fill;
 pub(crate) use move_dir::{ORIGIN, make_relative, retire};
 pub(crate) use remove::remove;
 pub(crate) use tool::Tool;
@@ -50,6 +58,7 @@ pub(crate) use tool::Tool;
 use image::Reading;
 
 use crate::place::{Image, VmFile};
+use crate::rbd;
 use crate::store::{file, qcow2};
 
 /// What a worker works with.
@@ -110,6 +119,8 @@ pub fn perform(call: &Call, inputs: &[Vec<u8>], worker: &Worker<'_>) -> Result<S
             let size = Size { grown_mb: Some(*size_mb), sparse: *sparse };
             resize::resize(file, kept, *qcow2, size, worker)
         }
+        Call::ReadChain { file, kept } => return live::read(file, kept).map_err(Failure::from),
+        Call::Live { file, kept, part } => live::perform(file, kept, part, worker),
         Call::SaveDisk { file, kept, qcow2, snapshot, image } => {
             let disk = save::Disk { file, kept, qcow2: *qcow2, snapshot: *snapshot };
             save::save(&disk, image, worker)
@@ -120,6 +131,12 @@ pub fn perform(call: &Call, inputs: &[Vec<u8>], worker: &Worker<'_>) -> Result<S
         Call::DeleteFile { file } => delete::file(file, worker),
         Call::DeleteDir { dir, keep } => delete::dir(dir, keep.as_ref(), worker),
         Call::BuildContext { file, names } => context::build(file, names, inputs, worker),
+        Call::Rbd(call) => rbd::perform(call, worker),
+        Call::PoolUsage { cluster, pool, disks } => {
+            return rbd::usage(cluster, pool, *disks, worker).map_err(Failure::from);
+        }
+        Call::Probe { dir, order } => probe::probe(dir, *order, worker),
+        Call::Datastore(call) => return datastore::perform(call, worker).map_err(Failure::from),
         Call::Nothing { .. } => Ok(()),
         Call::CarryDir(carry) => {
             let text = format!("{} cannot be carried to {} without a session", carry.from, carry.to);

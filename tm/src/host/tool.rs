@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -23,6 +23,8 @@ pub(crate) struct Tool {
     program: Option<PathBuf>,
     path: PathBuf,
     args: Vec<std::ffi::OsString>,
+    /// A status besides 0 that is no failure.
+    allowed: Option<i32>,
 }
 
 impl Tool {
@@ -33,13 +35,25 @@ impl Tool {
             program: Some(program.into()),
             path: path.to_owned(),
             args: Vec::new(),
+            allowed: None,
         }
+    }
+
+    /// A call of a program by its path; `name` is what it is called in messages.
+    pub(crate) fn named(name: &str, program: &Path, path: &Path) -> Self {
+        Tool { program: Some(program.to_owned()), ..Tool::new(name, path) }
     }
 
     /// A call of that verb of `qemu-img`.
     pub(crate) fn qemu_img(verb: &str, path: &Path) -> Self {
         let args = vec![verb.into(), "-q".into()];
-        Tool { name: format!("qemu-img {verb}"), program: None, path: path.to_owned(), args }
+        Tool { name: format!("qemu-img {verb}"), program: None, path: path.to_owned(), args, allowed: None }
+    }
+
+    /// With a status besides 0 that is no failure.
+    pub(crate) fn allow(&mut self, status: i32) -> &mut Self {
+        self.allowed = Some(status);
+        self
     }
 
     /// With one more argument.
@@ -59,6 +73,45 @@ impl Tool {
     /// # Errors
     /// [`StorageError::Tool`] with its last words, [`StorageError::ToolDeadline`], or that it could not be started.
     pub(crate) fn run(&self, worker: &Worker<'_>) -> Result<(), StorageError> {
+        let (status, out, err) = self.start(worker, |pipe| drain(Some(pipe), OUTPUT_LIMIT))?;
+        self.judge(status, &[text(&out.unwrap_or_default()), err].concat(), 1)
+    }
+
+    /// Runs it until the worker's deadline, however it ends; of its standard output the first `limit` bytes are kept.
+    ///
+    /// # Errors
+    /// [`StorageError::ToolDeadline`], or that it could not be started.
+    pub(crate) fn output(&self, worker: &Worker<'_>, limit: u64) -> Result<Ended, StorageError> {
+        let (status, out, err) = self.start(worker, |pipe| drain(Some(pipe), limit))?;
+        let late = || StorageError::ToolDeadline { tool: self.name.clone(), path: self.path.clone() };
+        Ok(Ended { status: status.ok_or_else(late)?, out: out.unwrap_or_default(), err })
+    }
+
+    /// Runs it until the worker's deadline, with what it prints handed to `read`. Of what went wrong the reading comes
+    /// second: a tool that failed printed what it printed in vain.
+    ///
+    /// # Errors
+    /// As [`run`](Tool::run); what `read` says is returned as it is.
+    pub(crate) fn stream<T: Send>(
+        &self,
+        worker: &Worker<'_>,
+        read: impl FnOnce(ChildStdout) -> std::io::Result<T> + Send,
+    ) -> Result<std::io::Result<T>, StorageError> {
+        let (status, read, err) = self.start(worker, read)?;
+        match read {
+            // A full disk ends the reading, and that the tool.
+            Some(Err(e)) => Ok(Err(e)),
+            Some(Ok(value)) => self.judge(status, &err, 2).map(|()| Ok(value)),
+            None => self.judge(status, &err, 2).map(|()| Err(std::io::ErrorKind::BrokenPipe.into())),
+        }
+    }
+
+    /// Its status, none at the deadline; what was made of its output; its last words.
+    fn start<T: Send>(
+        &self,
+        worker: &Worker<'_>,
+        read: impl FnOnce(ChildStdout) -> T + Send,
+    ) -> Result<(Option<ExitStatus>, Option<T>, String), StorageError> {
         let program = self.program.as_deref().unwrap_or(worker.qemu_img);
         let mut command = Command::new(program);
         // In the worker's process group, so that what ends the worker ends it too.
@@ -69,27 +122,41 @@ impl Tool {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().during("start", program)?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let (status, said) = std::thread::scope(|scope| {
-            let out = scope.spawn(|| drain(stdout));
-            let err = scope.spawn(|| drain(stderr));
+        let (status, read, said) = std::thread::scope(|scope| {
+            let out = scope.spawn(|| stdout.map(read));
+            let err = scope.spawn(|| drain(stderr, OUTPUT_LIMIT));
             let status = wait(&mut child, worker.deadline);
-            let words = |thread: std::thread::ScopedJoinHandle<'_, String>| thread.join().unwrap_or_default();
-            (status, [words(out), words(err)].concat())
+            (status, out.join().ok().flatten(), text(&err.join().unwrap_or_default()))
         });
+        Ok((status.during("wait for", program)?, read, said))
+    }
+
+    /// Whether it ended well; otherwise its last words, so many lines of them, are the reason.
+    fn judge(&self, status: Option<ExitStatus>, said: &str, lines: usize) -> Result<(), StorageError> {
         let tool = || self.name.clone();
-        match status.during("wait for", program)? {
+        match status {
             None => Err(StorageError::ToolDeadline { tool: tool(), path: self.path.clone() }),
             Some(status) if status.success() => Ok(()),
+            Some(status) if status.code().is_some() && status.code() == self.allowed => Ok(()),
             Some(status) => {
-                let said = said.lines().map(str::trim).rfind(|line| !line.is_empty());
-                let said = said.map_or_else(
-                    || status.to_string(),
-                    |line| line.trim_start_matches("qemu-img: ").to_owned(),
-                );
+                let words = said.lines().map(str::trim).filter(|line| !line.is_empty());
+                let words = words.map(|line| line.trim_start_matches("qemu-img: ")).rev().take(lines);
+                let mut words: Vec<&str> = words.collect();
+                words.reverse();
+                let said = if words.is_empty() { status.to_string() } else { words.join("; ") };
                 Err(StorageError::Tool { tool: tool(), path: self.path.clone(), said })
             }
         }
     }
+}
+
+/// How a tool ended.
+pub(crate) struct Ended {
+    pub status: ExitStatus,
+    /// The first part of its standard output.
+    pub out: Vec<u8>,
+    /// The first part of what it complained.
+    pub err: String,
 }
 
 /// Waits for a child's end; at the deadline it is killed and there is no status.
@@ -116,14 +183,17 @@ fn wait(child: &mut Child, deadline: Instant) -> std::io::Result<Option<ExitStat
 }
 
 /// Reads a pipe to its end and keeps the first part: a full pipe would stop whoever writes to it.
-fn drain(pipe: Option<impl Read>) -> String {
-    let Some(mut pipe) = pipe else { return String::new() };
+fn drain(pipe: Option<impl Read>, limit: u64) -> Vec<u8> {
+    let Some(mut pipe) = pipe else { return Vec::new() };
     let mut kept = Vec::new();
-    let read = pipe.by_ref().take(OUTPUT_LIMIT).read_to_end(&mut kept);
-    if read.is_ok() {
+    if pipe.by_ref().take(limit).read_to_end(&mut kept).is_ok() {
         let _ = std::io::copy(&mut pipe, &mut std::io::sink());
     }
-    String::from_utf8_lossy(&kept).into_owned()
+    kept
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 #[cfg(test)]

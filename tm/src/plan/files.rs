@@ -3,11 +3,12 @@
 use causeway_core::names::HostName;
 use causeway_core::plan::{Place, Slot, Step};
 
+use super::live::Live;
 use super::{Transfer, one, step};
 use crate::carry::{Carry, End, Spot};
 use crate::error::TmError;
 use crate::facts::{DiskFacts, Facts, Format, VmFacts, lcm};
-use crate::host::{Blank, Call, CopyKind, Kept, Layout, SnapshotOrder};
+use crate::host::{Blank, Call, CopyKind, CopyOf, Kept, Layout, SnapshotOrder};
 use crate::place::{Image, VmDir, VmFile};
 use crate::request::{Request, Service, Source, Verb};
 use crate::settings::TmSettings;
@@ -21,7 +22,31 @@ pub(super) fn plan(
     settings: &TmSettings,
 ) -> Result<Transfer, TmError> {
     let planner = Planner { slot, service, facts, settings };
-    planner.step(request).map(one)
+    match planner.live(&request)? {
+        Some(steps) => Ok(Transfer { steps, inputs: Default::default() }),
+        None => planner.step(request).map(one),
+    }
+}
+
+/// Reads the chain of a disk of which a layer is to go while a guest has it open.
+pub(super) fn reading(
+    slot: &Slot,
+    service: Service,
+    request: Request,
+    facts: &Facts,
+    settings: &TmSettings,
+) -> Result<Option<Step>, TmError> {
+    let planner = Planner { slot, service, facts, settings };
+    match request {
+        Request::Snapshot { host, file, .. } if service.verb == Verb::SnapDelete => {
+            if !planner.runs(&file, lcm::DISK_SNAPSHOT_DELETE)? || !planner.is_qcow2(&file)? {
+                return Ok(None);
+            }
+            let call = Call::ReadChain { kept: planner.kept(&file)?, file };
+            step("read".to_owned(), host, &call, settings, false).map(Some)
+        }
+        _ => Ok(None),
+    }
 }
 
 struct Planner<'a> {
@@ -49,7 +74,9 @@ impl Planner<'_> {
                 return self.carry(from, to);
             }
             Request::MvDir { from: (_, from), to: (host, to) } => (host, "mv".to_owned(), move_dir(from, to)),
-            Request::DeleteFile { host, file } => (host, named(self.slot, &file), Call::DeleteFile { file }),
+            Request::DeleteFile { host, file, .. } => {
+                (host, named(self.slot, &file), Call::DeleteFile { file })
+            }
             Request::DeleteDir { host, dir } => {
                 (host, "delete".to_owned(), Call::DeleteDir { dir, keep: None })
             }
@@ -87,6 +114,46 @@ impl Planner<'_> {
         let call = Call::CarryDir(Carry { from: spot(from), to: spot(to), runs_at, manner, local: true });
         let step = step("mv".to_owned(), host.clone(), &call, self.settings, true)?;
         Ok(Step { place: Place::Delegated(host), ..step })
+    }
+
+    /// The steps of what is done to a disk that a running guest has open; none where nobody has.
+    fn live(&self, request: &Request) -> Result<Option<Vec<Step>>, TmError> {
+        match request {
+            Request::Cpds { host, file, image, snapshot: None, .. }
+                if self.runs(file, lcm::HOTPLUG_SAVEAS)? =>
+            {
+                let image = image.image(file)?;
+                self.guest(host, file)?.copy(CopyOf::Image(image)).map(Some)
+            }
+            Request::Snapshot { host, file, snapshot } => match self.service.verb {
+                Verb::SnapCreateLive => self.guest(host, file)?.snapshot(*snapshot).map(Some),
+                Verb::SnapDelete if self.runs(file, lcm::DISK_SNAPSHOT_DELETE)? && self.is_qcow2(file)? => {
+                    let chain = self.facts.chain.as_ref();
+                    let chain = chain.ok_or_else(|| self.facts_missing(file))?;
+                    self.guest(host, file)?.delete(*snapshot, chain).map(Some)
+                }
+                _ => Ok(None),
+            },
+            _ => Ok(None),
+        }
+    }
+
+    fn guest(&self, host: &HostName, file: &VmFile) -> Result<Live<'_>, TmError> {
+        let verb = self.slot.verb().split('.').next().unwrap_or_default();
+        let disk = (self.kept(file)?, self.is_qcow2(file)?);
+        Live::of(verb, self.vm(file)?, (host.clone(), file.clone()), disk, self.settings)
+    }
+
+    /// Whether oned asks for a running guest's disk: it says so by the state that the VM is in.
+    fn runs(&self, file: &VmFile, state: u32) -> Result<bool, TmError> {
+        Ok(self.vm(file)?.lcm_state()? == state)
+    }
+
+    fn facts_missing(&self, file: &VmFile) -> TmError {
+        TmError::Missing {
+            what: format!("the layers of {}", file.name()),
+            object: format!("VM {}", file.dir().vm()),
+        }
     }
 
     fn give(&self, image: &Source, file: VmFile, datastore: u32) -> Result<Call, TmError> {
@@ -142,24 +209,10 @@ impl Planner<'_> {
         } else {
             match &self.disk(&file)?.fs {
                 None => Blank::Empty,
-                Some(fs) => self.file_system(fs, &file)?,
+                Some(fs) => file_system(fs, &file, self.settings)?,
             }
         };
         Ok(Call::MakeImage { file, size_mb, qcow2, blank })
-    }
-
-    fn file_system(&self, kind: &str, file: &VmFile) -> Result<Blank, TmError> {
-        let supported = &self.settings.file_systems;
-        let options = supported.get(kind).cloned().ok_or_else(|| {
-            let names: Vec<&str> = supported.keys().map(String::as_str).collect();
-            TmError::Attribute {
-                attribute: format!("DISK {} FS", file.name().disk().unwrap_or_default()),
-                object: format!("VM {}", file.dir().vm()),
-                value: kind.to_owned(),
-                accepted: format!("one of SUPPORTED_FS: {}", names.join(", ")).into(),
-            }
-        })?;
-        Ok(Blank::FileSystem { kind: kind.to_owned(), options })
     }
 
     fn resize(&self, file: VmFile, size_mb: u64) -> Result<Call, TmError> {
@@ -221,8 +274,23 @@ impl Planner<'_> {
     }
 }
 
+/// A file system that a new disk is to have, if the admin's list has it.
+pub(super) fn file_system(kind: &str, file: &VmFile, settings: &TmSettings) -> Result<Blank, TmError> {
+    let supported = &settings.file_systems;
+    let options = supported.get(kind).cloned().ok_or_else(|| {
+        let names: Vec<&str> = supported.keys().map(String::as_str).collect();
+        TmError::Attribute {
+            attribute: format!("DISK {} FS", file.name().disk().unwrap_or_default()),
+            object: format!("VM {}", file.dir().vm()),
+            value: kind.to_owned(),
+            accepted: format!("one of SUPPORTED_FS: {}", names.join(", ")).into(),
+        }
+    })?;
+    Ok(Blank::FileSystem { kind: kind.to_owned(), options })
+}
+
 /// `clone:disk.0`.
-fn named(slot: &Slot, file: &VmFile) -> String {
+pub(super) fn named(slot: &Slot, file: &VmFile) -> String {
     let verb = slot.verb().split('.').next().unwrap_or_default();
     format!("{verb}:{}", file.name())
 }

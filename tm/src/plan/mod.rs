@@ -7,7 +7,10 @@
 mod chain;
 mod context;
 mod files;
+mod live;
 mod migrate;
+mod probe;
+mod rbd;
 
 use std::collections::BTreeMap;
 
@@ -71,6 +74,9 @@ pub fn built(slot: &Slot) -> bool {
 pub fn needs(slot: &Slot, argv: &[String]) -> Result<Needs, TmError> {
     let mut needs = Needs::default();
     let (service, request) = Request::read(slot, argv)?;
+    if service.store == Store::Rbd {
+        return Ok(rbd::needs(&request));
+    }
     match request {
         Request::Give { file, image_datastore, .. } => {
             needs.datastores.extend([image_datastore, file.dir().datastore().id()]);
@@ -98,6 +104,24 @@ pub fn needs(slot: &Slot, argv: &[String]) -> Result<Needs, TmError> {
     Ok(needs)
 }
 
+/// The step that must have been done, and its output taken in by [`Facts::take_reading`], before [`steps`] can plan that
+/// call; none where the facts are enough.
+///
+/// # Errors
+/// As for [`steps`].
+pub fn reading(
+    slot: &Slot,
+    argv: &[String],
+    facts: &Facts,
+    settings: &TmSettings,
+) -> Result<Option<Step>, TmError> {
+    let (service, request) = Request::read(slot, argv)?;
+    match service.store {
+        Store::Files => files::reading(slot, service, request, facts, settings),
+        Store::Rbd => Ok(None),
+    }
+}
+
 /// The steps of one call of a slot, with the arguments and the standard input that the contract gives it.
 ///
 /// # Errors
@@ -112,9 +136,13 @@ pub fn steps(
     let (service, request) = Request::read(slot, argv)?;
     match request {
         Request::Context { sources, host, file } => context::context(sources, host, file, settings),
-        Request::Migrate(migration) => migrate::migrate(slot, &migration, argv, stdin, facts, settings),
+        Request::Migrate(migration) => match service.store {
+            Store::Files => migrate::migrate(slot, &migration, argv, stdin, facts, settings),
+            Store::Rbd => rbd::migrate(slot, &migration, argv, stdin, facts, settings),
+        },
         request => match service.store {
             Store::Files => files::plan(slot, service, request, facts, settings),
+            Store::Rbd => rbd::plan(slot, service.verb, request, facts, settings),
         },
     }
 }

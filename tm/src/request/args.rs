@@ -116,7 +116,7 @@ impl Args<'_> {
             let form = "DATASTORES/DATASTORE ID/VM ID[/disk.NUMBER]";
             return Err(self.wrong(1, NameError::new("path to delete", path.as_str(), form)));
         }
-        Ok(Request::DeleteFile { host, file })
+        Ok(Request::DeleteFile { host, file, datastore })
     }
 
     /// `CONTEXT.SH [FILE...] HOST:FILE VM DATASTORE`.

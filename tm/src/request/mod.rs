@@ -9,6 +9,7 @@ use causeway_core::plan::Slot;
 
 use crate::error::TmError;
 use crate::place::{Image, VmDir, VmFile};
+use crate::rbd::Volume;
 use args::Args;
 pub(crate) use context::ContextSource;
 pub(crate) use verb::{Service, Store, Verb};
@@ -27,7 +28,7 @@ pub(crate) enum Request {
     /// `mv` of a VM's directory.
     MvDir { from: (HostName, VmDir), to: (HostName, VmDir) },
     /// `delete` of one disk.
-    DeleteFile { host: HostName, file: VmFile },
+    DeleteFile { host: HostName, file: VmFile, datastore: u32 },
     /// `delete` of a VM's directory.
     DeleteDir { host: HostName, dir: VmDir },
     /// `mkimage`, `mkswap`.
@@ -72,6 +73,14 @@ impl Source {
     pub(crate) fn image(&self, file: &VmFile) -> Result<Image, TmError> {
         let path: Result<DiskPath, _> = self.text.parse();
         path.and_then(|path| Image::beside(&path, file)).map_err(|source| self.wrong(source))
+    }
+
+    /// The image as a volume.
+    ///
+    /// # Errors
+    /// It is no name of one.
+    pub(crate) fn volume(&self) -> Result<Volume, TmError> {
+        self.text.parse().map_err(|source| self.wrong(source))
     }
 
     fn wrong(&self, source: NameError) -> TmError {

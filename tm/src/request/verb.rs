@@ -7,6 +7,8 @@ use causeway_core::plan::Slot;
 pub(crate) enum Store {
     /// `shared` and `qcow2`, which are one (contract TM 0).
     Files,
+    /// `ceph`.
+    Rbd,
 }
 
 /// What a slot is for.
@@ -70,6 +72,7 @@ impl Service {
     pub(crate) fn of(slot: &Slot) -> Option<Service> {
         let store = match slot.driver() {
             "shared" | "qcow2" if slot.family() == "tm" => Store::Files,
+            "ceph" if slot.family() == "tm" => Store::Rbd,
             _ => return None,
         };
         let (name, suffix) = slot.verb().split_once('.').unwrap_or((slot.verb(), ""));
@@ -84,7 +87,9 @@ impl Service {
 impl Store {
     /// Whether a verb works otherwise where the system datastore is not shared (contract TM 2, `.ssh`).
     fn has_local_form(self, verb: Verb) -> bool {
-        use Verb::{Clone, Cpds, Ln, Mv, Mvds, SnapCreate, SnapCreateLive, SnapDelete, SnapRevert};
+        use Verb::{
+            Clone, Cpds, Delete, Ln, Mv, Mvds, Resize, SnapCreate, SnapCreateLive, SnapDelete, SnapRevert,
+        };
         match self {
             Store::Files => {
                 matches!(
@@ -92,15 +97,17 @@ impl Store {
                     Clone | Ln | Mv | Mvds | Cpds | SnapCreate | SnapCreateLive | SnapDelete | SnapRevert
                 )
             }
+            // The others fall back to verbs that do nothing to a disk, or refuse one that is no volume.
+            Store::Rbd => matches!(verb, Clone | Ln | Mvds | Cpds | Delete | Resize),
         }
     }
 
     /// Whether it is built.
     fn builds(self, verb: Verb, local: bool) -> bool {
         match self {
-            // These three also work on a running guest's disks, which takes libvirt.
-            Store::Files if matches!(verb, Verb::Cpds | Verb::SnapCreateLive | Verb::SnapDelete) => false,
             Store::Files => !(local && matches!(verb, Verb::Ln | Verb::Mvds)),
+            // It takes libvirt to freeze the guest.
+            Store::Rbd => !local && verb != Verb::SnapCreateLive,
         }
     }
 }

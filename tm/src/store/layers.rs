@@ -13,10 +13,11 @@
 //! is refused with its name, before anything is changed.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::PathBuf;
 
 use super::header::Header;
+use crate::chain::{Beneath, Chain};
 use crate::host::Kept;
 use crate::host::{Datastore, During, Home, Inside, StorageError};
 use crate::place::{DatastoreDir, Image, TEMPORARY, VmFile, plain};
@@ -89,20 +90,38 @@ impl Layers {
         let active = active.ok_or_else(|| astray(format!("it leads to {link}, which is no layer of it")))?;
         let mut read =
             Layers { home, folder, prefix, layers: BTreeMap::new(), moved: BTreeMap::new(), active };
-        read.fill(file, kept)?;
+        read.fill(file.dir().datastore(), kept)?;
         if !read.layers.contains_key(&active) {
             return Err(astray(format!("it leads to {link}, which is not there")));
         }
         Ok(read)
     }
 
-    fn fill(&mut self, file: &VmFile, kept: &Kept) -> Result<(), StorageError> {
+    /// Reads the layers of a persistent image that no VM has; none if it has no layers. Its active layer is the newest
+    /// one, which the next VM will be given.
+    ///
+    /// # Errors
+    /// Something in its snapshot directory is no such chain.
+    pub(crate) fn of_image(image: &Image) -> Result<Option<Self>, StorageError> {
+        let datastore = Datastore::open(image.datastore())?;
+        let Some(folder) = datastore.folder(&image.name().snap())? else { return Ok(None) };
+        let newest = folder.names()?.iter().filter_map(|name| number(name)).max();
+        let Some(active) = newest else { return Ok(None) };
+        let prefix = format!("{}/", folder.path().display());
+        let (layers, moved) = (BTreeMap::new(), BTreeMap::new());
+        let mut read = Layers { home: datastore.into_folder(), folder, prefix, layers, moved, active };
+        read.fill(image.datastore(), &Kept::WithImage(image.clone()))?;
+        Ok(Some(read))
+    }
+
+    /// `beside` is a datastore beside which others lie.
+    fn fill(&mut self, beside: &DatastoreDir, kept: &Kept) -> Result<(), StorageError> {
         for name in self.folder.names()? {
             if name.starts_with(TEMPORARY) {
                 continue;
             }
             if let Some(number) = number(&name) {
-                let layer = self.layer(&name, file, kept)?;
+                let layer = self.layer(&name, beside, kept)?;
                 self.layers.insert(number, layer);
             } else if let Some(number) = name.strip_suffix(".current").and_then(number) {
                 let place = self.pointer(&name)?;
@@ -115,7 +134,7 @@ impl Layers {
         Ok(())
     }
 
-    fn layer(&self, name: &str, file: &VmFile, kept: &Kept) -> Result<Layer, StorageError> {
+    fn layer(&self, name: &str, beside: &DatastoreDir, kept: &Kept) -> Result<Layer, StorageError> {
         let path = self.folder.path().join(name);
         let opened = match self.folder.link(name) {
             Err(StorageError::NotALink { .. }) => self.folder.open(name)?,
@@ -144,7 +163,7 @@ impl Layers {
         let whole = format!("{}/", self.folder.path().display());
         let base = match number_after(&self.prefix, &backing).or_else(|| number_after(&whole, &backing)) {
             Some(number) => Base::Layer(number),
-            None => Base::File { qcow2: external(&path, &backing, file.dir().datastore())?, name: backing },
+            None => Base::File { qcow2: external(&path, &backing, beside)?, name: backing },
         };
         Ok(Layer { base, qcow2: true })
     }
@@ -182,8 +201,12 @@ impl Layers {
 
     /// The layer that holds snapshot `id`; none if there is none.
     pub(crate) fn of_snapshot(&self, id: u32) -> Option<u32> {
-        let place = self.moved.get(&id).copied().unwrap_or(id);
-        self.layers.contains_key(&place).then_some(place)
+        crate::chain::place(&self.moved, id).filter(|place| self.layers.contains_key(place))
+    }
+
+    /// Whether a layer is a link to the image itself.
+    pub(crate) fn is_the_image(&self, number: u32) -> bool {
+        matches!(self.folder.link(&number.to_string()), Ok(Some(_)))
     }
 
     /// Whether snapshot `id` is in another layer than that of its number.
@@ -194,6 +217,42 @@ impl Layers {
     /// A layer.
     pub(crate) fn get(&self, number: u32) -> Option<&Layer> {
         self.layers.get(&number)
+    }
+
+    /// The snapshots that are in a layer: that of its number, and those that were merged into it.
+    pub(crate) fn snapshots_in(&self, layer: u32) -> Vec<u32> {
+        let own = crate::chain::place(&self.moved, layer).filter(|place| *place == layer);
+        let moved = self.moved.iter().filter(|(_, place)| **place == layer).map(|(id, _)| *id);
+        own.into_iter().chain(moved).collect()
+    }
+
+    /// Leaves word that snapshot `id` is in layer `place` now.
+    ///
+    /// # Errors
+    /// The word can't be written.
+    pub(crate) fn leave_word(&self, id: u32, place: u32) -> Result<(), StorageError> {
+        let name = format!("{id}.current");
+        let made = self.folder.temporary(&name);
+        let mut file = made.create(0o666)?;
+        let text = format!("{}\n", self.path(place).display());
+        file.write_all(text.as_bytes()).during("write", made.path())?;
+        file.sync_all().during("write out", made.path())?;
+        made.publish(&name)
+    }
+
+    /// What was read, for a plan.
+    pub(crate) fn describe(&self) -> Chain {
+        let beneath = |layer: &Layer| match &layer.base {
+            Base::Nothing => Beneath::Nothing,
+            Base::Layer(number) => Beneath::Layer(*number),
+            Base::File { name, .. } => Beneath::File(name.clone()),
+        };
+        Chain {
+            directory: self.folder.path().display().to_string(),
+            active: self.active,
+            layers: self.layers.iter().map(|(number, layer)| (*number, beneath(layer))).collect(),
+            moved: self.moved.clone(),
+        }
     }
 
     /// The layers that stand on this one.
@@ -220,10 +279,15 @@ fn number(text: &str) -> Option<u32> {
     (number.to_string() == text).then_some(number)
 }
 
+/// The layer that a name is of. oned's paths have doubled slashes; and a relative name grows by the directory's link to
+/// itself whenever libvirt takes out the layer between.
 fn number_after(prefix: &str, text: &str) -> Option<u32> {
-    // oned's paths have doubled slashes.
     let text = text.replace("//", "/");
-    number(text.strip_prefix(prefix)?)
+    let mut rest = text.strip_prefix(prefix)?;
+    while let Some(shorter) = rest.strip_prefix(prefix) {
+        rest = shorter;
+    }
+    number(rest)
 }
 
 /// Opens an image that a layer is a link to.

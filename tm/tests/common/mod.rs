@@ -1,6 +1,9 @@
 //! A root of datastores in a temporary directory, calls on it, and a picture of what they leave.
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
+pub mod images;
+pub mod kill;
+
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -153,6 +156,15 @@ impl Datastores {
             "file": self.text("100/7/disk.0"), "kept": kept, "qcow2": qcow2, "snapshot": snapshot,
             "image": self.text(image)
         }})
+    }
+
+    /// A part of what is done while a guest has disk 0 open, which is the VM's own copy.
+    pub fn live(&self, part: Value) -> Value {
+        json!({"live": {"file": self.text("100/7/disk.0"), "kept": "beside", "part": part}})
+    }
+
+    pub fn done_live(&self, part: Value) {
+        self.perform(&self.live(part), &[]).unwrap();
     }
 
     pub fn give_back(&self) -> Value {

@@ -23,7 +23,7 @@ use crate::plan::{Input, InputName, OnFailure, Step, Work};
 pub use crate::protocol::Severity;
 
 /// Raised with every change of these types that an older peer could misread.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 /// The first frame of a resident. Of another schema's only the version and the schema need be there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -260,28 +260,31 @@ fn nvram(element: &Element<'_>) -> Option<Nvram> {
 }
 
 fn disk(element: &Element<'_>) -> Disk {
-    let source = element.child("source");
-    let of = |attribute: &str| source.and_then(|s| s.value(attribute)).map(str::to_owned);
-    let kind = element.value("type").unwrap_or("file");
     let driver = element.child("driver");
     let driver_value = |name: &str| driver.and_then(|d| d.value(name)).map(str::to_owned);
     Disk {
         device: element.value("device").unwrap_or("disk").to_owned(),
-        source: match (kind, of("file"), of("dev"), of("name")) {
-            ("file", Some(file), _, _) => Source::File(file),
-            ("block", _, Some(dev), _) => Source::Block(dev),
-            ("network", _, _, name) => Source::Network {
-                protocol: of("protocol").unwrap_or_default(),
-                name: name.unwrap_or_default(),
-            },
-            ("file" | "block", ..) => Source::Empty,
-            (other, ..) => Source::Other(other.to_owned()),
-        },
+        source: source(element),
         target: element.child("target").and_then(|t| t.value("dev")).unwrap_or_default().to_owned(),
         format: driver_value("type"),
         cache: driver_value("cache"),
         readonly: element.child("readonly").is_some(),
         shareable: element.child("shareable").is_some(),
+    }
+}
+
+/// The source of a disk, or of one layer of its chain, which has the same form.
+pub(super) fn source(element: &Element<'_>) -> Source {
+    let source = element.child("source");
+    let of = |attribute: &str| source.and_then(|s| s.value(attribute)).map(str::to_owned);
+    match (element.value("type").unwrap_or("file"), of("file"), of("dev"), of("name")) {
+        ("file", Some(file), _, _) => Source::File(file),
+        ("block", _, Some(dev), _) => Source::Block(dev),
+        ("network", _, _, name) => {
+            Source::Network { protocol: of("protocol").unwrap_or_default(), name: name.unwrap_or_default() }
+        }
+        ("file" | "block", ..) => Source::Empty,
+        (other, ..) => Source::Other(other.to_owned()),
     }
 }
 

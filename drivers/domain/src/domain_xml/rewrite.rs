@@ -45,6 +45,16 @@ fn file_source<'e, 'a>(disk: &'e Element<'a>) -> Option<&'e super::tree::Attribu
     disk.child("source").filter(|_| file_backed).and_then(|s| s.attribute("file"))
 }
 
+/// `text` as it fits between either kind of quotes of an attribute.
+///
+/// # Errors
+/// It has a control character, which XML cannot carry.
+pub fn escaped(text: &str) -> Result<String, XmlError> {
+    let mut output = String::with_capacity(text.len());
+    escape(text, &mut output)?;
+    Ok(output)
+}
+
 /// Writes `text` so that it fits between either kind of quotes.
 fn escape(text: &str, output: &mut String) -> Result<(), XmlError> {
     for c in text.chars() {

@@ -1,14 +1,19 @@
 //! A domain that a [`Fake`](super::Fake) holds.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use causeway_core::names::DeployId;
 
+use crate::disk::Chain;
 use crate::domain::Domain;
+use crate::domain_xml;
 use crate::error::{Cause, Code};
 use crate::host::MemoryStats;
 use crate::job::JobStats;
 use crate::snapshot::Snapshot;
+
+use super::disks::{Agent, Job, Pace};
 
 /// A domain and what a test can set on it.
 #[derive(Debug, Clone)]
@@ -24,6 +29,12 @@ pub(super) struct Guest {
     pub abort_wanted: bool,
     pub post_copy: bool,
     pub snapshots: Vec<Snapshot>,
+    pub chains: Vec<Chain>,
+    pub disk_jobs: BTreeMap<String, Job>,
+    pub pace: Pace,
+    pub copies: Vec<String>,
+    pub agent: Agent,
+    pub frozen: bool,
 }
 
 impl Guest {
@@ -41,6 +52,13 @@ impl Guest {
             abort_wanted: false,
             post_copy: false,
             snapshots: Vec::new(),
+            // What is wrong with the XML is found where it is asked for.
+            chains: domain_xml::chains(xml).unwrap_or_default(),
+            disk_jobs: BTreeMap::new(),
+            pace: Pace::default(),
+            copies: Vec::new(),
+            agent: Agent::default(),
+            frozen: false,
         }
     }
 

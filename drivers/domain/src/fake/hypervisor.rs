@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::guest::{Guest, absent};
 use super::{Fake, Inner};
+use crate::disk::{AgentAnswer, Chain, DiskJob, JobEnd, JobInfo, Overlay};
 use crate::domain::{Domain, PauseReason, State};
 use crate::domain_xml::{self, Metadata};
 use crate::error::{Cause, Code, DomainError, Operation};
@@ -23,7 +24,7 @@ const TICK: Duration = Duration::from_millis(2);
 
 impl Fake {
     /// A call that concerns one domain that must be there.
-    fn on_guest<T>(
+    pub(super) fn on_guest<T>(
         &self,
         operation: Operation,
         id: &DeployId,
@@ -356,5 +357,43 @@ impl Hypervisor for Fake {
             guest.check_active()?;
             Ok(guest.memory)
         })
+    }
+
+    fn disks(&self, id: &DeployId) -> Result<Vec<Chain>, DomainError> {
+        self.on_guest(Operation::Disks, id, "", |guest| Ok(guest.chains.clone()))
+    }
+
+    fn snapshot_disk(&self, id: &DeployId, overlay: &Overlay) -> Result<(), DomainError> {
+        let quiesce = if overlay.quiesce.is_some() { " quiesced" } else { "" };
+        let detail = format!("{} {}{quiesce}", overlay.disk, overlay.file);
+        self.on_guest(Operation::SnapshotDisk, id, detail, |guest| guest.snapshot_disk(overlay))
+    }
+
+    fn freeze(&self, id: &DeployId, wait: Duration) -> Result<AgentAnswer, DomainError> {
+        self.on_guest(Operation::Freeze, id, format!("{wait:?}"), |guest| guest.ask_agent(true))
+    }
+
+    fn thaw(&self, id: &DeployId, wait: Duration) -> Result<AgentAnswer, DomainError> {
+        self.on_guest(Operation::Thaw, id, format!("{wait:?}"), |guest| guest.ask_agent(false))
+    }
+
+    fn start_disk_job(
+        &self,
+        id: &DeployId,
+        disk: &str,
+        job: &DiskJob,
+        bandwidth: u64,
+    ) -> Result<(), DomainError> {
+        let detail = format!("{disk} {job:?} {bandwidth}");
+        self.on_guest(Operation::StartDiskJob, id, detail, |guest| guest.start_job(disk, job, bandwidth))
+    }
+
+    fn disk_job(&self, id: &DeployId, disk: &str) -> Result<Option<JobInfo>, DomainError> {
+        self.on_guest(Operation::DiskJob, id, disk, |guest| guest.look_at_job(disk))
+    }
+
+    fn end_disk_job(&self, id: &DeployId, disk: &str, end: JobEnd) -> Result<(), DomainError> {
+        let detail = format!("{disk} {end:?}");
+        self.on_guest(Operation::EndDiskJob, id, detail, |guest| guest.end_job(disk, end))
     }
 }

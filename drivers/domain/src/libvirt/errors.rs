@@ -31,7 +31,8 @@ fn code(number: ErrorNumber, layer: ErrorDomain) -> Code {
         N::NoSupport | N::ConfigUnsupported | N::ArgumentUnsupported => Code::Unsupported,
         N::OperationUnsupported | N::CpuIncompatible => Code::Unsupported,
         N::NoDomainMetadata => Code::NoMetadata,
-        N::AgentUnresponsive | N::AgentUnsynced | N::AgentCommandFailed => Code::Agent,
+        // An agent that answers with an error is there.
+        N::AgentUnresponsive | N::AgentUnsynced => Code::Agent,
         N::AgentCommandTimeout | N::OperationTimeout => Code::Timeout,
         N::OperationAborted => Code::Aborted,
         N::MigrateUnsafe => Code::Unsafe,

@@ -9,6 +9,7 @@ use virt::domain_snapshot::DomainSnapshot;
 use virt::sys;
 
 use super::{Libvirt, c_string, describe, stats};
+use crate::disk::{AgentAnswer, Chain, DiskJob, JobEnd, JobInfo, Overlay};
 use crate::domain::Domain;
 use crate::domain_xml::{self, METADATA_NAMESPACE, Metadata};
 use crate::error::{Cause, Code, DomainError, Operation};
@@ -200,6 +201,40 @@ impl Hypervisor for Libvirt {
 
     fn memory(&self, id: &DeployId) -> Result<MemoryStats, DomainError> {
         self.read_domain(Operation::Memory, id, describe::memory)
+    }
+
+    fn disks(&self, id: &DeployId) -> Result<Vec<Chain>, DomainError> {
+        self.read_chains(id)
+    }
+
+    fn snapshot_disk(&self, id: &DeployId, overlay: &Overlay) -> Result<(), DomainError> {
+        self.put_overlay(id, overlay)
+    }
+
+    fn freeze(&self, id: &DeployId, wait: Duration) -> Result<AgentAnswer, DomainError> {
+        self.ask_agent(Operation::Freeze, id, wait, ffi::freeze)
+    }
+
+    fn thaw(&self, id: &DeployId, wait: Duration) -> Result<AgentAnswer, DomainError> {
+        self.ask_agent(Operation::Thaw, id, wait, ffi::thaw)
+    }
+
+    fn start_disk_job(
+        &self,
+        id: &DeployId,
+        disk: &str,
+        job: &DiskJob,
+        bandwidth: u64,
+    ) -> Result<(), DomainError> {
+        self.start_job(id, disk, job, bandwidth)
+    }
+
+    fn disk_job(&self, id: &DeployId, disk: &str) -> Result<Option<JobInfo>, DomainError> {
+        self.read_job(id, disk)
+    }
+
+    fn end_disk_job(&self, id: &DeployId, disk: &str, end: JobEnd) -> Result<(), DomainError> {
+        self.end_job(id, disk, end)
     }
 }
 

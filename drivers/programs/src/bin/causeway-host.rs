@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use causeway_core::answer::one_line;
+use causeway_core::names::DeployId;
 use causeway_core::reach::wire::LEASE;
-use causeway_programs::host::{Options, files, resident, slot::SlotRun, work};
-use causeway_programs::start;
-use causeway_programs::storage;
+use causeway_programs::host::{Options, files, guard, resident, slot::SlotRun, work};
+use causeway_programs::{start, storage};
 use causeway_tm::carry::End;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -51,12 +51,29 @@ enum Command {
         #[arg(long, env = "CAUSEWAY_STATE", default_value = "/var/lib/causeway")]
         state: PathBuf,
     },
+    /// Makes an image of what comes on standard input. Started over ssh by causeway-tm.
+    #[command(hide = true)]
+    Receive {
+        /// Our state on this host, the unprivileged user's part.
+        #[arg(long, env = "CAUSEWAY_STATE", default_value = "/var/lib/causeway")]
+        state: PathBuf,
+    },
     /// Answers file requests on the standard streams. Started by the other two.
     #[command(hide = true)]
     Worker {
         /// Our state on this host.
         #[arg(long)]
         state: PathBuf,
+    },
+    /// Lets a guest run again that was brought to rest, when whoever started this says so no more. Started by the
+    /// resident.
+    #[command(hide = true)]
+    Guard {
+        /// libvirt on this host.
+        #[arg(long)]
+        uri: String,
+        /// The guest.
+        id: DeployId,
     },
 }
 
@@ -138,6 +155,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                 return Ok(ExitCode::from(failure.kind.exit_code()));
             }
         }
+        Command::Receive { state } => storage::receive(&state)?,
+        Command::Guard { uri, id } => guard::serve(&uri, &id)?,
         Command::Resident { place, delegated } => {
             start::run_local(resident::serve(place.options(delegated)))??;
         }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
+use causeway_core::answer::{Failure, Kind};
 use causeway_core::engine::Patience;
 use causeway_core::journal::{Journal, Unfinished};
 use causeway_core::plan::Slot;
@@ -15,8 +16,8 @@ use causeway_core::reach::slots::{Standing, standing};
 use causeway_core::settings::{
     Carry, Causeway, OneConfig, SettingsError, ShellRc, Transport, VmmExecrc, read_file,
 };
-use causeway_tm::TmSettings;
 use causeway_tm::carry::Manner;
+use causeway_tm::{CephSettings, TmSettings};
 use causeway_vmm::plan::{Deadlines, Drive, Settings};
 
 use super::front::Front;
@@ -169,6 +170,7 @@ pub struct Config<O: Options = DriverOptions> {
     /// Where the log goes: a file where `ONE_MAD_DEBUG` asks for one, for nobody reads our standard error.
     pub log_file: Option<PathBuf>,
     var: PathBuf,
+    etc: PathBuf,
     causeway: Causeway,
     one: OneConfig,
     rc: O::Rc,
@@ -211,7 +213,9 @@ impl<O: Options> Config<O> {
         let ours = directories.etc.join("causeway.toml");
         let causeway = Causeway::parse(&ours.display().to_string(), &text(&ours)?)?;
         let config = directories.var.join("config");
+        let kvmrc = directories.rc(&directories.var.join("remotes/etc/vmm/kvm/kvmrc"))?;
         let datastore_conf = directories.rc(&directories.var.join("remotes/etc/datastore/datastore.conf"))?;
+        let ceph_conf = directories.rc(&directories.var.join("remotes/etc/datastore/ceph/ceph.conf"))?;
         let debug = std::env::var_os("ONE_MAD_DEBUG").is_some_and(|value| !value.is_empty());
         Ok(Config {
             transport: causeway.migration.transport,
@@ -220,8 +224,12 @@ impl<O: Options> Config<O> {
             one: OneConfig::parse(&config.display().to_string(), &text(&config)?)?,
             rc: O::rc(&directories.rc(&directories.etc.join(O::RC))?)?,
             surroundings: Rc::new(surroundings::<O>(directories)?),
-            transfer: TmSettings::read(&tmrc, &datastore_conf)?,
+            transfer: TmSettings {
+                ceph: CephSettings::read(&ceph_conf)?,
+                ..TmSettings::read(&tmrc, &datastore_conf, &kvmrc)?
+            },
             var: directories.var.clone(),
+            etc: directories.etc.clone(),
             options,
             causeway,
         })
@@ -295,6 +303,36 @@ impl<O: Options> Config<O> {
             carry: manner(&self.causeway),
             ..self.transfer.clone()
         }
+    }
+
+    /// The ssh client with its options, for a session of its own.
+    pub fn ssh_client(&self) -> Vec<String> {
+        let client = self.causeway.ssh.display().to_string();
+        Ssh::kept(&client, "", self.causeway.deadlines.connect.duration()).client
+    }
+
+    /// What a remote shell runs to make an image of what is sent to it.
+    pub fn receiver(&self) -> String {
+        let program = quoted(&self.causeway.libexec_dir.join("causeway-host").display().to_string());
+        let command = format!("exec {program} receive");
+        match self.options.shell() {
+            "bash" => command,
+            shell => format!("{} -c {}", quoted(shell), quoted(&command)),
+        }
+    }
+
+    /// oned's own directories and our home, of which no user may name a file (contract TM 3.2).
+    pub fn restricted_directories(&self) -> Vec<PathBuf> {
+        let home = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
+        [self.var.clone(), self.etc.clone()].into_iter().chain(home).collect()
+    }
+
+    /// `monitord.conf`.
+    ///
+    /// # Errors
+    /// It can't be read.
+    pub fn monitord_conf(&self) -> Result<String, Failure> {
+        text(&self.etc.join("monitord.conf")).map_err(|e| Failure::from_chain(Kind::HostState, &e))
     }
 
     /// How long a transfer manager's script of somebody else's may take: it may copy an image.

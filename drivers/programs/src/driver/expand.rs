@@ -8,12 +8,15 @@ use std::time::Duration;
 
 use causeway_core::answer::{Failure, Kind};
 use causeway_core::document::VmDocument;
-use causeway_core::names::VmId;
+use causeway_core::engine::Reach;
+use causeway_core::names::{RequestId, VmId};
 use causeway_core::plan::{InputName, Place, Slot, Step, Work};
 use causeway_core::reach::slots::{Standing, standing, standing_with_fallback};
+use causeway_core::reach::wire::{Exchange, FromResident, WireStep};
 use causeway_tm::facts::{DatastoreFacts, Lookup, Needs, VmFacts};
 
 use super::oned::Oned;
+use super::places::Places;
 
 /// Who does a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,6 +98,28 @@ pub fn foreign(
 ) -> Step {
     let argv = argv.iter().map(|word| word.as_str().into()).collect();
     Step::new(name, Place::FrontEnd, Work::Slot { slot, argv, input }, deadline)
+}
+
+/// Performs the one step that a plan must have the output of before it can be made; it changes nothing.
+///
+/// # Errors
+/// What the step failed of, or that its host can't be reached.
+pub async fn read(places: &Places, request: RequestId, vm: VmId, step: Step) -> Result<String, Failure> {
+    let exchange = Exchange {
+        request,
+        action: "read".to_owned(),
+        vm,
+        steps: vec![WireStep::from(&step)],
+        inputs: BTreeMap::new(),
+        outputs: BTreeMap::new(),
+    };
+    let mut events = places.start(&step.place, exchange).await?;
+    while let Some(event) = events.receiver.recv().await {
+        if let FromResident::Ended { end, .. } = event {
+            return end.result.map(|done| done.output);
+        }
+    }
+    Err(Failure::new(Kind::Unreachable, format!("{}: the answer from {} is lost", step.name, step.place)))
 }
 
 /// What was looked up, or why it could not be. A look-up that failed stays a failure.
@@ -207,7 +232,9 @@ mod tests {
         assert_eq!(of("tm/qcow2/delete.ssh"), foreign("tm/qcow2/delete"));
         // A wrapper in a slot that this version does not fill, and an empty slot of another driver.
         assert_eq!(of("tm/qcow2/restore"), Doer::Nobody);
-        assert_eq!(of("tm/ceph/clone"), Doer::Nobody);
+        assert_eq!(of("tm/lvm/clone"), Doer::Nobody);
+        assert_eq!(of("tm/ceph/clone"), ours("tm/ceph/clone"));
+        assert_eq!(of("tm/ceph/snap_create_live"), Doer::Nobody);
         // Not by falling back to `ln`, which would leave the VM hanging on a shared image.
         assert_eq!(of("tm/qcow2/ln.ssh"), Doer::Nobody);
     }

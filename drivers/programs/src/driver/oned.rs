@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use causeway_core::answer::{Failure, Kind};
 use causeway_core::names::VmId;
+use causeway_tm::datastore::Hosts;
 use xmlrpc::{Request, Transport, Value};
 
 /// Longest wait for an answer.
@@ -54,18 +55,36 @@ impl Oned {
         self.info("one.datastore.info", id).await
     }
 
+    /// All hosts that oned has, with their states.
+    ///
+    /// # Errors
+    /// As [`vm`](Oned::vm).
+    pub async fn hosts(&self) -> Result<Hosts, Failure> {
+        let method = "one.hostpool.info";
+        let document = self.ask(method, |request, session| request.arg(session)).await;
+        document.and_then(|document| Hosts::parse(document.as_bytes())).map_err(|f| f.context(method))
+    }
+
     async fn info(&self, method: &str, id: u32) -> Result<String, Failure> {
-        let context = |f: Failure| f.context(format!("{method} {id}"));
-        let session = self.session.as_deref();
-        let session = session.ok_or_else(|| context(unreachable("no ONE_AUTH file can be read")))?;
         let number = i32::try_from(id).map_err(|e| Failure::new(Kind::Input, e))?;
-        let request = Request::new(method).arg(session).arg(number).arg(false);
+        let document = self.ask(method, |request, session| request.arg(session).arg(number).arg(false)).await;
+        document.map_err(|f| f.context(format!("{method} {id}")))
+    }
+
+    async fn ask<'a>(
+        &'a self,
+        method: &'a str,
+        arguments: impl FnOnce(Request<'a>, &'a str) -> Request<'a>,
+    ) -> Result<String, Failure> {
+        let session = self.session.as_deref();
+        let session = session.ok_or_else(|| unreachable("no ONE_AUTH file can be read"))?;
+        let request = arguments(Request::new(method), session);
         let mut body = Vec::new();
         request.write_as_xml(&mut body).map_err(|e| Failure::new(Kind::Bug, e))?;
         let answer = tokio::time::timeout(DEADLINE, self.post(body)).await;
-        let answer = answer.unwrap_or_else(|_| Err(unreachable("no answer in time"))).map_err(context)?;
-        let value = request.call(Canned(answer)).map_err(|e| context(Failure::new(Kind::Refused, e)))?;
-        document(&value).map_err(context)
+        let answer = answer.unwrap_or_else(|_| Err(unreachable("no answer in time")))?;
+        let value = request.call(Canned(answer)).map_err(|e| Failure::new(Kind::Refused, e))?;
+        document(&value)
     }
 
     async fn post(&self, body: Vec<u8>) -> Result<Vec<u8>, Failure> {

@@ -118,6 +118,13 @@ impl Ids {
     }
 }
 
+impl<F: Family> Driver<F> {
+    /// An id for what is asked of a host beside the requests of oned.
+    pub fn new_id(&self) -> RequestId {
+        self.ids.next()
+    }
+}
+
 /// Serves oned until it says FINALIZE or closes the pipe.
 ///
 /// # Errors

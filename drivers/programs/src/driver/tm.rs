@@ -9,6 +9,7 @@
 //!    └─ all lines are looked at before any is run          └─> nobody:  FAILURE, nothing was run
 //! ```
 
+mod datastore;
 mod look;
 pub mod slot;
 mod waits;

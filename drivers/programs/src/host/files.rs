@@ -38,6 +38,11 @@ pub enum Request {
     Transfer(Transfer),
     /// A file operation of a VMM verb.
     Guest(FileCall),
+    /// Says where a path leads, through all links.
+    Resolve {
+        /// The path.
+        path: String,
+    },
 }
 
 /// What it answers.
@@ -85,6 +90,13 @@ fn perform(request: Request, state: &Path, log: &dyn Fn(Severity, &str)) -> Resu
         }
         Request::Transfer(transfer) => transfer.perform(state, log).map(Reply::Done),
         Request::Guest(call) => guest(call).map(Reply::Guest),
+        Request::Resolve { path } => {
+            let found = fs::canonicalize(&path).map_err(|e| refused("resolve", &path, e))?;
+            let found = found.into_os_string().into_string();
+            let found =
+                found.map_err(|_| Failure::new(Kind::HostState, format!("resolve {path}: no text")))?;
+            Ok(Reply::Done(found))
+        }
     }
 }
 

@@ -109,6 +109,8 @@ pub async fn serve(options: Options) -> anyhow::Result<()> {
         writer.abort();
         hang_up()?;
     }
+    // Whoever wanted a guest at rest has gone.
+    place.rests.end();
     farewell(&running).await;
     drop(out);
     let _ = tokio::time::timeout(Duration::from_secs(1), writer).await;

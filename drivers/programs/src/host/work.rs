@@ -19,6 +19,7 @@ use causeway_domain::{DomainError, Hypervisor, Libvirt};
 use tokio::sync::watch;
 
 use super::Options;
+use super::disks::DiskCall;
 use super::files::{self, Pooled, Reply, Request};
 use super::machine::Machine;
 use super::resident::Out;
@@ -35,11 +36,12 @@ pub struct Place {
     pub(super) breakpoints: super::breakpoint::Breakpoints,
     remotes: PathBuf,
     uri: String,
-    workers: Arc<Workers>,
+    pub(super) workers: Arc<Workers>,
     network: Arc<super::network::Network>,
     settings: causeway_vmm::host::Settings,
     libvirt: Arc<Mutex<Option<Arc<Libvirt>>>>,
     root: Vec<String>,
+    pub(super) rests: Arc<super::guard::Rests>,
 }
 
 impl Place {
@@ -53,9 +55,10 @@ impl Place {
             turns: super::turn::Turns::new(&options.state),
             breakpoints: super::breakpoint::Breakpoints::new(options.breakpoints.clone()),
             remotes: options.remotes.clone(),
-            uri,
             workers: Arc::new(files::pool(WORKERS, &options.state)?),
             network: Arc::new(super::network::Network::new(options)),
+            rests: Arc::new(super::guard::Rests::new(&uri)?),
+            uri,
             settings,
             libvirt: Arc::default(),
             root: options.root.clone(),
@@ -86,7 +89,7 @@ impl Place {
     pub fn stops_itself(&self, work: &Work) -> bool {
         match work {
             Work::Slot { slot, .. } => slot.family() == "vmm" && self.owner(work) == Owner::Ours,
-            Work::Settle { .. } => true,
+            Work::Settle { .. } | Work::GuestDisk { .. } => true,
             _ => false,
         }
     }
@@ -133,6 +136,16 @@ impl Place {
                 file(Request::Transfer(Transfer::new(call.clone(), inputs, step.deadline(), away))).await
             }
             Work::Settle { id, order } => self.settle(id.clone(), *order, turn.clone()).await,
+            Work::GuestDisk { id, order } => {
+                let call = DiskCall {
+                    request: &exchange.request,
+                    id,
+                    order,
+                    deadline: step.deadline(),
+                    turn: turn.clone(),
+                };
+                self.guest_disk(call, cancelled, out).await
+            }
         }
     }
 
@@ -226,7 +239,7 @@ impl Place {
     }
 
     /// Gives the one libvirt client, made when it is first asked for. It mends its own connections after that.
-    fn connector(&self) -> impl Fn() -> Result<Arc<dyn Hypervisor>, DomainError> + Send + use<> {
+    pub(super) fn connector(&self) -> impl Fn() -> Result<Arc<dyn Hypervisor>, DomainError> + Send + use<> {
         let (uri, client) = (self.uri.clone(), Arc::clone(&self.libvirt));
         move || {
             let mut client = client.lock().unwrap_or_else(PoisonError::into_inner);
@@ -251,7 +264,7 @@ pub(super) struct Surroundings<'a> {
 }
 
 /// Tells a thread to stop when nobody waits for it any more.
-struct Told(Arc<AtomicBool>);
+pub(super) struct Told(pub(super) Arc<AtomicBool>);
 
 impl Drop for Told {
     fn drop(&mut self) {

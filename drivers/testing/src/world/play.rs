@@ -6,7 +6,7 @@ use causeway_core::answer::{Failure, Kind};
 use causeway_core::engine::{Events, Reach};
 use causeway_core::names::{DeployId, HostName, RequestId};
 use causeway_core::outcome::Sighting;
-use causeway_core::plan::{Arg, OnFailure, Place, Work};
+use causeway_core::plan::{Arg, DiskOrder, OnFailure, Place, Work};
 use causeway_core::reach::wire::{Done, Exchange, FromResident, Owner, StepEnd, WireStep};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
@@ -258,7 +258,15 @@ impl Run {
     }
 
     fn take(&self, step: &WireStep) -> Result<Done, Failure> {
-        self.world.lock().take(&self.place, step)
+        let done = self.world.lock().take(&self.place, step)?;
+        if let Work::GuestDisk { order: DiskOrder::Freeze { seconds, .. }, .. } = &step.work {
+            let (world, place, rest) = (self.world.clone(), self.place.clone(), *seconds);
+            tokio::spawn(async move {
+                sleep(Duration::from_secs(rest.into())).await;
+                world.lock().guard_acts(&place);
+            });
+        }
+        Ok(done)
     }
 
     fn depart(&self, step: &WireStep) {
@@ -314,7 +322,11 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        self.world.lock().open.retain(|open| !open.word.is_closed());
+        let mut state = self.world.lock();
+        state.open.retain(|open| !open.word.is_closed());
+        if self.sender.is_none() {
+            state.guard_acts(&self.place);
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use causeway_core::answer::{Failure, Kind};
 use causeway_core::names::{DeployId, HostName, RequestId};
 use causeway_core::outcome::Sighting;
-use causeway_core::plan::{Arg, Order, Place, Slot, Work};
+use causeway_core::plan::{Arg, DiskOrder, Order, Place, Slot, Work};
 use causeway_core::reach::wire::{Done, Effect, WireStep};
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
@@ -106,6 +106,9 @@ pub(super) fn network(driver: &str) -> String {
 /// What is put aside of a guest that is to leave.
 pub(crate) const ASIDE: &str = "snapshots put aside";
 
+/// What a guest is remembered as that was brought to rest.
+pub(crate) const AT_REST: &str = "guest at rest";
+
 /// Whether the guest's processors may run there.
 fn lives(sighting: &Sighting) -> bool {
     matches!(sighting, Sighting::Running | Sighting::Migrating | Sighting::Paused)
@@ -202,6 +205,7 @@ impl State {
             Work::WriteFile { path, .. } => Ok(self.make(place, format!("file {path}"))),
             Work::Transfer { call, .. } => Ok(self.make(place, format!("file of {call}"))),
             Work::Settle { order, .. } => self.settle(place, *order),
+            Work::GuestDisk { order, .. } => self.guest_disk(place, order),
         };
         if let Ok(done) = &result {
             let event = Event::Took { place: place.clone(), step: step.name.clone(), effect: done.effect };
@@ -213,6 +217,33 @@ impl State {
     fn make(&mut self, place: &Place, what: String) -> Done {
         let new = self.made.insert((place.clone(), what));
         Done { output: String::new(), effect: if new { Effect::Made } else { Effect::Already } }
+    }
+
+    /// Disks are worked on where the guest is, and nowhere else.
+    fn guest_disk(&mut self, place: &Place, order: &DiskOrder) -> Result<Done, Failure> {
+        if !place.host().is_some_and(|host| lives(&self.at(host))) {
+            return Err(refused(format!("the guest is not on {place}")));
+        }
+        match order {
+            DiskOrder::Freeze { .. } => Ok(self.make(place, AT_REST.to_owned())),
+            DiskOrder::Thaw { .. } => match self.made.remove(&(place.clone(), AT_REST.to_owned())) {
+                true => Ok(Done::quiet()),
+                false => Err(refused("the guest was not at rest any more".to_owned())),
+            },
+            // It leaves nothing that would tell that it is done.
+            DiskOrder::Copy { .. } => Ok(Done::quiet()),
+            order => Ok(self.make(place, format!("file of {order}"))),
+        }
+    }
+
+    /// A guard lets the guest go: its time is over, or the session of its resident is.
+    pub fn guard_acts(&mut self, place: &Place) {
+        self.made.remove(&(place.clone(), AT_REST.to_owned()));
+    }
+
+    /// All of them do: the driver is gone.
+    pub fn guards_act(&mut self) {
+        self.made.retain(|(_, what)| what != AT_REST);
     }
 
     fn take_slot(&mut self, place: &Place, slot: &Slot, argv: &[Arg]) -> Result<Done, Failure> {

@@ -1,16 +1,13 @@
 //! The driver process on the lab's front-end, from oned's side: started as oned starts it, killed and started again, and
 //! able to ask oned back.
 
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::Duration;
 
-use nix::sched::{CloneFlags, setns};
-
+use super::far::Far;
 use super::{FRONT_END, LIBEXEC, Lab, LabError, breakpoints, quoted};
-use crate::oned::{Api, Nest, Oned, Reply};
+use crate::oned::{Nest, Oned, Reply};
 use crate::request::Request;
 
 /// The `qemu` entry of oned's configuration as it is shipped.
@@ -38,7 +35,7 @@ impl<'a> Driver<'a> {
     pub fn start(lab: &'a Lab) -> Result<Driver<'a>, LabError> {
         lab.write(FRONT_END, "/var/lib/one/.one/one_auth", "oneadmin:secret\n")?;
         let api = Far::start(&lab.network_namespace(FRONT_END))?;
-        let nest = nest(lab, &api.endpoint)?;
+        let nest = nest(lab, api.endpoint())?;
         let oned = begin(&nest)?;
         Ok(Driver { lab, nest, oned: Some(oned), api })
     }
@@ -110,10 +107,8 @@ impl<'a> Driver<'a> {
         }
         let part = |name: &str| request.document.find(name).map(|element| element.render());
         let datastore = request.text("DATASTORE/ID").parse().unwrap_or_default();
-        if let Some(api) = &self.api.api {
-            api.know_vm(request.vm, &part("VM").unwrap_or_default());
-            api.know_datastore(datastore, &part("DATASTORE").unwrap_or_default());
-        }
+        self.api.know_vm(request.vm, &part("VM").unwrap_or_default());
+        self.api.know_datastore(datastore, &part("DATASTORE").unwrap_or_default());
         let mut oned = begin(&self.nest)?;
         if !heard {
             oned.owe(&request.action, request.vm);
@@ -182,37 +177,4 @@ fn nest(lab: &Lab, endpoint: &str) -> Result<Nest, LabError> {
     fs::write(&script, format!("#!/bin/sh\nexec {} \"$@\"\n", quoted.join(" "))).map_err(failed())?;
     fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).map_err(failed())?;
     Ok(Nest::new(&script, ARGUMENTS, lab.directory()))
-}
-
-/// oned's XML-RPC interface in a network namespace.
-struct Far {
-    /// Taken only by the drop.
-    api: Option<Api>,
-    endpoint: String,
-    namespace: PathBuf,
-}
-
-impl Far {
-    fn start(namespace: &Path) -> Result<Far, LabError> {
-        let api = within(namespace, Api::start)??;
-        Ok(Far { endpoint: api.endpoint(), api: Some(api), namespace: namespace.to_owned() })
-    }
-}
-
-impl Drop for Far {
-    fn drop(&mut self) {
-        let api = self.api.take();
-        // It knocks at its own door to end, and only in there does that lead to it.
-        let _ = within(&self.namespace, move || drop(api));
-    }
-}
-
-/// Does something on a thread in that network namespace. Sockets and threads that are made there stay there.
-fn within<T: Send>(namespace: &Path, what: impl FnOnce() -> T + Send) -> Result<T, LabError> {
-    let entered = || -> std::io::Result<()> { Ok(setns(File::open(namespace)?, CloneFlags::CLONE_NEWNET)?) };
-    let done = thread::scope(|scope| {
-        let thread = scope.spawn(|| entered().map(|()| what()));
-        thread.join().unwrap_or_else(|_| Err(std::io::Error::other("its thread panicked")))
-    });
-    done.map_err(LabError::io(format!("enter {}", namespace.display())))
 }

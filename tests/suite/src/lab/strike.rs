@@ -1,10 +1,10 @@
 //! Breaks what a point says, and mends it again as a service manager or a person at the switch would.
 
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::points::Fault;
-use super::{Lab, LabError, truth};
+use super::{FRONT_END, HOSTS, Lab, LabError, truth};
 use crate::request::Guest;
 
 /// How long what is mended by others stays broken.
@@ -39,6 +39,24 @@ pub fn strike(lab: &Lab, guest: &Guest, fault: &Fault) -> Result<bool, LabError>
         }
         Fault::Link(place) => lab.plug(place, false).map(|()| true),
     }
+}
+
+/// Waits until the front-end can open a session to each host again.
+///
+/// # Errors
+/// It can't within a minute.
+pub fn until_reached(lab: &Lab) -> Result<(), LabError> {
+    for host in HOSTS {
+        let start = Instant::now();
+        let words = ["one", FRONT_END, "timeout", "10", "ssh", "-o", "BatchMode=yes", host, "true"];
+        while let Err(error) = lab.run(&words) {
+            if start.elapsed() > Duration::from_secs(60) {
+                return Err(error);
+            }
+            sleep(Duration::from_millis(200));
+        }
+    }
+    Ok(())
 }
 
 /// Waits until libvirt has seen that a guest's process has gone: it says for a moment that it runs.

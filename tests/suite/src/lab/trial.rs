@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::breakpoints::Breakpoint;
 use super::driver::Driver;
 use super::points::{Fault, Moment, Point, of_plan};
-use super::strike::{Outage, mend, strike};
+use super::strike::{Outage, mend, strike, until_reached};
 use super::truth::{Whereabouts, nothing_left, whereabouts};
 use super::{HOSTS, Lab, LabError, guest};
 use crate::oned::Reply;
@@ -146,7 +146,12 @@ impl<'a> Trials<'a> {
         }
         drop(held);
         mend(self.lab, &point.fault, self.outage)?;
-        Ok((self.driver.reply(request)?, struck))
+        let reply = self.driver.reply(request)?;
+        if matches!(point.fault, Fault::Link(_)) {
+            // The next trial is not to meet what is left of this outage.
+            until_reached(self.lab)?;
+        }
+        Ok((reply, struck))
     }
 
     fn after_deploy(&mut self, request: &Request, reply: &Reply, killed: bool) -> Result<(), LabError> {
@@ -256,7 +261,11 @@ impl<'a> Trials<'a> {
 
     fn last_words(&mut self) -> String {
         let Ok(oned) = self.driver.oned() else { return "the driver is dead".to_owned() };
+        // Nobody listened while a breakpoint was waited for.
+        oned.listen(Duration::from_millis(50));
         let words: Vec<&str> = oned.log().iter().rev().take(12).map(|line| line.text.as_str()).collect();
-        format!("last words, newest first: {}", words.join(" | "))
+        let replies: Vec<String> =
+            oned.heard().iter().map(|reply| format!("{} {}", reply.status, reply.payload)).collect();
+        format!("last words, newest first: {}; replies that nobody took: {replies:?}", words.join(" | "))
     }
 }

@@ -91,6 +91,10 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
+    pub(super) fn heard(&self) -> &[Reply] {
+        &self.replies
+    }
+
     pub(super) fn owe(&mut self, action: &str, vm: u32) {
         self.owed.push((action.to_owned(), vm));
     }

@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
-use super::{ONED, ONED_CONF, REMOTES, SLOTS, TM_SLOTS};
+use super::{DATASTORE_SLOTS, ONED, ONED_CONF, REMOTES, SLOTS, TM_SLOTS};
 
 /// A root with OpenNebula in it, and built programs to install.
 pub struct Machine {
@@ -31,7 +31,14 @@ impl Machine {
         machine.write("etc/sudoers.d/opennebula", "# stock\n", 0o440);
         fs::create_dir_all(machine.root().join("usr/bin")).unwrap();
         let tm = TM_SLOTS.map(|verb| format!("tm/qcow2/{verb}"));
-        for slot in SLOTS.map(str::to_owned).iter().chain(&tm).filter(|slot| *slot != "tm/qcow2/context") {
+        let files = DATASTORE_SLOTS.map(|verb| format!("datastore/fs/{verb}"));
+        for slot in SLOTS
+            .map(str::to_owned)
+            .iter()
+            .chain(&tm)
+            .chain(&files)
+            .filter(|slot| *slot != "tm/qcow2/context")
+        {
             machine.stock(&format!("{REMOTES}/{slot}"), &format!("#!/bin/bash\n# stock {slot}\n"));
         }
         machine.stock(&format!("{REMOTES}/vmm/kvm/save"), "#!/bin/bash\n# stock save\n");

@@ -12,6 +12,19 @@ pub(super) fn create(
     id: u32,
     worker: &Worker<'_>,
 ) -> Result<(), StorageError> {
+    make_layer(layers, id, worker)?;
+    let next = id.saturating_add(1);
+    if layers.active() == next {
+        return Ok(());
+    }
+    layers.home.sweep(disk)?;
+    layers.home.point(disk, layers.name(next))?;
+    worker.at("disk in place");
+    layers.home.sync()
+}
+
+/// Makes the empty layer that the disk goes on with when the active one becomes snapshot `id`; nothing if that was done.
+pub(in crate::host) fn make_layer(layers: &Layers, id: u32, worker: &Worker<'_>) -> Result<(), StorageError> {
     let next = id.checked_add(1).ok_or_else(|| refused(layers, format!("snapshot {id} has no successor")))?;
     let active = layers.active();
     if active == next && layers.of_snapshot(id).is_some_and(|frozen| stands_on(layers, active, frozen)) {
@@ -32,12 +45,8 @@ pub(super) fn create(
     overlay(layers, &made, active, worker)?;
     // One of that number that nothing leads to was made by a call that went no further.
     made.publish(name.as_str())?;
-    layers.folder.sync()?;
     worker.at("layer in place");
-    layers.home.sweep(disk)?;
-    layers.home.point(disk, layers.name(next))?;
-    worker.at("disk in place");
-    layers.home.sync()
+    layers.folder.sync()
 }
 
 /// Makes the disk hold again what it held when snapshot `id` was made: the active layer is made anew upon that one.
@@ -84,7 +93,8 @@ fn frozen(layers: &Layers, id: u32) -> Result<u32, StorageError> {
     }
 }
 
-fn forget(layers: &Layers, id: u32, worker: &Worker<'_>) -> Result<(), StorageError> {
+/// Removes the word of where snapshot `id` is, if there is one.
+pub(in crate::host) fn forget(layers: &Layers, id: u32, worker: &Worker<'_>) -> Result<(), StorageError> {
     if layers.has_moved(id) {
         let name = format!("{id}.current");
         remove(layers.folder.handle(), &name, &layers.folder.path().join(&name))?;

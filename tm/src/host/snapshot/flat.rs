@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use super::super::{Datastore, During, Home, Inside, Kept, StorageError, Worker, copy_data, remove};
 use super::not_in_use;
-use crate::place::{FileName, VmFile};
+use crate::place::{FileName, Image, VmFile};
 
 /// A disk of plain bytes: the directory and the name under which its bytes lie, a link not followed.
 struct Flat {
@@ -27,10 +27,14 @@ impl Flat {
             // The image, wherever the VM's link leads: the snapshot is oned's of the image (W2).
             Kept::WithImage(image) => {
                 Inside::new(image.datastore())?.resolve(&image.path(), &image.to_string())?;
-                let folder = Datastore::open(image.datastore())?.into_folder();
-                Ok(Flat { folder, name: image.name().clone() })
+                Flat::of_image(image)
             }
         }
+    }
+
+    fn of_image(image: &Image) -> Result<Self, StorageError> {
+        let folder = Datastore::open(image.datastore())?.into_folder();
+        Ok(Flat { folder, name: image.name().clone() })
     }
 
     fn open(&self) -> Result<File, StorageError> {
@@ -45,24 +49,41 @@ impl Flat {
     }
 }
 
-/// Copies what the disk holds to snapshot `id`.
-pub(super) fn create(file: &VmFile, kept: &Kept, id: u32, worker: &Worker<'_>) -> Result<(), StorageError> {
-    let disk = Flat::of(file, kept)?;
-    let bytes = disk.open()?;
+/// The directory of the disk's snapshots, made if it is missing.
+pub(in crate::host) fn snapshots(file: &VmFile, kept: &Kept) -> Result<Home, StorageError> {
+    made(&Flat::of(file, kept)?)
+}
+
+fn made(disk: &Flat) -> Result<Home, StorageError> {
     let snap = disk.name.snap();
     match mkdirat(disk.folder.handle(), snap.as_str(), Mode::from_raw_mode(0o777)) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(e) => return Err(e).during("make", disk.folder.path().join(&snap)),
     }
-    worker.at("snapshot directory made");
     let missing = || StorageError::NotADirectory { path: disk.folder.path().join(&snap) };
-    let snapshots = disk.snapshots()?.ok_or_else(missing)?;
+    disk.snapshots()?.ok_or_else(missing)
+}
+
+/// Copies what the disk holds to snapshot `id`.
+pub(super) fn create(file: &VmFile, kept: &Kept, id: u32, worker: &Worker<'_>) -> Result<(), StorageError> {
+    let disk = Flat::of(file, kept)?;
+    let bytes = disk.open()?;
+    let snapshots = made(&disk)?;
+    worker.at("snapshot directory made");
     replace(&bytes, &snapshots, &FileName::from(id), worker)
 }
 
 /// Makes the disk hold again what it held when snapshot `id` was made.
 pub(super) fn revert(file: &VmFile, kept: &Kept, id: u32, worker: &Worker<'_>) -> Result<(), StorageError> {
-    let disk = Flat::of(file, kept)?;
+    back_to(&Flat::of(file, kept)?, id, worker)
+}
+
+/// The same of an image that no VM has.
+pub(super) fn revert_image(image: &Image, id: u32, worker: &Worker<'_>) -> Result<(), StorageError> {
+    back_to(&Flat::of_image(image)?, id, worker)
+}
+
+fn back_to(disk: &Flat, id: u32, worker: &Worker<'_>) -> Result<(), StorageError> {
     let path = disk.folder.path().join(disk.name.snap()).join(id.to_string());
     let snapshots = disk.snapshots()?.ok_or(StorageError::NoDisk { path })?;
     let bytes = snapshots.open(&id.to_string())?;
@@ -77,7 +98,15 @@ pub(super) fn revert(file: &VmFile, kept: &Kept, id: u32, worker: &Worker<'_>) -
 
 /// Forgets snapshot `id`.
 pub(super) fn delete(file: &VmFile, kept: &Kept, id: u32, worker: &Worker<'_>) -> Result<(), StorageError> {
-    let disk = Flat::of(file, kept)?;
+    forget(&Flat::of(file, kept)?, id, worker)
+}
+
+/// The same of an image that no VM has.
+pub(super) fn delete_image(image: &Image, id: u32, worker: &Worker<'_>) -> Result<(), StorageError> {
+    forget(&Flat::of_image(image)?, id, worker)
+}
+
+fn forget(disk: &Flat, id: u32, worker: &Worker<'_>) -> Result<(), StorageError> {
     let Some(snapshots) = disk.snapshots()? else { return Ok(()) };
     worker.at("snapshots opened");
     let name = FileName::from(id);

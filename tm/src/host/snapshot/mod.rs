@@ -3,11 +3,14 @@
 use causeway_core::locks::{Mode, held_by_others};
 
 use super::{During, Kept, SnapshotOrder, StorageError, Worker, lock};
-use crate::place::VmFile;
+use crate::place::{Image, VmFile};
 use crate::store::layers::Layers;
 
 mod chain;
 mod flat;
+
+pub(super) use chain::{forget, make_layer};
+pub(super) use flat::snapshots as flat_snapshots;
 
 /// Bytes of an image that QEMU locks while it has it open: those of what it may do, and of what others may not (QEMU's
 /// `block/file-posix.c`: 100 and 200 plus the number of a permission).
@@ -47,15 +50,86 @@ pub(crate) fn perform(
     }
 }
 
+/// Makes an image that no VM has hold again what it held. The caller has locked it.
+///
+/// # Errors
+/// There is no such snapshot, or the image is open.
+pub(super) fn revert_image(
+    image: &Image,
+    chain: bool,
+    id: u32,
+    worker: &Worker<'_>,
+) -> Result<(), StorageError> {
+    if !chain {
+        return flat::revert_image(image, id, worker);
+    }
+    match of_image(image, worker)? {
+        Some(layers) => chain::revert(&layers, id, worker),
+        None => {
+            let why = format!("there is no snapshot {id} of it");
+            Err(StorageError::Disk { path: image.path(), why })
+        }
+    }
+}
+
+/// Forgets a snapshot of such an image.
+///
+/// # Errors
+/// The image is open.
+pub(super) fn delete_image(
+    image: &Image,
+    chain: bool,
+    id: u32,
+    worker: &Worker<'_>,
+) -> Result<(), StorageError> {
+    if !chain {
+        return flat::delete_image(image, id, worker);
+    }
+    match of_image(image, worker)? {
+        Some(layers) => chain::delete(&layers, id, worker),
+        None => Ok(()),
+    }
+}
+
+fn of_image(image: &Image, worker: &Worker<'_>) -> Result<Option<Layers>, StorageError> {
+    let Some(layers) = Layers::of_image(image)? else { return Ok(None) };
+    not_in_use(&layers.path(layers.active()))?;
+    worker.at("image read");
+    Ok(Some(layers))
+}
+
+/// Whether QEMU has a file open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Use {
+    /// It has.
+    Open,
+    /// It has not.
+    Closed,
+    /// The file system has no locks that would tell.
+    Unknown,
+}
+
+/// Looks whether QEMU has a file open, on this host or, where the file system carries locks, on another.
+///
+/// # Errors
+/// The file can't be opened.
+pub(super) fn usage(path: &std::path::Path) -> Result<Use, StorageError> {
+    let file = std::fs::File::open(path).during("open", path)?;
+    Ok(match held_by_others(&file, QEMU_LOCKS) {
+        Ok(true) => Use::Open,
+        Ok(false) => Use::Closed,
+        Err(_) => Use::Unknown,
+    })
+}
+
 /// Refuses a file that QEMU has open, on this host or, where the file system carries locks, on another.
 ///
 /// # Errors
 /// [`StorageError::InUse`].
 pub(super) fn not_in_use(path: &std::path::Path) -> Result<(), StorageError> {
-    let file = std::fs::File::open(path).during("open", path)?;
-    match held_by_others(&file, QEMU_LOCKS) {
-        Ok(true) => Err(StorageError::InUse { path: path.to_owned() }),
-        // A file system without locks can't tell; nor could QEMU have locked there.
-        Ok(false) | Err(_) => Ok(()),
+    match usage(path)? {
+        Use::Open => Err(StorageError::InUse { path: path.to_owned() }),
+        // Nor could QEMU have locked it there.
+        Use::Closed | Use::Unknown => Ok(()),
     }
 }

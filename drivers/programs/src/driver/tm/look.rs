@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 
 use causeway_core::answer::{Failure, Kind};
+use causeway_core::names::VmId;
 use causeway_core::plan::{Input, InputName, Slot, Step};
+use causeway_tm::Transfer;
 use causeway_tm::facts::{Needs, gather};
-use causeway_tm::plan::{built, needs, steps};
+use causeway_tm::plan::{built, needs, reading, steps};
 use causeway_tm::script::Command;
 
 use super::Tm;
-use crate::driver::expand::{Doer, Known, at_home, doer, foreign, not_built};
+use crate::driver::expand::{Doer, Known, at_home, doer, foreign, not_built, read};
 use crate::driver::serve::Driver;
 
 /// Verbs whose work does not grow with the image. Everything else of somebody else's may copy one, and is long: a
@@ -56,15 +58,31 @@ pub async fn expand(
             }
             Doer::Nobody => return Err(at(command, not_built(&command.slot))),
         };
-        let settings = driver.config.transfer_settings();
-        let planned =
-            gather(&needs, &known).and_then(|facts| steps(&slot, &command.argv, b"", &facts, &settings));
-        let transfer = planned.map_err(|error| at(command, error.into()))?;
+        let planned = plan(driver, command, &slot, &needs, &known).await;
+        let transfer = planned.map_err(|failure| at(command, failure))?;
         let transfer = transfer.prefixed(&format!("{}:", command.line));
         all.extend(at_home(transfer.steps));
         sources.extend(transfer.inputs);
     }
     Ok((all, driver.front.sources(sources).await?))
+}
+
+/// The steps of one line of ours.
+async fn plan(
+    driver: &Driver<Tm>,
+    command: &Command,
+    slot: &Slot,
+    needs: &Needs,
+    known: &Known,
+) -> Result<Transfer, Failure> {
+    let settings = driver.config.transfer_settings();
+    let mut facts = gather(needs, known)?;
+    if let Some(step) = reading(slot, &command.argv, &facts, &settings)? {
+        let vm = facts.vm.as_ref().map_or(VmId(0), |vm| vm.id);
+        let step = at_home(vec![step]).remove(0);
+        facts.take_reading(&read(&driver.places, driver.new_id(), vm, step).await?)?;
+    }
+    Ok(steps(slot, &command.argv, b"", &facts, &settings)?)
 }
 
 fn look<'a>(driver: &Driver<Tm>, command: &'a Command) -> Result<Line<'a>, Failure> {

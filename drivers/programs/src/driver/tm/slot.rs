@@ -15,12 +15,12 @@ use causeway_core::names::{RequestId, VmId};
 use causeway_core::plan::{Answer, Plan, Slot};
 use causeway_core::protocol::{Severity, TmOptions};
 use causeway_tm::facts::{VmFacts, VmNeed, gather};
-use causeway_tm::plan::{built, needs, steps};
+use causeway_tm::plan::{built, needs, reading, steps};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::driver::config::{Config, Directories};
-use crate::driver::expand::{Known, at_home, not_built};
+use crate::driver::expand::{Known, at_home, not_built, read};
 
 /// Most that is read of standard input, bytes: a VM's document in base64.
 const STDIN_LIMIT: u64 = 8 << 20;
@@ -53,6 +53,9 @@ impl SlotRun {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let options = TmOptions { threads: 1, tm_types: None, timeout: None };
         let config = Config::of(options, &Directories::from_environment())?;
+        if causeway_tm::datastore::built(&self.slot) {
+            return super::datastore::run(&self.slot, &self.argv, self.dry_run, &config).await;
+        }
         let plan = match self.plan(&config).await {
             Ok(plan) => plan,
             Err(failure) => return Ok(failed(&failure)),
@@ -90,8 +93,15 @@ impl SlotRun {
             known.take_vm(id, facts_in(&stdin));
         }
         known.ask(&config.oned(), &needs).await;
-        let facts = gather(&needs, &known)?;
-        let transfer = steps(&self.slot, &self.argv, &stdin, &facts, &config.transfer_settings())?;
+        let mut facts = gather(&needs, &known)?;
+        let settings = config.transfer_settings();
+        if let Some(step) = reading(&self.slot, &self.argv, &facts, &settings)? {
+            let front = config.front().map_err(|e| Failure::new(Kind::HostState, e))?;
+            let id = RequestId::new(0, std::process::id(), 1);
+            let step = at_home(vec![step]).remove(0);
+            facts.take_reading(&read(&config.places(front), id, self.vm()?, step).await?)?;
+        }
+        let transfer = steps(&self.slot, &self.argv, &stdin, &facts, &settings)?;
         // A dry run reads no files either: the steps are the same without them.
         let inputs =
             if self.dry_run { Default::default() } else { front_sources(config, transfer.inputs).await? };
@@ -139,7 +149,7 @@ async fn front_sources(
     front.sources(sources).await
 }
 
-fn read_stdin() -> Result<Vec<u8>, Failure> {
+pub(super) fn read_stdin() -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     let read = std::io::stdin().lock().take(STDIN_LIMIT + 1).read_to_end(&mut bytes);
     read.map_err(|e| Failure::new(Kind::Input, format!("standard input: {e}")))?;
@@ -158,7 +168,7 @@ fn facts_in(stdin: &[u8]) -> Result<VmFacts, Failure> {
 }
 
 /// Turns true when this process is told to end: what runs on the host is stopped first.
-fn cancelled_by_signal() -> std::io::Result<watch::Receiver<bool>> {
+pub(super) fn cancelled_by_signal() -> std::io::Result<watch::Receiver<bool>> {
     let (sender, receiver) = watch::channel(false);
     let mut term = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -174,7 +184,7 @@ fn cancelled_by_signal() -> std::io::Result<watch::Receiver<bool>> {
     Ok(receiver)
 }
 
-fn failed(failure: &Failure) -> ExitCode {
+pub(super) fn failed(failure: &Failure) -> ExitCode {
     eprintln!("{}", one_line(&failure.text));
     ExitCode::from(failure.kind.exit_code())
 }

@@ -1,0 +1,217 @@
+//! From a request to its one step. Pure; no step has an undo: oned takes an image back by `rm`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use causeway_core::names::HostName;
+use causeway_core::plan::{Place, Step, Work};
+
+use super::source::{self, Named};
+use super::{Request, Verb};
+use crate::error::TmError;
+use crate::facts::Format;
+use crate::host::{Blank, Call, DatastoreCall, ImageOrder, Origin, Stored};
+use crate::plan::Transfer;
+use crate::settings::TmSettings;
+
+/// What the plans need to know of the front-end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Front {
+    /// The stock `downloader.sh`.
+    pub downloader: PathBuf,
+    /// Directories of which no user may name a file, whatever the datastore says: oned's own.
+    pub restricted: Vec<PathBuf>,
+    /// The ssh client and its options.
+    pub ssh: Vec<String>,
+    /// What makes an image, on a host, of what comes on its standard input.
+    pub receiver: String,
+}
+
+impl Request {
+    /// The step, in its place: a host of [`bridges`](Request::bridges), or the front-end.
+    ///
+    /// # Errors
+    /// [`TmError`]; nothing has been changed.
+    pub fn steps(
+        &self,
+        host: Option<&HostName>,
+        front: &Front,
+        settings: &TmSettings,
+    ) -> Result<Transfer, TmError> {
+        let call = match (self.call(front, settings)?, host) {
+            (Call::Datastore(import @ DatastoreCall::Import { .. }), Some(host)) => {
+                let mut ssh = front.ssh.clone();
+                ssh.extend([host.to_string(), front.receiver.clone()]);
+                Call::Datastore(DatastoreCall::Deliver { import: Box::new(import), ssh })
+            }
+            (call, _) => call,
+        };
+        let name = format!("{}:{}", self.slot.verb(), self.id);
+        // What an import is made of is on the front-end.
+        let here = !call.touches_storage() || self.verb == Verb::Cp;
+        let place = match host.filter(|_| !here) {
+            Some(host) => Place::Host(host.clone()),
+            None => Place::FrontEnd,
+        };
+        let encoded = serde_json::to_value(&call);
+        let call_value =
+            encoded.map_err(|e| TmError::Unwritable { step: name.clone(), why: e.to_string() })?;
+        let long = copies(&call);
+        let deadline = if long { settings.copy_deadline } else { settings.short_deadline };
+        let work = Work::Transfer { call: call_value, inputs: Vec::new() };
+        let step = Step::new(name, place, work, deadline);
+        Ok(Transfer { steps: vec![if long { step.long() } else { step }], inputs: BTreeMap::new() })
+    }
+
+    fn call(&self, front: &Front, settings: &TmSettings) -> Result<Call, TmError> {
+        let nothing = |reason: &str| Ok(Call::Nothing { reason: reason.to_owned() });
+        Ok(Call::Datastore(match self.verb {
+            Verb::Cp => self.import(front)?,
+            Verb::Clone => self.copy()?,
+            Verb::Mkfs if self.document.image()?.is_save_as() => {
+                return nothing("only a name is chosen: a disk will be saved under it");
+            }
+            Verb::Mkfs => self.blank(settings)?,
+            Verb::Rm if !self.document.image()?.has_source() => {
+                // What a `cp` made that failed, or whose end nobody learnt of.
+                let image = self.document.datastore.dir()?.image(self.new_name()?);
+                DatastoreCall::Remove { image }
+            }
+            Verb::Rm => DatastoreCall::Remove { image: self.image()? },
+            Verb::Stat => match self.measure(front)? {
+                Some(call) => call,
+                None => return nothing("its address tells its size"),
+            },
+            Verb::Monitor => DatastoreCall::Usage { datastore: self.document.datastore.dir()?, disks: false },
+            Verb::System => DatastoreCall::Usage {
+                datastore: self.document.datastore.located(self.location()?)?,
+                disks: self.document.vm_disks,
+            },
+            Verb::SnapDelete => self.snapshot(ImageOrder::Delete)?,
+            Verb::SnapRevert => self.snapshot(ImageOrder::Revert)?,
+            Verb::SnapFlatten => self.snapshot(ImageOrder::Flatten)?,
+            Verb::Export => DatastoreCall::Export { image: self.image()?, stored: self.stored("export")? },
+        }))
+    }
+
+    fn location(&self) -> Result<&str, TmError> {
+        let missing = || TmError::Missing {
+            what: "DATASTORE_LOCATION".to_owned(),
+            object: format!("datastore {}", self.document.datastore.id),
+        };
+        self.document.location.as_deref().ok_or_else(missing)
+    }
+
+    fn import(&self, front: &Front) -> Result<DatastoreCall, TmError> {
+        let (image, datastore) = (self.document.image()?, &self.document.datastore);
+        // A CD and a file are what they are (contract TM 3.2).
+        let convert = datastore.convert && !image.cdrom && !datastore.files;
+        Ok(DatastoreCall::Import {
+            image: self.image()?,
+            origin: source::origin(image, datastore, front)?,
+            format: datastore.driver.as_ref().filter(|_| convert).and_then(Stored::of),
+            opened: !datastore.files,
+            sparse: datastore.sparse,
+        })
+    }
+
+    fn copy(&self) -> Result<DatastoreCall, TmError> {
+        let (image, datastore) = (self.document.image()?, &self.document.datastore);
+        if let Some(hosts) = &datastore.source_bridges
+            && *hosts != bridge_list(&datastore.bridges)
+        {
+            return Err(TmError::NotYet(format!(
+                "{}: datastore {} has a SOURCE_BRIDGE_LIST; copying an image from one host to another is not built",
+                self.slot, datastore.id
+            )));
+        }
+        let stored = self.stored("clone")?;
+        Ok(DatastoreCall::Copy {
+            original: image.original(datastore)?,
+            stored,
+            image: self.image()?,
+            format: datastore.driver.as_ref().and_then(Stored::of).unwrap_or(stored),
+            sparse: datastore.sparse,
+        })
+    }
+
+    fn blank(&self, settings: &TmSettings) -> Result<DatastoreCall, TmError> {
+        let image = self.document.image()?;
+        let blank = match &image.fs {
+            None => Blank::Empty,
+            Some(kind) => {
+                let options = settings.file_systems.get(kind).cloned().ok_or_else(|| {
+                    let names: Vec<&str> = settings.file_systems.keys().map(String::as_str).collect();
+                    TmError::Attribute {
+                        attribute: "FS".to_owned(),
+                        object: format!("image {}", self.id),
+                        value: kind.clone(),
+                        accepted: format!("one of SUPPORTED_FS: {}", names.join(", ")).into(),
+                    }
+                })?;
+                Blank::FileSystem { kind: kind.clone(), options }
+            }
+        };
+        Ok(DatastoreCall::Blank {
+            image: self.image()?,
+            size_mb: image.size_mb()?,
+            format: self.stored("mkfs")?,
+            blank,
+        })
+    }
+
+    /// How to find out the size; none where the address says it.
+    fn measure(&self, front: &Front) -> Result<Option<DatastoreCall>, TmError> {
+        let (path, datastore) = (self.document.image()?.path()?, &self.document.datastore);
+        let origin = match Named::read(path)? {
+            Named::File(path) => {
+                Origin::File { path, dirs: source::dirs(datastore, front), unpack: None, checksum: None }
+            }
+            Named::Address { scheme, .. } if matches!(scheme.as_str(), "http" | "https") => {
+                return Ok(Some(DatastoreCall::AskSize { address: path.to_owned() }));
+            }
+            Named::Address { .. } if source::stated_size(path).is_some() => return Ok(None),
+            Named::Address { .. } => {
+                return Err(TmError::NotYet(format!(
+                    "{}: the size of {path} cannot be asked for; state SIZE of the image",
+                    self.slot
+                )));
+            }
+        };
+        Ok(Some(DatastoreCall::Measure { origin }))
+    }
+
+    fn snapshot(&self, order: ImageOrder) -> Result<DatastoreCall, TmError> {
+        let image = self.document.image()?;
+        Ok(DatastoreCall::Snapshot {
+            image: self.image()?,
+            // On what the image is, not on what its driver is called (W5).
+            chain: image.format()? == Format::Qcow2,
+            order,
+            id: image.target_snapshot()?,
+        })
+    }
+
+    /// The image's format, where it must be one of the two that are known well.
+    fn stored(&self, what: &str) -> Result<Stored, TmError> {
+        let format = self.document.image()?.format()?;
+        Stored::of(&format).ok_or_else(|| {
+            TmError::NotYet(format!("{}: {what} of an image of FORMAT {format} is not built", self.slot))
+        })
+    }
+}
+
+fn bridge_list(hosts: &[HostName]) -> String {
+    hosts.iter().map(HostName::as_str).collect::<Vec<_>>().join(" ")
+}
+
+/// Whether a call may copy an image's data.
+fn copies(call: &Call) -> bool {
+    use DatastoreCall::{AskSize, Measure, Remove, Usage};
+    match call {
+        Call::Datastore(call) => {
+            !matches!(call, Remove { .. } | Usage { .. } | Measure { .. } | AskSize { .. })
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,134 @@
+//! What a user's file is, by its first bytes. QEMU is never left to guess: it opens what a header names.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use super::super::StorageError;
+use crate::store::header::Header;
+
+/// What an upload is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Upload {
+    /// A copy-on-write image that needs no other file.
+    Qcow2(Header),
+    /// Another format, by QEMU's name for it, of a kind that names no other file.
+    Other(&'static str),
+    /// Anything else is plain bytes, an encrypted disk among them (contract TM 3.2).
+    Plain,
+}
+
+/// Formats by their first bytes.
+const KNOWN: [(&[u8], &str); 2] = [(b"vhdxfile", "vhdx"), (b"conectix", "vpc")];
+/// Formats whose images may name other files, in places that we don't read.
+const REFUSED: [(&[u8], &str); 4] =
+    [(b"KDMV", "VMDK"), (b"COWD", "VMDK"), (b"# Disk DescriptorFile", "VMDK"), (b"QED\0", "QED")];
+/// Where a VDI image has its signature, and the signature.
+const VDI: (usize, [u8; 4]) = (64, [0x7f, 0x10, 0xda, 0xbe]);
+/// Archives that `downloader.sh` unpacks: gzip, bzip2, xz.
+const ARCHIVES: [&[u8]; 3] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0"];
+
+/// Looks what an upload is.
+///
+/// # Errors
+/// It must not become an image: it names a backing file or another file, or may do so.
+pub(super) fn kind(file: &File, path: &Path) -> Result<Upload, StorageError> {
+    let image = |why: String| StorageError::Upload { path: path.to_owned(), why };
+    if let Some(header) = Header::read(file).map_err(image)? {
+        if let Some(backing) = &header.backing {
+            return Err(image(format!(
+                "it stands on another file, {backing}: make it whole with `qemu-img convert`, and upload that"
+            )));
+        }
+        return Ok(Upload::Qcow2(header));
+    }
+    let first = first(file);
+    if let Some((_, name)) = REFUSED.iter().find(|(magic, _)| first.starts_with(magic)) {
+        return Err(image(format!(
+            "it is a {name} image, which may name other files: convert it to qcow2 or raw, and upload that"
+        )));
+    }
+    if first.get(VDI.0..VDI.0 + VDI.1.len()) == Some(VDI.1.as_slice()) {
+        return Ok(Upload::Other("vdi"));
+    }
+    let known = KNOWN.iter().find(|(magic, _)| first.starts_with(magic));
+    Ok(known.map_or(Upload::Plain, |(_, name)| Upload::Other(name)))
+}
+
+/// Whether the content of a qcow2 image is encrypted: QEMU then needs a key to look at it.
+pub(super) fn is_encrypted(file: &File) -> bool {
+    first(file).get(32..36).is_some_and(|method| method != [0; 4])
+}
+
+/// Whether it is an archive.
+pub(super) fn is_packed(file: &File) -> bool {
+    let first = first(file);
+    ARCHIVES.iter().any(|magic| first.starts_with(magic))
+}
+
+/// How many bytes a gzip archive says that it holds, modulo 4 GiB; none for anything else.
+pub(super) fn unpacked_size(file: &File, length: u64) -> Option<u64> {
+    let mut last = [0; 4];
+    first(file).starts_with(ARCHIVES.first()?).then_some(())?;
+    file.read_exact_at(&mut last, length.checked_sub(4)?).ok()?;
+    Some(u32::from_le_bytes(last).into())
+}
+
+/// The first bytes; fewer of a short file, none of one that can't be read, which the copy will say.
+fn first(file: &File) -> Vec<u8> {
+    let mut bytes = vec![0; 128];
+    let count = file.read_at(&mut bytes, 0).unwrap_or(0);
+    bytes.truncate(count);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::io::Write;
+
+    fn file(bytes: &[u8]) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        file
+    }
+
+    #[test]
+    fn what_may_name_other_files_is_refused() {
+        let of = |bytes: &[u8]| kind(&file(bytes), Path::new("/x"));
+        for bytes in
+            [&b"KDMV\x01\0\0\0"[..], b"# Disk DescriptorFile\nversion=1\n", b"QED\0", b"QFI\xfb\0\0\0\x01"]
+        {
+            assert!(of(bytes).is_err());
+        }
+        let mut vdi = vec![0; 512];
+        vdi[64..68].copy_from_slice(&VDI.1);
+        assert_eq!(of(&vdi).unwrap(), Upload::Other("vdi"));
+        assert_eq!(of(b"vhdxfile").unwrap(), Upload::Other("vhdx"));
+        for bytes in [&b""[..], b"LUKS\xba\xbe\0\x02", b"QFI", &[0; 4096]] {
+            assert_eq!(of(bytes).unwrap(), Upload::Plain);
+        }
+    }
+
+    #[test]
+    fn archives_are_known_by_their_first_bytes() {
+        for (bytes, packed) in
+            [(&b"\x1f\x8b\x08"[..], true), (b"BZh9", true), (b"\xfd7zXZ\0\0", true), (b"PK", false)]
+        {
+            assert_eq!(is_packed(&file(bytes)), packed);
+        }
+        let bytes = [b"\x1f\x8b".as_slice(), &[0; 20], &7_u32.to_le_bytes()].concat();
+        assert_eq!(unpacked_size(&file(&bytes), 26), Some(7));
+        assert_eq!(unpacked_size(&file(b"\x1f\x8b"), 2), None);
+        assert_eq!(unpacked_size(&file(&[0; 26]), 26), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = kind(&file(&bytes), Path::new("/x"));
+            let _ = unpacked_size(&file(&bytes), 300);
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Disks of a guest that runs: the files by a worker, what the guest goes on with by its hypervisor, in turns.
+//!
+//! ```text
+//! snap_create_live   make layer ── the guest goes on in it ── the disk leads to it
+//!                    make file ─── copy the disk ──────────── it becomes the snapshot      (plain bytes)
+//! cpds               make file ─── copy the disk ──────────── it becomes the image
+//! snap_delete        pull what the snapshot has into the active layer ─────── remove it    (the active one stands on it)
+//!                    commit the layer upon it into it ── leave word, remove that layer     (another one does)
+//!                                                                             remove it    (none does)
+//! ```
+//!
+//! Every step may be run again. Where the guest already writes the new layer and the last step is cut off, the disk
+//! still leads to the old one: the journal, or an admin's retry, brings the plan to its end (W15).
+
+use causeway_core::names::{DeployId, DiskName, DiskPath, HostName};
+use causeway_core::plan::{CopyFormat, DiskOrder, Place, Quiesce, Step, Work};
+
+use super::step;
+use crate::chain::{Beneath, Chain};
+use crate::error::TmError;
+use crate::facts::VmFacts;
+use crate::host::{Call, CopyOf, Kept, LivePart, copy_path};
+use crate::place::VmFile;
+use crate::settings::TmSettings;
+
+/// One disk of a guest that runs.
+pub(super) struct Live<'a> {
+    pub verb: &'a str,
+    pub host: HostName,
+    pub file: VmFile,
+    pub kept: Kept,
+    pub qcow2: bool,
+    id: DeployId,
+    disk: DiskName,
+    settings: &'a TmSettings,
+}
+
+impl<'a> Live<'a> {
+    /// What the document says of the guest and of its disk.
+    ///
+    /// # Errors
+    /// It does not say which guest, which disk of it, or it is not one that libvirt runs.
+    pub(super) fn of(
+        verb: &'a str,
+        vm: &VmFacts,
+        (host, file): (HostName, VmFile),
+        (kept, qcow2): (Kept, bool),
+        settings: &'a TmSettings,
+    ) -> Result<Self, TmError> {
+        let object = format!("VM {}", vm.id);
+        if let Some(other) = vm.vm_mad.as_deref().filter(|name| !matches!(*name, "kvm" | "qemu")) {
+            return Err(TmError::Attribute {
+                attribute: "VM_MAD".to_owned(),
+                object,
+                value: other.to_owned(),
+                accepted: "kvm or qemu, where a disk is worked on while its guest runs".into(),
+            });
+        }
+        let number = file.name().disk().unwrap_or_default();
+        let target = vm.disk(number)?.target.clone();
+        let target = target.ok_or_else(|| vm.missing(format!("DISK {number} TARGET")))?;
+        let disk = target.parse().map_err(|_| TmError::Attribute {
+            attribute: format!("DISK {number} TARGET"),
+            object,
+            value: target.clone(),
+            accepted: "1 to 16 lower-case letters and digits, such as vda".into(),
+        })?;
+        let id = vm.deploy_id.clone().ok_or_else(|| vm.missing("DEPLOY_ID".to_owned()))?;
+        Ok(Live { verb, host, file, kept, qcow2, id, disk, settings })
+    }
+
+    /// The disk becomes snapshot `id`.
+    pub(super) fn snapshot(&self, id: u32) -> Result<Vec<Step>, TmError> {
+        if !self.qcow2 {
+            return self.copy(CopyOf::Snapshot(id));
+        }
+        let next = id.saturating_add(1);
+        let directory = match &self.kept {
+            Kept::Beside => self.file.dir().path().join(self.file.name().snap()),
+            Kept::WithImage(image) => image.datastore().path().join(image.name().snap()),
+        };
+        let overlay = self.path(&directory.join(next.to_string()).display().to_string())?;
+        let order = DiskOrder::Snapshot {
+            disk: self.disk.clone(),
+            overlay,
+            quiesce: Some(Quiesce { agent_seconds: self.settings.agent_seconds(), or_suspend: true }),
+        };
+        Ok(vec![
+            self.files("layer", LivePart::MakeLayer { id })?,
+            self.guest("snapshot", order),
+            self.files("link", LivePart::PointToLayer { id })?.finishes(),
+        ])
+    }
+
+    /// The disk as it is now becomes an image, or a snapshot of plain bytes.
+    pub(super) fn copy(&self, to: CopyOf) -> Result<Vec<Step>, TmError> {
+        let path = copy_path(&self.file, &self.kept, &to);
+        let whole_guest = matches!(to, CopyOf::Snapshot(_));
+        let order = DiskOrder::Copy {
+            disk: self.disk.clone(),
+            to: self.path(&path.display().to_string())?,
+            format: if self.qcow2 { CopyFormat::Qcow2 } else { CopyFormat::Raw },
+            // As stock: a snapshot waits for a guest without an agent, an image is taken from it as it runs.
+            quiesce: Some(Quiesce { agent_seconds: self.settings.agent_seconds(), or_suspend: whole_guest }),
+            speed: None,
+        };
+        let qcow2 = self.qcow2;
+        let drop = self.files("drop", LivePart::DropCopy { to: to.clone() })?;
+        Ok(vec![
+            self.files("file", LivePart::MakeCopy { to: to.clone(), qcow2 })?.undone_by(vec![drop]),
+            self.guest("copy", order).long(),
+            self.files("publish", LivePart::PublishCopy { to, qcow2 })?,
+        ])
+    }
+
+    /// Snapshot `id` is forgotten.
+    pub(super) fn delete(&self, id: u32, chain: &Chain) -> Result<Vec<Step>, TmError> {
+        let remove = self.files("remove", LivePart::RemoveLayer { id })?;
+        let Some(layer) = chain.of_snapshot(id) else { return Ok(vec![remove]) };
+        let relative = self.kept == Kept::Beside;
+        match chain.above(layer)[..] {
+            [] => Ok(vec![remove]),
+            [above] if above == chain.active => {
+                let base = match chain.layers.get(&layer) {
+                    Some(Beneath::Layer(below)) => Some(self.path(&chain.path(*below))?),
+                    Some(Beneath::File(name)) => Some(self.path(name)?),
+                    Some(Beneath::Nothing) | None => None,
+                };
+                let relative = relative && matches!(chain.layers.get(&layer), Some(Beneath::Layer(_)));
+                let order = DiskOrder::Pull { disk: self.disk.clone(), base, relative, speed: None };
+                Ok(vec![self.guest("pull", order).long(), remove])
+            }
+            [above] if chain.is_below_active(above) => {
+                let order = DiskOrder::Commit {
+                    disk: self.disk.clone(),
+                    top: self.path(&chain.path(above))?,
+                    base: self.path(&chain.path(layer))?,
+                    active: false,
+                    relative,
+                    speed: None,
+                };
+                let merged = self.files("merged", LivePart::MergedLayer { id, above })?;
+                Ok(vec![self.guest("commit", order).long(), merged])
+            }
+            _ => Err(TmError::Refused {
+                what: self.file.to_string(),
+                why: format!(
+                    "snapshot {id} can't go while the guest runs: more than one layer stands on it, or one that the \
+                     guest does not use; power the VM off first"
+                ),
+            }),
+        }
+    }
+
+    fn files(&self, name: &str, part: LivePart) -> Result<Step, TmError> {
+        let call = Call::Live { file: self.file.clone(), kept: self.kept.clone(), part };
+        let name = format!("{}:{}:{name}", self.verb, self.file.name());
+        step(name, self.host.clone(), &call, self.settings, false)
+    }
+
+    fn guest(&self, name: &str, order: DiskOrder) -> Step {
+        let name = format!("{}:{}:{name}", self.verb, self.file.name());
+        let work = Work::GuestDisk { id: self.id.clone(), order };
+        Step::new(name, Place::Host(self.host.clone()), work, self.settings.copy_deadline)
+    }
+
+    fn path(&self, text: &str) -> Result<DiskPath, TmError> {
+        text.parse().map_err(|source| TmError::Argument { slot: self.verb.to_owned(), position: 1, source })
+    }
+}

@@ -1,0 +1,41 @@
+//! `delete`: a VM's disk goes, with its snapshots and with the volumes that earlier reverts have left; what was gone
+//! already is success (W23), for the pool was listed.
+//!
+//! The image's `@snap` stays. The stock driver drops it with the last clone, while another host may be about to clone it
+//! (W36); `ln` removes it when it is in the way, and so does the removal of the image.
+
+use super::error::RbdError;
+use super::model::Family;
+use super::name::Volume;
+use super::place::{Removal, remove_all};
+use super::tool::Rbd;
+use crate::host::StorageError;
+
+pub(super) fn delete(rbd: &Rbd<'_>, volume: &Volume, trash: bool) -> Result<(), StorageError> {
+    let family = Family::read(rbd, volume)?;
+    // All looked at before any is touched: nothing goes of a disk that can't go.
+    if let Some(current) = family.current() {
+        rbd.idle(&current.volume)?;
+    }
+    strangers(rbd, &family)?;
+    rbd.worker().at("volumes read");
+    let removal = if trash { Removal::Trash } else { Removal::Gone };
+    remove_all(rbd, &family.leaves_first(true), removal)
+}
+
+/// Refuses a disk whose snapshots somebody else has cloned.
+fn strangers(rbd: &Rbd<'_>, family: &Family) -> Result<(), StorageError> {
+    let members = family.leaves_first(true);
+    let ours: Vec<String> = members.iter().map(|member| member.volume.to_string()).collect();
+    for member in &members {
+        for snapshot in member.snapshots.iter().filter(|snapshot| snapshot.protected) {
+            let clones = rbd.clones(&member.volume, &snapshot.name)?;
+            let others: Vec<String> = clones.into_iter().filter(|clone| !ours.contains(clone)).collect();
+            if !others.is_empty() {
+                let snapshot = format!("{}@{}", member.volume, snapshot.name);
+                return Err(RbdError::Clones { snapshot, clones: others.join(", ") }.into());
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,16 @@
+//! `ln`: a VM gets the image itself. The volume is its disk already; what goes is the `@snap` that clones were made from,
+//! or the next clone of the image would hold what the image held before this VM wrote into it.
+
+use super::clone::absent;
+use super::name::{SnapshotName, Volume};
+use super::tool::Rbd;
+use crate::host::StorageError;
+
+pub(super) fn link(rbd: &Rbd<'_>, image: &Volume) -> Result<(), StorageError> {
+    let snapshots = rbd.snapshots(image).map_err(|error| absent(rbd, image, error))?;
+    rbd.worker().at("snapshots read");
+    match snapshots.iter().find(|snapshot| snapshot.name == SnapshotName::Base) {
+        Some(base) => rbd.unsnap(image, base),
+        None => Ok(()),
+    }
+}

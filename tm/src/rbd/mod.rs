@@ -1,0 +1,199 @@
+//! Disks that are volumes of a Ceph cluster (contract TM 2.2), by the tool `rbd`.
+//!
+//! Promises, for every call, beside those of [`host`](crate::host):
+//! - **The old volume goes last.** What is to take a volume's name is made whole under another one; then the old volume
+//!   gives up the name, the new one takes it, and the old one is removed. There is no rename over another in RBD: between
+//!   the two renames nobody has the name, and the same call run again goes on from there.
+//! - **What is open is left alone.** A volume that a guest or a tool has open is neither replaced nor removed, and of its
+//!   snapshots none is; who died without a word is waited for.
+//! - **Absence is proved**: by a pool that could be listed, never by one exit code.
+//! - **Names are the stock driver's**, so that it can remove what is made here, and the reverse. Names of half-made things
+//!   begin with the volume's and a dot, which no pattern of the stock driver finds.
+//!
+//! The locks of [`host`](crate::host) hold on one host. Clones of one image are made on all: what concerns an image's `@snap` is so done
+//! that it may be done by several at once (W36).
+
+mod clone;
+mod delete;
+mod error;
+mod link;
+mod make;
+mod model;
+mod name;
+mod place;
+mod resize;
+mod save;
+mod snap_create;
+mod snap_delete;
+mod snap_revert;
+mod tool;
+mod usage;
+
+use causeway_core::locks::Mode;
+use causeway_core::names::VmId;
+use serde::{Deserialize, Serialize};
+
+use crate::host::{Blank, Datastore, SnapshotOrder, StorageError, Worker, hold_named};
+use crate::place::{VmDir, VmFile};
+
+pub use error::RbdError;
+pub use name::{PoolName, UserName, Volume};
+pub use tool::Cluster;
+
+use tool::Rbd;
+
+/// MiB in bytes.
+const MIB: u64 = 1 << 20;
+
+/// One piece of work on a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RbdCall {
+    /// The cluster.
+    pub cluster: Cluster,
+    /// Whose disk it is about.
+    pub vm: VmId,
+    /// What is to be done.
+    pub work: RbdWork,
+}
+
+/// What can be done to volumes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum RbdWork {
+    /// Gives a VM a copy of an image: a clone of its `@snap`.
+    Clone {
+        /// The image.
+        image: Volume,
+        /// The VM's disk; whatever has the name is replaced.
+        disk: Volume,
+        /// The VM's directory, in which its other files will be.
+        dir: VmDir,
+        /// Size to grow it to, MiB; none means that of the image.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        grown_mb: Option<u64>,
+        /// The pool for its data (`EC_POOL_NAME`), where that is not its own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        data_pool: Option<PoolName>,
+    },
+    /// Gives a VM the image itself: the `@snap` of what it was before goes, so that nothing is cloned from it later.
+    Link {
+        /// The image.
+        image: Volume,
+        /// The VM's directory, in which its other files will be.
+        dir: VmDir,
+    },
+    /// Makes an image of what a disk holds at one point in time.
+    Save {
+        /// The disk.
+        disk: Volume,
+        /// A snapshot of the disk; none means what it holds now.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        snapshot: Option<u32>,
+        /// The image, which is not there yet.
+        image: Volume,
+        /// The pool for its data, where that is not its own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        data_pool: Option<PoolName>,
+    },
+    /// Removes a volume with all its snapshots and all that came from them.
+    Remove {
+        /// The volume.
+        volume: Volume,
+        /// Into the trash, each whole in itself (`CEPH_TRASH`).
+        trash: bool,
+    },
+    /// Gives a VM an empty disk.
+    Make {
+        /// The disk; whatever has the name is replaced.
+        disk: Volume,
+        /// Its size, MiB.
+        size_mb: u64,
+        /// What is in it.
+        blank: Blank,
+        /// A file of the VM: what is in the disk is made beside it first.
+        beside: VmFile,
+        /// The pool for its data, where that is not its own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        data_pool: Option<PoolName>,
+    },
+    /// Grows a disk.
+    Resize {
+        /// The disk.
+        disk: Volume,
+        /// Its new size, MiB.
+        size_mb: u64,
+    },
+    /// Makes a snapshot of a disk that nobody has open, goes back to one, or forgets one.
+    Snapshot {
+        /// The disk.
+        disk: Volume,
+        /// What is to be done.
+        order: SnapshotOrder,
+        /// The snapshot.
+        id: u32,
+    },
+}
+
+/// Measures a pool; the text says how full it is.
+///
+/// # Errors
+/// It could not be asked for.
+pub(crate) fn usage(
+    cluster: &Cluster,
+    pool: &PoolName,
+    disks: bool,
+    worker: &Worker<'_>,
+) -> Result<String, StorageError> {
+    usage::usage(&Rbd::new(cluster, worker), pool, disks)
+}
+
+/// Does it.
+///
+/// # Errors
+/// What it failed of; it can be done again.
+pub(crate) fn perform(call: &RbdCall, worker: &Worker<'_>) -> Result<(), StorageError> {
+    use RbdWork::{Clone, Link, Make, Remove, Resize, Save, Snapshot};
+    let rbd = Rbd::new(&call.cluster, worker);
+    let hold = |image: Option<(&Volume, Mode)>| {
+        hold_named(worker, call.vm, image.map(|(volume, mode)| (volume.to_string(), mode)))
+    };
+    match &call.work {
+        Clone { image, disk, dir, grown_mb, data_pool } => {
+            let _locks = hold(Some((image, Mode::Shared)))?;
+            Datastore::prepare(dir.datastore(), worker)?;
+            clone::clone(&rbd, image, disk, *grown_mb, data_pool.as_ref())
+        }
+        Link { image, dir } => {
+            let _locks = hold(Some((image, Mode::Exclusive)))?;
+            // What is made here first proves the datastore to whoever removes the VM's directory, even if no file of it
+            // was ever made.
+            Datastore::prepare(dir.datastore(), worker)?;
+            link::link(&rbd, image)
+        }
+        Save { disk, snapshot, image, data_pool } => {
+            let _locks = hold(Some((image, Mode::Exclusive)))?;
+            save::save(&rbd, disk, *snapshot, image, data_pool.as_ref())
+        }
+        Remove { volume, trash } => {
+            let _locks = hold(None)?;
+            delete::delete(&rbd, volume, *trash)
+        }
+        Make { disk, size_mb, blank, beside, data_pool } => {
+            let _locks = hold(None)?;
+            make::make(&rbd, disk, size_mb.saturating_mul(MIB), blank, beside, data_pool.as_ref())
+        }
+        Resize { disk, size_mb } => {
+            let _locks = hold(None)?;
+            resize::resize(&rbd, disk, size_mb.saturating_mul(MIB))
+        }
+        Snapshot { disk, order, id } => {
+            let _locks = hold(None)?;
+            match order {
+                SnapshotOrder::Create => snap_create::create(&rbd, disk, *id),
+                SnapshotOrder::Revert => snap_revert::revert(&rbd, disk, *id),
+                SnapshotOrder::Delete => snap_delete::delete(&rbd, disk, *id),
+            }
+        }
+    }
+}

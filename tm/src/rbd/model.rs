@@ -1,0 +1,285 @@
+//! What a disk's volumes are, read as one value: the volume itself, the ones that had its name before a revert and hold
+//! older snapshots, and what calls that were killed have left.
+//!
+//! ```text
+//!  one-5@snap ──> one-5-7-0-0:1          has snapshots 0 and 1; it was the disk until the VM went back to 0
+//!                   └─ @0 ──> one-5-7-0-2    has snapshot 2; it was the disk until the VM went back to 0 again
+//!                   └─ @0 ──> one-5-7-0      the disk
+//! ```
+
+use serde::Deserialize;
+
+use super::error::{RbdError, code};
+use super::name::{PoolName, Role, SnapshotName, Volume};
+use super::tool::Rbd;
+use crate::host::StorageError;
+
+/// What `rbd info` says of a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(crate) struct Info {
+    /// Bytes.
+    pub size: u64,
+    /// 2, or 1 for volumes of before 2012.
+    pub format: u32,
+    /// Where its data lie, if not with its name.
+    #[serde(default)]
+    pub data_pool: Option<PoolName>,
+    /// What it was cloned from.
+    #[serde(default)]
+    pub parent: Option<Parent>,
+}
+
+/// The snapshot that a clone stands on.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(crate) struct Parent {
+    pub pool: String,
+    pub image: String,
+    pub snapshot: String,
+}
+
+/// A snapshot of a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "SnapshotText")]
+pub(crate) struct Snapshot {
+    pub name: SnapshotName,
+    /// Clones may stand on it.
+    pub protected: bool,
+}
+
+#[derive(Deserialize)]
+struct SnapshotText {
+    name: String,
+    protected: String,
+}
+
+impl TryFrom<SnapshotText> for Snapshot {
+    type Error = String;
+    fn try_from(text: SnapshotText) -> Result<Self, String> {
+        let protected = match text.protected.as_str() {
+            "true" => true,
+            "false" => false,
+            other => return Err(format!("snapshot {} is protected: {other:?}", text.name)),
+        };
+        Ok(Snapshot { name: SnapshotName::read(&text.name), protected })
+    }
+}
+
+/// One volume of a disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Member {
+    pub role: Role,
+    pub volume: Volume,
+    pub info: Info,
+    /// Oldest first.
+    pub snapshots: Vec<Snapshot>,
+}
+
+impl Member {
+    /// The numbers of the snapshots that oned counts, oldest first.
+    pub(crate) fn numbers(&self) -> Vec<u32> {
+        let number = |snapshot: &Snapshot| match snapshot.name {
+            SnapshotName::Numbered(id) => Some(id),
+            _ => None,
+        };
+        self.snapshots.iter().filter_map(number).collect()
+    }
+
+    pub(crate) fn snapshot(&self, name: &SnapshotName) -> Option<&Snapshot> {
+        self.snapshots.iter().find(|snapshot| snapshot.name == *name)
+    }
+
+    fn stands_on(&self, other: &Member) -> bool {
+        let parent = self.info.parent.as_ref();
+        let (pool, name) = (other.volume.pool().as_str(), other.volume.name());
+        parent.is_some_and(|parent| parent.pool == pool && parent.image == name)
+    }
+}
+
+/// What is the matter when a volume is missing and others of its family are not.
+pub(super) const UNFINISHED: &str = ": a revert to one of its snapshots was not finished; revert again";
+
+/// All volumes of a disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Family {
+    volume: Volume,
+    members: Vec<Member>,
+}
+
+impl Family {
+    /// Reads what there is. That nothing is there is an answer too: the pool was listed.
+    ///
+    /// # Errors
+    /// The pool or a volume can't be read, or the volumes are none that this driver or the stock one makes.
+    pub(crate) fn read(rbd: &Rbd<'_>, volume: &Volume) -> Result<Self, StorageError> {
+        let mut members = Vec::new();
+        for name in rbd.names(volume.pool())? {
+            let Some(role) = volume.role(&name) else { continue };
+            let Some(volume) = Volume::in_pool(volume.pool(), &name) else { continue };
+            members.extend(member(rbd, role, volume)?);
+        }
+        members.sort_by(|a, b| (a.role, &a.volume).cmp(&(b.role, &b.volume)));
+        let family = Family { volume: volume.clone(), members };
+        family.check()?;
+        Ok(family)
+    }
+
+    fn check(&self) -> Result<(), RbdError> {
+        let wrong = |volume: &Volume, why: String| RbdError::Volumes { volume: volume.clone(), why };
+        let mut seen = Vec::new();
+        for member in &self.members {
+            if member.info.format != 2 {
+                let why = format!(
+                    "it is of format {}, which has no protected snapshots; copy it to a volume of format 2",
+                    member.info.format
+                );
+                return Err(wrong(&member.volume, why));
+            }
+            for id in member.numbers() {
+                if seen.contains(&id) {
+                    return Err(wrong(&self.volume, format!("two of its volumes hold a snapshot {id}")));
+                }
+                seen.push(id);
+            }
+        }
+        Ok(())
+    }
+
+    /// The volume that a guest uses, if it is there.
+    pub(crate) fn current(&self) -> Option<&Member> {
+        self.members.iter().find(|member| member.role == Role::Current)
+    }
+
+    /// The volume that a guest uses.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub(crate) fn expect(&self) -> Result<&Member, RbdError> {
+        let hint = if self.members.is_empty() { "" } else { UNFINISHED };
+        self.current().ok_or_else(|| RbdError::NoVolume { volume: self.volume.clone(), hint })
+    }
+
+    /// The members of a role.
+    pub(crate) fn of(&self, role: Role) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(move |member| member.role == role)
+    }
+
+    /// Who holds a snapshot that oned counts.
+    pub(crate) fn holder(&self, id: u32) -> Option<&Member> {
+        self.members.iter().find(|member| member.snapshot(&SnapshotName::Numbered(id)).is_some())
+    }
+
+    /// All of them, or those but the current one, each before the one that it stands on.
+    pub(crate) fn leaves_first(&self, with_current: bool) -> Vec<&Member> {
+        let mut left: Vec<&Member> =
+            self.members.iter().filter(|member| with_current || member.role != Role::Current).collect();
+        let mut ordered = Vec::with_capacity(left.len());
+        // The last first: what was half-made or set aside stands on the others.
+        while let Some(index) =
+            left.iter().rposition(|member| !left.iter().any(|other| other.stands_on(member)))
+        {
+            ordered.push(left.remove(index));
+        }
+        // A ring can't be made of clones; were there one, its first removal fails.
+        ordered.extend(left);
+        ordered
+    }
+}
+
+fn member(rbd: &Rbd<'_>, role: Role, volume: Volume) -> Result<Option<Member>, StorageError> {
+    let read = rbd.info(&volume).and_then(|info| Ok((info, rbd.snapshots(&volume)?)));
+    match read {
+        Ok((info, snapshots)) => Ok(Some(Member { role, volume, info, snapshots })),
+        // A call was killed while it was being made: it has a name and nothing else, and can be removed.
+        Err(StorageError::Rbd(error)) if error.is(code::ENOENT) && role == Role::HalfMade => {
+            let info = Info { size: 0, format: 2, data_pool: None, parent: None };
+            Ok(Some(Member { role, volume, info, snapshots: Vec::new() }))
+        }
+        // It went since the pool was listed.
+        Err(StorageError::Rbd(error)) if error.is(code::ENOENT) && role != Role::Current => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(base: &Volume, name: &str, parent: Option<(&str, &str)>, snapshots: &[&str]) -> Member {
+        let volume: Volume = format!("one/{name}").parse().unwrap();
+        let parent = parent.map(|(image, snapshot)| Parent {
+            pool: "one".to_owned(),
+            image: image.to_owned(),
+            snapshot: snapshot.to_owned(),
+        });
+        let snapshot = |name: &&str| Snapshot { name: SnapshotName::read(name), protected: true };
+        Member {
+            role: base.role(name).unwrap(),
+            volume,
+            info: Info { size: 1 << 20, format: 2, data_pool: None, parent },
+            snapshots: snapshots.iter().map(snapshot).collect(),
+        }
+    }
+
+    /// Name, image and snapshot that it stands on, snapshots.
+    type Line<'a> = (&'a str, Option<(&'a str, &'a str)>, &'a [&'a str]);
+
+    fn family(members: &[Line<'_>]) -> Family {
+        let volume: Volume = "one/one-5-7-0".parse().unwrap();
+        let members =
+            members.iter().map(|(name, parent, snaps)| member(&volume, name, *parent, snaps)).collect();
+        Family { volume, members }
+    }
+
+    #[test]
+    fn the_leaves_come_first_whatever_the_order_of_the_list() {
+        let mut family = family(&[
+            ("one-5-7-0", Some(("one-5-7-0-0:1", "0")), &["3"]),
+            ("one-5-7-0-0:1", Some(("one-5", "snap")), &["0", "1"]),
+            ("one-5-7-0-2", Some(("one-5-7-0-0:1", "0")), &["2"]),
+            ("one-5-7-0.causeway-tmp.1", Some(("one-5-7-0-2", "2")), &[]),
+        ]);
+        for _ in 0..4 {
+            family.members.rotate_left(1);
+            let order: Vec<&str> = family.leaves_first(true).iter().map(|m| m.volume.name()).collect();
+            let place = |name: &str| order.iter().position(|n| *n == name).unwrap();
+            assert_eq!(order.len(), 4);
+            assert_eq!(place("one-5-7-0-0:1"), 3, "{order:?}");
+            assert!(place("one-5-7-0.causeway-tmp.1") < place("one-5-7-0-2"), "{order:?}");
+            assert_eq!(family.leaves_first(false).len(), 3);
+        }
+        assert_eq!(family.holder(2).unwrap().volume.name(), "one-5-7-0-2");
+        assert_eq!(family.holder(9), None);
+        assert_eq!(family.expect().unwrap().numbers(), [3]);
+    }
+
+    #[test]
+    fn volumes_that_nobody_made_so_are_refused() {
+        let twice = family(&[("one-5-7-0", None, &["0"]), ("one-5-7-0-0", None, &["0"])]);
+        assert_eq!(
+            twice.check().unwrap_err().to_string(),
+            "one/one-5-7-0: two of its volumes hold a snapshot 0"
+        );
+        let mut old = family(&[("one-5-7-0", None, &[])]);
+        old.members[0].info.format = 1;
+        assert!(old.check().unwrap_err().to_string().contains("it is of format 1"));
+        assert_eq!(family(&[]).expect().unwrap_err().to_string(), "there is no volume one/one-5-7-0");
+        let between = family(&[("one-5-7-0-0", None, &["0"])]);
+        assert!(between.expect().unwrap_err().to_string().ends_with("revert again"));
+    }
+
+    #[test]
+    fn the_answers_of_a_real_cluster() {
+        let info: Info = serde_json::from_str(
+            r#"{"name":"one-5-7-0","id":"103e","size":67108864,"objects":16,"order":22,"data_pool":"data","format":2,
+                "features":["layering"],"parent":{"pool":"one","pool_namespace":"","image":"one-5","id":"102a",
+                "snapshot":"snap","trash":false,"overlap":67108864}}"#,
+        )
+        .unwrap();
+        assert_eq!((info.size, info.data_pool.unwrap().as_str()), (64 << 20, "data"));
+        assert_eq!(info.parent.unwrap().snapshot, "snap");
+        let list = r#"[{"id":4,"name":"snap","size":67108864,"protected":"true","timestamp":"Sat Nov 21"}]"#;
+        let snapshots: Vec<Snapshot> = serde_json::from_str(list).unwrap();
+        assert_eq!(snapshots, [Snapshot { name: SnapshotName::Base, protected: true }]);
+        assert!(serde_json::from_str::<Vec<Snapshot>>(&list.replace("true", "maybe")).is_err());
+    }
+}

@@ -1,0 +1,130 @@
+//! Putting a new volume in the place of an old one, and removing what is left of volumes.
+
+use super::error::RbdError;
+use super::model::{Family, Member, Snapshot};
+use super::name::{Role, SnapshotName, Volume};
+use super::tool::Rbd;
+use crate::host::StorageError;
+
+/// What becomes of volumes that are removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Removal {
+    Gone,
+    /// Into the trash, each whole in itself.
+    Trash,
+}
+
+/// Removes volumes, each before the one that it stands on; what has something open is waited for.
+pub(super) fn remove_all(rbd: &Rbd<'_>, members: &[&Member], removal: Removal) -> Result<(), StorageError> {
+    for member in members {
+        let volume = &member.volume;
+        // Nothing half-made and nothing that was given up is worth keeping.
+        let keep = removal == Removal::Trash && matches!(member.role, Role::Current | Role::Renamed);
+        if keep && member.info.parent.is_some() {
+            // In the trash it would hold up its image for ever (W24).
+            rbd.flatten(volume)?;
+            rbd.worker().at("volume made whole");
+        }
+        for snapshot in &member.snapshots {
+            rbd.unsnap(volume, snapshot)?;
+        }
+        if keep {
+            rbd.patiently(|| rbd.trash(volume))?;
+        } else {
+            rbd.patiently(|| rbd.remove(volume))?;
+        }
+        rbd.worker().at("volume removed");
+    }
+    Ok(())
+}
+
+/// Removes what killed calls left half-made, as far as nobody holds it any more: the cluster may take a dead client for a
+/// living one, and what stays is removed by the next call.
+pub(super) fn sweep(rbd: &Rbd<'_>, family: &Family) {
+    for member in family.of(Role::HalfMade) {
+        match rbd.remove(&member.volume) {
+            Ok(()) => rbd.worker().at("leftover removed"),
+            Err(error) => tracing::debug!(volume = %member.volume, %error, "left for the next call"),
+        }
+    }
+    for member in family.of(Role::Current) {
+        for snapshot in member.snapshots.iter().filter(|s| matches!(s.name, SnapshotName::Own(_))) {
+            if let Err(error) = rbd.unsnap(&member.volume, snapshot) {
+                tracing::debug!(volume = %member.volume, %error, "left for the next call");
+            }
+        }
+    }
+}
+
+/// Makes a volume under a name of its own, and removes it again if that fails.
+pub(super) fn half_made(
+    rbd: &Rbd<'_>,
+    volume: &Volume,
+    make: impl FnOnce(&Volume) -> Result<(), StorageError>,
+) -> Result<Volume, StorageError> {
+    let made = volume.half_made();
+    match make(&made) {
+        Ok(()) => Ok(made),
+        Err(error) => {
+            // The failure is what is told; what can't be removed now is removed by the next call.
+            let _ = rbd.remove(&made);
+            Err(error)
+        }
+    }
+}
+
+/// Whether a new volume is what was asked for: where it comes from, and its size, bytes.
+pub(super) fn check(
+    rbd: &Rbd<'_>,
+    made: &Volume,
+    parent: Option<(&Volume, &SnapshotName)>,
+    size: u64,
+) -> Result<(), StorageError> {
+    let info = rbd.info(made)?;
+    let wrong = |why: String| Err(RbdError::Incomplete { volume: made.clone(), why }.into());
+    if info.size != size {
+        return wrong(format!("{} bytes where {size} were wanted", info.size));
+    }
+    let found = info.parent.map(|parent| format!("{}/{}@{}", parent.pool, parent.image, parent.snapshot));
+    let wanted = parent.map(|(volume, snapshot)| format!("{volume}@{snapshot}"));
+    if found != wanted {
+        return wrong(format!("it stands on {found:?} where {wanted:?} was wanted"));
+    }
+    Ok(())
+}
+
+/// Gives a new volume its name in place of whatever has it, and removes all that there was: for a disk that begins anew.
+///
+/// ```text
+///  disk ──> disk.causeway-old     new ──> disk     remove the old family, leaves first
+/// ```
+pub(super) fn replace(
+    rbd: &Rbd<'_>,
+    family: &Family,
+    made: &Volume,
+    volume: &Volume,
+) -> Result<(), StorageError> {
+    if let Some(old) = family.current() {
+        rbd.rename(&old.volume, &volume.aside())?;
+        rbd.worker().at("old volume aside");
+    }
+    rbd.rename(made, volume)?;
+    rbd.worker().at("volume in place");
+    let old =
+        [Role::Current, Role::Renamed, Role::Aside].iter().any(|role| family.of(*role).next().is_some());
+    if old {
+        // Read again: names have changed.
+        let family = Family::read(rbd, volume)?;
+        remove_all(rbd, &family.leaves_first(false), Removal::Gone)?;
+    }
+    Ok(())
+}
+
+/// Protects a snapshot that a clone is to stand on.
+pub(super) fn protected(rbd: &Rbd<'_>, volume: &Volume, snapshot: &Snapshot) -> Result<(), StorageError> {
+    if !snapshot.protected {
+        rbd.protect(volume, &snapshot.name)?;
+        rbd.worker().at("snapshot protected");
+    }
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! `cpds`: an image is made of what a disk holds, at one point in time (W12).
+//!
+//! ```text
+//!  snapshot of the disk ──> copy under another name ──> mark ──> rename to the image ──> remove the snapshot
+//! ```
+//!
+//! The mark says what the image was made of: a call that is run again after it was done finds its own image, and any other
+//! volume of that name is refused.
+
+use super::error::RbdError;
+use super::model::Family;
+use super::name::{PoolName, Role, SnapshotName, Volume};
+use super::place::{check, half_made, sweep};
+use super::tool::Rbd;
+use crate::host::StorageError;
+
+/// Under this name a volume says what it was made of, itself included: a copy of it has the mark too.
+const MARK: &str = "causeway.saved";
+
+pub(super) fn save(
+    rbd: &Rbd<'_>,
+    disk: &Volume,
+    snapshot: Option<u32>,
+    image: &Volume,
+    data: Option<&PoolName>,
+) -> Result<(), StorageError> {
+    let family = Family::read(rbd, disk)?;
+    let target = Family::read(rbd, image)?;
+    sweep(rbd, &family);
+    rbd.worker().at("volumes read");
+    let what = snapshot.map_or_else(|| "now".to_owned(), |id| id.to_string());
+    let mark = format!("{image} from {disk}@{what}");
+    if let Some(there) = target.current() {
+        if rbd.mark(&there.volume, MARK)?.as_deref() == Some(mark.as_str()) {
+            return Ok(());
+        }
+        return Err(RbdError::Taken { volume: image.clone() }.into());
+    }
+    if target.of(Role::Renamed).next().is_some() {
+        return Err(RbdError::Taken { volume: image.clone() }.into());
+    }
+    sweep(rbd, &target);
+    let (from, size, own) = match snapshot {
+        Some(id) => {
+            let holder = family.holder(id).ok_or(RbdError::NoSnapshot { volume: disk.clone(), id })?;
+            (format!("{}@{id}", holder.volume), None, None)
+        }
+        None => {
+            let current = family.expect()?;
+            let own = SnapshotName::own();
+            rbd.snap(&current.volume, &own)?;
+            rbd.worker().at("snapshot made");
+            (format!("{}@{own}", current.volume), Some(current.info.size), Some((&current.volume, own)))
+        }
+    };
+    let made = half_made(rbd, image, |made| {
+        rbd.copy(&from, made, data)?;
+        rbd.worker().at("copied");
+        if let Some(size) = size {
+            check(rbd, made, None, size)?;
+        }
+        rbd.set_mark(made, MARK, &mark)?;
+        rbd.worker().at("marked");
+        rbd.rename(made, image)?;
+        rbd.worker().at("image in place");
+        Ok(())
+    });
+    if let Some((volume, name)) = own {
+        let snapshot = super::model::Snapshot { name, protected: false };
+        let removed = rbd.unsnap(volume, &snapshot);
+        if made.is_ok() {
+            removed?;
+        }
+    }
+    made.map(drop)
+}

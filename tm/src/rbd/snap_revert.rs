@@ -1,0 +1,54 @@
+//! `snap_revert`: a disk holds again what it held when the snapshot was made.
+//!
+//! ```text
+//!  clone of the snapshot, under another name
+//!    │ the disk has snapshots: it gets the name that says which     else: it is set aside
+//!    v
+//!  the clone gets the disk's name ──> what was set aside is removed
+//! ```
+//!
+//! Nothing that the disk holds is given up before the clone is whole (W9). Between the two renames the disk is missing: a
+//! guest can't start from the wrong one, and the same call run again goes on.
+
+use super::error::RbdError;
+use super::model::{Family, Member};
+use super::name::{Role, SnapshotName, Volume};
+use super::place::{Removal, half_made, protected, remove_all, sweep};
+use super::tool::Rbd;
+use crate::host::StorageError;
+
+pub(super) fn revert(rbd: &Rbd<'_>, disk: &Volume, id: u32) -> Result<(), StorageError> {
+    let family = Family::read(rbd, disk)?;
+    let holder = family.holder(id).ok_or(RbdError::NoSnapshot { volume: disk.clone(), id })?;
+    let name = SnapshotName::Numbered(id);
+    if let Some(current) = family.current() {
+        rbd.idle(&current.volume)?;
+    }
+    rbd.worker().at("volumes read");
+    sweep(rbd, &family);
+    if let Some(snapshot) = holder.snapshot(&name) {
+        protected(rbd, &holder.volume, snapshot)?;
+    }
+    let data = family.current().unwrap_or(holder).info.data_pool.as_ref();
+    let made = half_made(rbd, disk, |made| {
+        rbd.clone(&format!("{}@{name}", holder.volume), made, data)?;
+        rbd.worker().at("cloned");
+        let parent = rbd.info(made)?.parent.map(|parent| format!("{}@{}", parent.image, parent.snapshot));
+        if parent.as_deref() == Some(format!("{}@{name}", holder.volume.name()).as_str()) {
+            return Ok(());
+        }
+        let why = format!("it stands on {parent:?}");
+        Err(RbdError::Incomplete { volume: made.clone(), why }.into())
+    })?;
+    if let Some(current) = family.current() {
+        let numbers = current.numbers();
+        let away = if numbers.is_empty() { disk.aside() } else { disk.renamed(&numbers) };
+        rbd.rename(&current.volume, &away)?;
+        rbd.worker().at("old volume renamed");
+    }
+    rbd.rename(&made, disk)?;
+    rbd.worker().at("volume in place");
+    let family = Family::read(rbd, disk)?;
+    let given_up: Vec<&Member> = family.of(Role::Aside).collect();
+    remove_all(rbd, &given_up, Removal::Gone)
+}

@@ -1,0 +1,328 @@
+//! Volumes on the real cluster that `tests/lab/ceph.sh` starts, calls on them, and a picture of what they leave.
+//!
+//! Every test takes image numbers that no other one has, so that all can use one cluster at once.
+#![allow(dead_code, reason = "each test file uses its own part of this")]
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use causeway_core::answer::Failure;
+use causeway_tm::host::{Call, Worker, perform};
+use serde_json::{Value, json};
+
+pub const MIB: u64 = 1 << 20;
+
+/// The cluster, if there is one. `tests/run ceph` starts one and sets the variable.
+pub fn cluster() -> Option<PathBuf> {
+    let conf = std::env::var_os("CAUSEWAY_TEST_CEPH").map(PathBuf::from);
+    if conf.is_none() {
+        println!("skipped: CAUSEWAY_TEST_CEPH names no cluster; `tests/run ceph` starts one");
+    }
+    conf
+}
+
+/// An image and the VM that has disk 0 from it.
+pub struct Stage {
+    conf: PathBuf,
+    _dir: Option<tempfile::TempDir>,
+    dir: PathBuf,
+    pub image: u32,
+}
+
+/// One volume, as it is compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// MiB.
+    pub size: u64,
+    pub parent: Option<String>,
+    pub data_pool: Option<String>,
+    /// Name, protected, the first byte of each MiB.
+    pub snapshots: Vec<(String, bool, String)>,
+    pub content: String,
+}
+
+pub type Picture = BTreeMap<String, Seen>;
+
+impl Stage {
+    pub fn new(conf: &Path) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let dir = tempfile::tempdir().unwrap();
+        // Numbers of other processes' tests are others, too.
+        let image = (std::process::id() % 4000) * 1000 + NEXT.fetch_add(1, Ordering::Relaxed) + 1000;
+        let mut stage = Stage::at(conf, dir.path(), image);
+        stage._dir = Some(dir);
+        stage
+    }
+
+    /// One that somebody else made.
+    pub fn at(conf: &Path, dir: &Path, image: u32) -> Self {
+        std::fs::create_dir_all(dir.join("datastores")).unwrap();
+        Stage { conf: conf.to_owned(), _dir: None, dir: dir.canonicalize().unwrap(), image }
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// `one/one-5`.
+    pub fn source(&self) -> String {
+        format!("one/one-{}", self.image)
+    }
+
+    /// `one/one-5-7-0`.
+    pub fn disk(&self) -> String {
+        format!("{}-7-0", self.source())
+    }
+
+    /// The words that name the cluster, as user `one`.
+    fn access(&self) -> [String; 6] {
+        let beside = |name: &str| self.conf.with_file_name(name).display().to_string();
+        let conf = self.conf.display().to_string();
+        [
+            "--conf".to_owned(),
+            conf,
+            "--id".to_owned(),
+            "one".to_owned(),
+            "--keyfile".to_owned(),
+            beside("one.key"),
+        ]
+    }
+
+    pub fn rbd_with(&self, input: &[u8], words: &[&str]) -> Result<Vec<u8>, String> {
+        let mut rbd = Command::new("rbd");
+        rbd.args(self.access())
+            .args(words)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = rbd.spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let written = std::thread::scope(|scope| {
+            scope.spawn(move || drop(stdin.write_all(input)));
+            child.wait_with_output().unwrap()
+        });
+        let said = String::from_utf8_lossy(&written.stderr).into_owned();
+        if written.status.success() { Ok(written.stdout) } else { Err(said) }
+    }
+
+    pub fn rbd(&self, words: &str) -> Vec<u8> {
+        let words: Vec<&str> = words.split(' ').collect();
+        self.rbd_with(&[], &words).unwrap_or_else(|said| panic!("rbd {words:?}: {said}"))
+    }
+
+    pub fn json(&self, words: &str) -> Value {
+        serde_json::from_slice(&self.rbd(&format!("--format json {words}"))).unwrap()
+    }
+
+    /// A volume with these bytes, one for the beginning of each MiB.
+    pub fn import(&self, volume: &str, bytes: &str) {
+        let mut content = vec![0; bytes.len() * 1024 * 1024];
+        for (index, byte) in bytes.bytes().enumerate() {
+            content[index * 1024 * 1024..][..4096].fill(byte);
+        }
+        self.rbd_with(&content, &["import", "--no-progress", "-", volume]).unwrap();
+    }
+
+    /// Writes a byte at the beginning of the volume's first MiB, as a guest would: by a difference.
+    pub fn write(&self, volume: &str, byte: u8) {
+        let mut diff = b"rbd diff v1\nw".to_vec();
+        diff.extend(0_u64.to_le_bytes());
+        diff.extend(4096_u64.to_le_bytes());
+        diff.extend([byte; 4096]);
+        diff.push(b'e');
+        self.rbd_with(&diff, &["import-diff", "--no-progress", "-", volume]).unwrap();
+    }
+
+    /// The first byte of each MiB, dots for zeros; the rest must be what `import` and `write` leave.
+    pub fn content(&self, volume: &str) -> String {
+        let bytes = self.rbd(&format!("export --no-progress {volume} -"));
+        let of = |mib: &[u8]| {
+            assert!(mib[..4096].iter().all(|byte| *byte == mib[0]), "{volume} is torn");
+            assert!(mib[4096..].iter().all(|byte| *byte == 0), "{volume} has something else in it");
+            if mib[0] == 0 { '.' } else { char::from(mib[0]) }
+        };
+        bytes.chunks(1024 * 1024).map(of).collect()
+    }
+
+    /// An image of four MiB.
+    pub fn image(&self) {
+        self.import(&self.source(), "aaaa");
+    }
+
+    /// As the stock driver makes one.
+    fn stock_snapshot(&self, snapshot: &str) {
+        self.rbd(&format!("snap create --no-progress {snapshot}"));
+        self.rbd(&format!("snap protect {snapshot}"));
+    }
+
+    /// That image and a disk from it, made as the stock driver makes them.
+    pub fn cloned(&self) {
+        self.image();
+        self.stock_snapshot(&format!("{}@snap", self.source()));
+        self.rbd(&format!("clone {0}@snap {0}-7-0", self.source()));
+    }
+
+    /// That disk with snapshots 0 (of `b`) and 1 (of `c`), `d` written since.
+    pub fn snapshots(&self) {
+        self.cloned();
+        let disk = self.disk();
+        for (id, byte) in [(0, b'b'), (1, b'c')] {
+            self.write(&disk, byte);
+            self.stock_snapshot(&format!("{disk}@{id}"));
+        }
+        self.write(&disk, b'd');
+    }
+
+    /// Three volumes as the stock driver leaves them: one with snapshots 0 and 1; one that was made from 0 and has 2; and
+    /// the disk, which was made from 0, too.
+    pub fn family(&self) {
+        self.snapshots();
+        let disk = self.disk();
+        self.rbd(&format!("rename {disk} {disk}-0:1"));
+        self.rbd(&format!("clone {disk}-0:1@0 {disk}"));
+        self.write(&disk, b'e');
+        self.stock_snapshot(&format!("{disk}@2"));
+        self.rbd(&format!("rename {disk} {disk}-2"));
+        self.rbd(&format!("clone {disk}-0:1@0 {disk}"));
+        self.write(&disk, b'f');
+    }
+
+    /// All volumes of the image's family, without what the numbers of a run change.
+    pub fn picture(&self) -> Picture {
+        let names: Vec<String> = serde_json::from_value(self.json("ls one")).unwrap();
+        let base = format!("one-{}", self.image);
+        let plain = |text: &str| text.replacen(&base, "one-5", 1);
+        let ours = names.iter().filter(|name| {
+            name.strip_prefix(&base).is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
+        });
+        ours.map(|name| (plain(name), self.see(&format!("one/{name}"), &plain))).collect()
+    }
+
+    fn see(&self, volume: &str, plain: &dyn Fn(&str) -> String) -> Seen {
+        let info = self.json(&format!("info {volume}"));
+        let parent = info.get("parent").map(|parent| {
+            format!("{}@{}", plain(parent["image"].as_str().unwrap()), parent["snapshot"].as_str().unwrap())
+        });
+        let list = self.json(&format!("snap ls {volume}"));
+        let snapshot = |snapshot: &Value| {
+            let name = snapshot["name"].as_str().unwrap().to_owned();
+            let content = self.content(&format!("{volume}@{name}"));
+            (name, snapshot["protected"] == "true", content)
+        };
+        Seen {
+            size: info["size"].as_u64().unwrap() / MIB,
+            parent,
+            data_pool: info.get("data_pool").map(|pool| pool.as_str().unwrap().to_owned()),
+            snapshots: list.as_array().unwrap().iter().map(snapshot).collect(),
+            content: self.content(volume),
+        }
+    }
+
+    fn call(&self, work: Value) -> Value {
+        let [_, conf, _, user, _, key] = self.access();
+        json!({"rbd": {"cluster": {"conf": conf, "user": user, "key": key}, "vm": 7, "work": work}})
+    }
+
+    pub fn vm_dir(&self) -> PathBuf {
+        self.dir.join("datastores/100/7")
+    }
+
+    pub fn clone(&self, grown_mb: Option<u64>) -> Value {
+        self.call(json!({"clone": {"image": self.source(), "disk": self.disk(), "dir": self.vm_dir(), "grown_mb": grown_mb}}))
+    }
+
+    pub fn clone_into(&self, data_pool: &str) -> Value {
+        self.call(json!({"clone": {"image": self.source(), "disk": self.disk(), "dir": self.vm_dir(), "data_pool": data_pool}}))
+    }
+
+    pub fn link(&self) -> Value {
+        self.call(json!({"link": {"image": self.source(), "dir": self.vm_dir()}}))
+    }
+
+    /// Its image is called as the next disk of another VM would be, so that a picture has it.
+    pub fn save(&self, snapshot: Option<u32>) -> Value {
+        let image = format!("{}-saved", self.source());
+        self.call(json!({"save": {"disk": self.disk(), "snapshot": snapshot, "image": image}}))
+    }
+
+    pub fn remove(&self, volume: &str, trash: bool) -> Value {
+        self.call(json!({"remove": {"volume": volume, "trash": trash}}))
+    }
+
+    pub fn make(&self, size_mb: u64, blank: Value) -> Value {
+        let beside = self.vm_dir().join("disk.0");
+        self.call(
+            json!({"make": {"disk": self.disk(), "size_mb": size_mb, "blank": blank, "beside": beside}}),
+        )
+    }
+
+    pub fn resize(&self, size_mb: u64) -> Value {
+        self.call(json!({"resize": {"disk": self.disk(), "size_mb": size_mb}}))
+    }
+
+    pub fn snapshot(&self, order: &str, id: u32) -> Value {
+        self.call(json!({"snapshot": {"disk": self.disk(), "order": order, "id": id}}))
+    }
+
+    /// The same for the image itself, which is a persistent VM's disk.
+    pub fn of_image(&self, order: &str, id: u32) -> Value {
+        self.call(json!({"snapshot": {"disk": self.source(), "order": order, "id": id}}))
+    }
+
+    pub fn perform_within(
+        &self,
+        call: &Value,
+        wait: Duration,
+        between: &dyn Fn(&'static str),
+    ) -> Result<String, Failure> {
+        let call: Call = serde_json::from_value(call.clone()).unwrap();
+        let deadline = Instant::now() + wait;
+        let locks = self.dir.join("locks");
+        perform(&call, &[], &Worker { locks: &locks, qemu_img: Path::new("qemu-img"), deadline, between })
+    }
+
+    pub fn perform_at(&self, call: &Value, between: &dyn Fn(&'static str)) -> Result<String, Failure> {
+        self.perform_within(call, Duration::from_secs(120), between)
+    }
+
+    pub fn done(&self, call: Value) {
+        self.perform_at(&call, &|_| {}).unwrap_or_else(|failure| panic!("{call}: {failure}"));
+    }
+
+    pub fn failure(&self, call: Value) -> Failure {
+        self.perform_at(&call, &|_| {}).unwrap_err()
+    }
+}
+
+/// Whether all is to be tried that there is, as `tests/run long` does.
+pub fn long() -> bool {
+    std::env::var_os("CAUSEWAY_TEST_LONG").is_some()
+}
+
+/// Some of a list, others in each run; all of it in the long form.
+pub fn share<T>(all: &[T], count: usize) -> &[T] {
+    if long() {
+        return all;
+    }
+    let parts = all.len() / count;
+    let part = std::process::id() as usize % parts;
+    &all[part * count..][..count]
+}
+
+/// Runs tests of a list at once: most of an `rbd` call is waiting.
+pub fn at_once<T: Sync>(all: &[T], act: impl Fn(&T) + Sync) {
+    let next = AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                while let Some(one) = all.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
+                    act(one);
+                }
+            });
+        }
+    });
+}

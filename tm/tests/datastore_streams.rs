@@ -1,0 +1,85 @@
+//! Images that come from another machine, and what a datastore tells of itself.
+
+#![cfg(test)]
+
+mod common;
+
+use std::os::unix::fs::symlink;
+
+use common::images::{Images, raw_of};
+use common::{Datastores, picture, tool};
+use serde_json::{Value, json};
+
+/// What arrives in a stream is an image when all of it came, and nothing before.
+#[test]
+fn a_stream_that_ends_too_early_is_no_image() {
+    let on = Datastores::new();
+    let receive = |stream: &[u8]| causeway_tm::host::receive(stream, &on.locks, &|_| {});
+    let order = json!({"call": on.import(json!({"stream": {"checksum": null, "unpacked": false}}), json!("qcow2"))["datastore"], "deadline_ms": 60_000});
+    let mut stream = Vec::new();
+    for frame in [order.to_string().into_bytes(), vec![7; 60_000], vec![0; 65_536], vec![9; 1000], Vec::new()]
+    {
+        stream.extend(u32::try_from(frame.len()).unwrap().to_be_bytes());
+        stream.extend(frame);
+    }
+    for cut in [0, 3, 40, 30_000, stream.len() - 1004, stream.len() - 4, stream.len() - 1] {
+        let failure = receive(&stream[..cut]).unwrap_err();
+        assert!(!failure.text.is_empty(), "{cut}");
+        assert!(!on.path("1/new").exists(), "{cut}");
+        on.nothing_half_made();
+    }
+    assert_eq!(receive(&stream).unwrap(), "qcow2");
+    let bytes = raw_of(&on.path("1/new"), "qcow2");
+    assert!(bytes.starts_with(&[7; 60_000]) && bytes.len() >= 126_536);
+    let other = json!({"call": on.remove()["datastore"], "deadline_ms": 1}).to_string();
+    let other = [&u32::try_from(other.len()).unwrap().to_be_bytes(), other.as_bytes()].concat();
+    assert!(receive(&other).unwrap_err().text.contains("another call"));
+}
+
+/// W52, and a VM's persistent disk whose bytes lie with its image.
+#[test]
+fn a_datastore_tells_how_full_it_and_its_vms_are() {
+    let on = Datastores::new();
+    let usage = |id: u32, disks: bool| {
+        on.perform(
+            &json!({"datastore": {"usage": {"datastore": on.text(&id.to_string()), "disks": disks}}}),
+            &[],
+        )
+    };
+    let text = usage(100, false).unwrap();
+    let numbers: Vec<u64> =
+        text.split(' ').map(|word| word.split_once('=').unwrap().1.parse().unwrap()).collect();
+    let df = tool("df", &["-B1M", "-P", &on.text("100")]);
+    let df: Vec<u64> =
+        df.lines().nth(1).unwrap().split_whitespace().skip(1).take(3).map(|n| n.parse().unwrap()).collect();
+    assert_eq!(numbers[1], df[0]);
+    // Others write to this machine's disk meanwhile.
+    assert!(numbers[0].abs_diff(df[1]) < 2000 && numbers[2].abs_diff(df[2]) < 2000, "{numbers:?} {df:?}");
+    on.raw_image();
+    let dir = on.vm_dir();
+    symlink(on.path("1/abc"), dir.join("disk.0")).unwrap();
+    std::fs::create_dir(dir.join("disk.12.snap")).unwrap();
+    symlink("disk.12.snap/10", dir.join("disk.12")).unwrap();
+    for (name, megabytes) in [("0", 1), ("9", 2), ("10", 3)] {
+        std::fs::write(dir.join("disk.12.snap").join(name), vec![1; megabytes << 20]).unwrap();
+    }
+    std::fs::write(dir.join("disk.12.snap/4.current"), "disk.12.snap/9").unwrap();
+    symlink("nowhere", dir.join("disk.3")).unwrap();
+    std::fs::write(dir.join("vm.xml"), b"x").unwrap();
+    std::fs::create_dir_all(on.path("100/8")).unwrap();
+    std::fs::create_dir_all(on.path("100/x")).unwrap();
+    let told = usage(100, true).unwrap();
+    let told: Value = serde_json::from_str(told.split_once('\n').unwrap().1).unwrap();
+    assert_eq!(
+        told,
+        json!([{"vm": 7, "disks": [
+            {"id": 0, "size_mb": 1, "snapshots": {}},
+            {"id": 12, "size_mb": 3, "snapshots": {"0": 1, "9": 2, "10": 3, "4": 2}},
+        ]}])
+    );
+    // The first time, its directory is made; without the root of all datastores, nothing is.
+    usage(105, false).unwrap();
+    assert_eq!(picture(&on.path("105")).len(), 0);
+    let elsewhere = json!({"datastore": {"usage": {"datastore": on.beside("gone/1"), "disks": false}}});
+    assert!(on.failure(&elsewhere).text.starts_with("datastore 1 is not on this host"));
+}
