@@ -35,6 +35,8 @@ macro_rules! as_text {
     };
 }
 
+pub(crate) use as_text;
+
 /// The name of one directory entry: no slash, no dots alone, no control character, and not one of our temporary names.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

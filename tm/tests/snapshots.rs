@@ -272,6 +272,35 @@ fn a_disk_in_use_is_refused() {
     }
 }
 
+/// A layer that somebody has open is not taken away, whatever the disk's link says of it (W15).
+#[test]
+fn a_layer_in_use_is_not_removed() {
+    use std::io::{BufRead, BufReader, Write};
+    use std::process::{Command, Stdio};
+    let [(on, _), _] = chains();
+    for id in 0..2 {
+        on.done(&on.snapshot("create", id, true, false));
+    }
+    // The guest went on in layer 2; the link was left behind.
+    relink(&on, "disk.0.snap/1");
+    let mut guest = Command::new("qemu-io")
+        .args(["-f", "qcow2", &on.text("100/7/disk.0.snap/2")])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut input, output) = (guest.stdin.take().unwrap(), guest.stdout.take().unwrap());
+    input.write_all(b"length\n").unwrap();
+    BufReader::new(output).read_line(&mut String::new()).unwrap();
+    for part in [json!({"remove_layer": {"id": 2}}), json!({"merged_layer": {"id": 1, "above": 2}})] {
+        let failure = on.failure(&on.live(part));
+        assert!(failure.text.contains("disk.0.snap/2 is open"), "{failure}");
+        assert!(on.path("100/7/disk.0.snap/2").exists());
+    }
+    drop(input);
+    guest.wait().unwrap();
+}
+
 #[derive(Debug, Clone)]
 enum Deed {
     Write(u64, u8),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use causeway_core::locks::Mode;
 
-use super::snapshot::{Use, usage};
+use super::snapshot::{Use, not_in_use, usage};
 use super::{
     CopyOf, Datastore, During, Home, Inside, Kept, LivePart, StorageError, Tool, Worker, lock, remove,
 };
@@ -202,6 +202,8 @@ fn remove_layer(layers: &Layers, id: u32, worker: &Worker<'_>) -> Result<(), Sto
         let why = format!("it is what the disk holds now, not snapshot {id}");
         return Err(StorageError::Disk { path: layers.path(layer), why });
     }
+    // The link may lag behind what the guest uses (W15).
+    not_in_use(&layers.path(layer))?;
     remove(layers.folder.handle(), &layer.to_string(), &layers.path(layer))?;
     worker.at("layer removed");
     super::snapshot::forget(layers, id, worker)
@@ -220,7 +222,11 @@ fn merged_layer(layers: &Layers, id: u32, above: u32, worker: &Worker<'_>) -> Re
     };
     let place = layers.of_snapshot(id).or_else(|| layers.of_snapshot(above)).ok_or_else(gone)?;
     // Word of the new place first: a snapshot that nobody finds is lost.
-    let moving = if layers.get(above).is_some() { layers.snapshots_in(above) } else { Vec::new() };
+    let mut moving = Vec::new();
+    if layers.get(above).is_some() {
+        not_in_use(&layers.path(above))?;
+        moving = layers.snapshots_in(above);
+    }
     for snapshot in moving {
         layers.leave_word(snapshot, place)?;
         worker.at("pointer written");

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use causeway_core::locks::{Held, Locks as Numbered, Mode};
 use causeway_core::names::VmId;
 
-use super::{During, StorageError, Worker};
-use crate::place::Image;
+use super::{During, Kept, StorageError, Worker};
+use crate::place::{Image, VmFile};
 
 /// Locks that are held; dropping gives them back.
 pub(crate) struct Locks {
@@ -30,6 +30,18 @@ pub(crate) fn hold(
     image: Option<(&Image, Mode)>,
 ) -> Result<Locks, StorageError> {
     hold_named(worker, vm, image.map(|(image, mode)| (image.to_string(), mode)))
+}
+
+/// Waits for the locks of a disk: its VM's, and its image's where that is the disk.
+///
+/// # Errors
+/// As for [`hold`].
+pub(crate) fn of_disk(worker: &Worker<'_>, file: &VmFile, kept: &Kept) -> Result<Locks, StorageError> {
+    let image = match kept {
+        Kept::Beside => None,
+        Kept::WithImage(image) => Some((image, Mode::Exclusive)),
+    };
+    hold(worker, file.dir().vm(), image)
 }
 
 /// As [`hold`]; the image is any thing that has a name of its own among all images.

@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::path::PathBuf;
 
-use causeway_core::locks::Mode;
 use rustix::fs::{FallocateFlags, fallocate};
 
 use super::snapshot::not_in_use;
@@ -24,11 +23,7 @@ pub(crate) fn resize(
     size: Size,
     worker: &Worker<'_>,
 ) -> Result<(), StorageError> {
-    let image = match kept {
-        Kept::Beside => None,
-        Kept::WithImage(image) => Some((image, Mode::Exclusive)),
-    };
-    let _locks = lock::hold(worker, file.dir().vm(), image)?;
+    let _locks = lock::of_disk(worker, file, kept)?;
     let path = place(file, kept, qcow2)?;
     not_in_use(&path)?;
     let want = size.grown_mb.unwrap_or(0).saturating_mul(MIB);

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use causeway_core::names::{NameError, VmId};
 use serde::{Deserialize, Serialize};
 
+use crate::place::as_text;
+
 /// Longest name of a pool and of an image, bytes. Longer ones are nobody's, and room is left for what is put behind one.
 const LIMIT: usize = 160;
 
@@ -31,23 +33,6 @@ fn check(what: &'static str, text: &str) -> Result<(), NameError> {
         && !text.chars().any(char::is_control);
     let form = "1 to 160 bytes without '/', '@' and control characters, not beginning with '-'";
     if ok { Ok(()) } else { Err(NameError::new(what, text, form)) }
-}
-
-/// Serialises a type as the text it prints, and reads it back through its parser.
-macro_rules! as_text {
-    ($name:ident) => {
-        impl TryFrom<String> for $name {
-            type Error = NameError;
-            fn try_from(text: String) -> Result<Self, NameError> {
-                text.parse()
-            }
-        }
-        impl From<$name> for String {
-            fn from(value: $name) -> String {
-                value.to_string()
-            }
-        }
-    };
 }
 
 /// The name of a pool.

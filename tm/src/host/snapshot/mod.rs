@@ -1,6 +1,6 @@
 //! Snapshots of a disk that nobody has open: `snap_create`, `snap_revert`, `snap_delete` (contract TM 2.1).
 
-use causeway_core::locks::{Mode, held_by_others};
+use causeway_core::locks::held_by_others;
 
 use super::{During, Kept, SnapshotOrder, StorageError, Worker, lock};
 use crate::place::{Image, VmFile};
@@ -28,11 +28,7 @@ pub(crate) fn perform(
     id: u32,
     worker: &Worker<'_>,
 ) -> Result<(), StorageError> {
-    let image = match kept {
-        Kept::Beside => None,
-        Kept::WithImage(image) => Some((image, Mode::Exclusive)),
-    };
-    let _locks = lock::hold(worker, file.dir().vm(), image)?;
+    let _locks = lock::of_disk(worker, file, kept)?;
     if !chain {
         return match order {
             SnapshotOrder::Create => flat::create(file, kept, id, worker),
