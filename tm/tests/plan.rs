@@ -116,17 +116,18 @@ fn what_is_not_built_is_known() {
         }
     }
     other.sort();
-    let known = "ln.ssh monitor mvds.ssh postbackup postbackup_live prebackup prebackup_live restore";
+    let known = "monitor postbackup postbackup_live prebackup prebackup_live restore";
     for name in &other {
         assert!(known.split_whitespace().any(|word| word == name), "{name}");
     }
-    for text in ["tm/lvm/clone", "vmm/qcow2/clone", "tm/shared/ln.ssh", "tm/qcow2/clones"] {
+    for text in ["tm/lvm/clone", "vmm/qcow2/clone", "tm/qcow2/clones"] {
         assert!(!built(&slot(text)), "{text}");
     }
     // Some have a form of their own; every other suffix falls back (contract TM 1.3).
     for text in [
         "tm/qcow2/delete.ssh",
         "tm/qcow2/mv.ssh",
+        "tm/shared/ln.ssh",
         "tm/shared/clone.other",
         "tm/qcow2/context.ssh",
         "tm/shared/premigrate",
@@ -175,6 +176,14 @@ fn other_shapes_become_their_golden_steps() {
         let mut unknown = here.clone();
         unknown.vm.as_mut().unwrap().lcm_state = Some(state);
         add("tm/qcow2/mv.ssh", "h1:/d/100/7 h2:/d/100/7 7 100", &unknown, &plain);
+    }
+
+    for (driver, format) in
+        [("qcow2", Format::Qcow2), ("shared", Format::Raw), ("shared", Format::Other("vmdk".into()))]
+    {
+        let facts = facts(7, &format, 100);
+        add(&format!("tm/{driver}/ln.ssh"), "fe:/d/1/abc h1:/d/100/7/disk.0 7 1", &facts, &plain);
+        add(&format!("tm/{driver}/mvds.ssh"), "h1:/d/100/7/disk.0 /d/1/abc 7 1", &facts, &plain);
     }
 
     let mut moved = facts(7, &Format::Qcow2, 102);
@@ -281,6 +290,9 @@ fn what_a_call_needs_is_asked_for_and_no_more() {
         (Some(VmNeed::Document(vm)), vec![])
     );
     assert_eq!(need("tm/qcow2/mv.ssh", "h1:/d/100/7 h1:/d/102/7 7 102"), (None, vec![]));
+    let back = "h1:/d/100/7/disk.0 /d/1/abc 7 1";
+    assert_eq!(need("tm/qcow2/mvds.ssh", back), (Some(VmNeed::Document(vm)), vec![]));
+    assert_eq!(need("tm/qcow2/mvds", back), (None, vec![]));
     assert_eq!(need("tm/qcow2/mv", "h1:/d/100/7 h2:/d/102/7 7 102"), (None, vec![]));
     assert_eq!(need("tm/qcow2/context", "/a h1:/d/100/7/disk.1 7 100"), (None, vec![]));
     let migrate = "h1 h2 /d/100/7 7 100";
@@ -420,7 +432,7 @@ fn standard_input_is_passed_on_as_it_is() {
 proptest! {
     #[test]
     fn no_arguments_make_it_panic(
-        verb in "clone|ln|mv|mv\\.ssh|mvds|delete|mkimage|mkswap|resize|snap_create|snap_revert|context|premigrate|postmigrate|failmigrate",
+        verb in "clone|ln|ln\\.ssh|mv|mv\\.ssh|mvds|mvds\\.ssh|delete|mkimage|mkswap|resize|snap_create|snap_revert|context|premigrate|postmigrate|failmigrate",
         argv in proptest::collection::vec("(fe|h1)?:?(/d/[0-9]{1,3}/[0-9]/disk\\.[0-9])?|[0-9]{1,3}|\\PC{0,20}", 0..8),
     ) {
         let facts = facts(7, &Format::Qcow2, 100);

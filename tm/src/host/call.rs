@@ -38,6 +38,24 @@ pub enum Call {
         /// What it links to.
         layout: Layout,
     },
+    /// Gives a VM copies of the image and of its snapshots, on its host's own disk.
+    LendImage {
+        /// The image.
+        image: Image,
+        /// The VM's disk.
+        file: VmFile,
+        /// What the image is.
+        layout: Layout,
+    },
+    /// Brings a disk with its snapshots back from a host's own disk to its image.
+    TakeBack {
+        /// The VM's disk.
+        file: VmFile,
+        /// The image.
+        image: Image,
+        /// What it is.
+        layout: Layout,
+    },
     /// Takes a VM's link to its image away; what the guest wrote is in the image already.
     GiveBack {
         /// The VM's disk.
@@ -210,7 +228,7 @@ pub enum CopyKind {
     Standalone,
 }
 
-/// What a link leads to.
+/// What a persistent disk leads to, or is a copy of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Layout {

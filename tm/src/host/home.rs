@@ -359,6 +359,15 @@ impl Home {
         renamed.during("rename a new directory to", self.path.join(to))
     }
 
+    /// Has two entries take each other's names; whether it was done. Not every file system can, and both must be there.
+    pub(crate) fn exchange(&self, one: &str, other: &str) -> Result<bool, StorageError> {
+        match renameat_with(&self.handle, one, &self.handle, other, RenameFlags::EXCHANGE) {
+            Ok(()) => Ok(true),
+            Err(Errno::INVAL | Errno::NOENT | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(false),
+            Err(e) => Err(e).during("rename a new directory to", self.path.join(other)),
+        }
+    }
+
     /// Makes a new file in it.
     pub(crate) fn create(&self, name: &str, mode: u32) -> Result<std::fs::File, StorageError> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;

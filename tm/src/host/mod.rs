@@ -27,6 +27,7 @@ mod error;
 mod give_back;
 mod home;
 mod image;
+mod lend;
 mod live;
 mod lock;
 mod make;
@@ -36,6 +37,7 @@ mod remove;
 mod resize;
 mod save;
 mod snapshot;
+mod take_back;
 mod tool;
 
 pub use call::{Blank, Call, CopyKind, CopyOf, Kept, Layout, LivePart, ProbeOrder, SnapshotOrder};
@@ -45,7 +47,7 @@ pub use datastore::{
 pub use error::StorageError;
 pub(crate) use live::copy_path;
 
-pub(crate) use copy::{copy_data, next_data};
+pub(crate) use copy::{copy_data, next_data, same_data};
 pub(crate) use error::During;
 pub(crate) use home::{Datastore, Home, Temporary};
 pub(crate) use image::{ImageFile, Inside};
@@ -112,6 +114,8 @@ pub fn perform(call: &Call, inputs: &[Vec<u8>], worker: &Worker<'_>) -> Result<S
                 file::link(&qcow2::newest(image, &file.path(), worker)?, home, file.name(), worker)
             })
         }
+        Call::LendImage { image, file, layout } => lend::lend(image, file, *layout, worker),
+        Call::TakeBack { file, image, layout } => take_back::take_back(file, image, *layout, worker),
         Call::GiveBack { file, image } => give_back::give_back(file, image, worker),
         Call::MoveDir { from, to } => move_dir::move_dir(from, to, worker),
         Call::MakeImage { file, size_mb, qcow2, blank } => make::make(file, *size_mb, *qcow2, blank, worker),

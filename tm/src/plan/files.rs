@@ -63,8 +63,7 @@ impl Planner<'_> {
                 (host, named(self.slot, &file), self.give(&image, file, image_datastore)?)
             }
             Request::Mvds { host, file, image } => {
-                let image = image.image(&file)?;
-                (host, named(self.slot, &file), Call::GiveBack { file, image })
+                (host, named(self.slot, &file), self.give_back(file, &image)?)
             }
             Request::MvFile { to, file } => {
                 let reason = "a disk moves with its VM's directory".to_owned();
@@ -173,6 +172,10 @@ impl Planner<'_> {
         };
         let vm = self.vm(&file)?;
         let (disk, format) = (vm.disk(number)?, vm.format(number)?);
+        if self.service.verb == Verb::Ln && self.service.local {
+            let layout = self.layout(&file)?;
+            return Ok(Call::LendImage { image, file, layout });
+        }
         if self.service.verb == Verb::Ln {
             let layout = match format {
                 Format::Raw => Layout::Image,
@@ -188,6 +191,20 @@ impl Planner<'_> {
             (Format::Raw | Format::Other(_), _) => CopyKind::Flat,
         };
         Ok(Call::CloneImage { image, file, copy, grown_mb: disk.grown_mb(), sparse: disk.sparse, local })
+    }
+
+    fn give_back(&self, file: VmFile, image: &Source) -> Result<Call, TmError> {
+        let image = image.image(&file)?;
+        if !self.service.local {
+            return Ok(Call::GiveBack { file, image });
+        }
+        let layout = self.layout(&file)?;
+        Ok(Call::TakeBack { file, image, layout })
+    }
+
+    /// What a disk is where its image is copied: only qcow2 files have layers.
+    fn layout(&self, file: &VmFile) -> Result<Layout, TmError> {
+        Ok(if self.is_qcow2(file)? { Layout::Chain } else { Layout::Image })
     }
 
     fn make(&self, size_mb: u64, format: &str, file: VmFile) -> Result<Call, TmError> {
@@ -308,6 +325,7 @@ fn copies(call: &Call) -> bool {
         Call::CloneImage { copy, .. } => !matches!(copy, CopyKind::Overlay { .. }),
         Call::Snapshot { chain, order, .. } => !chain || *order == SnapshotOrder::Delete,
         Call::SaveDisk { .. } | Call::MakeImage { .. } | Call::MoveDir { .. } | Call::Resize { .. } => true,
+        Call::LendImage { .. } | Call::TakeBack { .. } => true,
         _ => false,
     }
 }

@@ -94,6 +94,8 @@ pub fn needs(slot: &Slot, argv: &[String]) -> Result<Needs, TmError> {
         Request::MvDir { from, to } if service.local && from.0 != to.0 => {
             needs.vm = Some(VmNeed::Document(from.1.vm()));
         }
+        // What comes back is copied as what it is.
+        Request::Mvds { file, .. } if service.local => needs.vm = Some(VmNeed::Document(file.dir().vm())),
         Request::Mvds { .. }
         | Request::MvFile { .. }
         | Request::MvDir { .. }

@@ -167,6 +167,16 @@ impl Datastores {
         self.perform(&self.live(part), &[]).unwrap();
     }
 
+    /// `ln.ssh`.
+    pub fn lend(&self, layout: &str) -> Value {
+        json!({"lend_image": {"image": self.text("1/abc"), "file": self.text("100/7/disk.0"), "layout": layout}})
+    }
+
+    /// `mvds.ssh`.
+    pub fn take_back(&self, layout: &str) -> Value {
+        json!({"take_back": {"image": self.text("1/abc"), "file": self.text("100/7/disk.0"), "layout": layout}})
+    }
+
     pub fn give_back(&self) -> Value {
         json!({"give_back": {"file": self.text("100/7/disk.0"), "image": self.text("1/abc")}})
     }
