@@ -334,7 +334,7 @@ frontend() {
   done
   [ ! -x "$from/causeway-tm" ] || put_slots causeway-tm datastore/fs cp clone rm mkfs stat monitor export snap_{delete,revert,flatten}
   # Not mv and its kin: most clusters keep a VM's small files on its host, from where only stock's move them.
-  [ ! -x "$from/causeway-tm" ] || put_slots causeway-tm tm/ceph clone ln mvds cpds delete mk{image,swap} resize snap_{create,delete,revert} context failmigrate
+  [ ! -x "$from/causeway-tm" ] || put_slots causeway-tm tm/ceph clone ln mvds cpds delete mk{image,swap} resize snap_{create,create_live,delete,revert} context failmigrate {clone,ln,mvds,cpds,delete,resize}.ssh
   swap_executables in
   [ -z "$rehearsal" ] || return 0
   cat <<TEXT

@@ -48,6 +48,7 @@ fn facts(vm: u32, format: &Format, datastore: u32) -> Facts {
     };
     Facts {
         chain: None,
+        hosts: None,
         vm: Some(vm),
         datastores: (0..200).map(|id| (id, DatastoreFacts::default())).collect(),
     }

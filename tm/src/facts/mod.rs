@@ -15,6 +15,7 @@ use causeway_core::answer::Failure;
 use causeway_core::names::VmId;
 
 use crate::chain::Chain;
+use crate::datastore::Hosts;
 use crate::error::TmError;
 
 pub use ceph::CephFacts;
@@ -46,6 +47,8 @@ pub struct Needs {
     pub vm: Option<VmNeed>,
     /// Of datastores, by number.
     pub datastores: BTreeSet<u32>,
+    /// Of all hosts: which of them are up.
+    pub hosts: bool,
 }
 
 /// What was looked up.
@@ -55,6 +58,8 @@ pub struct Facts {
     pub vm: Option<VmFacts>,
     /// Of datastores, by number.
     pub datastores: BTreeMap<u32, DatastoreFacts>,
+    /// Of all hosts.
+    pub hosts: Option<Hosts>,
     /// What was read of the disk on its host, where [`reading`](crate::plan::reading) asks for it.
     pub chain: Option<Chain>,
 }
@@ -101,6 +106,12 @@ pub trait Lookup {
     /// # Errors
     /// oned's refusal, or that it could not be asked.
     fn datastore(&self, id: u32) -> Result<DatastoreFacts, Failure>;
+
+    /// All hosts.
+    ///
+    /// # Errors
+    /// oned's refusal, or that it could not be asked.
+    fn hosts(&self) -> Result<Hosts, Failure>;
 }
 
 /// Looks up all that is needed.
@@ -120,6 +131,11 @@ pub fn gather(needs: &Needs, lookup: &dyn Lookup) -> Result<Facts, TmError> {
             .map_err(|failure| TmError::LookUp { what: format!("datastore {id}"), failure })?;
         facts.datastores.insert(id, found);
     }
+    if needs.hosts {
+        let what = || "the pool of hosts".to_owned();
+        let found = lookup.hosts().map_err(|failure| TmError::LookUp { what: what(), failure })?;
+        facts.hosts = Some(found);
+    }
     Ok(facts)
 }
 
@@ -138,13 +154,19 @@ mod tests {
             fn datastore(&self, _: u32) -> Result<DatastoreFacts, Failure> {
                 Err(Failure::new(Kind::Refused, "not authorised"))
             }
+            fn hosts(&self) -> Result<Hosts, Failure> {
+                Err(Failure::new(Kind::Timeout, "no answer"))
+            }
         }
-        let needs = Needs { vm: Some(VmNeed::History(VmId(7))), datastores: BTreeSet::new() };
+        let needs = Needs { vm: Some(VmNeed::History(VmId(7))), ..Needs::default() };
         let failure = Failure::from(gather(&needs, &Silent).unwrap_err());
         assert_eq!(failure.kind, Kind::Unreachable);
         assert_eq!(failure.text, "cannot look up VM 7: oned does not answer");
-        let needs = Needs { vm: None, datastores: BTreeSet::from([1]) };
+        let needs = Needs { datastores: BTreeSet::from([1]), ..Needs::default() };
         assert_eq!(Failure::from(gather(&needs, &Silent).unwrap_err()).kind, Kind::Refused);
+        let needs = Needs { hosts: true, ..Needs::default() };
+        let failure = Failure::from(gather(&needs, &Silent).unwrap_err());
+        assert_eq!(failure.text, "cannot look up the pool of hosts: no answer");
         assert_eq!(gather(&Needs::default(), &Silent), Ok(Facts::default()));
         assert!(Facts::default().vm(VmId(7)).is_err());
         assert!(Facts::default().datastore(1).is_err());

@@ -333,4 +333,6 @@ pub enum CopyOf {
     Snapshot(u32),
     /// An image.
     Image(Image),
+    /// A volume of a cluster, which is made of the copy in a step of its own.
+    Volume,
 }

@@ -45,7 +45,8 @@ pub use datastore::{
     Checksum, DatastoreCall, Dirs, DiskSizes, Exported, Fetch, ImageOrder, Origin, Stored, VmSizes, receive,
 };
 pub use error::StorageError;
-pub(crate) use live::copy_path;
+pub(crate) use live::{copy_name as live_copy, copy_path};
+pub(crate) use snapshot::not_in_use;
 
 pub(crate) use copy::{copy_data, next_data, same_data};
 pub(crate) use error::During;

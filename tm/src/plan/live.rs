@@ -94,7 +94,14 @@ impl<'a> Live<'a> {
 
     /// The disk as it is now becomes an image, or a snapshot of plain bytes.
     pub(super) fn copy(&self, to: CopyOf) -> Result<Vec<Step>, TmError> {
-        let path = copy_path(&self.file, &self.kept, &to);
+        let mut steps = self.filled(&to)?;
+        steps.push(self.files("publish", LivePart::PublishCopy { to, qcow2: self.qcow2 })?);
+        Ok(steps)
+    }
+
+    /// A copy of the disk as it is now, still beside.
+    pub(super) fn filled(&self, to: &CopyOf) -> Result<Vec<Step>, TmError> {
+        let path = copy_path(&self.file, &self.kept, to);
         let whole_guest = matches!(to, CopyOf::Snapshot(_));
         let order = DiskOrder::Copy {
             disk: self.disk.clone(),
@@ -109,8 +116,21 @@ impl<'a> Live<'a> {
         Ok(vec![
             self.files("file", LivePart::MakeCopy { to: to.clone(), qcow2 })?.undone_by(vec![drop]),
             self.guest("copy", order).long(),
-            self.files("publish", LivePart::PublishCopy { to, qcow2 })?,
         ])
+    }
+
+    /// The guest is brought to rest by its agent, if it has one, for the steps between the two; whatever becomes of them, it
+    /// goes on.
+    pub(super) fn rest(&self) -> [Step; 2] {
+        let agent_seconds = self.settings.agent_seconds();
+        let seconds = u32::try_from(self.settings.short_deadline.as_secs()).unwrap_or(u32::MAX);
+        let freeze = DiskOrder::Freeze { quiesce: Quiesce { agent_seconds, or_suspend: false }, seconds };
+        let thaw = DiskOrder::Thaw { agent_seconds };
+        // It may be over by then.
+        let undo = self.guest("undo freeze", thaw.clone()).ignored();
+        let soon =
+            |step: Step| Step { deadline: self.settings.short_deadline + self.settings.agent_wait, ..step };
+        [soon(self.guest("freeze", freeze)).undone_by(vec![soon(undo)]), soon(self.guest("thaw", thaw))]
     }
 
     /// Snapshot `id` is forgotten.

@@ -75,7 +75,7 @@ pub fn needs(slot: &Slot, argv: &[String]) -> Result<Needs, TmError> {
     let mut needs = Needs::default();
     let (service, request) = Request::read(slot, argv)?;
     if service.store == Store::Rbd {
-        return Ok(rbd::needs(&request));
+        return Ok(rbd::needs(service, &request));
     }
     match request {
         Request::Give { file, image_datastore, .. } => {
@@ -144,7 +144,7 @@ pub fn steps(
         },
         request => match service.store {
             Store::Files => files::plan(slot, service, request, facts, settings),
-            Store::Rbd => rbd::plan(slot, service.verb, request, facts, settings),
+            Store::Rbd => rbd::plan(slot, service, request, facts, settings),
         },
     }
 }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::ChildStdout;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -60,12 +61,24 @@ impl<'a> Rbd<'a> {
         self.worker
     }
 
-    fn call(&self, verb: &[&str], on: &str, args: &[&str]) -> Result<Vec<u8>, StorageError> {
+    pub(super) fn call(&self, verb: &[&str], on: &str, args: &[&str]) -> Result<Vec<u8>, StorageError> {
         let name = format!("rbd {}", verb.join(" "));
         self.run(self.program, &name, on, [verb, args].concat().as_slice())
     }
 
-    fn run(&self, program: &Path, name: &str, on: &str, words: &[&str]) -> Result<Vec<u8>, StorageError> {
+    /// What the tool prints, handed to `read` as it comes.
+    pub(super) fn stream<T: Send>(
+        &self,
+        verb: &str,
+        on: &str,
+        args: &[&str],
+        read: impl FnOnce(ChildStdout) -> std::io::Result<T> + Send,
+    ) -> Result<std::io::Result<T>, StorageError> {
+        let mut tool = self.tool(self.program, &format!("rbd {verb}"), on);
+        tool.arg(verb).args(args).stream(self.worker, read)
+    }
+
+    fn tool(&self, program: &Path, name: &str, on: &str) -> Tool {
         let mut tool = Tool::named(name, program, Path::new(on));
         let Cluster { conf, user, key } = self.cluster;
         for (option, value) in [
@@ -77,7 +90,12 @@ impl<'a> Rbd<'a> {
                 tool.args([option, value]);
             }
         }
-        let ended = tool.arg(MOUNT_TIMEOUT).args(words).output(self.worker, ANSWER_LIMIT)?;
+        tool.arg(MOUNT_TIMEOUT);
+        tool
+    }
+
+    fn run(&self, program: &Path, name: &str, on: &str, words: &[&str]) -> Result<Vec<u8>, StorageError> {
+        let ended = self.tool(program, name, on).args(words).output(self.worker, ANSWER_LIMIT)?;
         if ended.status.success() {
             return Ok(ended.out);
         }
@@ -220,17 +238,6 @@ impl<'a> Rbd<'a> {
         self.call(&["create"], &on, &with_data(data, &["--size", &size, &on])).map(drop)
     }
 
-    /// Makes a volume of a file's bytes, its holes left out.
-    pub(crate) fn import(
-        &self,
-        file: &Path,
-        volume: &Volume,
-        data: Option<&PoolName>,
-    ) -> Result<(), StorageError> {
-        let (on, file) = (volume.to_string(), file.to_string_lossy());
-        self.call(&["import"], &on, &with_data(data, &["--no-progress", &file, &on])).map(drop)
-    }
-
     pub(crate) fn clone(
         &self,
         from: &str,
@@ -316,6 +323,12 @@ impl<'a> Rbd<'a> {
         self.call(&["image-meta", "set"], &on, &[&on, key, value]).map(drop)
     }
 
+    /// Takes a mark away, which is there.
+    pub(super) fn unmark(&self, volume: &Volume, key: &str) -> Result<(), StorageError> {
+        let on = volume.to_string();
+        unless(code::ENOENT, self.call(&["image-meta", "remove"], &on, &[&on, key]))
+    }
+
     /// What a volume is marked with; none if it is not.
     pub(crate) fn mark(&self, volume: &Volume, key: &str) -> Result<Option<String>, StorageError> {
         let on = volume.to_string();
@@ -329,7 +342,7 @@ impl<'a> Rbd<'a> {
     }
 }
 
-fn with_data<'w>(data: Option<&'w PoolName>, words: &[&'w str]) -> Vec<&'w str> {
+pub(super) fn with_data<'w>(data: Option<&'w PoolName>, words: &[&'w str]) -> Vec<&'w str> {
     let mut all: Vec<&str> = data.map_or_else(Vec::new, |pool| vec!["--data-pool", pool.as_str()]);
     all.extend_from_slice(words);
     all

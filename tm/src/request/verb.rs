@@ -80,7 +80,7 @@ impl Service {
         // Whoever has a form of its own must not fall back: a VM would be linked to files that it is not to depend on,
         // or its snapshots be looked for where they are not.
         let local = suffix == "ssh" && store.has_local_form(verb);
-        store.builds(verb, local).then_some(Service { store, verb, local })
+        Some(Service { store, verb, local })
     }
 }
 
@@ -99,15 +99,6 @@ impl Store {
             }
             // The others fall back to verbs that do nothing to a disk, or refuse one that is no volume.
             Store::Rbd => matches!(verb, Clone | Ln | Mvds | Cpds | Delete | Resize),
-        }
-    }
-
-    /// Whether it is built.
-    fn builds(self, verb: Verb, local: bool) -> bool {
-        match self {
-            Store::Files => true,
-            // It takes libvirt to freeze the guest.
-            Store::Rbd => !local && verb != Verb::SnapCreateLive,
         }
     }
 }

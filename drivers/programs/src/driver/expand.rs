@@ -13,6 +13,7 @@ use causeway_core::names::{RequestId, VmId};
 use causeway_core::plan::{InputName, Place, Slot, Step, Work};
 use causeway_core::reach::slots::{Standing, standing, standing_with_fallback};
 use causeway_core::reach::wire::{Exchange, FromResident, WireStep};
+use causeway_tm::datastore::Hosts;
 use causeway_tm::facts::{DatastoreFacts, Lookup, Needs, VmFacts};
 
 use super::oned::Oned;
@@ -127,6 +128,7 @@ pub async fn read(places: &Places, request: RequestId, vm: VmId, step: Step) -> 
 pub struct Known {
     vms: BTreeMap<VmId, Result<VmFacts, Failure>>,
     datastores: BTreeMap<u32, Result<DatastoreFacts, Failure>>,
+    hosts: Option<Result<Hosts, Failure>>,
 }
 
 impl Known {
@@ -144,6 +146,9 @@ impl Known {
             if let Entry::Vacant(unknown) = self.datastores.entry(id) {
                 unknown.insert(datastore_facts(oned, id).await);
             }
+        }
+        if needs.hosts && self.hosts.is_none() {
+            self.hosts = Some(oned.hosts().await);
         }
     }
 }
@@ -171,6 +176,10 @@ impl Lookup for Known {
     fn datastore(&self, id: u32) -> Result<DatastoreFacts, Failure> {
         self.datastores.get(&id).cloned().unwrap_or_else(|| Err(not_asked()))
     }
+
+    fn hosts(&self) -> Result<Hosts, Failure> {
+        self.hosts.clone().unwrap_or_else(|| Err(not_asked()))
+    }
 }
 
 fn not_asked() -> Failure {
@@ -195,7 +204,7 @@ mod tests {
     #[tokio::test]
     async fn a_look_up_that_fails_is_no_empty_value() {
         let nobody = Oned::at("http://127.0.0.1:9/RPC2", Some("oneadmin:x"));
-        let needs = Needs { vm: Some(VmNeed::Document(VmId(7))), datastores: [1].into() };
+        let needs = Needs { vm: Some(VmNeed::Document(VmId(7))), datastores: [1].into(), hosts: true };
         let mut known = Known::default();
         known.ask(&nobody, &needs).await;
         let failure = Failure::from(gather(&needs, &known).unwrap_err());
@@ -234,7 +243,7 @@ mod tests {
         assert_eq!(of("tm/qcow2/restore"), Doer::Nobody);
         assert_eq!(of("tm/lvm/clone"), Doer::Nobody);
         assert_eq!(of("tm/ceph/clone"), ours("tm/ceph/clone"));
-        assert_eq!(of("tm/ceph/snap_create_live"), Doer::Nobody);
+        assert_eq!(of("tm/ceph/snap_create_live"), ours("tm/ceph/snap_create_live"));
         // By itself, not by falling back to `ln`, which would leave the VM hanging on a shared image.
         assert_eq!(of("tm/qcow2/ln.ssh"), ours("tm/qcow2/ln.ssh"));
     }
