@@ -121,7 +121,14 @@ fn what_is_not_built_is_known() {
     for name in &other {
         assert!(known.split_whitespace().any(|word| word == name), "{name}");
     }
-    for text in ["tm/lvm/clone", "vmm/qcow2/clone", "tm/qcow2/clones"] {
+    for text in [
+        "tm/lvm/clone",
+        "vmm/qcow2/clone",
+        "tm/qcow2/clones",
+        "tm/ssh/clone",
+        "tm/ssh/premigrate",
+        "vmm/ssh/mv",
+    ] {
         assert!(!built(&slot(text)), "{text}");
     }
     // Some have a form of their own; every other suffix falls back (contract TM 1.3).
@@ -186,6 +193,15 @@ fn other_shapes_become_their_golden_steps() {
         add(&format!("tm/{driver}/ln.ssh"), "fe:/d/1/abc h1:/d/100/7/disk.0 7 1", &facts, &plain);
         add(&format!("tm/{driver}/mvds.ssh"), "h1:/d/100/7/disk.0 /d/1/abc 7 1", &facts, &plain);
     }
+
+    // What oned asks of the system datastore's own transfer manager.
+    add("tm/ssh/mv", "h1:/d/100/7 h2:/d/100/7 7 100", &here, &plain);
+    add("tm/ssh/mv", "h1:/d/100/7/disk.0 h2:/d/100/7/disk.0 7 1", &here, &plain);
+    add("tm/ssh/delete", "h1:/d/100/7/disk.1 7 100", &here, &plain);
+    add("tm/ssh/delete", "h1:/d/100/7 7 100", &here, &plain);
+    add("tm/ssh/mkimage", "64 raw h1:/d/100/7/disk.1 7 100", &here, &plain);
+    add("tm/ssh/mkswap", "64 h1:/d/100/7/disk.1 7 100", &here, &plain);
+    add("tm/ssh/context", "/a/context.sh h1:/d/100/7/disk.1 7 100", &here, &plain);
 
     let mut moved = facts(7, &Format::Qcow2, 102);
     let vm = moved.vm.as_mut().unwrap();

@@ -47,7 +47,7 @@ impl Request {
             }
             Verb::Rm | Verb::SnapDelete | Verb::SnapRevert | Verb::SnapFlatten => String::new(),
             Verb::Monitor => format!("{}\n", usage(output).ok_or_else(confused)?.join("\n")),
-            Verb::System => {
+            Verb::System | Verb::Pool => {
                 let (first, sizes) = output.split_once('\n').unwrap_or((output, "[]"));
                 answer.sizes = serde_json::from_str(sizes).map_err(|_| confused())?;
                 format!("{}\n", usage(first).ok_or_else(confused)?.join(" "))

@@ -5,7 +5,7 @@ use causeway_core::names::{DiskPath, HostName, NameError};
 use md5::{Digest, Md5};
 
 use crate::error::TmError;
-use crate::facts::Format;
+use crate::facts::{CephFacts, Format};
 use crate::place::{DatastoreDir, FileName, Image, plain};
 
 /// The name of the root element.
@@ -227,6 +227,8 @@ pub(super) struct DatastoreFacts {
     pub sparse: bool,
     pub nfs_auto: bool,
     pub source_bridges: Option<String>,
+    /// Its cluster, where it is a pool.
+    pub ceph: CephFacts,
 }
 
 impl DatastoreFacts {
@@ -279,6 +281,7 @@ impl DatastoreFacts {
             sparse: flag("SPARSE")?.unwrap_or(true),
             nfs_auto: flag("NFS_AUTO_ENABLE")?.unwrap_or(false),
             source_bridges: set(template, "SOURCE_BRIDGE_LIST"),
+            ceph: CephFacts::of(template),
         })
     }
 

@@ -1,5 +1,5 @@
 //! The file datastore: the actions of `datastore/fs`, which the stock datastore process starts (contract TM 3), and
-//! `monitor` of a shared system datastore, which it starts among the transfer manager's slots.
+//! `monitor` of a shared system datastore, of files or a pool, which it starts among the transfer manager's slots.
 //!
 //! ```text
 //! argv: an id     ─┐
@@ -44,12 +44,15 @@ pub(crate) enum Verb {
     Export,
     /// `monitor` of a system datastore.
     System,
+    /// `monitor` of a system datastore that is a pool of a Ceph cluster.
+    Pool,
 }
 
 impl Verb {
     fn of(slot: &Slot) -> Option<Self> {
         Some(match (slot.family(), slot.driver(), slot.verb()) {
             ("tm", "shared" | "qcow2", "monitor") => Verb::System,
+            ("tm", "ceph", "monitor") => Verb::Pool,
             ("datastore", "fs", verb) => match verb {
                 "cp" => Verb::Cp,
                 "clone" => Verb::Clone,
@@ -116,7 +119,7 @@ impl Request {
     fn check(&self) -> Result<(), TmError> {
         let told = match self.verb {
             Verb::Stat => None,
-            Verb::Monitor | Verb::System => Some(("DATASTORE ID", self.document.datastore.id)),
+            Verb::Monitor | Verb::System | Verb::Pool => Some(("DATASTORE ID", self.document.datastore.id)),
             _ => Some(("IMAGE ID", self.document.image()?.id()?)),
         };
         match told {
@@ -131,6 +134,11 @@ impl Request {
                  used, and take the attribute away",
                 self.slot, self.document.datastore.id
             ))),
+            // The front-end need not reach the cluster (contract TM 2.2).
+            _ if self.verb == Verb::Pool && self.document.datastore.bridges.is_empty() => {
+                let object = format!("datastore {}", self.document.datastore.id);
+                Err(TmError::Missing { what: "BRIDGE_LIST".to_owned(), object })
+            }
             _ => Ok(()),
         }
     }
@@ -146,13 +154,13 @@ impl Request {
 
     /// By which number a host of `BRIDGE_LIST` is chosen; none means by chance (contract TM 3.2).
     pub fn turn(&self) -> Option<u32> {
-        (!matches!(self.verb, Verb::Monitor | Verb::System | Verb::Stat)).then_some(self.id)
+        (!matches!(self.verb, Verb::Monitor | Verb::System | Verb::Pool | Verb::Stat)).then_some(self.id)
     }
 
     /// Whether the step prints what the answer is made of.
     pub fn prints(&self) -> bool {
         match self.verb {
-            Verb::Cp | Verb::Clone | Verb::Monitor | Verb::System | Verb::Export => true,
+            Verb::Cp | Verb::Clone | Verb::Monitor | Verb::System | Verb::Pool | Verb::Export => true,
             Verb::Stat => self.document.image().is_ok_and(|image| !source::tells_its_size(image)),
             Verb::Rm | Verb::Mkfs | Verb::SnapDelete | Verb::SnapRevert | Verb::SnapFlatten => false,
         }

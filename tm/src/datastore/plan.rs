@@ -82,6 +82,7 @@ impl Request {
                 Some(call) => call,
                 None => return nothing("its address tells its size"),
             },
+            Verb::Pool => return self.pool(settings),
             Verb::Monitor => DatastoreCall::Usage { datastore: self.document.datastore.dir()?, disks: false },
             Verb::System => DatastoreCall::Usage {
                 datastore: self.document.datastore.located(self.location()?)?,
@@ -92,6 +93,13 @@ impl Request {
             Verb::SnapFlatten => self.snapshot(ImageOrder::Flatten)?,
             Verb::Export => DatastoreCall::Export { image: self.image()?, stored: self.stored("export")? },
         }))
+    }
+
+    fn pool(&self, settings: &TmSettings) -> Result<Call, TmError> {
+        let (datastore, object) =
+            (&self.document.datastore, format!("datastore {}", self.document.datastore.id));
+        let pool = datastore.ceph.pool(&object)?.unwrap_or_else(|| settings.ceph.pool.clone());
+        Ok(Call::PoolUsage { cluster: datastore.ceph.cluster(&object)?, pool, disks: self.document.vm_disks })
     }
 
     fn location(&self) -> Result<&str, TmError> {

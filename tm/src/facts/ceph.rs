@@ -27,7 +27,7 @@ pub struct CephFacts {
 }
 
 impl CephFacts {
-    pub(super) fn of(element: &Element) -> Self {
+    pub(crate) fn of(element: &Element) -> Self {
         let value = |name| element.value(name).filter(|text| !text.is_empty());
         CephFacts {
             user: value("CEPH_USER"),

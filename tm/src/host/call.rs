@@ -83,6 +83,9 @@ pub enum Call {
         qcow2: bool,
         /// What is in it.
         blank: Blank,
+        /// As in [`CloneImage`](Call::CloneImage).
+        #[serde(default, skip_serializing_if = "is_false")]
+        local: bool,
     },
     /// Grows a disk that nobody has open.
     Resize {
@@ -160,6 +163,9 @@ pub enum Call {
         /// The names of the inputs inside the image, in the order of the inputs. Of two with the same name the later
         /// one counts.
         names: Vec<FileName>,
+        /// As in [`CloneImage`](Call::CloneImage).
+        #[serde(default, skip_serializing_if = "is_false")]
+        local: bool,
     },
     /// Works on volumes of a Ceph cluster.
     Rbd(Box<RbdCall>),
@@ -171,13 +177,6 @@ pub enum Call {
         pool: PoolName,
         /// Whether a second line is to tell how much room the disks of its VMs take.
         disks: bool,
-    },
-    /// Finds out whether two hosts see one system datastore.
-    Probe {
-        /// The VM's directory in it.
-        dir: VmDir,
-        /// This host's part.
-        order: ProbeOrder,
     },
     /// Works on a file datastore.
     Datastore(DatastoreCall),
@@ -198,18 +197,6 @@ impl Call {
     pub fn touches_storage(&self) -> bool {
         !matches!(self, Call::Nothing { .. })
     }
-}
-
-/// What a host does with the mark by which another shows that it sees the same directory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ProbeOrder {
-    /// Leaves it.
-    Leave,
-    /// Fails unless it is there.
-    Find,
-    /// Removes it.
-    Forget,
 }
 
 /// Kinds of copies of an image.

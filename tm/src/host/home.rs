@@ -337,6 +337,11 @@ impl Home {
         self.sweep_names(TEMPORARY, None)
     }
 
+    /// Removes the files by which killed calls wanted to find out who sees this directory.
+    pub(crate) fn sweep_probes(&self) -> Result<(), StorageError> {
+        self.sweep_names(&format!("{TEMPORARY}probe."), None)
+    }
+
     fn sweep_names(&self, ours: &str, kept: Option<&str>) -> Result<(), StorageError> {
         let is_left = |name: &String| name.starts_with(ours) && Some(name.as_str()) != kept;
         let left: Vec<String> = self.names()?.into_iter().filter(is_left).collect();

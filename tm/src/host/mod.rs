@@ -32,7 +32,6 @@ mod live;
 mod lock;
 mod make;
 mod move_dir;
-mod probe;
 mod remove;
 mod resize;
 mod save;
@@ -40,7 +39,7 @@ mod snapshot;
 mod take_back;
 mod tool;
 
-pub use call::{Blank, Call, CopyKind, CopyOf, Kept, Layout, LivePart, ProbeOrder, SnapshotOrder};
+pub use call::{Blank, Call, CopyKind, CopyOf, Kept, Layout, LivePart, SnapshotOrder};
 pub use datastore::{
     Checksum, DatastoreCall, Dirs, DiskSizes, Exported, Fetch, ImageOrder, Origin, Stored, VmSizes, receive,
 };
@@ -119,7 +118,10 @@ pub fn perform(call: &Call, inputs: &[Vec<u8>], worker: &Worker<'_>) -> Result<S
         Call::TakeBack { file, image, layout } => take_back::take_back(file, image, *layout, worker),
         Call::GiveBack { file, image } => give_back::give_back(file, image, worker),
         Call::MoveDir { from, to } => move_dir::move_dir(from, to, worker),
-        Call::MakeImage { file, size_mb, qcow2, blank } => make::make(file, *size_mb, *qcow2, blank, worker),
+        Call::MakeImage { file, size_mb, qcow2, blank, local } => {
+            let to = Recipient { file, local: *local };
+            make::make(&to, *size_mb, *qcow2, blank, worker)
+        }
         Call::Resize { file, kept, qcow2, size_mb, sparse } => {
             let size = Size { grown_mb: Some(*size_mb), sparse: *sparse };
             resize::resize(file, kept, *qcow2, size, worker)
@@ -135,12 +137,13 @@ pub fn perform(call: &Call, inputs: &[Vec<u8>], worker: &Worker<'_>) -> Result<S
         }
         Call::DeleteFile { file } => delete::file(file, worker),
         Call::DeleteDir { dir, keep } => delete::dir(dir, keep.as_ref(), worker),
-        Call::BuildContext { file, names } => context::build(file, names, inputs, worker),
+        Call::BuildContext { file, names, local } => {
+            context::build(&Recipient { file, local: *local }, names, inputs, worker)
+        }
         Call::Rbd(call) => rbd::perform(call, worker),
         Call::PoolUsage { cluster, pool, disks } => {
             return rbd::usage(cluster, pool, *disks, worker).map_err(Failure::from);
         }
-        Call::Probe { dir, order } => probe::probe(dir, *order, worker),
         Call::Datastore(call) => return datastore::perform(call, worker).map_err(Failure::from),
         Call::Nothing { .. } => Ok(()),
         Call::CarryDir(carry) => {
@@ -160,7 +163,7 @@ pub(crate) struct Size {
     pub sparse: bool,
 }
 
-/// Who is given an image.
+/// Who is given a disk.
 struct Recipient<'a> {
     file: &'a VmFile,
     local: bool,
@@ -170,6 +173,12 @@ impl<'a> Recipient<'a> {
     /// In a datastore that every host sees.
     fn of(file: &'a VmFile) -> Self {
         Recipient { file, local: false }
+    }
+
+    /// The VM's directory, made if it is missing.
+    fn home(&self, worker: &Worker<'_>) -> Result<Home, StorageError> {
+        let ensure = if self.local { Home::ensure_local } else { Home::ensure };
+        ensure(self.file.dir(), worker)
     }
 }
 
@@ -187,8 +196,7 @@ fn give(
     // Before anything is made: an image that cannot be used leaves no trace.
     let image = ImageFile::open(image, reading)?;
     worker.at("image opened");
-    let home =
-        if to.local { Home::ensure_local(file.dir(), worker)? } else { Home::ensure(file.dir(), worker)? };
+    let home = to.home(worker)?;
     home.sweep(file.name())?;
     worker.at("leftovers removed");
     home.or_gone(make(&image, &home))

@@ -1,11 +1,10 @@
 //! Disks that are files: `shared` and `qcow2` (contract TM 2.1).
 
 use causeway_core::names::HostName;
-use causeway_core::plan::{Place, Slot, Step};
+use causeway_core::plan::{Slot, Step};
 
 use super::live::Live;
-use super::{Transfer, one, step};
-use crate::carry::{Carry, End, Spot};
+use super::{Transfer, carry, one, step};
 use crate::error::TmError;
 use crate::facts::{DiskFacts, Facts, Format, VmFacts, lcm};
 use crate::host::{Blank, Call, CopyKind, CopyOf, Kept, Layout, SnapshotOrder};
@@ -99,20 +98,14 @@ impl Planner<'_> {
         step(name, host, &call, self.settings, long)
     }
 
-    /// The directory goes from one host's own disk to another's; the source's worker drives it, and reaches the
-    /// destination with the agent that its session forwards.
+    /// The directory goes from one host's own disk to another's.
     fn carry(&self, from: (HostName, VmDir), to: (HostName, VmDir)) -> Result<Step, TmError> {
         let state = self.facts.vm(from.1.vm())?.lcm_state()?;
         if matches!(state, lcm::PROLOG_MIGRATE_UNKNOWN | lcm::PROLOG_MIGRATE_UNKNOWN_FAILURE) {
             let reason = "the host that has the VM's files cannot be asked: they stay there".to_owned();
             return step("mv".to_owned(), to.0, &Call::Nothing { reason }, self.settings, false);
         }
-        let spot = |(host, dir)| Spot { host, dir };
-        let (runs_at, manner) = (End::Source, self.settings.carry);
-        let host = from.0.clone();
-        let call = Call::CarryDir(Carry { from: spot(from), to: spot(to), runs_at, manner, local: true });
-        let step = step("mv".to_owned(), host.clone(), &call, self.settings, true)?;
-        Ok(Step { place: Place::Delegated(host), ..step })
+        carry::directory(from, to, true, self.settings)
     }
 
     /// The steps of what is done to a disk that a running guest has open; none where nobody has.
@@ -229,7 +222,7 @@ impl Planner<'_> {
                 Some(fs) => file_system(fs, &file, self.settings)?,
             }
         };
-        Ok(Call::MakeImage { file, size_mb, qcow2, blank })
+        Ok(Call::MakeImage { file, size_mb, qcow2, blank, local: self.service.local })
     }
 
     fn resize(&self, file: VmFile, size_mb: u64) -> Result<Call, TmError> {

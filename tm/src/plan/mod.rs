@@ -4,12 +4,12 @@
 //! line of an attach, `DELETE` after a failed prolog, `FAILMIGRATE`; contract TM 4), a failed script is not rolled back
 //! (contract TM 1.3), and a step that fails leaves nothing under a final name.
 
+mod carry;
 mod chain;
 mod context;
 mod files;
 mod live;
 mod migrate;
-mod probe;
 mod rbd;
 
 use std::collections::BTreeMap;
@@ -137,7 +137,9 @@ pub fn steps(
 ) -> Result<Transfer, TmError> {
     let (service, request) = Request::read(slot, argv)?;
     match request {
-        Request::Context { sources, host, file } => context::context(sources, host, file, settings),
+        Request::Context { sources, host, file } => {
+            context::context(sources, host, file, service.local, settings)
+        }
         Request::Migrate(migration) => match service.store {
             Store::Files => migrate::migrate(slot, &migration, argv, stdin, facts, settings),
             Store::Rbd => rbd::migrate(slot, &migration, argv, stdin, facts, settings),

@@ -58,25 +58,38 @@ impl Verb {
     }
 }
 
+impl Verb {
+    /// Whether oned asks the system datastore's transfer manager for it, whatever the VM's disks are (contract TM 1.4), and it
+    /// is about files that lie there. Migrations of guests with disks of their host's own are not: their disks go along.
+    fn is_of_the_system(self) -> bool {
+        matches!(self, Verb::Mv | Verb::Delete | Verb::Mkimage | Verb::Mkswap | Verb::Context)
+    }
+}
+
 /// Who serves a slot: a verb of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Service {
     pub store: Store,
     pub verb: Verb,
-    /// The system datastore lies on the host's own disk (`.ssh`), and the verb has a form for that.
+    /// The system datastore lies on the host's own disk (`.ssh`, or a slot of `ssh`), and the verb has a form for that.
     pub local: bool,
 }
 
 impl Service {
     /// Who serves a slot, if it is one of ours: its own name, or that without the suffix (contract TM 1.3).
     pub(crate) fn of(slot: &Slot) -> Option<Service> {
-        let store = match slot.driver() {
-            "shared" | "qcow2" if slot.family() == "tm" => Store::Files,
-            "ceph" if slot.family() == "tm" => Store::Rbd,
-            _ => return None,
-        };
         let (name, suffix) = slot.verb().split_once('.').unwrap_or((slot.verb(), ""));
         let verb = Verb::named(name)?;
+        let store = match slot.driver() {
+            _ if slot.family() != "tm" => return None,
+            "shared" | "qcow2" => Store::Files,
+            "ceph" => Store::Rbd,
+            // The system datastore's side of disks whose transfer manager is one of ours (`TM_MAD_SYSTEM`).
+            "ssh" if verb.is_of_the_system() => {
+                return Some(Service { store: Store::Files, verb, local: true });
+            }
+            _ => return None,
+        };
         // Whoever has a form of its own must not fall back: a VM would be linked to files that it is not to depend on,
         // or its snapshots be looked for where they are not.
         let local = suffix == "ssh" && store.has_local_form(verb);

@@ -6,7 +6,8 @@ use causeway_core::plan::{Slot, Step};
 mod local;
 
 use super::live::Live;
-use super::{Transfer, chain, files, one, probe, step};
+use super::{Transfer, carry, chain, files, one, step};
+use crate::carry::Part;
 use crate::datastore::choose;
 use crate::error::TmError;
 use crate::facts::{CephFacts, DiskFacts, Facts, Needs, VmFacts, VmNeed, lcm};
@@ -79,8 +80,8 @@ pub(super) fn plan(
     }
 }
 
-/// `premigrate`, `postmigrate`, `failmigrate`: the disks are where they were. The VM's small files are too, where both hosts
-/// see one directory, and `premigrate` finds that out before the guest leaves.
+/// `premigrate`, `postmigrate`, `failmigrate`: the disks are where they were. The VM's small files are copied before the
+/// guest leaves, and go from one end when it is known where it stays; unless both hosts see one directory.
 pub(super) fn migrate(
     slot: &Slot,
     migration: &Migration,
@@ -99,10 +100,19 @@ pub(super) fn migrate(
         _ if *chained => {
             nothing("the VM's files are another transfer manager's; its disks here are seen by every host")?
         }
-        Verb::Premigrate if from == to => nothing("the VM's files stay on their host")?,
-        Verb::Premigrate => probe::shared(slot, dir, from, to, settings)?,
-        Verb::Failmigrate => nothing("nothing was prepared on the destination")?,
-        _ => nothing("both hosts see the VM's files where they are")?,
+        _ if from == to => nothing("the VM's files stay on their host")?,
+        verb => {
+            let part = match verb {
+                Verb::Premigrate => Part::Copy,
+                Verb::Postmigrate => Part::Leave,
+                _ => Part::Drop,
+            };
+            let ends = ((from.clone(), dir.clone()), (to.clone(), dir.clone()));
+            let name = format!("{}:{}", slot.verb(), slot.driver());
+            let step = carry::part(name, ends.0, ends.1, (part, false), settings)?;
+            // That the guest stayed is what is told, whatever else fails.
+            one(if part == Part::Drop { step.ignored() } else { step })
+        }
     };
     if chain::passed_on(migration) {
         chain::pass_on(&mut transfer, slot, argv, stdin, facts.vm(dir.vm())?, settings)?;
@@ -286,7 +296,7 @@ impl Planner<'_> {
         if from == to {
             return nothing("the VM's files stay on their host");
         }
-        probe::shared(self.slot, &dir, &from, &to, self.settings)
+        carry::directory((from, old), (to, dir), false, self.settings).map(one)
     }
 
     /// The volume that a VM's disk is (contract TM 2.2, *Naming*).
