@@ -136,15 +136,9 @@ impl<'a> Rbd<'a> {
         self.read(tool, on, &answer)
     }
 
-    /// How much room each volume of a pool takes.
-    pub(super) fn rooms(&self, pool: &PoolName) -> Result<Rooms, StorageError> {
-        self.ask(&["du"], pool.as_str(), &["--pool", pool.as_str()])
-    }
-
-    /// How much room a volume takes.
-    pub(super) fn room(&self, volume: &Volume) -> Result<Rooms, StorageError> {
-        let on = volume.to_string();
-        self.ask(&["du"], &on, &[&on])
+    /// How much room each volume of a pool takes; `words` are more options of the tool.
+    pub(super) fn rooms(&self, pool: &PoolName, words: &[&str]) -> Result<Rooms, StorageError> {
+        self.ask(&["du"], pool.as_str(), &[words, &["--pool", pool.as_str()]].concat())
     }
 
     pub(crate) fn info(&self, volume: &Volume) -> Result<Info, StorageError> {
@@ -453,6 +447,21 @@ mod tests {
                 error.to_string().starts_with("rbd snap ls of one/one-5 answered something else"),
                 "{error}"
             );
+        }
+    }
+
+    /// A tool that crashes is asked again, once with other words, and in the end the pool is told without its disks.
+    #[test]
+    fn a_pool_is_told_although_the_tool_crashes() {
+        let du = r#"{"images":[{"name":"one-5-7-0","used_size":1048576}]}"#;
+        for (lines, disks) in [
+            (format!("case \"$*\" in *thread-count*) kill -SEGV $$;; *) echo '{du}';; esac"), 1),
+            (format!("[ -e \"$0.once\" ] && echo '{du}' && exit; touch \"$0.once\"; kill -ABRT $$"), 1),
+            ("kill -ABRT $$".to_owned(), 0),
+        ] {
+            let told =
+                with_fake(&lines, LONG, |rbd| super::super::usage::disks(rbd, volume().pool()).unwrap());
+            assert_eq!(told.matches("\"vm\":").count(), disks, "{lines}");
         }
     }
 
