@@ -20,8 +20,7 @@ fn context(criterion: &mut Criterion) {
     criterion.bench_function("context of 2 kB", |bencher| {
         bencher.iter(|| {
             let deadline = Instant::now() + Duration::from_secs(10);
-            let worker =
-                Worker { locks: &locks, qemu_img: Path::new("qemu-img"), deadline, between: &|_| {} };
+            let worker = Worker::new(&locks, deadline);
             assert!(perform(&call, &inputs, &worker).is_ok());
         });
     });

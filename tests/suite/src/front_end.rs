@@ -23,6 +23,9 @@ use sshd::Sshd;
 /// guest, as it was for the stock driver when it was recorded.
 pub const NO_LIBVIRT: &str = "qemu:///system?socket=/nonexistent/libvirt-sock";
 
+/// `causeway.toml` of the hosts.
+const HOST_SETTINGS: &str = "hosts/causeway.toml";
+
 /// A front-end and its hosts.
 pub struct FrontEnd {
     directory: TempDir,
@@ -77,8 +80,9 @@ impl FrontEnd {
         );
         write(&root.join("one/etc/causeway.toml"), &ours)?;
         let host = format!(
-            "#!/bin/sh\nCAUSEWAY_STATE={} exec {} \"$@\"\n",
+            "#!/bin/sh\nCAUSEWAY_STATE={} CAUSEWAY_SETTINGS={} exec {} \"$@\"\n",
             here("state"),
+            here(HOST_SETTINGS),
             program("causeway-host")?.display()
         );
         write_script(&root.join("libexec/causeway-host"), &host)?;
@@ -119,6 +123,14 @@ impl FrontEnd {
         let path = self.etc().join("causeway.toml");
         let old = fs::read_to_string(&path).map_err(SuiteError::io(path.display().to_string()))?;
         write(&path, &format!("{old}{text}\n"))
+    }
+
+    /// Writes our own settings of the hosts.
+    ///
+    /// # Errors
+    /// The file can't be written.
+    pub fn configure_hosts(&self, text: &str) -> Result<(), SuiteError> {
+        write(&self.root().join(HOST_SETTINGS), text)
     }
 
     /// A text that was recorded where the front-end has its usual directories, as it reads here.

@@ -18,6 +18,8 @@ use causeway_suite::request::Request;
 
 #[path = "transfer/carry.rs"]
 mod carry;
+#[path = "transfer/copies.rs"]
+mod copies;
 #[path = "transfer/ear.rs"]
 mod ear;
 #[path = "transfer/stage.rs"]

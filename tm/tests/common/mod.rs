@@ -87,11 +87,7 @@ impl Datastores {
     ) -> Result<String, Failure> {
         let call: Call = serde_json::from_value(call.clone()).unwrap();
         let deadline = Instant::now() + Duration::from_secs(60);
-        perform(
-            &call,
-            inputs,
-            &Worker { locks: &self.locks, qemu_img: Path::new("qemu-img"), deadline, between },
-        )
+        perform(&call, inputs, &Worker { between, ..Worker::new(&self.locks, deadline) })
     }
 
     /// Performs a call that must succeed, and leaves no lock and nothing half-made.
