@@ -1,6 +1,5 @@
 //! How long a context image takes, from the call to its place in the VM's directory. It is in the way of every DEPLOY.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use causeway_tm::host::{Call, Worker, perform};
