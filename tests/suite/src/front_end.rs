@@ -13,9 +13,11 @@ use crate::error::SuiteError;
 use crate::oned::Nest;
 use crate::programs::program;
 
+mod ear;
 mod slots;
 mod sshd;
 
+pub use ear::Ear;
 pub use slots::{Answer, Call, Event, Site};
 use sshd::Sshd;
 

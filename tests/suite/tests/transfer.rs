@@ -20,8 +20,6 @@ use causeway_suite::request::Request;
 mod carry;
 #[path = "transfer/copies.rs"]
 mod copies;
-#[path = "transfer/ear.rs"]
-mod ear;
 #[path = "transfer/stage.rs"]
 mod stage;
 use stage::{Stage, TM, begun, ends, ok, put, recorded, tool};
