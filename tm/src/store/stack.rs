@@ -200,7 +200,7 @@ impl Part {
 
     /// The layer and all that it stands on, as one file.
     fn flatten(&self, path: &Path, proof: Proof, worker: &Worker<'_>) -> Result<(), StorageError> {
-        let mut tool = Tool::qemu_img("convert", &self.path);
+        let mut tool = Tool::convert(&self.path, path, worker);
         tool.args(["-U", "-f", "qcow2", "-O", "qcow2"]).arg(&self.path).arg(path).run(worker)?;
         worker.at("layer made whole");
         if proof == Proof::Bytes {
@@ -246,7 +246,7 @@ pub(crate) fn copy_file(
     let path = folder.path().join(name);
     let made = folder.create(name, found.mode() & 0o777)?;
     worker.at("file made");
-    copy_data(file, &made, found.len()).during("copy", from)?;
+    copy_data((from, file), &made, found.len(), worker).during("copy", from)?;
     made.sync_all().during("write out", &path)?;
     let same = match proof {
         Proof::Shape => made.metadata().during("look at", &path)?.len() == found.len(),
