@@ -4,6 +4,7 @@
 //! Here a plan says what it [`Needs`], the caller gets it (over XML-RPC, or from the document on standard input), and
 //! what can't be had is an error.
 
+mod backup;
 mod ceph;
 mod datastore;
 mod reading;
@@ -17,6 +18,7 @@ use causeway_core::names::VmId;
 use crate::chain::Chain;
 use crate::error::TmError;
 
+pub use backup::{BackupFacts, Extent, Freeze};
 pub use ceph::CephFacts;
 pub use datastore::DatastoreFacts;
 pub use vm::{DiskFacts, Format, SnapshotFacts, VmFacts, lcm};

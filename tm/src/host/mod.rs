@@ -18,6 +18,7 @@ use std::time::Instant;
 use causeway_core::answer::{Failure, Kind};
 use causeway_core::locks::Mode;
 
+mod backup;
 mod call;
 mod context;
 mod copy;
@@ -38,6 +39,8 @@ mod save;
 mod snapshot;
 mod tool;
 
+pub(crate) use backup::checkpoint;
+pub use backup::{BackupCall, BackupDisk, BackupPlace};
 pub use call::{Blank, Call, CopyKind, CopyOf, Kept, Layout, LivePart, ProbeOrder, SnapshotOrder};
 pub use datastore::{
     Checksum, DatastoreCall, Dirs, DiskSizes, Exported, Fetch, ImageOrder, Origin, Stored, VmSizes, receive,
@@ -128,6 +131,7 @@ pub fn perform(call: &Call, inputs: &[Vec<u8>], worker: &Worker<'_>) -> Result<S
         Call::Snapshot { file, kept, chain, order, id } => {
             snapshot::perform(file, kept, *chain, *order, *id, worker)
         }
+        Call::Backup(call) => backup::perform(call, inputs, worker),
         Call::DeleteFile { file } => delete::file(file, worker),
         Call::DeleteDir { dir, keep } => delete::dir(dir, keep.as_ref(), worker),
         Call::BuildContext { file, names } => context::build(file, names, inputs, worker),

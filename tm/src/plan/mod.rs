@@ -4,6 +4,7 @@
 //! line of an attach, `DELETE` after a failed prolog, `FAILMIGRATE`; contract TM 4), a failed script is not rolled back
 //! (contract TM 1.3), and a step that fails leaves nothing under a final name.
 
+mod backup;
 mod chain;
 mod context;
 mod files;
@@ -21,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::TmError;
 use crate::facts::{Facts, Needs, VmNeed};
 use crate::host::Call;
-use crate::request::{Request, Service, Store};
+use crate::request::{Request, Service, Store, Verb};
 use crate::settings::TmSettings;
 
 /// Where the bytes of an input come from.
@@ -67,6 +68,26 @@ pub fn built(slot: &Slot) -> bool {
     Service::of(slot).is_some()
 }
 
+/// What a slot is given on standard input (contract TM 1.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stdin {
+    /// Nothing. It is left alone: at a terminal it would have no end.
+    Nothing,
+    /// A VM in base64.
+    Encoded,
+    /// A VM as it is.
+    Plain,
+}
+
+/// What a slot of ours is given on standard input.
+pub fn stdin_of(slot: &Slot) -> Stdin {
+    match Service::of(slot).map(|service| service.verb) {
+        Some(Verb::Premigrate | Verb::Postmigrate | Verb::Failmigrate) => Stdin::Encoded,
+        Some(verb) if verb.is_backup() && verb != Verb::Restore => Stdin::Plain,
+        _ => Stdin::Nothing,
+    }
+}
+
 /// What must be known before [`steps`] can plan that call.
 ///
 /// # Errors
@@ -94,7 +115,12 @@ pub fn needs(slot: &Slot, argv: &[String]) -> Result<Needs, TmError> {
         Request::MvDir { from, to } if service.local && from.0 != to.0 => {
             needs.vm = Some(VmNeed::Document(from.1.vm()));
         }
-        Request::Mvds { .. }
+        Request::Backup(backup) if service.verb.keeps_document() => {
+            needs.vm = Some(VmNeed::Document(backup.dir.vm()));
+        }
+        Request::Backup(_)
+        | Request::Restore(_)
+        | Request::Mvds { .. }
         | Request::MvFile { .. }
         | Request::MvDir { .. }
         | Request::DeleteFile { .. }
@@ -140,6 +166,7 @@ pub fn steps(
             Store::Files => migrate::migrate(slot, &migration, argv, stdin, facts, settings),
             Store::Rbd => rbd::migrate(slot, &migration, argv, stdin, facts, settings),
         },
+        Request::Backup(request) => backup::plan(slot, service, &request, stdin, facts, settings),
         request => match service.store {
             Store::Files => files::plan(slot, service, request, facts, settings),
             Store::Rbd => rbd::plan(slot, service.verb, request, facts, settings),

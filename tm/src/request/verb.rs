@@ -31,9 +31,25 @@ pub(crate) enum Verb {
     Premigrate,
     Postmigrate,
     Failmigrate,
+    Prebackup,
+    PrebackupLive,
+    Postbackup,
+    PostbackupLive,
+    Restore,
 }
 
 impl Verb {
+    /// Whether it is about a backup of a VM, or of what was in one.
+    pub(crate) fn is_backup(self) -> bool {
+        use Verb::{Postbackup, PostbackupLive, Prebackup, PrebackupLive, Restore};
+        matches!(self, Prebackup | PrebackupLive | Postbackup | PostbackupLive | Restore)
+    }
+
+    /// Whether it makes a backup, which keeps the VM's document.
+    pub(crate) fn keeps_document(self) -> bool {
+        matches!(self, Verb::Prebackup | Verb::PrebackupLive)
+    }
+
     fn named(name: &str) -> Option<Verb> {
         Some(match name {
             "clone" => Verb::Clone,
@@ -53,6 +69,11 @@ impl Verb {
             "premigrate" => Verb::Premigrate,
             "postmigrate" => Verb::Postmigrate,
             "failmigrate" => Verb::Failmigrate,
+            "prebackup" => Verb::Prebackup,
+            "prebackup_live" => Verb::PrebackupLive,
+            "postbackup" => Verb::Postbackup,
+            "postbackup_live" => Verb::PostbackupLive,
+            "restore" => Verb::Restore,
             _ => return None,
         })
     }
@@ -105,9 +126,9 @@ impl Store {
     /// Whether it is built.
     fn builds(self, verb: Verb, local: bool) -> bool {
         match self {
-            Store::Files => !(local && matches!(verb, Verb::Ln | Verb::Mvds)),
+            Store::Files => !(local && matches!(verb, Verb::Ln | Verb::Mvds)) && verb != Verb::Restore,
             // It takes libvirt to freeze the guest.
-            Store::Rbd => !local && verb != Verb::SnapCreateLive,
+            Store::Rbd => !local && verb != Verb::SnapCreateLive && !verb.is_backup(),
         }
     }
 }

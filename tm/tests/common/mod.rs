@@ -171,6 +171,33 @@ impl Datastores {
         json!({"give_back": {"file": self.text("100/7/disk.0"), "image": self.text("1/abc")}})
     }
 
+    /// A part of a backup of VM 7, in its directory or below another one.
+    pub fn backup(&self, part: &str, base: Option<&str>, more: Value) -> Value {
+        let mut place = json!({"dir": self.text("100/7")});
+        if let Some(base) = base {
+            place["base"] = json!(base);
+        }
+        let mut call = json!({ part: more });
+        call[part]["place"] = place;
+        json!({ "backup": call })
+    }
+
+    /// Disk 0 into the backup; `extent` is `"full"`, `"first"` or `{"since": 0}`.
+    pub fn back_up(&self, qcow2: bool, persistent: bool, extent: Value) -> Value {
+        self.backup("disk", None, json!({ "disk": self.backup_disk(qcow2, persistent, extent) }))
+    }
+
+    pub fn backup_disk(&self, qcow2: bool, persistent: bool, extent: Value) -> Value {
+        let kept = if persistent { json!({"with_image": self.text("1/abc")}) } else { json!("beside") };
+        json!({"file": self.text("100/7/disk.0"), "kept": kept, "qcow2": qcow2, "extent": extent})
+    }
+
+    pub fn begin_backup(&self) {
+        let begin = self.backup("begin", None, json!({"tpm": false}));
+        self.perform(&begin, &[b"PFZNLz4=\n".to_vec()]).unwrap();
+        self.nothing_half_made();
+    }
+
     pub fn resize(&self, qcow2: bool, persistent: bool, size_mb: u64, sparse: bool) -> Value {
         let kept = if persistent { json!({"with_image": self.text("1/abc")}) } else { json!("beside") };
         json!({"resize": {

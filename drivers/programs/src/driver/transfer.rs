@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use causeway_core::answer::{Failure, Kind};
 use causeway_core::document::{Envelope, TmCommand, encode};
 use causeway_core::plan::{Input, InputName, Slot, Step};
-use causeway_tm::facts::{VmFacts, gather};
-use causeway_tm::plan::{Source, needs};
+use causeway_tm::facts::{VmFacts, gather, lcm};
+use causeway_tm::plan::{Source, Stdin, needs, stdin_of};
 
 use super::expand::{Doer, Known, at_home, doer, foreign, not_built};
 use super::serve::Driver;
@@ -28,14 +28,9 @@ impl<'a> Transfers<'a> {
     pub async fn prepare(driver: &'a Driver<Vmm>, envelope: &Envelope) -> Result<Self, Failure> {
         let mut transfers = Transfers { driver, expanded: BTreeMap::new(), inputs: BTreeMap::new() };
         let mut sources = BTreeMap::new();
-        let verbs = ["", "PRE", "POST", "FAIL"];
         for (index, command) in envelope.tm_command.iter().chain(&envelope.tm_rollback).enumerate() {
-            // MIGRATE stands for three commands; every other one for itself.
-            let prefixes = if command.action() == "MIGRATE" { &verbs[1..] } else { &verbs[..1] };
-            for prefix in prefixes {
-                let command = command
-                    .with_action(&format!("{prefix}{}", command.action()))
-                    .map_err(|e| Failure::new(Kind::Input, e))?;
+            for action in actions(command, envelope.vm.lcm_state) {
+                let command = command.with_action(&action).map_err(|e| Failure::new(Kind::Input, e))?;
                 if let Some(steps) = transfers.ours(&command, envelope, index, &mut sources).await? {
                     transfers.expanded.insert(command.to_string(), steps);
                 }
@@ -85,13 +80,28 @@ impl<'a> Transfers<'a> {
         }
         known.ask(&self.driver.oned, &needs).await;
         let facts = gather(&needs, &known)?;
-        let stdin = encode(envelope.vm_xml().as_bytes());
+        let stdin = match stdin_of(&slot) {
+            Stdin::Plain => envelope.vm_xml().to_owned(),
+            Stdin::Encoded | Stdin::Nothing => encode(envelope.vm_xml().as_bytes()),
+        };
         let settings = self.driver.config.transfer_settings();
         let transfer = causeway_tm::plan::steps(&slot, &command.args, stdin.as_bytes(), &facts, &settings)?;
         let transfer = if index == 0 { transfer } else { transfer.prefixed(&format!("{index}:")) };
         sources.extend(transfer.inputs);
         Ok(Some(at_home(transfer.steps)))
     }
+}
+
+/// The commands that one of a request stands for: MIGRATE for three, BACKUP for two, which have other names while the
+/// guest runs (contract VMM 2.4), every other one for itself.
+fn actions(command: &TmCommand, state: Option<u32>) -> Vec<String> {
+    let action = command.action();
+    let (prefixes, suffix): (&[&str], _) = match action {
+        "MIGRATE" => (&["PRE", "POST", "FAIL"], ""),
+        "BACKUP" => (&["PRE", "POST"], if state == Some(lcm::BACKUP) { "_LIVE" } else { "" }),
+        _ => (&[""], ""),
+    };
+    prefixes.iter().map(|prefix| format!("{prefix}{action}{suffix}")).collect()
 }
 
 fn slot_of(command: &TmCommand) -> Result<Slot, Failure> {

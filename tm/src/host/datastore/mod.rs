@@ -85,7 +85,7 @@ fn publish(
 }
 
 /// Has `qemu-img` make a new file of another one, and compares what came out.
-fn convert(
+pub(super) fn convert(
     from: (&std::path::Path, &str),
     size: u64,
     (made, format): (&Temporary<'_>, Stored),
