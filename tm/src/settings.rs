@@ -8,6 +8,7 @@ use causeway_core::plan::AGENT_WAIT;
 use causeway_core::settings::{SettingsError, ShellRc};
 
 use crate::carry::Manner;
+use crate::datastore::Front;
 use crate::rbd::PoolName;
 
 /// `SUPPORTED_FS` as it is shipped.
@@ -73,6 +74,8 @@ pub struct TmSettings {
     /// `BACKUP_BASE_PATH` of `datastore.conf`: where the hosts put what a backup driver is to fetch; else it lies in the
     /// VM's directory.
     pub backup_base: Option<DiskPath>,
+    /// What a step that fetches something on the front-end works with.
+    pub front: Option<Front>,
     /// How a VM's directory goes to a host that does not see it.
     pub carry: Manner,
 }
@@ -87,6 +90,7 @@ impl Default for TmSettings {
             short_deadline: Duration::from_secs(120),
             copy_deadline: Duration::from_secs(24 * 3600),
             backup_base: None,
+            front: None,
             carry: Manner::default(),
         }
     }

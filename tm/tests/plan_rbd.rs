@@ -60,7 +60,11 @@ fn facts(vm: u32) -> Facts {
         ceph: access(),
         ..DatastoreFacts::default()
     };
-    Facts { chain: None, vm: Some(vm), datastores: (0..200).map(|id| (id, datastore.clone())).collect() }
+    Facts {
+        vm: Some(vm),
+        datastores: (0..200).map(|id| (id, datastore.clone())).collect(),
+        ..Facts::default()
+    }
 }
 
 fn render(title: &str, transfer: &Transfer) -> String {

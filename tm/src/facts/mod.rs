@@ -8,6 +8,7 @@ mod backup;
 mod ceph;
 mod datastore;
 mod reading;
+mod restore;
 mod vm;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,7 @@ use crate::error::TmError;
 pub use backup::{BackupFacts, Extent, Freeze};
 pub use ceph::CephFacts;
 pub use datastore::DatastoreFacts;
+pub use restore::BackupSource;
 pub use vm::{DiskFacts, Format, SnapshotFacts, VmFacts, lcm};
 
 /// Which document of a VM is needed.
@@ -48,6 +50,8 @@ pub struct Needs {
     pub vm: Option<VmNeed>,
     /// Of datastores, by number.
     pub datastores: BTreeSet<u32>,
+    /// The backup image that the VM is to be restored from.
+    pub backup: Option<u32>,
 }
 
 /// What was looked up.
@@ -59,6 +63,10 @@ pub struct Facts {
     pub datastores: BTreeMap<u32, DatastoreFacts>,
     /// What was read of the disk on its host, where [`reading`](crate::plan::reading) asks for it.
     pub chain: Option<Chain>,
+    /// The backup that the VM is to be restored from.
+    pub backup: Option<BackupSource>,
+    /// What that backup's driver says is in it: where each disk is to be fetched, by its number, and the TPM's state.
+    pub listing: Option<BTreeMap<String, String>>,
 }
 
 impl Facts {
@@ -67,10 +75,13 @@ impl Facts {
     /// # Errors
     /// It is not what such a step prints.
     pub fn take_reading(&mut self, output: &str) -> Result<(), TmError> {
-        let chain = serde_json::from_str(output);
         let unreadable =
             |e: serde_json::Error| TmError::Unwritable { step: "read".to_owned(), why: e.to_string() };
-        self.chain = Some(chain.map_err(unreadable)?);
+        if self.backup.is_some() {
+            self.listing = Some(serde_json::from_str(output).map_err(unreadable)?);
+        } else {
+            self.chain = Some(serde_json::from_str(output).map_err(unreadable)?);
+        }
         Ok(())
     }
 
@@ -103,6 +114,12 @@ pub trait Lookup {
     /// # Errors
     /// oned's refusal, or that it could not be asked.
     fn datastore(&self, id: u32) -> Result<DatastoreFacts, Failure>;
+
+    /// A backup image, with its datastore and the VM.
+    ///
+    /// # Errors
+    /// oned's refusal, or that it could not be asked.
+    fn backup(&self, image: u32) -> Result<BackupSource, Failure>;
 }
 
 /// Looks up all that is needed.
@@ -115,6 +132,12 @@ pub fn gather(needs: &Needs, lookup: &dyn Lookup) -> Result<Facts, TmError> {
         let id = need.vm();
         let found = lookup.vm(id).map_err(|failure| TmError::LookUp { what: format!("VM {id}"), failure })?;
         facts.vm = Some(found);
+    }
+    if let Some(image) = needs.backup {
+        let found = lookup.backup(image);
+        let found =
+            found.map_err(|failure| TmError::LookUp { what: format!("backup image {image}"), failure });
+        facts.backup = Some(found?);
     }
     for &id in &needs.datastores {
         let found = lookup
@@ -140,12 +163,15 @@ mod tests {
             fn datastore(&self, _: u32) -> Result<DatastoreFacts, Failure> {
                 Err(Failure::new(Kind::Refused, "not authorised"))
             }
+            fn backup(&self, _: u32) -> Result<BackupSource, Failure> {
+                Err(Failure::new(Kind::Refused, "not authorised"))
+            }
         }
-        let needs = Needs { vm: Some(VmNeed::History(VmId(7))), datastores: BTreeSet::new() };
+        let needs = Needs { vm: Some(VmNeed::History(VmId(7))), ..Needs::default() };
         let failure = Failure::from(gather(&needs, &Silent).unwrap_err());
         assert_eq!(failure.kind, Kind::Unreachable);
         assert_eq!(failure.text, "cannot look up VM 7: oned does not answer");
-        let needs = Needs { vm: None, datastores: BTreeSet::from([1]) };
+        let needs = Needs { datastores: BTreeSet::from([1]), ..Needs::default() };
         assert_eq!(Failure::from(gather(&needs, &Silent).unwrap_err()).kind, Kind::Refused);
         assert_eq!(gather(&Needs::default(), &Silent), Ok(Facts::default()));
         assert!(Facts::default().vm(VmId(7)).is_err());

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BackupCall, DatastoreCall};
+use super::{BackupCall, DatastoreCall, RestoreCall};
 use crate::carry::Carry;
 use crate::place::{FileName, Image, VmDir, VmFile};
 use crate::rbd::{Cluster, PoolName, RbdCall};
@@ -124,6 +124,8 @@ pub enum Call {
     },
     /// Works for a backup of a VM.
     Backup(Box<BackupCall>),
+    /// Works for a disk that is taken out of a backup.
+    Restore(Box<RestoreCall>),
     /// Removes one file of a VM with the snapshots that lie beside it. A link is removed, never what it leads to.
     DeleteFile {
         /// The file.

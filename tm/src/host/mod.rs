@@ -35,6 +35,7 @@ mod move_dir;
 mod probe;
 mod remove;
 mod resize;
+mod restore;
 mod save;
 mod snapshot;
 mod tool;
@@ -47,6 +48,7 @@ pub use datastore::{
 };
 pub use error::StorageError;
 pub(crate) use live::copy_path;
+pub use restore::{RestoreCall, RestoreDisk, Staged};
 
 pub(crate) use copy::{copy_data, next_data};
 pub(crate) use error::During;
@@ -131,6 +133,7 @@ pub fn perform(call: &Call, inputs: &[Vec<u8>], worker: &Worker<'_>) -> Result<S
         Call::Snapshot { file, kept, chain, order, id } => {
             snapshot::perform(file, kept, *chain, *order, *id, worker)
         }
+        Call::Restore(call) => restore::perform(call, worker),
         Call::Backup(call) => backup::perform(call, inputs, worker),
         Call::DeleteFile { file } => delete::file(file, worker),
         Call::DeleteDir { dir, keep } => delete::dir(dir, keep.as_ref(), worker),

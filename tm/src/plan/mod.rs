@@ -12,6 +12,7 @@ mod live;
 mod migrate;
 mod probe;
 mod rbd;
+mod restore;
 
 use std::collections::BTreeMap;
 
@@ -68,6 +69,15 @@ pub fn built(slot: &Slot) -> bool {
     Service::of(slot).is_some()
 }
 
+/// Why a driver of ours has no such slot, nor the stock one (contract TM 2).
+pub fn absent(slot: &Slot) -> Option<&'static str> {
+    let ours = matches!(slot.driver(), "shared" | "qcow2" | "ceph") && slot.family() == "tm";
+    (ours && slot.verb() == "monitor_ds").then_some(
+        "hosts ask monitor_ds of datastores on their own disks, which the drivers ssh and local serve; this driver's \
+         datastores are measured by its monitor",
+    )
+}
+
 /// What a slot is given on standard input (contract TM 1.4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stdin {
@@ -118,8 +128,11 @@ pub fn needs(slot: &Slot, argv: &[String]) -> Result<Needs, TmError> {
         Request::Backup(backup) if service.verb.keeps_document() => {
             needs.vm = Some(VmNeed::Document(backup.dir.vm()));
         }
+        Request::Restore(restore) => {
+            needs.vm = Some(VmNeed::Document(restore.dir.vm()));
+            needs.backup = Some(restore.image);
+        }
         Request::Backup(_)
-        | Request::Restore(_)
         | Request::Mvds { .. }
         | Request::MvFile { .. }
         | Request::MvDir { .. }
@@ -130,7 +143,7 @@ pub fn needs(slot: &Slot, argv: &[String]) -> Result<Needs, TmError> {
     Ok(needs)
 }
 
-/// The step that must have been done, and its output taken in by [`Facts::take_reading`], before [`steps`] can plan that
+/// The one step that must have been done, and its output taken in by [`Facts::take_reading`], before [`steps`] can plan that
 /// call; none where the facts are enough.
 ///
 /// # Errors
@@ -140,11 +153,12 @@ pub fn reading(
     argv: &[String],
     facts: &Facts,
     settings: &TmSettings,
-) -> Result<Option<Step>, TmError> {
+) -> Result<Option<Transfer>, TmError> {
     let (service, request) = Request::read(slot, argv)?;
-    match service.store {
-        Store::Files => files::reading(slot, service, request, facts, settings),
-        Store::Rbd => Ok(None),
+    match (service.store, request) {
+        (_, Request::Restore(request)) => restore::reading(&request, facts, settings).map(Some),
+        (Store::Files, request) => Ok(files::reading(slot, service, request, facts, settings)?.map(one)),
+        (Store::Rbd, _) => Ok(None),
     }
 }
 
@@ -167,6 +181,7 @@ pub fn steps(
             Store::Rbd => rbd::migrate(slot, &migration, argv, stdin, facts, settings),
         },
         Request::Backup(request) => backup::plan(slot, service, &request, stdin, facts, settings),
+        Request::Restore(request) => restore::plan(slot, &request, facts, settings),
         request => match service.store {
             Store::Files => files::plan(slot, service, request, facts, settings),
             Store::Rbd => rbd::plan(slot, service.verb, request, facts, settings),

@@ -126,7 +126,7 @@ impl Store {
     /// Whether it is built.
     fn builds(self, verb: Verb, local: bool) -> bool {
         match self {
-            Store::Files => !(local && matches!(verb, Verb::Ln | Verb::Mvds)) && verb != Verb::Restore,
+            Store::Files => !(local && matches!(verb, Verb::Ln | Verb::Mvds)),
             // It takes libvirt to freeze the guest.
             Store::Rbd => !local && verb != Verb::SnapCreateLive && !verb.is_backup(),
         }

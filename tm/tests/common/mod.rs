@@ -198,6 +198,40 @@ impl Datastores {
         self.nothing_half_made();
     }
 
+    /// Disk 0 out of a backup, or the TPM's state.
+    pub fn restored(&self, qcow2: bool, persistent: bool, size_mb: u64) -> Value {
+        let kept = if persistent { json!({"with_image": self.text("1/abc")}) } else { json!("beside") };
+        json!({"disk": {"file": self.text("100/7/disk.0"), "kept": kept, "qcow2": qcow2, "size_mb": size_mb}})
+    }
+
+    /// Sends a file to be staged, in frames of some size, as the front-end does; a stream may be cut.
+    pub fn stage(&self, staged: &Value, from: &Path, cut: bool) -> Result<String, Failure> {
+        self.stage_at(staged, from, cut, &|_| {})
+    }
+
+    pub fn stage_at(
+        &self,
+        staged: &Value,
+        from: &Path,
+        cut: bool,
+        between: &dyn Fn(&'static str),
+    ) -> Result<String, Failure> {
+        let origin = json!({"stream": {"checksum": null, "unpacked": false}});
+        let order = json!({"call": {"stage": {"staged": staged, "origin": origin}}, "deadline_ms": 60_000});
+        let mut stream = Vec::new();
+        let mut frame = |bytes: &[u8]| {
+            stream.extend(u32::try_from(bytes.len()).unwrap().to_be_bytes());
+            stream.extend(bytes);
+        };
+        frame(order.to_string().as_bytes());
+        let bytes = std::fs::read(from).unwrap();
+        bytes.chunks(50_000).for_each(&mut frame);
+        if !cut {
+            frame(&[]);
+        }
+        causeway_tm::host::receive(stream.as_slice(), &self.locks, between)
+    }
+
     pub fn resize(&self, qcow2: bool, persistent: bool, size_mb: u64, sparse: bool) -> Value {
         let kept = if persistent { json!({"with_image": self.text("1/abc")}) } else { json!("beside") };
         json!({"resize": {

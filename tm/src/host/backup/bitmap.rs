@@ -50,11 +50,7 @@ pub(super) fn begin(
 }
 
 /// Removes the bitmaps of all increments, but for `kept`.
-pub(in crate::host) fn forget(
-    path: &Path,
-    kept: Option<&str>,
-    worker: &Worker<'_>,
-) -> Result<(), StorageError> {
+fn forget(path: &Path, kept: Option<&str>, worker: &Worker<'_>) -> Result<(), StorageError> {
     for bitmap in bitmaps(path, worker)? {
         if is_ours(&bitmap.name) && Some(bitmap.name.as_str()) != kept {
             edit("--remove", path, &bitmap.name, worker)?;
@@ -62,6 +58,11 @@ pub(in crate::host) fn forget(
         }
     }
     Ok(())
+}
+
+/// Removes the bitmaps of all increments: the chain that they belong to has ended.
+pub(in crate::host) fn forget_all(path: &Path, worker: &Worker<'_>) -> Result<(), StorageError> {
+    forget(path, None, worker)
 }
 
 fn edit(what: &str, path: &Path, name: &str, worker: &Worker<'_>) -> Result<(), StorageError> {

@@ -29,6 +29,7 @@ use super::{During, Home, StorageError, Temporary, Tool, Worker, lock};
 use crate::facts::Extent;
 use crate::store::header::Header;
 
+pub(super) use bitmap::forget_all as forget_bitmaps;
 pub(crate) use call::checkpoint;
 pub use call::{BackupCall, BackupDisk, BackupPlace};
 

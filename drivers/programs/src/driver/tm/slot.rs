@@ -96,11 +96,11 @@ impl SlotRun {
         known.ask(&config.oned(), &needs).await;
         let mut facts = gather(&needs, &known)?;
         let settings = config.transfer_settings();
-        if let Some(step) = reading(&self.slot, &self.argv, &facts, &settings)? {
+        if let Some(mut reading) = reading(&self.slot, &self.argv, &facts, &settings)? {
             let front = config.front().map_err(|e| Failure::new(Kind::HostState, e))?;
             let id = RequestId::new(0, std::process::id(), 1);
-            let step = at_home(vec![step]).remove(0);
-            facts.take_reading(&read(&config.places(front), id, self.vm()?, step).await?)?;
+            let inputs = front.sources(std::mem::take(&mut reading.inputs)).await?;
+            facts.take_reading(&read(&config.places(front), id, self.vm()?, reading, inputs).await?)?;
         }
         let transfer = steps(&self.slot, &self.argv, &stdin, &facts, &settings)?;
         // A dry run reads no files either: the steps are the same without them.
