@@ -330,7 +330,7 @@ frontend() {
   put_slots causeway-host vnm/vxlan pre post clean
   [ ! -x "$from/causeway-tm" ] || for driver in tm/shared tm/qcow2; do
     put_slots causeway-tm "$driver" clone ln mv mvds cpds delete mkimage mkswap resize context {pre,post,fail}migrate monitor \
-      {pre,post}backup{,_live} snap_{create,create_live,delete,revert}{,.ssh} {clone,cpds,mv}.ssh
+      {pre,post}backup{,_live} restore snap_{create,create_live,delete,revert}{,.ssh} {clone,cpds,mv}.ssh
   done
   [ ! -x "$from/causeway-tm" ] || put_slots causeway-tm datastore/fs cp clone rm mkfs stat monitor export snap_{delete,revert,flatten}
   # Not mv and its kin: most clusters keep a VM's small files on its host, from where only stock's move them.

@@ -104,6 +104,9 @@ fn a_backup_of_something_else_is_refused() {
         (r#"{"7": "x"}"#, "DISK 7 is not in the document of VM 4"),
         (r#"{"0.x": "x"}"#, "disk of backup image 19"),
         (r#"{"tpm": "x"}"#, "it has no disk"),
+        (r#"{"0": "rsync://1/x;reboot"}"#, "address of restore:disk.0:fetch"),
+        (r#"{"0": "rsync://1/`x`"}"#, "of letters, digits"),
+        (r#"{"0": "/etc/passwd"}"#, "of letters, digits"),
     ] {
         let text = refused(ALL, listing);
         assert!(text.contains(said), "{listing}: {text}");

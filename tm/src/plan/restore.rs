@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use causeway_core::plan::{Arg, Input, Place, Slot, Step, Work};
 
 use super::{Source, Transfer, files, step};
+use crate::datastore::source::is_address;
 use crate::error::TmError;
 use crate::facts::{Facts, Format};
 use crate::host::{Call, DatastoreCall, Fetch, Origin, RestoreCall, RestoreDisk, Staged};
@@ -124,6 +125,15 @@ fn fetching(
     settings: &TmSettings,
 ) -> Result<Step, TmError> {
     let front = settings.front.as_ref();
+    // That script makes a command line of it.
+    if !is_address(&address) {
+        return Err(TmError::Attribute {
+            attribute: format!("address of {name}"),
+            object: format!("backup image {}", restore.image),
+            value: address,
+            accepted: "an address of letters, digits and the signs that one may have".into(),
+        });
+    }
     let why = || TmError::Unwritable { step: name.to_owned(), why: "no front-end is known".to_owned() };
     let front = front.ok_or_else(why)?;
     let fetch = Fetch {
