@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::super::{StorageError, Worker};
-use super::qmp::Daemon;
+use super::qmp::{Daemon, text};
 
 /// Copies what the bitmap marks into an image that is empty and as large. The disk is only read.
 ///
@@ -22,12 +22,14 @@ pub(super) fn copy(from: &Path, bitmap: &str, to: &Path, worker: &Worker<'_>) ->
     daemon.ask("blockdev-backup", job)?;
     daemon.until_concluded("backup")?;
     let jobs = daemon.ask("query-jobs", json!({}))?;
-    let job = jobs.as_array().and_then(|jobs| jobs.iter().find(|job| job["id"] == "backup")).cloned();
+    let job =
+        jobs.as_array().and_then(|jobs| jobs.iter().find(|job| text(job, "id") == Some("backup"))).cloned();
     let job = job.unwrap_or_default();
-    if let Some(error) = job["error"].as_str() {
+    if let Some(error) = text(&job, "error") {
         return Err(daemon.failed(error));
     }
-    if job["status"] != "concluded" || job["current-progress"] != job["total-progress"] {
+    let (done, all) = (job.get("current-progress"), job.get("total-progress"));
+    if text(&job, "status") != Some("concluded") || done.is_none() || done != all {
         return Err(daemon.failed(&format!("it ended before its work was done: {job}")));
     }
     daemon.ask("job-dismiss", json!({"id": "backup"}))?;

@@ -70,7 +70,7 @@ impl Daemon {
         loop {
             let mut answer = self.line()?;
             if let Some(error) = answer.get("error") {
-                let said = error["desc"].as_str().unwrap_or("no reason").to_owned();
+                let said = text(error, "desc").unwrap_or("no reason").to_owned();
                 return Err(self.failed(&said));
             }
             match answer.get_mut("return") {
@@ -88,8 +88,10 @@ impl Daemon {
                 Some(event) => event,
                 None => self.line()?,
             };
-            let data = &event["data"];
-            if event["event"] == "JOB_STATUS_CHANGE" && data["id"] == job && data["status"] == "concluded" {
+            let is_change = text(&event, "event") == Some("JOB_STATUS_CHANGE");
+            let of_job =
+                |data: &Value| text(data, "id") == Some(job) && text(data, "status") == Some("concluded");
+            if is_change && event.get("data").is_some_and(of_job) {
                 return Ok(());
             }
         }
@@ -134,6 +136,11 @@ impl Daemon {
         let last = said.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("it has ended");
         self.failed(last.trim_start_matches("qemu-storage-daemon: "))
     }
+}
+
+/// A text that an object has.
+pub(super) fn text<'v>(object: &'v Value, name: &str) -> Option<&'v str> {
+    object.get(name).and_then(Value::as_str)
 }
 
 impl Drop for Daemon {

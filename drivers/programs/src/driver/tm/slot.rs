@@ -56,6 +56,9 @@ impl SlotRun {
         if causeway_tm::datastore::built(&self.slot) {
             return super::datastore::run(&self.slot, &self.argv, self.dry_run, &config).await;
         }
+        if self.verb().starts_with("prebackup") {
+            be_found_by_stock();
+        }
         let plan = match self.plan(&config).await {
             Ok(plan) => plan,
             Err(failure) => return Ok(failed(&failure)),
@@ -182,6 +185,14 @@ pub(super) fn cancelled_by_signal() -> std::io::Result<watch::Receiver<bool>> {
         sender.closed().await;
     });
     Ok(receiver)
+}
+
+/// The stock `backup_cancel` looks for the processes of `prebackup` by the name of the interpreter that stock's run in
+/// (contract TM 2.3), and sends them SIGTERM.
+fn be_found_by_stock() {
+    if let Err(error) = std::fs::write("/proc/self/comm", "ruby") {
+        tracing::debug!(%error, "backup_cancel will not find this process");
+    }
 }
 
 pub(super) fn failed(failure: &Failure) -> ExitCode {
