@@ -40,6 +40,7 @@ fn cases() -> Vec<Case> {
     let case = |name, prepare, call| Case { name, prepare, call, input: None, guest: None };
     let mut all = snapshots();
     all.extend(lent());
+    all.extend(backups());
     all.extend(vec![
         case("flat copy", fresh, Datastores::flat),
         case("flat copy over an older disk, grown", before, |on| {
@@ -229,6 +230,39 @@ fn lent() -> Vec<Case> {
             |on| on.take_back("chain"),
         ),
         case("plain copies back", |on| written(on, false), |on| on.take_back("image")),
+    ]
+}
+
+/// A backup of a disk that nobody has open, whole and of what has changed.
+fn backups() -> Vec<Case> {
+    fn disk(on: &Datastores) {
+        on.done_after(&[on.chain_image()]);
+        on.done(&on.overlay());
+        on.guest_writes("qcow2", "100/7/disk.0", 1, 7);
+        on.begin_backup();
+    }
+    fn earlier(on: &Datastores) {
+        disk(on);
+        on.done(&on.back_up(true, false, json!("first")));
+        on.guest_writes("qcow2", "100/7/disk.0", 2, 8);
+        on.begin_backup();
+    }
+    fn target(on: &Datastores) {
+        disk(on);
+        let disk = json!({"disk": on.backup_disk(true, false, json!("full"))});
+        on.perform(&on.backup("target", None, disk), &[]).unwrap();
+    }
+    let case = |name, prepare, call| Case { name, prepare, call, input: None, guest: Some("qcow2") };
+    let begin = |on: &Datastores| on.backup("begin", None, json!({"tpm": false}));
+    vec![
+        Case { input: Some("PFZNLz4="), ..case("backup begun after another", earlier, begin) },
+        case("disk backed up", disk, |on| on.back_up(true, false, json!("full"))),
+        case("first increment", disk, |on| on.back_up(true, false, json!("first"))),
+        case("next increment", earlier, |on| on.back_up(true, false, json!({"since": 0}))),
+        case("backup published", target, |on| {
+            on.backup("publish", None, json!({"disk": on.backup_disk(true, false, json!("full"))}))
+        }),
+        case("backup cleared", earlier, |on| on.backup("clear", None, json!({}))),
     ]
 }
 

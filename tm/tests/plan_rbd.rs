@@ -66,7 +66,7 @@ fn facts(vm: u32) -> Facts {
     let hosts =
         Hosts::parse(b"<HOST_POOL><HOST><NAME>bridge0</NAME><STATE>2</STATE></HOST></HOST_POOL>").unwrap();
     let datastores = (0..200).map(|id| (id, datastore.clone())).collect();
-    Facts { chain: None, vm: Some(vm), datastores, hosts: Some(hosts) }
+    Facts { vm: Some(vm), datastores, hosts: Some(hosts), ..Facts::default() }
 }
 
 fn render(title: &str, transfer: &Transfer) -> String {

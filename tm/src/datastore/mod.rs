@@ -14,7 +14,7 @@ mod bridge;
 mod document;
 mod monitord;
 mod plan;
-mod source;
+pub(crate) mod source;
 
 use causeway_core::document::decode;
 use causeway_core::names::HostName;

@@ -4,9 +4,11 @@
 //! Here a plan says what it [`Needs`], the caller gets it (over XML-RPC, or from the document on standard input), and
 //! what can't be had is an error.
 
+mod backup;
 mod ceph;
 mod datastore;
 mod reading;
+mod restore;
 mod vm;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,8 +20,10 @@ use crate::chain::Chain;
 use crate::datastore::Hosts;
 use crate::error::TmError;
 
+pub use backup::{BackupFacts, Extent, Freeze};
 pub use ceph::CephFacts;
 pub use datastore::DatastoreFacts;
+pub use restore::BackupSource;
 pub use vm::{DiskFacts, Format, SnapshotFacts, VmFacts, lcm};
 
 /// Which document of a VM is needed.
@@ -49,6 +53,8 @@ pub struct Needs {
     pub datastores: BTreeSet<u32>,
     /// Of all hosts: which of them are up.
     pub hosts: bool,
+    /// The backup image that the VM is to be restored from.
+    pub backup: Option<u32>,
 }
 
 /// What was looked up.
@@ -62,6 +68,10 @@ pub struct Facts {
     pub hosts: Option<Hosts>,
     /// What was read of the disk on its host, where [`reading`](crate::plan::reading) asks for it.
     pub chain: Option<Chain>,
+    /// The backup that the VM is to be restored from.
+    pub backup: Option<BackupSource>,
+    /// What that backup's driver says is in it: where each disk is to be fetched, by its number, and the TPM's state.
+    pub listing: Option<BTreeMap<String, String>>,
 }
 
 impl Facts {
@@ -70,10 +80,13 @@ impl Facts {
     /// # Errors
     /// It is not what such a step prints.
     pub fn take_reading(&mut self, output: &str) -> Result<(), TmError> {
-        let chain = serde_json::from_str(output);
         let unreadable =
             |e: serde_json::Error| TmError::Unwritable { step: "read".to_owned(), why: e.to_string() };
-        self.chain = Some(chain.map_err(unreadable)?);
+        if self.backup.is_some() {
+            self.listing = Some(serde_json::from_str(output).map_err(unreadable)?);
+        } else {
+            self.chain = Some(serde_json::from_str(output).map_err(unreadable)?);
+        }
         Ok(())
     }
 
@@ -112,6 +125,12 @@ pub trait Lookup {
     /// # Errors
     /// oned's refusal, or that it could not be asked.
     fn hosts(&self) -> Result<Hosts, Failure>;
+
+    /// A backup image, with its datastore and the VM.
+    ///
+    /// # Errors
+    /// oned's refusal, or that it could not be asked.
+    fn backup(&self, image: u32) -> Result<BackupSource, Failure>;
 }
 
 /// Looks up all that is needed.
@@ -124,6 +143,12 @@ pub fn gather(needs: &Needs, lookup: &dyn Lookup) -> Result<Facts, TmError> {
         let id = need.vm();
         let found = lookup.vm(id).map_err(|failure| TmError::LookUp { what: format!("VM {id}"), failure })?;
         facts.vm = Some(found);
+    }
+    if let Some(image) = needs.backup {
+        let found = lookup.backup(image);
+        let found =
+            found.map_err(|failure| TmError::LookUp { what: format!("backup image {image}"), failure });
+        facts.backup = Some(found?);
     }
     for &id in &needs.datastores {
         let found = lookup
@@ -156,6 +181,9 @@ mod tests {
             }
             fn hosts(&self) -> Result<Hosts, Failure> {
                 Err(Failure::new(Kind::Timeout, "no answer"))
+            }
+            fn backup(&self, _: u32) -> Result<BackupSource, Failure> {
+                Err(Failure::new(Kind::Refused, "not authorised"))
             }
         }
         let needs = Needs { vm: Some(VmNeed::History(VmId(7))), ..Needs::default() };

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::DatastoreCall;
+use super::{BackupCall, DatastoreCall, RestoreCall};
 use crate::carry::Carry;
 use crate::place::{FileName, Image, VmDir, VmFile};
 use crate::rbd::{Cluster, PoolName, RbdCall};
@@ -143,6 +143,10 @@ pub enum Call {
         /// The snapshot.
         id: u32,
     },
+    /// Works for a backup of a VM.
+    Backup(Box<BackupCall>),
+    /// Works for a disk that is taken out of a backup.
+    Restore(Box<RestoreCall>),
     /// Removes one file of a VM with the snapshots that lie beside it. A link is removed, never what it leads to.
     DeleteFile {
         /// The file.

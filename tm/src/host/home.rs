@@ -193,6 +193,12 @@ impl Home {
         Ok(home)
     }
 
+    /// Opens a directory of the admin's, who may have made it a link.
+    pub(crate) fn at(path: &Path) -> Result<Self, StorageError> {
+        let handle = openat(CWD, path, DIRECTORY, Mode::empty()).during("open", path)?;
+        Ok(Home { path: path.to_owned(), handle, made: None })
+    }
+
     /// A directory that lies in it, if it is there.
     pub(crate) fn folder(&self, name: &str) -> Result<Option<Home>, StorageError> {
         open_folder(&self.handle, &self.path, name)

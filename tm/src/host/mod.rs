@@ -18,6 +18,7 @@ use std::time::Instant;
 use causeway_core::answer::{Failure, Kind};
 use causeway_core::locks::Mode;
 
+mod backup;
 mod call;
 mod context;
 mod copy;
@@ -36,11 +37,14 @@ mod meter;
 mod move_dir;
 mod remove;
 mod resize;
+mod restore;
 mod save;
 mod snapshot;
 mod take_back;
 mod tool;
 
+pub(crate) use backup::checkpoint;
+pub use backup::{BackupCall, BackupDisk, BackupPlace};
 pub use call::{Blank, Call, CopyKind, CopyOf, Kept, Layout, LivePart, SnapshotOrder};
 pub use datastore::{
     Checksum, DatastoreCall, Dirs, DiskSizes, Exported, Fetch, ImageOrder, Origin, Stored, VmSizes, receive,
@@ -49,6 +53,7 @@ pub use error::StorageError;
 pub use idle::Idle;
 pub(crate) use live::{copy_name as live_copy, copy_path};
 pub use meter::Copying;
+pub use restore::{RestoreCall, RestoreDisk, Staged};
 pub(crate) use snapshot::not_in_use;
 
 pub(crate) use copy::{copy_data, next_data, same_data};
@@ -153,6 +158,8 @@ pub fn perform(call: &Call, inputs: &[Vec<u8>], worker: &Worker<'_>) -> Result<S
         Call::Snapshot { file, kept, chain, order, id } => {
             snapshot::perform(file, kept, *chain, *order, *id, worker)
         }
+        Call::Restore(call) => restore::perform(call, worker),
+        Call::Backup(call) => backup::perform(call, inputs, worker),
         Call::DeleteFile { file } => delete::file(file, worker),
         Call::DeleteDir { dir, keep } => delete::dir(dir, keep.as_ref(), worker),
         Call::BuildContext { file, names, local } => {

@@ -90,7 +90,7 @@ impl Planner<'_> {
             Request::Cpds { host, file, image, snapshot, .. } => {
                 (host, named(self.slot, &file), self.save(file, &image, snapshot)?)
             }
-            Request::Context { .. } | Request::Migrate(_) => {
+            Request::Context { .. } | Request::Migrate(_) | Request::Backup(_) | Request::Restore(_) => {
                 return Err(TmError::NotBuilt { slot: self.slot.to_string() });
             }
         };
@@ -254,25 +254,8 @@ impl Planner<'_> {
         Ok(*format == Format::Qcow2)
     }
 
-    /// Where a disk's own files lie: beside it, or with the image that it is.
     fn kept(&self, file: &VmFile) -> Result<Kept, TmError> {
-        let disk = self.disk(file)?;
-        match (&disk.source, disk.clone) {
-            // On the host's own disk lie copies of images only.
-            _ if self.service.local => Ok(Kept::Beside),
-            // A volatile disk has no image.
-            (None, _) | (_, true) => Ok(Kept::Beside),
-            (Some(source), false) => {
-                let path = source.parse();
-                let image = path.and_then(|path| Image::beside(&path, file));
-                image.map(Kept::WithImage).map_err(|_| TmError::Attribute {
-                    attribute: format!("DISK {} SOURCE", disk.id),
-                    object: format!("VM {}", file.dir().vm()),
-                    value: source.clone(),
-                    accepted: "DATASTORES/DATASTORE ID/NAME".into(),
-                })
-            }
-        }
+        kept(self.disk(file)?, file, self.service.local)
     }
 
     fn vm(&self, file: &VmFile) -> Result<&VmFacts, TmError> {
@@ -281,6 +264,26 @@ impl Planner<'_> {
 
     fn disk(&self, file: &VmFile) -> Result<&DiskFacts, TmError> {
         self.vm(file)?.disk(file.name().disk().unwrap_or_default())
+    }
+}
+
+/// Where a disk's own files lie: beside it, or with the image that it is.
+pub(super) fn kept(disk: &DiskFacts, file: &VmFile, local: bool) -> Result<Kept, TmError> {
+    match (&disk.source, disk.clone) {
+        // On the host's own disk lie copies of images only.
+        _ if local => Ok(Kept::Beside),
+        // A volatile disk has no image.
+        (None, _) | (_, true) => Ok(Kept::Beside),
+        (Some(source), false) => {
+            let path = source.parse();
+            let image = path.and_then(|path| Image::beside(&path, file));
+            image.map(Kept::WithImage).map_err(|_| TmError::Attribute {
+                attribute: format!("DISK {} SOURCE", disk.id),
+                object: format!("VM {}", file.dir().vm()),
+                value: source.clone(),
+                accepted: "DATASTORES/DATASTORE ID/NAME".into(),
+            })
+        }
     }
 }
 

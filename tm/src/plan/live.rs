@@ -47,24 +47,8 @@ impl<'a> Live<'a> {
         (kept, qcow2): (Kept, bool),
         settings: &'a TmSettings,
     ) -> Result<Self, TmError> {
-        let object = format!("VM {}", vm.id);
-        if let Some(other) = vm.vm_mad.as_deref().filter(|name| !matches!(*name, "kvm" | "qemu")) {
-            return Err(TmError::Attribute {
-                attribute: "VM_MAD".to_owned(),
-                object,
-                value: other.to_owned(),
-                accepted: "kvm or qemu, where a disk is worked on while its guest runs".into(),
-            });
-        }
-        let number = file.name().disk().unwrap_or_default();
-        let target = vm.disk(number)?.target.clone();
-        let target = target.ok_or_else(|| vm.missing(format!("DISK {number} TARGET")))?;
-        let disk = target.parse().map_err(|_| TmError::Attribute {
-            attribute: format!("DISK {number} TARGET"),
-            object,
-            value: target.clone(),
-            accepted: "1 to 16 lower-case letters and digits, such as vda".into(),
-        })?;
+        runs_by_libvirt(vm)?;
+        let disk = device(vm, file.name().disk().unwrap_or_default())?;
         let id = vm.deploy_id.clone().ok_or_else(|| vm.missing("DEPLOY_ID".to_owned()))?;
         Ok(Live { verb, host, file, kept, qcow2, id, disk, settings })
     }
@@ -187,4 +171,35 @@ impl<'a> Live<'a> {
     fn path(&self, text: &str) -> Result<DiskPath, TmError> {
         text.parse().map_err(|source| TmError::Argument { slot: self.verb.to_owned(), position: 1, source })
     }
+}
+
+/// Sees to it that libvirt runs the guest.
+///
+/// # Errors
+/// Another hypervisor does.
+pub(super) fn runs_by_libvirt(vm: &VmFacts) -> Result<(), TmError> {
+    match vm.vm_mad.as_deref().filter(|name| !matches!(*name, "kvm" | "qemu")) {
+        None => Ok(()),
+        Some(other) => Err(TmError::Attribute {
+            attribute: "VM_MAD".to_owned(),
+            object: format!("VM {}", vm.id),
+            value: other.to_owned(),
+            accepted: "kvm or qemu, where a disk is worked on while its guest runs".into(),
+        }),
+    }
+}
+
+/// The device that a disk is in the guest.
+///
+/// # Errors
+/// The document does not say.
+pub(super) fn device(vm: &VmFacts, number: u32) -> Result<DiskName, TmError> {
+    let target = vm.disk(number)?.target.clone();
+    let target = target.ok_or_else(|| vm.missing(format!("DISK {number} TARGET")))?;
+    target.parse().map_err(|_| TmError::Attribute {
+        attribute: format!("DISK {number} TARGET"),
+        object: format!("VM {}", vm.id),
+        value: target.clone(),
+        accepted: "1 to 16 lower-case letters and digits, such as vda".into(),
+    })
 }

@@ -31,9 +31,25 @@ pub(crate) enum Verb {
     Premigrate,
     Postmigrate,
     Failmigrate,
+    Prebackup,
+    PrebackupLive,
+    Postbackup,
+    PostbackupLive,
+    Restore,
 }
 
 impl Verb {
+    /// Whether it is about a backup of a VM, or of what was in one.
+    pub(crate) fn is_backup(self) -> bool {
+        use Verb::{Postbackup, PostbackupLive, Prebackup, PrebackupLive, Restore};
+        matches!(self, Prebackup | PrebackupLive | Postbackup | PostbackupLive | Restore)
+    }
+
+    /// Whether it makes a backup, which keeps the VM's document.
+    pub(crate) fn keeps_document(self) -> bool {
+        matches!(self, Verb::Prebackup | Verb::PrebackupLive)
+    }
+
     fn named(name: &str) -> Option<Verb> {
         Some(match name {
             "clone" => Verb::Clone,
@@ -53,6 +69,11 @@ impl Verb {
             "premigrate" => Verb::Premigrate,
             "postmigrate" => Verb::Postmigrate,
             "failmigrate" => Verb::Failmigrate,
+            "prebackup" => Verb::Prebackup,
+            "prebackup_live" => Verb::PrebackupLive,
+            "postbackup" => Verb::Postbackup,
+            "postbackup_live" => Verb::PostbackupLive,
+            "restore" => Verb::Restore,
             _ => return None,
         })
     }
@@ -83,7 +104,7 @@ impl Service {
         let store = match slot.driver() {
             _ if slot.family() != "tm" => return None,
             "shared" | "qcow2" => Store::Files,
-            "ceph" => Store::Rbd,
+            "ceph" if !verb.is_backup() => Store::Rbd,
             // The system datastore's side of disks whose transfer manager is one of ours (`TM_MAD_SYSTEM`).
             "ssh" if verb.is_of_the_system() => {
                 return Some(Service { store: Store::Files, verb, local: true });

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use causeway_core::names::{DiskPath, VmId};
 use serde::{Deserialize, Serialize};
 
-use super::super::Blank;
+use super::super::{Blank, Staged};
 use crate::facts::Format;
 use crate::place::{DatastoreDir, Image};
 
@@ -26,6 +26,13 @@ pub enum DatastoreCall {
         opened: bool,
         /// Whether what is zero takes no room (`SPARSE`).
         sparse: bool,
+    },
+    /// Brings what is taken out of a backup to where its VM's disk is; it is only ever sent there.
+    Stage {
+        /// What it is to be.
+        staged: Staged,
+        /// What it is made of.
+        origin: Origin,
     },
     /// Does an import on another host: what it is made of is here. Prints its format.
     Deliver {

@@ -17,6 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use super::import::{compare, descriptor, import, named, script};
 use super::upload::is_packed;
+use crate::host::restore;
+
 use super::{DatastoreCall, During, Origin, StorageError, Worker};
 
 /// Most bytes of a frame.
@@ -39,8 +41,8 @@ pub(super) fn deliver(
     ssh: &[String],
     worker: &Worker<'_>,
 ) -> Result<String, StorageError> {
-    let DatastoreCall::Import { image, origin, format, opened, sparse } = call else {
-        return Err(refused("only an import can be sent to a host"));
+    let (DatastoreCall::Import { origin, .. } | DatastoreCall::Stage { origin, .. }) = call else {
+        return Err(refused("only what is imported or staged can be sent to a host"));
     };
     let (file, checksum) = match origin {
         Origin::File { path, dirs, checksum, .. } => (Some(named(path, dirs)?), checksum),
@@ -56,13 +58,10 @@ pub(super) fn deliver(
     let promised = checksum.is_some();
     // The sum of what is downloaded is that of the archive; to unpack it on the way would be too early.
     let refuses = promised && matches!(origin, Origin::Address { fetch, .. } if fetch.decompress);
-    let call = DatastoreCall::Import {
-        image: image.clone(),
-        origin: Origin::Stream { checksum, unpacked: refuses },
-        format: *format,
-        opened: *opened,
-        sparse: *sparse,
-    };
+    let mut call = call.clone();
+    if let DatastoreCall::Import { origin, .. } | DatastoreCall::Stage { origin, .. } = &mut call {
+        *origin = Origin::Stream { checksum, unpacked: refuses };
+    }
     let left = worker.deadline.saturating_duration_since(Instant::now());
     let order = Order { call, deadline_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX) };
     let order = serde_json::to_vec(&order).map_err(|e| refused(&e.to_string()))?;
@@ -91,7 +90,7 @@ pub(super) fn deliver(
     }
 }
 
-fn refused(why: &str) -> StorageError {
+pub(super) fn refused(why: &str) -> StorageError {
     StorageError::Host { failure: Failure::new(Kind::Bug, why) }
 }
 
@@ -197,13 +196,18 @@ pub fn receive(
     let order: Order = serde_json::from_slice(&first).map_err(|e| wrong(&e))?;
     let deadline = Instant::now() + Duration::from_millis(order.deadline_ms.min(30 * 24 * 3_600_000));
     let worker = Worker { between, ..Worker::new(locks, deadline) };
-    let DatastoreCall::Import { image, origin: origin @ Origin::Stream { .. }, format, opened, sparse } =
-        &order.call
-    else {
-        return Err(wrong(&"another call"));
-    };
     let mut frames = Frames { input, rest: io::Cursor::new(Vec::new()), ended: false };
-    import(image, origin, *format, *opened, *sparse, Some(&mut frames), &worker).map_err(Failure::from)
+    match &order.call {
+        DatastoreCall::Import { image, origin: origin @ Origin::Stream { .. }, format, opened, sparse } => {
+            import(image, origin, *format, *opened, *sparse, Some(&mut frames), &worker)
+                .map_err(Failure::from)
+        }
+        DatastoreCall::Stage { staged, origin: Origin::Stream { .. } } => {
+            restore::stage(staged, &mut frames, &worker)?;
+            Ok(String::new())
+        }
+        _ => Err(wrong(&"another call")),
+    }
 }
 
 fn frame(input: &mut impl Read) -> io::Result<Vec<u8>> {

@@ -22,7 +22,7 @@ use super::{
 use crate::place::{FileName, Image};
 
 /// What `qemu-img check` says of an image that is whole and has space that nothing refers to.
-const LEAKS: i32 = 3;
+pub(in crate::host) const LEAKS: i32 = 3;
 /// Bytes that are written, or left out, at once.
 const GRAIN: usize = 64 << 10;
 
@@ -246,7 +246,11 @@ pub(super) fn script(by: &Fetch, address: &str, decompress: bool) -> Tool {
 }
 
 /// Writes a stream into a new file; what is zero is left out. How many bytes came.
-fn pour(pipe: &mut (impl Read + ?Sized), into: &File, sparse: bool) -> std::io::Result<u64> {
+pub(in crate::host) fn pour(
+    pipe: &mut (impl Read + ?Sized),
+    into: &File,
+    sparse: bool,
+) -> std::io::Result<u64> {
     let mut buffer = vec![0; GRAIN];
     let mut at: u64 = 0;
     loop {

@@ -44,7 +44,12 @@ pub(super) fn needs(service: Service, request: &Request) -> Needs {
         Request::MvDir { to: (_, dir), .. } => vm(dir),
         Request::Resize { file, .. } | Request::Snapshot { file, .. } => vm(file.dir()),
         Request::Migrate(migration) if chain::passed_on(migration) => vm(&migration.dir),
-        Request::Migrate(_) | Request::Mvds { .. } | Request::MvFile { .. } | Request::Context { .. } => {}
+        Request::Migrate(_)
+        | Request::Mvds { .. }
+        | Request::MvFile { .. }
+        | Request::Context { .. }
+        | Request::Backup(_)
+        | Request::Restore(_) => {}
     }
     needs
 }
@@ -76,7 +81,9 @@ pub(super) fn plan(
         Request::Resize { host, file, size_mb } => planner.resize(host, &file, size_mb),
         Request::Snapshot { host, file, snapshot } => planner.snapshot(host, &file, snapshot),
         Request::MvDir { from, to } => planner.move_dir(from, to),
-        Request::Context { .. } | Request::Migrate(_) => Err(TmError::NotBuilt { slot: slot.to_string() }),
+        Request::Context { .. } | Request::Migrate(_) | Request::Backup(_) | Request::Restore(_) => {
+            Err(TmError::NotBuilt { slot: slot.to_string() })
+        }
     }
 }
 
