@@ -452,6 +452,14 @@ mod tests {
                 DiskOrder::Freeze { quiesce: Quiesce::as_stock(), seconds: 30 },
                 "freeze: frozen by its agent within 60 s, or suspended, for at most 30 s",
             ),
+            (
+                DiskOrder::Rest { rest: BackupRest::Agent { seconds: 5 }, seconds: 30 },
+                "freeze: only by its agent within 5 s, for at most 30 s",
+            ),
+            (
+                DiskOrder::Rest { rest: BackupRest::Suspend, seconds: 30 },
+                "freeze: suspended, for at most 30 s",
+            ),
             (DiskOrder::Thaw { agent_seconds: 5 }, "thaw"),
         ];
         for (order, expected) in orders {

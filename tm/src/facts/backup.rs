@@ -1,6 +1,7 @@
 //! How a VM is to be backed up (`BACKUPS/BACKUP_CONFIG`; contract TM 2.3).
 
 use causeway_core::document::tree::Element;
+use causeway_core::names::HostName;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +16,8 @@ pub struct BackupFacts {
     pub increment_mode: Option<String>,
     /// `LAST_INCREMENT_ID`: of the increment that the next one follows; -1 where there is none.
     pub last_increment: Option<String>,
+    /// `INCREMENTAL_BACKUP_ID`: the backup image that holds the chain of increments.
+    pub chain: Option<String>,
     /// `FS_FREEZE`.
     pub freeze: Option<String>,
     /// `INTERACTIVE`: a tool of another vendor's takes the data out itself.
@@ -69,6 +72,7 @@ impl BackupFacts {
             mode: value("MODE"),
             increment_mode: value("INCREMENT_MODE"),
             last_increment: value("LAST_INCREMENT_ID"),
+            chain: value("INCREMENTAL_BACKUP_ID"),
             freeze: value("FS_FREEZE"),
             interactive: value("INTERACTIVE"),
             datastore: value("LAST_DATASTORE_ID"),
@@ -107,6 +111,30 @@ impl BackupFacts {
                 None => Err(wrong("LAST_INCREMENT_ID", object, text, "-1 or the number of an increment")),
             },
         }
+    }
+
+    /// The number of the backup image that the next increment will belong to; none where it begins one.
+    ///
+    /// # Errors
+    /// As [`extent`](Self::extent); or nothing says which image that is.
+    pub fn followed(&self, object: &str) -> Result<Option<u32>, TmError> {
+        let Extent::Since(_) = self.extent(object)? else { return Ok(None) };
+        let what = "INCREMENTAL_BACKUP_ID".to_owned();
+        let missing = || TmError::Missing { what, object: object.to_owned() };
+        let text = self.chain.as_deref().ok_or_else(missing)?;
+        let number = text.parse().ok().filter(|number: &u32| number.to_string() == text);
+        let number = number.ok_or_else(|| wrong("INCREMENTAL_BACKUP_ID", object, text, "an image's number"));
+        number.map(Some)
+    }
+
+    /// The host that a VM on Ceph is backed up on, where that is not its own.
+    ///
+    /// # Errors
+    /// A value that is no host's name.
+    pub fn bridge(&self, object: &str) -> Result<Option<HostName>, TmError> {
+        let parse =
+            |text: &str| text.parse().map_err(|_| wrong("LAST_BRIDGE", object, text, "the name of a host"));
+        self.bridge.as_deref().map(parse).transpose()
     }
 
     /// What happens in the guest meanwhile.
@@ -166,6 +194,21 @@ mod tests {
         for odd in ["", "-2", "one", "03", "4294967296"] {
             assert!(of(odd).is_err(), "{odd}");
         }
+    }
+
+    #[test]
+    fn an_increment_belongs_to_an_image_and_is_made_on_a_host() {
+        let of = |more: &str| {
+            facts(&format!("<MODE>INCREMENT</MODE><LAST_INCREMENT_ID>3</LAST_INCREMENT_ID>{more}"))
+        };
+        let chain = "<INCREMENTAL_BACKUP_ID>39</INCREMENTAL_BACKUP_ID>";
+        assert_eq!(of(chain).followed("VM 4"), Ok(Some(39)));
+        assert!(of("").followed("VM 4").is_err());
+        assert!(of("<INCREMENTAL_BACKUP_ID>-1</INCREMENTAL_BACKUP_ID>").followed("VM 4").is_err());
+        assert_eq!(facts("<MODE>FULL</MODE>").followed("VM 4"), Ok(None));
+        assert_eq!(of("").bridge("VM 4"), Ok(None));
+        assert_eq!(of("<LAST_BRIDGE>h2</LAST_BRIDGE>").bridge("VM 4").unwrap().unwrap().to_string(), "h2");
+        assert!(of("<LAST_BRIDGE>-oProxyCommand=x</LAST_BRIDGE>").bridge("VM 4").is_err());
     }
 
     #[test]

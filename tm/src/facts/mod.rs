@@ -55,6 +55,21 @@ pub struct Needs {
     pub hosts: bool,
     /// The backup image that the VM is to be restored from.
     pub backup: Option<u32>,
+    /// The backup image that the VM's next increment will belong to, if there is one.
+    pub chain: bool,
+}
+
+impl Needs {
+    /// The backup image that is needed, once the VM is known.
+    ///
+    /// # Errors
+    /// The VM's document does not say which.
+    pub fn image(&self, vm: Option<&VmFacts>) -> Result<Option<u32>, TmError> {
+        match vm.filter(|_| self.chain) {
+            Some(vm) => vm.backup.followed(&format!("VM {}", vm.id)),
+            None => Ok(self.backup),
+        }
+    }
 }
 
 /// What was looked up.
@@ -68,7 +83,7 @@ pub struct Facts {
     pub hosts: Option<Hosts>,
     /// What was read of the disk on its host, where [`reading`](crate::plan::reading) asks for it.
     pub chain: Option<Chain>,
-    /// The backup that the VM is to be restored from.
+    /// The backup that the VM is to be restored from, or that its next increment will belong to.
     pub backup: Option<BackupSource>,
     /// What that backup's driver says is in it: where each disk is to be fetched, by its number, and the TPM's state.
     pub listing: Option<BTreeMap<String, String>>,
@@ -144,7 +159,7 @@ pub fn gather(needs: &Needs, lookup: &dyn Lookup) -> Result<Facts, TmError> {
         let found = lookup.vm(id).map_err(|failure| TmError::LookUp { what: format!("VM {id}"), failure })?;
         facts.vm = Some(found);
     }
-    if let Some(image) = needs.backup {
+    if let Some(image) = needs.image(facts.vm.as_ref())? {
         let found = lookup.backup(image);
         let found =
             found.map_err(|failure| TmError::LookUp { what: format!("backup image {image}"), failure });

@@ -12,6 +12,8 @@ pub struct BackupSource {
     /// May hold passwords: oned decrypts them for this.
     datastore: String,
     driver: DriverName,
+    /// Of the backup: `raw` for images of QEMU's, `rbd` for the cluster's own (contract TM 2.3).
+    format: Option<String>,
 }
 
 impl std::fmt::Debug for BackupSource {
@@ -47,12 +49,32 @@ impl BackupSource {
             value: name.clone(),
             accepted: "a driver's name".into(),
         })?;
+        let image = read(image, "the backup", "IMAGE")?;
         Ok(BackupSource {
             vm: read(vm, "the VM", "VM")?.render(),
-            image: read(image, "the backup", "IMAGE")?.render(),
+            format: image.value("FORMAT").filter(|format| !format.is_empty()),
+            image: image.render(),
             datastore: store.render(),
             driver,
         })
+    }
+
+    /// Sees to it that the backup holds what we make and read; `object` is its name, for messages.
+    ///
+    /// # Errors
+    /// It is of the format that older releases made of volumes.
+    pub fn expect_images(&self, object: &str) -> Result<(), TmError> {
+        match self.format.as_deref().filter(|format| format.eq_ignore_ascii_case("rbd")) {
+            None => Ok(()),
+            Some(format) => Err(TmError::Attribute {
+                attribute: "FORMAT".to_owned(),
+                object: object.to_owned(),
+                value: format.to_owned(),
+                accepted: "raw: the chains of older releases are not gone on with. Begin a new one by `onevm backup \
+                           --reset`; for a restore keep the stock script, by `--keep tm/ceph/restore`"
+                    .into(),
+            }),
+        }
     }
 
     /// The datastore's driver.

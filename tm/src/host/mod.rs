@@ -43,9 +43,10 @@ mod snapshot;
 mod take_back;
 mod tool;
 
-pub(crate) use backup::checkpoint;
 pub use backup::{BackupCall, BackupDisk, BackupPlace};
+pub(crate) use backup::{check as check_backup, checkpoint, open_folder as backup_folder};
 pub use call::{Blank, Call, CopyKind, CopyOf, Kept, Layout, LivePart, SnapshotOrder};
+pub(crate) use datastore::raw_to_qcow2;
 pub use datastore::{
     Checksum, DatastoreCall, Dirs, DiskSizes, Exported, Fetch, ImageOrder, Origin, Stored, VmSizes, receive,
 };
@@ -54,6 +55,7 @@ pub use idle::Idle;
 pub(crate) use live::{copy_name as live_copy, copy_path};
 pub use meter::Copying;
 pub use restore::{RestoreCall, RestoreDisk, Staged};
+pub(crate) use restore::{qcow2_to_raw, staged};
 pub(crate) use snapshot::not_in_use;
 
 pub(crate) use copy::{copy_data, next_data, same_data};

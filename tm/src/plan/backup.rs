@@ -35,8 +35,7 @@ pub(super) fn plan(
     facts: &Facts,
     settings: &TmSettings,
 ) -> Result<Transfer, TmError> {
-    let place = BackupPlace { dir: backup.dir.clone(), base: settings.backup_base.clone() };
-    let planner = Planner { slot, backup, place, settings };
+    let planner = Planner::new(slot, backup, None, settings);
     match service.verb {
         Verb::Postbackup => planner.after(false),
         Verb::PostbackupLive => planner.after(true),
@@ -44,23 +43,64 @@ pub(super) fn plan(
     }
 }
 
-struct Planner<'a> {
+/// What the steps have in common, whatever the disks are.
+pub(super) struct Planner<'a> {
     slot: &'a Slot,
     backup: &'a Backup,
-    place: BackupPlace,
+    pub place: BackupPlace,
+    /// The host that has the directory.
+    pub host: HostName,
     settings: &'a TmSettings,
 }
 
-impl Planner<'_> {
+impl<'a> Planner<'a> {
+    /// On the VM's host, or on another one.
+    pub(super) fn new(
+        slot: &'a Slot,
+        backup: &'a Backup,
+        bridge: Option<HostName>,
+        settings: &'a TmSettings,
+    ) -> Self {
+        let host = bridge.unwrap_or_else(|| backup.host.clone());
+        let visiting = host != backup.host;
+        let place = BackupPlace { dir: backup.dir.clone(), base: settings.backup_base.clone(), visiting };
+        Planner { slot, backup, place, host, settings }
+    }
+
     /// A clean-up that fails does not unmake a backup (contract TM 2.3: it always ends well).
     fn after(&self, live: bool) -> Result<Transfer, TmError> {
         let mut steps = Vec::new();
         if live {
             steps.push(self.end()?.ignored());
         }
-        let clear = BackupCall::Clear { place: self.place.clone() };
-        steps.push(self.files("directory", clear)?.ignored());
+        steps.push(self.clear()?);
         Ok(Transfer { steps, inputs: Default::default() })
+    }
+
+    /// Removes the directory, whatever becomes of it.
+    pub(super) fn clear(&self) -> Result<Step, TmError> {
+        let clear = BackupCall::Clear { place: self.place.clone() };
+        Ok(self.files("directory", clear)?.ignored())
+    }
+
+    /// Makes the directory anew; `guest` is the one that runs.
+    pub(super) fn begin(&self, vm: &VmFacts, guest: Option<DeployId>) -> Result<Step, TmError> {
+        let begin = BackupCall::Begin { place: self.place.clone(), tpm: vm.backup.tpm, guest };
+        let mut begin = self.files("directory", begin)?;
+        if let Work::Transfer { inputs, .. } = &mut begin.work {
+            inputs.push(VM_INPUT.to_owned());
+        }
+        Ok(begin)
+    }
+
+    /// The steps with the VM's document, as it came.
+    pub(super) fn with_document(&self, steps: Vec<Step>, stdin: &[u8]) -> Result<Transfer, TmError> {
+        if stdin.trim_ascii().is_empty() {
+            let why = "it has no VM, which the backup is to keep as vm.xml".to_owned();
+            return Err(TmError::Encoding { object: "standard input".to_owned(), why });
+        }
+        let document = Input::new(encode_lines(stdin));
+        Ok(Transfer { steps, inputs: [(VM_INPUT.to_owned(), Source::Bytes(document))].into() })
     }
 
     fn before(&self, service: Service, stdin: &[u8], facts: &Facts) -> Result<Transfer, TmError> {
@@ -69,10 +109,6 @@ impl Planner<'_> {
         let extent = vm.backup.extent(&object)?;
         let disks = self.backup.disks.iter().map(|number| self.disk(service, vm, *number, extent));
         let disks = disks.collect::<Result<Vec<_>, _>>()?;
-        if stdin.trim_ascii().is_empty() {
-            let why = "it has no VM, which the backup is to keep as vm.xml".to_owned();
-            return Err(TmError::Encoding { object: "standard input".to_owned(), why });
-        }
         let live = service.verb == Verb::PrebackupLive;
         let mut steps = Vec::new();
         if live {
@@ -80,12 +116,7 @@ impl Planner<'_> {
             steps.push(self.end()?);
         }
         let guest = if live { Some(self.guest()?.clone()) } else { None };
-        let begin = BackupCall::Begin { place: self.place.clone(), tpm: vm.backup.tpm, guest };
-        let mut begin = self.files("directory", begin)?;
-        if let Work::Transfer { inputs, .. } = &mut begin.work {
-            inputs.push(VM_INPUT.to_owned());
-        }
-        steps.push(begin);
+        steps.push(self.begin(vm, guest)?);
         if live {
             steps.extend(self.live(vm, &disks, extent, vm.backup.freeze(&object)?)?);
         } else {
@@ -95,8 +126,7 @@ impl Planner<'_> {
                 steps.push(self.files(&name, BackupCall::Disk { place, disk })?);
             }
         }
-        let document = Input::new(encode_lines(stdin));
-        Ok(Transfer { steps, inputs: [(VM_INPUT.to_owned(), Source::Bytes(document))].into() })
+        self.with_document(steps, stdin)
     }
 
     fn live(
@@ -124,11 +154,7 @@ impl Planner<'_> {
                 Some(Tracking { begin: name(extent.increment()), since: Some(name(last)) })
             }
         };
-        let rest = match freeze {
-            Freeze::None => None,
-            Freeze::Agent => Some(BackupRest::Agent { seconds: self.settings.agent_seconds() }),
-            Freeze::Suspend => Some(BackupRest::Suspend),
-        };
+        let rest = rest(freeze, self.settings);
         let order = DiskOrder::Backup { targets, tracking, rest };
         before.push(self.order("guest", order, self.settings.copy_deadline)?.long());
         before.extend(after);
@@ -176,22 +202,33 @@ impl Planner<'_> {
         self.order("end", order, self.settings.short_deadline)
     }
 
-    fn order(&self, name: &str, order: DiskOrder, deadline: std::time::Duration) -> Result<Step, TmError> {
+    /// An order to the guest, on its own host.
+    pub(super) fn order(
+        &self,
+        name: &str,
+        order: DiskOrder,
+        deadline: std::time::Duration,
+    ) -> Result<Step, TmError> {
         let work = Work::GuestDisk { id: self.guest()?.clone(), order };
-        Ok(Step::new(format!("{}:{name}", self.slot.verb()), Place::Host(self.host()), work, deadline))
+        Ok(Step::new(
+            format!("{}:{name}", self.slot.verb()),
+            Place::Host(self.backup.host.clone()),
+            work,
+            deadline,
+        ))
     }
 
     fn files(&self, name: &str, call: BackupCall) -> Result<Step, TmError> {
         let long = call.copies();
         let name = format!("{}:{name}", self.slot.verb());
-        step(name, self.host(), &Call::Backup(Box::new(call)), self.settings, long)
+        step(name, self.host.clone(), &Call::Backup(Box::new(call)), self.settings, long)
     }
 
-    fn host(&self) -> HostName {
-        self.backup.host.clone()
-    }
-
-    fn guest(&self) -> Result<&DeployId, TmError> {
+    /// The guest.
+    ///
+    /// # Errors
+    /// None is named.
+    pub(super) fn guest(&self) -> Result<&DeployId, TmError> {
         let missing = || TmError::Missing {
             what: "DEPLOY_ID".to_owned(),
             object: format!("VM {}", self.backup.dir.vm()),
@@ -202,5 +239,14 @@ impl Planner<'_> {
     fn path(&self, path: &std::path::Path) -> Result<DiskPath, TmError> {
         let wrong = |source| TmError::Argument { slot: self.slot.to_string(), position: 1, source };
         path.display().to_string().parse().map_err(wrong)
+    }
+}
+
+/// How a guest rests in the moment that a backup is of.
+pub(super) fn rest(freeze: Freeze, settings: &TmSettings) -> Option<BackupRest> {
+    match freeze {
+        Freeze::None => None,
+        Freeze::Agent => Some(BackupRest::Agent { seconds: settings.agent_seconds() }),
+        Freeze::Suspend => Some(BackupRest::Suspend),
     }
 }

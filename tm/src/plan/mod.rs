@@ -184,8 +184,11 @@ pub fn steps(
             Store::Files => migrate::migrate(slot, &migration, argv, stdin, facts, settings),
             Store::Rbd => rbd::migrate(slot, &migration, argv, stdin, facts, settings),
         },
-        Request::Backup(request) => backup::plan(slot, service, &request, stdin, facts, settings),
-        Request::Restore(request) => restore::plan(slot, &request, facts, settings),
+        Request::Backup(request) => match service.store {
+            Store::Files => backup::plan(slot, service, &request, stdin, facts, settings),
+            Store::Rbd => rbd::backup(slot, service, &request, stdin, facts, settings),
+        },
+        Request::Restore(request) => restore::plan(slot, service, &request, facts, settings),
         request => match service.store {
             Store::Files => files::plan(slot, service, request, facts, settings),
             Store::Rbd => rbd::plan(slot, service, request, facts, settings),

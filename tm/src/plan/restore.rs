@@ -3,6 +3,7 @@
 //! ```text
 //! ls (read before)     which disks are in the backup, and where they are to be fetched
 //! disk.N:fetch ...     all of them come in, beside what the VM has
+//! disk.N:make ...      of a volume: one is made of it beside the disk
 //! disk.N:put ...       each takes its disk's place
 //! disk.N:done ...      and loses the name under which it came in
 //! ```
@@ -11,13 +12,13 @@ use std::collections::BTreeMap;
 
 use causeway_core::plan::{Arg, Input, Place, Slot, Step, Work};
 
-use super::{Source, Transfer, files, step};
+use super::{Source, Transfer, files, rbd, step};
 use crate::datastore::source::is_address;
 use crate::error::TmError;
-use crate::facts::{Facts, Format};
-use crate::host::{Call, DatastoreCall, Fetch, Origin, RestoreCall, RestoreDisk, Staged};
+use crate::facts::{Facts, Format, VmFacts};
+use crate::host::{Call, DatastoreCall, Fetch, Kept, Origin, RestoreCall, RestoreDisk, Staged};
 use crate::place::VmFile;
-use crate::request::Restore;
+use crate::request::{Restore, Service, Store};
 use crate::settings::TmSettings;
 
 /// The name of the input that a datastore's driver is asked with.
@@ -43,12 +44,19 @@ pub(super) fn reading(restore: &Restore, facts: &Facts, settings: &TmSettings) -
 /// The steps.
 pub(super) fn plan(
     slot: &Slot,
+    service: Service,
     restore: &Restore,
     facts: &Facts,
     settings: &TmSettings,
 ) -> Result<Transfer, TmError> {
+    if let Some(backup) = &facts.backup {
+        backup.expect_images(&format!("backup image {}", restore.image))?;
+    }
+    let volumes = rbd::restoring(slot, restore, facts, settings);
+    let volumes = (service.store == Store::Rbd).then_some(&volumes);
     let (mut fetch, mut put, mut done) = (Vec::new(), Vec::new(), Vec::new());
-    for (name, staged, address) in chosen(slot, restore, facts)? {
+    let mut make = Vec::new();
+    for (name, staged, address) in chosen(slot, restore, facts, volumes)? {
         let call = |call: RestoreCall, last: &str| {
             let long = matches!(call, RestoreCall::Put(_));
             let name = format!("restore:{name}:{last}");
@@ -57,15 +65,27 @@ pub(super) fn plan(
         let drop = call(RestoreCall::Drop(staged.clone()), "drop")?;
         let step = fetching(&format!("restore:{name}:fetch"), restore, &staged, address, settings)?;
         fetch.push(step.undone_by(vec![drop]));
-        put.push(call(RestoreCall::Put(staged.clone()), "put")?);
+        match (volumes, &staged) {
+            (Some(volumes), Staged::Disk(disk)) => {
+                let [made, placed] = volumes.steps(&disk.file)?;
+                make.push(made);
+                put.push(placed);
+            }
+            _ => put.push(call(RestoreCall::Put(staged.clone()), "put")?),
+        }
         done.push(call(RestoreCall::Drop(staged), "done")?);
     }
-    let steps = fetch.into_iter().chain(put).chain(done).collect();
+    let steps = fetch.into_iter().chain(make).chain(put).chain(done).collect();
     Ok(Transfer { steps, inputs: BTreeMap::new() })
 }
 
 /// What is to be restored of what is there: its name, what it is to be, and where it is.
-fn chosen(slot: &Slot, restore: &Restore, facts: &Facts) -> Result<Vec<(String, Staged, String)>, TmError> {
+fn chosen(
+    slot: &Slot,
+    restore: &Restore,
+    facts: &Facts,
+    volumes: Option<&rbd::VolumeRestore<'_>>,
+) -> Result<Vec<(String, Staged, String)>, TmError> {
     let vm = facts.vm(restore.dir.vm())?;
     let object = format!("backup image {}", restore.image);
     let listing = facts.listing.as_ref();
@@ -89,24 +109,18 @@ fn chosen(slot: &Slot, restore: &Restore, facts: &Facts) -> Result<Vec<(String, 
     }
     let mut all = Vec::new();
     for (number, address) in &disks {
-        let disk = vm.disk(*number)?;
-        let qcow2 = match vm.format(*number)? {
-            Format::Qcow2 => true,
-            Format::Raw => false,
-            Format::Other(name) => {
-                return Err(TmError::Attribute {
-                    attribute: format!("DISK {number} FORMAT"),
-                    object: format!("VM {}", vm.id),
-                    value: name.clone(),
-                    accepted: "raw or qcow2".into(),
-                });
-            }
-        };
         let path = restore.dir.path().join(format!("disk.{number}")).display().to_string();
         let wrong = |source| TmError::Argument { slot: slot.to_string(), position: 1, source };
         let file: VmFile = path.parse().map_err(wrong)?;
-        let kept = files::kept(disk, &file, false)?;
-        let staged = Staged::Disk(RestoreDisk { file, kept, qcow2, size_mb: disk.size_mb });
+        let disk = match volumes {
+            None => disk_of_files(vm, *number, file)?,
+            Some(volumes) => {
+                volumes.expect(&file)?;
+                let size_mb = vm.disk(*number)?.size_mb;
+                RestoreDisk { file, kept: Kept::Beside, qcow2: false, size_mb }
+            }
+        };
+        let staged = Staged::Disk(disk);
         all.push((format!("disk.{number}"), staged, (*address).clone()));
     }
     // A TPM's keys belong to what the first disk holds (contract TM 2.3).
@@ -114,6 +128,24 @@ fn chosen(slot: &Slot, restore: &Restore, facts: &Facts) -> Result<Vec<(String, 
         all.push((TPM.to_owned(), Staged::Tpm(restore.dir.clone()), address.clone()));
     }
     Ok(all)
+}
+
+fn disk_of_files(vm: &VmFacts, number: u32, file: VmFile) -> Result<RestoreDisk, TmError> {
+    let disk = vm.disk(number)?;
+    let qcow2 = match vm.format(number)? {
+        Format::Qcow2 => true,
+        Format::Raw => false,
+        Format::Other(name) => {
+            return Err(TmError::Attribute {
+                attribute: format!("DISK {number} FORMAT"),
+                object: format!("VM {}", vm.id),
+                value: name.clone(),
+                accepted: "raw or qcow2".into(),
+            });
+        }
+    };
+    let kept = files::kept(disk, &file, false)?;
+    Ok(RestoreDisk { file, kept, qcow2, size_mb: disk.size_mb })
 }
 
 /// The stock script fetches it on the front-end, and it goes to the host in one stream.

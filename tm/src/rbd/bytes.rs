@@ -5,6 +5,7 @@ use std::io::{self, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use super::diff::{Diff, Record, malformed};
 use super::error::RbdError;
 use super::name::{PoolName, Volume};
 use super::tool::{Rbd, with_data};
@@ -12,8 +13,6 @@ use crate::host::{During, StorageError, next_data};
 
 /// Bytes that are compared at once.
 const BLOCK: usize = 1 << 20;
-/// How `rbd export-diff` begins (Ceph's `doc/dev/rbd-diff.rst`, version 1).
-const HEADER: &[u8] = b"rbd diff v1\n";
 
 impl Rbd<'_> {
     /// Makes a volume of a file's bytes, its holes left out.
@@ -52,56 +51,36 @@ impl Rbd<'_> {
 }
 
 /// Where a volume, told as a difference from nothing, differs from a file: at which byte.
-fn differs(mut diff: impl Read, file: &File) -> io::Result<Option<u64>> {
-    let malformed = || io::Error::new(io::ErrorKind::InvalidData, "rbd export-diff printed something else");
+fn differs(input: impl Read, file: &File) -> io::Result<Option<u64>> {
     let length = file.metadata()?.len();
-    let mut header = [0; HEADER.len()];
-    diff.read_exact(&mut header)?;
-    if header != HEADER {
-        return Err(malformed());
-    }
+    let mut diff = Diff::begin(input)?;
     let (mut at, mut buffer) = (0, vec![0; BLOCK]);
-    loop {
-        let mut tag = [0];
-        diff.read_exact(&mut tag)?;
-        match tag {
-            [b'e'] => return zeros(file, at, length),
-            [b's'] => {
-                let size = number(&mut diff)?;
-                if size != length {
-                    return Ok(Some(size.min(length)));
-                }
-            }
-            [kind @ (b'w' | b'z')] => {
-                let (start, size) = (number(&mut diff)?, number(&mut diff)?);
-                let end = start.checked_add(size).filter(|_| start >= at).ok_or_else(malformed)?;
-                if let Some(found) = zeros(file, at, start)? {
-                    return Ok(Some(found));
-                }
-                let found = if kind == b'w' {
-                    same(&mut diff, file, start, end, &mut buffer)?
-                } else {
-                    zeros(file, start, end.min(length))?
-                };
-                if found.is_some() {
-                    return Ok(found);
-                }
-                at = end;
-            }
-            _ => return Err(malformed()),
+    while let Some(record) = diff.next()? {
+        let (extent, is_data) = match record {
+            Record::From(_) => return Err(malformed()),
+            Record::To(_) => continue,
+            Record::Size(size) if size == length => continue,
+            Record::Size(size) => return Ok(Some(size.min(length))),
+            Record::Data(extent) => (extent, true),
+            Record::Zeros(extent) => (extent, false),
+        };
+        let found = zeros(file, at, extent.start)?;
+        let found = match found {
+            None if is_data => same(&mut diff, file, extent.start, extent.end, &mut buffer)?,
+            None => zeros(file, extent.start, extent.end.min(length))?,
+            found => found,
+        };
+        if found.is_some() {
+            return Ok(found);
         }
+        at = extent.end;
     }
-}
-
-fn number(diff: &mut impl Read) -> io::Result<u64> {
-    let mut bytes = [0; 8];
-    diff.read_exact(&mut bytes)?;
-    Ok(u64::from_le_bytes(bytes))
+    zeros(file, at, length)
 }
 
 /// Where what comes next differs from that part of a file.
 fn same(
-    diff: &mut impl Read,
+    diff: &mut Diff<impl Read>,
     file: &File,
     start: u64,
     end: u64,
@@ -114,7 +93,7 @@ fn same(
         let (Some(ours), Some(theirs)) = (buffer.get_mut(..size), theirs.get_mut(..size)) else {
             return Ok(Some(at));
         };
-        diff.read_exact(theirs)?;
+        diff.take(theirs)?;
         match file.read_exact_at(ours, at) {
             Ok(()) if ours == theirs => {}
             Ok(()) => return Ok(Some(at)),
@@ -148,6 +127,7 @@ fn zeros(file: &File, start: u64, end: u64) -> io::Result<Option<u64>> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::diff::HEADER;
     use super::*;
     use proptest::prelude::*;
     use std::io::Write;

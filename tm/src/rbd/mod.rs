@@ -13,10 +13,13 @@
 //! The locks of [`host`](crate::host) hold on one host. Clones of one image are made on all: what concerns an image's `@snap` is so done
 //! that it may be done by several at once (W36).
 
+mod backup;
 mod bytes;
 mod clone;
 mod delete;
+mod diff;
 mod error;
+mod increment;
 mod link;
 mod local;
 mod make;
@@ -24,6 +27,7 @@ mod model;
 mod name;
 mod place;
 mod resize;
+mod restore;
 mod save;
 mod snap_create;
 mod snap_delete;
@@ -35,7 +39,8 @@ use causeway_core::locks::Mode;
 use causeway_core::names::VmId;
 use serde::{Deserialize, Serialize};
 
-use crate::host::{Blank, Datastore, SnapshotOrder, StorageError, Worker, hold_named};
+use crate::facts::Extent;
+use crate::host::{BackupPlace, Blank, Datastore, SnapshotOrder, StorageError, Worker, hold_named};
 use crate::place::{VmDir, VmFile};
 
 pub use error::RbdError;
@@ -171,6 +176,68 @@ pub enum RbdWork {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         running: bool,
     },
+    /// Works for a backup of a disk.
+    Backup {
+        /// The disk.
+        disk: Volume,
+        /// What the backup is to hold of it.
+        extent: Extent,
+        /// Which part of the work.
+        part: BackupPart,
+    },
+    /// Works for a disk that is taken out of a backup.
+    Restore {
+        /// The disk; whatever has the name is replaced.
+        disk: Volume,
+        /// The number of the backup image.
+        backup: u32,
+        /// Which part of the work.
+        part: RestorePart,
+    },
+}
+
+/// The parts of a backup that are about one volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum BackupPart {
+    /// Removes the snapshots of earlier backups that nothing will begin with any more.
+    Ready,
+    /// Makes the snapshot that is the backup.
+    Snapshot {
+        /// A guest has the disk open, and writes it unless it was brought to rest.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        running: bool,
+    },
+    /// Copies it into the directory.
+    Copy {
+        /// The directory.
+        place: BackupPlace,
+        /// What the disk's file would be called, by which that in the directory is.
+        file: VmFile,
+    },
+    /// Removes the snapshot of this backup.
+    Drop,
+}
+
+/// The parts of a restore that are about one volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum RestorePart {
+    /// Makes a volume of what was fetched and staged, beside the disk.
+    Make {
+        /// The disk's name among the VM's files, beside which it was staged.
+        file: VmFile,
+        /// What oned says of the disk's size, MiB: it may have grown since the backup.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        size_mb: Option<u64>,
+        /// The pool for its data, where no volume of the disk is left that says.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        data_pool: Option<PoolName>,
+    },
+    /// Makes that volume the disk.
+    Put,
+    /// Removes that volume; the disk is what it was.
+    Drop,
 }
 
 /// Measures a pool; the text says how full it is.
@@ -191,7 +258,9 @@ pub(crate) fn usage(
 /// # Errors
 /// What it failed of; it can be done again.
 pub(crate) fn perform(call: &RbdCall, worker: &Worker<'_>) -> Result<(), StorageError> {
-    use RbdWork::{Clone, Fetch, Link, Make, Remove, Resize, Save, SaveFile, Snapshot, TakeBack};
+    use RbdWork::{
+        Backup, Clone, Fetch, Link, Make, Remove, Resize, Restore, Save, SaveFile, Snapshot, TakeBack,
+    };
     let rbd = Rbd::new(&call.cluster, worker);
     let hold = |image: Option<(&Volume, Mode)>| {
         hold_named(worker, call.vm, image.map(|(volume, mode)| (volume.to_string(), mode)))
@@ -237,6 +306,14 @@ pub(crate) fn perform(call: &RbdCall, worker: &Worker<'_>) -> Result<(), Storage
         Resize { disk, size_mb } => {
             let _locks = hold(None)?;
             resize::resize(&rbd, disk, size_mb.saturating_mul(MIB))
+        }
+        Backup { disk, extent, part } => {
+            let _locks = hold(None)?;
+            backup::perform(&rbd, disk, *extent, part)
+        }
+        Restore { disk, backup, part } => {
+            let _locks = hold(Some((disk, Mode::Exclusive)))?;
+            restore::perform(&rbd, disk, *backup, part)
         }
         Snapshot { disk, order, id, running } => {
             let _locks = hold(None)?;

@@ -26,6 +26,9 @@ pub(crate) struct Info {
     pub size: u64,
     /// 2, or 1 for volumes of before 2012.
     pub format: u32,
+    /// The size of its objects, as a power of two.
+    #[serde(default)]
+    pub order: Option<u8>,
     /// Where its data lie, if not with its name.
     #[serde(default)]
     pub data_pool: Option<PoolName>,
@@ -101,7 +104,8 @@ impl Member {
 }
 
 /// What is the matter when a volume is missing and others of its family are not.
-pub(super) const UNFINISHED: &str = ": a revert to one of its snapshots was not finished; revert again";
+pub(super) const UNFINISHED: &str =
+    ": a revert to one of its snapshots, or a restore, was not finished; do it again";
 
 /// All volumes of a disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -209,7 +213,7 @@ fn member(rbd: &Rbd<'_>, role: Role, volume: Volume) -> Result<Option<Member>, S
         Ok((info, snapshots)) => Ok(Some(Member { role, volume, info, snapshots })),
         // A call was killed while it was being made: it has a name and nothing else, and can be removed.
         Err(StorageError::Rbd(error)) if error.is(code::ENOENT) && role == Role::HalfMade => {
-            let info = Info { size: 0, format: 2, data_pool: None, parent: None };
+            let info = Info { size: 0, format: 2, order: None, data_pool: None, parent: None };
             Ok(Some(Member { role, volume, info, snapshots: Vec::new() }))
         }
         // It went since the pool was listed.
@@ -233,7 +237,7 @@ mod tests {
         Member {
             role: base.role(name).unwrap(),
             volume,
-            info: Info { size: 1 << 20, format: 2, data_pool: None, parent },
+            info: Info { size: 1 << 20, format: 2, order: None, data_pool: None, parent },
             snapshots: snapshots.iter().map(snapshot).collect(),
         }
     }
@@ -282,7 +286,7 @@ mod tests {
         assert!(old.check().unwrap_err().to_string().contains("it is of format 1"));
         assert_eq!(family(&[]).expect().unwrap_err().to_string(), "there is no volume one/one-5-7-0");
         let between = family(&[("one-5-7-0-0", None, &["0"])]);
-        assert!(between.expect().unwrap_err().to_string().ends_with("revert again"));
+        assert!(between.expect().unwrap_err().to_string().ends_with("do it again"));
     }
 
     #[test]

@@ -23,6 +23,13 @@ const HALF_MADE: &str = ".causeway-tmp.";
 const ASIDE: &str = ".causeway-old.";
 /// How the names of our own snapshots begin, which live as long as one call.
 const OWN_SNAPSHOT: &str = "causeway-tmp.";
+/// The snapshot of a backup, which is whole; one of a chain of increments has a number behind it. Chains that are there
+/// depend on these names.
+const BACKUP: &str = "one_backup";
+/// What stands between a volume's name and the number of the backup that the new one comes from.
+const RESTORED: &str = ".new.";
+/// The same for the volume that a restored one takes the place of.
+const REPLACED: &str = ".old.";
 /// The snapshot of an image that its clones stand on.
 const BASE: &str = "snap";
 
@@ -168,6 +175,16 @@ impl Volume {
         self.followed_by(&format!("{ASIDE}{}", unique()))
     }
 
+    /// What is made of a backup, whole, and is to become this volume; by the backup's number.
+    pub(crate) fn restored(&self, backup: u32) -> Self {
+        self.followed_by(&format!("{RESTORED}{backup:08x}"))
+    }
+
+    /// What was this volume before it was restored from a backup.
+    pub(crate) fn replaced(&self, backup: u32) -> Self {
+        self.followed_by(&format!("{REPLACED}{backup:08x}"))
+    }
+
     /// Whether a name in the pool belongs to this volume, and as what. Compared whole: a part of a name may be that of
     /// another VM's disk (W37).
     pub(crate) fn role(&self, name: &str) -> Option<Role> {
@@ -175,10 +192,10 @@ impl Volume {
         if rest.is_empty() {
             return Some(Role::Current);
         }
-        if rest.starts_with(HALF_MADE) {
+        if rest.starts_with(HALF_MADE) || is_eight_digits(rest.strip_prefix(RESTORED)) {
             return Some(Role::HalfMade);
         }
-        if rest.starts_with(ASIDE) {
+        if rest.starts_with(ASIDE) || is_eight_digits(rest.strip_prefix(REPLACED)) {
             return Some(Role::Aside);
         }
         rest.strip_prefix('-')?.split(':').map(number).collect::<Option<Vec<u32>>>().map(|_| Role::Renamed)
@@ -200,6 +217,13 @@ pub(crate) enum Role {
     Aside,
     /// What a killed call was making.
     HalfMade,
+}
+
+/// Whether it is what ends the names of a restore, the stock driver's too.
+fn is_eight_digits(text: Option<&str>) -> bool {
+    text.is_some_and(|text| {
+        text.len() == 8 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    })
 }
 
 /// A decimal number in the one spelling that is printed back.
@@ -236,7 +260,9 @@ pub(crate) enum SnapshotName {
     Base,
     /// One that a call of ours made for itself.
     Own(String),
-    /// Somebody else's: a backup's, say.
+    /// A backup's: of that increment, or of one that is whole.
+    Backup(Option<u32>),
+    /// Somebody else's.
     Other(String),
 }
 
@@ -245,6 +271,8 @@ impl SnapshotName {
         match number(text) {
             Some(id) => SnapshotName::Numbered(id),
             None if text == BASE => SnapshotName::Base,
+            None if text == BACKUP => SnapshotName::Backup(None),
+            None if increment(text).is_some() => SnapshotName::Backup(increment(text)),
             None if text.starts_with(OWN_SNAPSHOT) => SnapshotName::Own(text.to_owned()),
             None => SnapshotName::Other(text.to_owned()),
         }
@@ -261,9 +289,15 @@ impl fmt::Display for SnapshotName {
         match self {
             SnapshotName::Numbered(id) => write!(f, "{id}"),
             SnapshotName::Base => f.write_str(BASE),
+            SnapshotName::Backup(None) => f.write_str(BACKUP),
+            SnapshotName::Backup(Some(increment)) => write!(f, "{BACKUP}_{increment}"),
             SnapshotName::Own(text) | SnapshotName::Other(text) => f.write_str(text),
         }
     }
+}
+
+fn increment(text: &str) -> Option<u32> {
+    number(text.strip_prefix(BACKUP)?.strip_prefix('_')?)
 }
 
 #[cfg(test)]
@@ -283,12 +317,20 @@ mod tests {
         assert_eq!(image.renamed(&[0, 3]).to_string(), "one/one-5-0:3");
         assert_eq!(Volume::volatile(&pool, VmId(7), 2).to_string(), "one/one-sys-7-2");
         assert_eq!(Volume::checkpoint(&pool, VmId(7)).to_string(), "one/one-sys-7-checkpoint");
-        let read = ["snap", "12", "012", "one_backup_3", "causeway-tmp.1"].map(SnapshotName::read);
+        assert_eq!(image.restored(19).to_string(), "one/one-5.new.00000013");
+        assert_eq!(image.replaced(19).to_string(), "one/one-5.old.00000013");
+        let read = ["snap", "12", "012", "one_backup_03", "causeway-tmp.1"].map(SnapshotName::read);
         let other = |text: &str| SnapshotName::Other(text.to_owned());
         let own = SnapshotName::Own("causeway-tmp.1".to_owned());
         let expected =
-            [SnapshotName::Base, SnapshotName::Numbered(12), other("012"), other("one_backup_3"), own];
+            [SnapshotName::Base, SnapshotName::Numbered(12), other("012"), other("one_backup_03"), own];
         assert_eq!(read, expected);
+        for (text, increment) in
+            [("one_backup", None), ("one_backup_0", Some(0)), ("one_backup_12", Some(12))]
+        {
+            let name = SnapshotName::read(text);
+            assert_eq!((name.to_string().as_str(), name), (text, SnapshotName::Backup(increment)));
+        }
     }
 
     /// W37: the stock pattern also finds other VMs' disks.
@@ -301,6 +343,11 @@ mod tests {
             ("one-5-7-0-0:12:3", Some(Role::Renamed)),
             ("one-5-7-0.causeway-tmp.1", Some(Role::HalfMade)),
             ("one-5-7-0.causeway-old.1", Some(Role::Aside)),
+            ("one-5-7-0.new.0011aaff", Some(Role::HalfMade)),
+            ("one-5-7-0.old.0011aaff", Some(Role::Aside)),
+            ("one-5-7-0.old.0011aaf", None),
+            ("one-5-7-0.old.0011aafg", None),
+            ("one-5-7-0.old", None),
             ("one-5-7-01", None),
             ("one-5-7-0-01", None),
             ("one-5-7-0-", None),

@@ -142,8 +142,12 @@ impl<'a> Rbd<'a> {
     }
 
     pub(crate) fn info(&self, volume: &Volume) -> Result<Info, StorageError> {
-        let on = volume.to_string();
-        self.ask(&["info"], &on, &[&on])
+        self.info_at(&volume.to_string())
+    }
+
+    /// What a volume was when one of its snapshots was made.
+    pub(super) fn info_at(&self, on: &str) -> Result<Info, StorageError> {
+        self.ask(&["info"], on, &[on])
     }
 
     pub(crate) fn snapshots(&self, volume: &Volume) -> Result<Vec<Snapshot>, StorageError> {

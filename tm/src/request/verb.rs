@@ -104,7 +104,7 @@ impl Service {
         let store = match slot.driver() {
             _ if slot.family() != "tm" => return None,
             "shared" | "qcow2" => Store::Files,
-            "ceph" if !verb.is_backup() => Store::Rbd,
+            "ceph" => Store::Rbd,
             // The system datastore's side of disks whose transfer manager is one of ours (`TM_MAD_SYSTEM`).
             "ssh" if verb.is_of_the_system() => {
                 return Some(Service { store: Store::Files, verb, local: true });

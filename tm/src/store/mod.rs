@@ -6,6 +6,7 @@
 
 pub(crate) mod file;
 pub(crate) mod header;
+pub(crate) mod increment;
 pub(crate) mod layers;
 pub(crate) mod qcow2;
 pub(crate) mod stack;

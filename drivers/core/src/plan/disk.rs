@@ -103,6 +103,13 @@ pub enum DiskOrder {
         /// Longest time of the rest.
         seconds: u32,
     },
+    /// As [`Freeze`](DiskOrder::Freeze), but in just that way, or it fails.
+    Rest {
+        /// How.
+        rest: BackupRest,
+        /// Longest time of the rest.
+        seconds: u32,
+    },
     /// Ends the rest. Fails if it was over before: what was done meanwhile is not a moment's state.
     Thaw {
         /// How long the guest's agent is waited for.
@@ -232,6 +239,12 @@ impl fmt::Display for DiskOrder {
             }
             DiskOrder::EndBackup { below } => write!(f, "end a backup into {below}"),
             DiskOrder::Freeze { quiesce, seconds } => write!(f, "freeze: {quiesce}, for at most {seconds} s"),
+            DiskOrder::Rest { rest: BackupRest::Agent { seconds: wait }, seconds } => {
+                write!(f, "freeze: only by its agent within {wait} s, for at most {seconds} s")
+            }
+            DiskOrder::Rest { rest: BackupRest::Suspend, seconds } => {
+                write!(f, "freeze: suspended, for at most {seconds} s")
+            }
             DiskOrder::Thaw { .. } => f.write_str("thaw"),
         }
     }

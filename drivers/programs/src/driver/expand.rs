@@ -156,7 +156,9 @@ impl Known {
         if let Some(id) = needs.vm.map(|need| need.vm()).filter(|id| !self.vms.contains_key(id)) {
             self.vms.insert(id, vm_facts(oned, id).await);
         }
-        if let Some(image) = needs.backup
+        let facts = needs.vm.and_then(|need| self.vms.get(&need.vm())).and_then(|facts| facts.as_ref().ok());
+        // What the document does not say is told by whoever gathers.
+        if let Some(image) = needs.image(facts).ok().flatten()
             && let Some(vm) = needs.vm
             && !self.backups.contains_key(&image)
         {

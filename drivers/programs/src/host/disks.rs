@@ -148,7 +148,12 @@ fn perform(
         DiskOrder::EndBackup { below } => within(id, "the guest", "backup", None, around, |control| {
             end_backup(host, id, &path(below), control)
         }),
-        DiskOrder::Freeze { quiesce, seconds } => freeze(host, id, *quiesce, *seconds, around),
+        DiskOrder::Freeze { quiesce, seconds } => freeze(host, id, how(*quiesce), None, *seconds, around),
+        DiskOrder::Rest { rest, seconds } => {
+            let moment = moment(*rest);
+            let how = How { agent: wait(moment), or_suspend: false };
+            freeze(host, id, how, Some(moment), *seconds, around)
+        }
         DiskOrder::Thaw { agent_seconds } => thaw(host, id, *agent_seconds, around),
     }
 }
@@ -276,7 +281,8 @@ fn word(rest: Rest) -> &'static str {
 fn freeze(
     host: &dyn Hypervisor,
     id: &DeployId,
-    quiesce: Quiesce,
+    how: How,
+    only: Option<Moment>,
     seconds: u32,
     around: &Around<'_>,
 ) -> Result<Done, Failure> {
@@ -287,11 +293,17 @@ fn freeze(
     if let Some(held) = around.rests.take(id) {
         end(host, id, &held)?;
     }
-    let how = how(quiesce);
     let guard = around.rests.guard(id, seconds.into(), how.agent);
     let guard = guard.map_err(|e| Failure::new(Kind::HostState, format!("start a guard of {id}: {e}")))?;
-    let rest = rest::bring(host, id, how, &guard)?;
+    let rest = match only {
+        Some(Moment::Suspended) => rest::suspend(host, id, false, how, &guard)?,
+        Some(Moment::Frozen(_)) | None => rest::bring(host, id, how, &guard)?,
+    };
     if rest == Rest::Running {
+        if only.is_some() {
+            let why = "no agent in the guest freezes it, as FS_FREEZE=AGENT asks for";
+            return Err(Failure::new(Kind::HostState, why));
+        }
         (around.log)(Severity::Warning, "no agent freezes the guest, and it runs on");
     }
     around.rests.keep(id, Held { guard, rest, how });
@@ -428,6 +440,26 @@ mod tests {
             assert!(!host.fake.is_frozen(&one_7()));
             let over = host.perform(&THAW).unwrap_err();
             assert!(over.text.contains("was over before its work"), "{over}");
+        }
+    }
+
+    #[test]
+    fn a_guest_rests_in_the_way_that_is_asked_for_or_not_at_all() {
+        let agent = BackupRest::Agent { seconds: 1 };
+        let rest = |rest| DiskOrder::Rest { rest, seconds: 60 };
+        for (there, order, word) in [
+            (Agent::Answers, agent, Some("frozen")),
+            (Agent::None, agent, None),
+            (Agent::Answers, BackupRest::Suspend, Some("suspended")),
+        ] {
+            let host = Host::new();
+            host.fake.set_agent(&one_7(), there);
+            let done = host.perform(&rest(order));
+            assert_eq!(done.as_ref().ok().map(|done| done.output.as_str()), word);
+            assert_eq!(host.fake.is_frozen(&one_7()), word == Some("frozen"));
+            assert_eq!(host.state() == State::Running, word != Some("suspended"));
+            assert_eq!(host.perform(&THAW).is_ok(), word.is_some());
+            assert_eq!(host.state(), State::Running);
         }
     }
 

@@ -259,7 +259,11 @@ impl Run {
 
     fn take(&self, step: &WireStep) -> Result<Done, Failure> {
         let done = self.world.lock().take(&self.place, step)?;
-        if let Work::GuestDisk { order: DiskOrder::Freeze { seconds, .. }, .. } = &step.work {
+        if let Work::GuestDisk {
+            order: DiskOrder::Freeze { seconds, .. } | DiskOrder::Rest { seconds, .. },
+            ..
+        } = &step.work
+        {
             let (world, place, rest) = (self.world.clone(), self.place.clone(), *seconds);
             tokio::spawn(async move {
                 sleep(Duration::from_secs(rest.into())).await;

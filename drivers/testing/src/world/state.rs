@@ -225,7 +225,7 @@ impl State {
             return Err(refused(format!("the guest is not on {place}")));
         }
         match order {
-            DiskOrder::Freeze { .. } => Ok(self.make(place, AT_REST.to_owned())),
+            DiskOrder::Freeze { .. } | DiskOrder::Rest { .. } => Ok(self.make(place, AT_REST.to_owned())),
             DiskOrder::Thaw { .. } => match self.made.remove(&(place.clone(), AT_REST.to_owned())) {
                 true => Ok(Done::quiet()),
                 false => Err(refused("the guest was not at rest any more".to_owned())),

@@ -16,6 +16,9 @@ pub struct BackupPlace {
     /// Instead: below this one, as `VM/backup` (`BACKUP_BASE_PATH`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<DiskPath>,
+    /// The host is not the VM's, and its directory there is made for the backup (`LAST_BRIDGE`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub visiting: bool,
 }
 
 /// One disk on its way into a backup.

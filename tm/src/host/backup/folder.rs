@@ -1,6 +1,6 @@
 //! The directory of a backup: made anew for each, and never reached through a link of the VM's directory.
 
-use rustix::fs::{Mode, mkdirat};
+use rustix::fs::{AtFlags, Mode, mkdirat, unlinkat};
 use rustix::io::Errno;
 
 use super::super::{Datastore, During, Home, StorageError, Worker, remove};
@@ -11,7 +11,7 @@ const NAME: &str = "backup";
 
 /// Makes the directory, and removes what an earlier backup left there.
 pub(super) fn make(place: &BackupPlace, worker: &Worker<'_>) -> Result<Home, StorageError> {
-    let above = above(place, true)?;
+    let above = above(place, Some(worker))?;
     let above = above.ok_or_else(|| StorageError::NoDisk { path: place.dir.path() })?;
     remove(above.handle(), NAME, &place.path())?;
     worker.at("earlier backup removed");
@@ -21,8 +21,8 @@ pub(super) fn make(place: &BackupPlace, worker: &Worker<'_>) -> Result<Home, Sto
 }
 
 /// Opens it.
-pub(super) fn open(place: &BackupPlace) -> Result<Home, StorageError> {
-    let folder = match above(place, false)? {
+pub(crate) fn open(place: &BackupPlace) -> Result<Home, StorageError> {
+    let folder = match above(place, None)? {
         Some(above) => above.folder(NAME)?,
         None => None,
     };
@@ -31,24 +31,41 @@ pub(super) fn open(place: &BackupPlace) -> Result<Home, StorageError> {
 
 /// Removes it; one that is not there is gone.
 pub(super) fn clear(place: &BackupPlace, worker: &Worker<'_>) -> Result<(), StorageError> {
-    let Some(above) = above(place, false)? else { return Ok(()) };
+    let Some(above) = above(place, None)? else { return Ok(()) };
     worker.at("directory found");
     remove(above.handle(), NAME, &place.path())?;
     worker.at("directory removed");
-    let Some(base) = &place.base else { return above.sync() };
+    let Some(base) = &place.base else {
+        above.sync()?;
+        return if place.visiting { leave(place, worker) } else { Ok(()) };
+    };
     // Below the admin's directory even that of the VM is the backup's own.
     let base = Home::at(&base.path())?;
     let name = place.dir.vm().to_string();
     remove(base.handle(), &name, &base.path().join(&name))
 }
 
+/// Removes the VM's directory where it was made for the backup only; one with something in it stays.
+fn leave(place: &BackupPlace, worker: &Worker<'_>) -> Result<(), StorageError> {
+    let datastore = Datastore::open(place.dir.datastore())?;
+    match unlinkat(datastore.handle(), place.dir.vm().to_string(), AtFlags::REMOVEDIR) {
+        Ok(()) => worker.at("VM directory removed"),
+        Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST) => {}
+        Err(e) => return Err(e).during("remove", place.dir.path()),
+    }
+    datastore.sync()
+}
+
 /// The directory that it lies in, if it is there.
-fn above(place: &BackupPlace, make: bool) -> Result<Option<Home>, StorageError> {
+fn above(place: &BackupPlace, make: Option<&Worker<'_>>) -> Result<Option<Home>, StorageError> {
     let Some(base) = &place.base else {
+        if let Some(worker) = make.filter(|_| place.visiting) {
+            return Home::ensure(&place.dir, worker).map(Some);
+        }
         return Datastore::open(place.dir.datastore())?.home(&place.dir);
     };
     let path = base.path();
-    if make {
+    if make.is_some() {
         std::fs::create_dir_all(&path).during("make", &path)?;
     }
     let base = match Home::at(&path) {
@@ -58,7 +75,7 @@ fn above(place: &BackupPlace, make: bool) -> Result<Option<Home>, StorageError> 
         other => other?,
     };
     let name = place.dir.vm().to_string();
-    if make { sub(&base, &name).map(Some) } else { base.folder(&name) }
+    if make.is_some() { sub(&base, &name).map(Some) } else { base.folder(&name) }
 }
 
 fn sub(above: &Home, name: &str) -> Result<Home, StorageError> {

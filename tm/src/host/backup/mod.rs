@@ -32,6 +32,7 @@ use crate::store::header::Header;
 pub(super) use bitmap::forget_all as forget_bitmaps;
 pub(crate) use call::checkpoint;
 pub use call::{BackupCall, BackupDisk, BackupPlace};
+pub(crate) use folder::open as open_folder;
 
 /// Performs one call.
 ///
@@ -174,7 +175,7 @@ fn empty(path: &Path, size: u64, worker: &Worker<'_>) -> Result<(), StorageError
 }
 
 /// Sees to it that a result stands alone, has the disk's size, and is on the disk.
-fn check(path: &Path, size: u64) -> Result<(), StorageError> {
+pub(crate) fn check(path: &Path, size: u64) -> Result<(), StorageError> {
     let file = File::options().read(true).write(true).open(path).during("open", path)?;
     file.sync_all().during("write out", path)?;
     let found = header(path, &file)?;

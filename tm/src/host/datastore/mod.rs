@@ -86,6 +86,16 @@ fn publish(
     folder.sync()
 }
 
+/// Has `qemu-img` make a qcow2 image of plain bytes.
+pub(crate) fn raw_to_qcow2(
+    raw: &Temporary<'_>,
+    size: u64,
+    made: &Temporary<'_>,
+    worker: &Worker<'_>,
+) -> Result<(), StorageError> {
+    convert((&raw.path(), "raw"), size, (made, Stored::Qcow2), true, worker)
+}
+
 /// Has `qemu-img` make a new file of another one, and compares what came out.
 pub(super) fn convert(
     from: (&std::path::Path, &str),

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use super::backup::forget_bitmaps;
 use super::datastore::{Stored, convert, pour};
 use super::snapshot::not_in_use;
-use super::{Datastore, During, Home, Inside, Kept, StorageError, Tool, Worker, lock, remove};
+use super::{Datastore, During, Home, Inside, Kept, StorageError, Temporary, Tool, Worker, lock, remove};
 use crate::place::{FileName, TEMPORARY, VmDir, VmFile};
 use crate::store::file::MIB;
 use crate::store::header::Header;
@@ -95,7 +95,7 @@ impl Staged {
 
     /// Its own name: the same in every step of a plan.
     fn name(&self) -> String {
-        format!("{TEMPORARY}{}.restored", self.base())
+        named(&self.base())
     }
 
     fn locked(&self, worker: &Worker<'_>) -> Result<lock::Locks, StorageError> {
@@ -104,6 +104,31 @@ impl Staged {
             Staged::Tpm(dir) => lock::hold(worker, dir.vm(), None),
         }
     }
+}
+
+fn named(base: &str) -> String {
+    format!("{TEMPORARY}{base}.restored")
+}
+
+/// The name in a VM's directory of what was fetched for one of its disks.
+pub(crate) fn staged(disk: &FileName) -> String {
+    named(disk.as_str())
+}
+
+/// Makes plain bytes of a qcow2 image that was staged in `home`; how many.
+pub(crate) fn qcow2_to_raw(
+    home: &Home,
+    staged: &str,
+    made: &Temporary<'_>,
+    worker: &Worker<'_>,
+) -> Result<u64, StorageError> {
+    let path = home.path().join(staged);
+    if !home.has(staged)? {
+        return Err(StorageError::NoDisk { path });
+    }
+    let size = size(&path)?;
+    convert((&path, "qcow2"), size, (made, Stored::Raw), true, worker)?;
+    Ok(size)
 }
 
 /// Brings bytes in, and looks at them. They get their name when they have been found whole.

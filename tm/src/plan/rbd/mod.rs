@@ -3,7 +3,9 @@
 use causeway_core::names::HostName;
 use causeway_core::plan::{Slot, Step};
 
+mod backup;
 mod local;
+mod restore;
 
 use super::live::Live;
 use super::{Transfer, carry, chain, files, one, step};
@@ -16,6 +18,9 @@ use crate::place::{VmDir, VmFile};
 use crate::rbd::{PoolName, RbdCall, RbdWork, Volume};
 use crate::request::{Migration, Request, Service, Source, Verb};
 use crate::settings::TmSettings;
+
+pub(super) use backup::backup;
+pub(super) use restore::{VolumeRestore, restoring};
 
 /// What must be known before a plan can be made.
 pub(super) fn needs(service: Service, request: &Request) -> Needs {
@@ -44,12 +49,17 @@ pub(super) fn needs(service: Service, request: &Request) -> Needs {
         Request::MvDir { to: (_, dir), .. } => vm(dir),
         Request::Resize { file, .. } | Request::Snapshot { file, .. } => vm(file.dir()),
         Request::Migrate(migration) if chain::passed_on(migration) => vm(&migration.dir),
-        Request::Migrate(_)
-        | Request::Mvds { .. }
-        | Request::MvFile { .. }
-        | Request::Context { .. }
-        | Request::Backup(_)
-        | Request::Restore(_) => {}
+        Request::Migrate(_) | Request::Mvds { .. } | Request::MvFile { .. } | Request::Context { .. } => {}
+        Request::Backup(backup) => {
+            // Which host has the directory is said by the VM, also to whoever clears it.
+            vm(&backup.dir);
+            needs.chain = service.verb.keeps_document();
+        }
+        Request::Restore(restore) => {
+            vm(&restore.dir);
+            needs.datastores.insert(restore.dir.datastore().id());
+            needs.backup = Some(restore.image);
+        }
     }
     needs
 }
@@ -362,6 +372,21 @@ impl Planner<'_> {
         let hosts = self.facts.hosts.as_ref().ok_or_else(unknown)?;
         let chosen = choose(bridges, hosts, vm.id.0).cloned();
         chosen.map_err(|failure| TmError::LookUp { what: format!("datastore {datastore}"), failure })
+    }
+
+    /// Sees to it that a disk is a volume.
+    fn expect_volume(&self, file: &VmFile) -> Result<(), TmError> {
+        let (vm, disk) = self.disk(file)?;
+        let kind = disk.disk_type.as_deref().unwrap_or_default().to_ascii_lowercase();
+        if matches!(kind.as_str(), "rbd" | "fs" | "swap") {
+            return Ok(());
+        }
+        Err(TmError::Attribute {
+            attribute: "TYPE".to_owned(),
+            object: object(vm, disk),
+            value: disk.disk_type.clone().unwrap_or_default(),
+            accepted: "RBD, fs or swap: the backup of a VM in this datastore is made of volumes".into(),
+        })
     }
 
     fn nothing(&self, file: &VmFile, host: HostName, reason: &str) -> Result<Transfer, TmError> {
