@@ -71,7 +71,46 @@ fn cases() -> Vec<Case> {
         kept("removal of the last snapshot of an older volume", Stage::family, |on| on.snapshot("delete", 2)),
         kept("revert", Stage::snapshots, |on| on.snapshot("revert", 0)),
         kept("revert of a disk without snapshots of its own", Stage::family, |on| on.snapshot("revert", 2)),
+        kept("backup made ready", earlier_backups, |on| on.back_up(&json!({"since": 1}), json!("ready"))),
+        kept("snapshot of a backup", earlier_backups, |on| {
+            on.back_up(&json!({"since": 1}), json!({"snapshot": {}}))
+        }),
+        kept("whole backup", to_copy, |on| on.back_up(&json!("full"), on.copy_part())),
+        kept("increment", to_copy, |on| on.back_up(&json!({"since": 0}), on.copy_part())),
+        kept("snapshot of a backup given up", earlier_backups, |on| {
+            on.back_up(&json!("full"), json!("drop"))
+        }),
+        kept("restored beside the disk", to_restore, |on| on.make_restored(8, None)),
+        kept("restored", restored_beside, |on| on.restore(json!("put"))),
+        kept("restored, given up", restored_beside, |on| on.restore(json!("drop"))),
     ]
+}
+
+/// Snapshots of backups as the stock driver or a killed one of ours left them.
+fn earlier_backups(on: &Stage) {
+    on.snapshots();
+    for name in ["one_backup", "one_backup_0", "one_backup_1", "one_backup_2"] {
+        on.rbd(&format!("snap create --no-progress {}@{name}", on.disk()));
+        if name != "one_backup" {
+            on.rbd(&format!("snap protect {}@{name}", on.disk()));
+        }
+    }
+}
+
+fn to_copy(on: &Stage) {
+    earlier_backups(on);
+    std::fs::create_dir_all(on.vm_dir()).unwrap();
+    on.done(on.backup_dir("begin", false));
+}
+
+fn to_restore(on: &Stage) {
+    on.family();
+    on.fetched("xyz");
+}
+
+fn restored_beside(on: &Stage) {
+    to_restore(on);
+    on.done(on.make_restored(8, None));
 }
 
 /// The child's part: performs the call it is given and kills itself at the point it is given.
@@ -114,7 +153,8 @@ fn kill_at(on: &Stage, case: &Case, point: usize) {
 /// disk held is held by somebody.
 fn judge(case: &Case, point: &str, killed: &Picture, before: &Picture, after: &Picture) {
     let context = || format!("{} at {point}: {killed:#?}", case.name);
-    for name in ["one-5", "one-5-7-0", "one-5-saved", "file disk.0"] {
+    let copies = ["file backup/disk.0.0", "file backup/disk.0.1", "one-5-7-0.new.00000013"];
+    for name in ["one-5", "one-5-7-0", "one-5-saved", "file disk.0"].into_iter().chain(copies) {
         let Some(found) = killed.get(name) else { continue };
         let (was, will) = (before.get(name), after.get(name));
         let same = |other: Option<&ceph::Seen>| other.is_some_and(|other| other.content == found.content);

@@ -27,6 +27,8 @@ pub(crate) struct Increment<'f> {
     cluster_bits: u32,
     /// How many clusters of the file are taken.
     used: u64,
+    /// The lowest number that the next cluster may have.
+    next: u64,
     l1: Vec<u64>,
     /// The L2 table that is being filled, and its place in the L1 table.
     table: Option<(usize, Vec<u64>)>,
@@ -35,7 +37,7 @@ pub(crate) struct Increment<'f> {
 impl<'f> Increment<'f> {
     /// Begins in an empty file. `cluster_bits` is from 9 to 16.
     pub(crate) fn begin(file: &'f File, size: u64, cluster_bits: u32) -> io::Result<Self> {
-        let mut image = Increment { file, size, cluster_bits, used: 1, l1: Vec::new(), table: None };
+        let mut image = Increment { file, size, cluster_bits, used: 1, next: 0, l1: Vec::new(), table: None };
         let covered = image.entries() * image.cluster();
         image.l1 = vec![0; usize::try_from(size.div_ceil(covered).max(1)).map_err(io::Error::other)?];
         let room = image.clusters_of(image.l1.len());
@@ -128,12 +130,15 @@ impl<'f> Increment<'f> {
 
     /// The place of a cluster in its L2 table, which becomes the one that is being filled.
     fn place(&mut self, number: u64) -> io::Result<usize> {
-        let wrong = || io::Error::other("a cluster out of its turn");
+        if number < self.next {
+            return Err(io::Error::other("a cluster out of its turn"));
+        }
+        self.next = number.saturating_add(1);
         let index = usize::try_from(number / self.entries()).map_err(io::Error::other)?;
         if self.table.as_ref().is_none_or(|(current, _)| *current != index) {
             self.flush()?;
-            if self.l1.get(index).is_none_or(|entry| *entry != 0) {
-                return Err(wrong());
+            if index >= self.l1.len() {
+                return Err(io::Error::other("a cluster beyond the end of the disk"));
             }
             let entries = usize::try_from(self.entries()).map_err(io::Error::other)?;
             self.table = Some((index, vec![0; entries]));

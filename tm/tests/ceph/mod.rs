@@ -214,12 +214,20 @@ impl Stage {
         });
         let mut seen: Picture =
             ours.map(|name| (plain(name), self.see(&format!("one/{name}"), &plain))).collect();
-        // Files beside them.
-        for entry in std::fs::read_dir(self.vm_dir()).into_iter().flatten() {
-            let entry = entry.unwrap();
-            let bytes = std::fs::read(entry.path()).unwrap();
-            let name = format!("file {}", entry.file_name().to_str().unwrap());
-            let content = letters(&name, &bytes);
+        // Files beside them, and in a backup.
+        for path in [self.vm_dir(), self.vm_dir().join("backup")].iter().flat_map(|dir| files(dir)) {
+            let short = path.strip_prefix(self.vm_dir()).unwrap().to_str().unwrap();
+            let name = format!("file {short}");
+            // Written anew by each call, or none of its affair.
+            if short.ends_with("vm.xml") || short.ends_with(".restored") {
+                continue;
+            }
+            let bytes = match short.starts_with("backup/disk") {
+                true => read_qcow2(&path),
+                false => std::fs::read(&path).unwrap(),
+            };
+            let is_half_made = short.contains(".causeway-tmp.");
+            let content = if is_half_made { String::new() } else { letters(&name, &bytes) };
             let (parent, data_pool, snapshots) = (None, None, Vec::new());
             seen.insert(name, Seen { size: bytes.len() as u64 / MIB, parent, data_pool, snapshots, content });
         }
@@ -321,6 +329,61 @@ impl Stage {
         self.call(json!({"snapshot": {"disk": self.source(), "order": order, "id": id}}))
     }
 
+    /// A part of a backup; `extent` is `"full"`, `"first"` or `{"since": 0}`.
+    pub fn back_up(&self, extent: &Value, part: Value) -> Value {
+        self.call(json!({"backup": {"disk": self.disk(), "extent": extent, "part": part}}))
+    }
+
+    /// The directory of a backup, made anew or taken away.
+    pub fn backup_dir(&self, what: &str, visiting: bool) -> Value {
+        let place = json!({"dir": self.vm_dir(), "visiting": visiting});
+        let more =
+            if what == "begin" { json!({"place": place, "tpm": false}) } else { json!({"place": place}) };
+        json!({"backup": {what: more}})
+    }
+
+    pub fn copy_part(&self) -> Value {
+        json!({"copy": {"place": {"dir": self.vm_dir()}, "file": self.file()}})
+    }
+
+    /// A whole `prebackup`, up to the copy; the guest runs if it writes `meanwhile`.
+    pub fn backed_up(&self, extent: &Value, meanwhile: Option<u8>) {
+        std::fs::create_dir_all(self.vm_dir()).unwrap();
+        self.done(self.backup_dir("begin", false));
+        self.done(self.back_up(extent, json!("ready")));
+        self.done(self.back_up(extent, json!({"snapshot": {"running": meanwhile.is_some()}})));
+        if let Some(byte) = meanwhile {
+            self.write(&self.disk(), byte);
+        }
+        self.done(self.back_up(extent, self.copy_part()));
+    }
+
+    /// The name under which a fetched backup lies in the VM's directory.
+    pub fn staged(&self) -> PathBuf {
+        self.vm_dir().join(".causeway-tmp.disk.0.restored")
+    }
+
+    /// A backup with these bytes, fetched.
+    pub fn fetched(&self, bytes: &str) {
+        std::fs::create_dir_all(self.vm_dir()).unwrap();
+        let mut content = vec![0; bytes.len() * 1024 * 1024];
+        for (index, byte) in bytes.bytes().enumerate() {
+            content[index * 1024 * 1024..][..4096].fill(byte);
+        }
+        let raw = self.dir.join("raw");
+        std::fs::write(&raw, content).unwrap();
+        qemu_img(&["convert", "-f", "raw", "-O", "qcow2", raw.to_str().unwrap()], &self.staged());
+    }
+
+    /// A part of a restore from backup 19.
+    pub fn restore(&self, part: Value) -> Value {
+        self.call(json!({"restore": {"disk": self.disk(), "backup": 19, "part": part}}))
+    }
+
+    pub fn make_restored(&self, size_mb: u64, data_pool: Option<&str>) -> Value {
+        self.restore(json!({"make": {"file": self.file(), "size_mb": size_mb, "data_pool": data_pool}}))
+    }
+
     pub fn perform_within(
         &self,
         call: &Value,
@@ -383,4 +446,21 @@ pub fn at_once<T: Sync>(all: &[T], act: impl Fn(&T) + Sync) {
             });
         }
     });
+}
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.is_file()).collect()
+}
+
+pub fn qemu_img(words: &[&str], path: &Path) {
+    let run = Command::new("qemu-img").args(words).arg(path).output().unwrap();
+    assert!(run.status.success(), "{words:?} {path:?}: {run:?}");
+}
+
+/// What a guest would read of an image.
+pub fn read_qcow2(path: &Path) -> Vec<u8> {
+    let raw = tempfile::NamedTempFile::new().unwrap();
+    qemu_img(&["convert", "-f", "qcow2", "-O", "raw", path.to_str().unwrap()], raw.path());
+    std::fs::read(raw.path()).unwrap()
 }
