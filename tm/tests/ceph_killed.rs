@@ -73,7 +73,7 @@ fn cases() -> Vec<Case> {
         kept("revert of a disk without snapshots of its own", Stage::family, |on| on.snapshot("revert", 2)),
         kept("backup made ready", earlier_backups, |on| on.back_up(&json!({"since": 1}), json!("ready"))),
         kept("snapshot of a backup", earlier_backups, |on| {
-            on.back_up(&json!({"since": 1}), json!({"snapshot": {}}))
+            on.back_up(&json!({"since": 2}), json!({"snapshot": {}}))
         }),
         kept("whole backup", to_copy, |on| on.back_up(&json!("full"), on.copy_part())),
         kept("increment", to_copy, |on| on.back_up(&json!({"since": 0}), on.copy_part())),

@@ -5,7 +5,7 @@
 
 mod ceph;
 
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use causeway_core::answer::Kind;
@@ -294,13 +294,7 @@ fn what_is_open_is_left_alone() {
     let on = Stage::new(&conf);
     on.snapshots();
     let before = on.picture();
-    let mut guest = Command::new("rbd");
-    guest.arg("--conf").arg(&conf).args(["--id", "one", "--keyfile"]).arg(conf.with_file_name("one.key"));
-    // It watches until it is told to stop on its standard input.
-    guest.args(["watch", &on.disk()]).stdin(Stdio::piped()).stdout(Stdio::null());
-    let mut guest = guest.spawn().unwrap();
-    let watchers = || on.json(&format!("status {}", on.disk()))["watchers"].as_array().unwrap().len();
-    assert!((0..50).any(|_| watchers() == 1));
+    let mut guest = on.guest();
     for call in [
         on.remove(&on.disk(), false),
         on.remove(&on.disk(), true),

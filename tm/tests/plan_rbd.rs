@@ -113,7 +113,8 @@ fn refused(name: &str, argv: &str, facts: &Facts) -> String {
 fn recorded_calls_become_their_golden_steps() {
     let mut text = String::new();
     for (slot, argv) in recorded() {
-        if !built(&slot) {
+        // A restore has facts of its own: `plan_backup_ceph.rs`.
+        if !built(&slot) || slot.verb() == "restore" {
             continue;
         }
         let mut facts = facts(argv[argv.len() - 2].parse().unwrap());
@@ -138,8 +139,7 @@ fn what_is_not_built_is_known() {
         .collect();
     other.sort();
     other.dedup();
-    let known = "monitor postbackup postbackup_live prebackup prebackup_live restore";
-    assert_eq!(other, known.split_whitespace().collect::<Vec<_>>());
+    assert_eq!(other, ["monitor"]);
     // These fall back (contract TM 2): to what does nothing to a disk, or refuses one that is no volume.
     for verb in [
         "mv.ssh",

@@ -158,6 +158,9 @@ impl Writer<'_> {
         extent: Range<u64>,
         mut take: impl FnMut(&mut [u8]) -> io::Result<()>,
     ) -> io::Result<()> {
+        if extent.end > self.changed.size {
+            return Err(malformed());
+        }
         let size = self.image.cluster();
         let mut at = extent.start;
         while at < extent.end {
@@ -186,7 +189,7 @@ impl Writer<'_> {
     /// Writes the cluster if it ends at `end`, or if the disk does.
     fn whole(&mut self, end: u64) -> io::Result<()> {
         let size = self.image.cluster();
-        if end % size != 0 && end < self.changed.size {
+        if !end.is_multiple_of(size) && end < self.changed.size {
             if !self.changed.has(self.cluster) {
                 self.buffer.clear();
             }
@@ -204,4 +207,74 @@ impl Writer<'_> {
 
 fn length(bytes: &[u8]) -> u64 {
     u64::try_from(bytes.len()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::diff::HEADER;
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A difference that tells of these extents.
+    fn stream(size: u64, extents: &[Range<u64>]) -> Vec<u8> {
+        let mut text = HEADER.to_vec();
+        for (tag, name) in [(b'f', "a"), (b't', "b")] {
+            text.push(tag);
+            text.extend(1_u32.to_le_bytes());
+            text.extend(name.as_bytes());
+        }
+        text.push(b's');
+        text.extend(size.to_le_bytes());
+        for extent in extents {
+            text.push(b'w');
+            text.extend(extent.start.to_le_bytes());
+            text.extend((extent.end - extent.start).to_le_bytes());
+            text.extend((extent.start..extent.end).map(|at| u8::try_from(at % 251).unwrap()));
+        }
+        text.push(b'e');
+        text
+    }
+
+    fn written(text: &[u8], changed: &Changed) -> io::Result<u64> {
+        write(text, ("a", "b"), changed, &tempfile::tempfile().unwrap())
+    }
+
+    #[test]
+    fn what_was_said_to_have_changed_must_come_whole() {
+        let mut changed = Changed::new(10_000, 9);
+        changed.mark(600..601);
+        changed.mark(9_990..20_000);
+        assert_eq!(changed.count(), 2);
+        assert_eq!(written(&stream(10_000, &[0..2048, 8192..10_000]), &changed).unwrap(), 0);
+        // In pieces, with others' between them.
+        assert_eq!(
+            written(&stream(10_000, &[0..700, 700..2048, 8192..9_995, 9_995..10_000]), &changed).unwrap(),
+            0
+        );
+        assert_eq!(written(&stream(10_000, &[0..1024, 1024..2048]), &changed).unwrap(), 1);
+        for torn in [
+            vec![0..700, 2048..4096],
+            vec![600..1024, 1024..2048],
+            vec![0..700, 8192..10_000],
+            vec![0..2048, 8192..10_001],
+        ] {
+            assert!(written(&stream(10_000, &torn), &changed).is_err(), "{torn:?}");
+        }
+        // Of another size, or of other snapshots.
+        let whole = stream(10_000, &[0..2048, 8192..10_000]);
+        assert!(written(&whole, &Changed::new(9_999, 9)).is_err());
+        let other = whole.iter().map(|byte| if *byte == b'a' { b'c' } else { *byte }).collect::<Vec<_>>();
+        assert!(written(&other, &changed).is_err());
+        assert!(written(&whole[..whole.len() - 1], &changed).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut changed = Changed::new(1 << 20, 16);
+            changed.mark(0..1 << 20);
+            let _ = written(&bytes, &changed);
+            let _ = written(&[HEADER, &bytes].concat(), &changed);
+        }
+    }
 }

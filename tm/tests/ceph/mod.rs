@@ -92,6 +92,17 @@ impl Stage {
         ]
     }
 
+    /// Somebody who has the disk open, as a guest would.
+    pub fn guest(&self) -> std::process::Child {
+        let mut guest = Command::new("rbd");
+        // It watches until it is told to stop on its standard input.
+        guest.args(self.access()).args(["watch", &self.disk()]).stdin(Stdio::piped()).stdout(Stdio::null());
+        let guest = guest.spawn().unwrap();
+        let watchers = || self.json(&format!("status {}", self.disk()))["watchers"].as_array().unwrap().len();
+        assert!((0..50).any(|_| watchers() == 1));
+        guest
+    }
+
     pub fn rbd_with(&self, input: &[u8], words: &[&str]) -> Result<Vec<u8>, String> {
         let mut rbd = Command::new("rbd");
         rbd.args(self.access())
