@@ -8,8 +8,14 @@ mod common;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+#[cfg(target_arch = "x86_64")]
+use std::process::Command;
 
+#[cfg(target_arch = "x86_64")]
+use causeway_core::answer::Failure;
 use common::{Datastores, half_made, kill};
+#[cfg(target_arch = "x86_64")]
+use common::{fault, hostile};
 use serde_json::{Value, json};
 
 type Picture = BTreeMap<PathBuf, String>;
@@ -193,6 +199,8 @@ fn end(on: &Datastores, case: &Case) -> Picture {
         let context = (varies || pointer) && text.starts_with("file");
         let chain = is_layer(&path) && case.guest != Some("raw");
         let text = match text.rsplit_once(' ') {
+            // What is in a datastore's mark is for people.
+            _ if path.ends_with(".causeway") => "mark".to_owned(),
             // A layer that was worked on twice may hold some of it twice.
             Some((shape, _)) if chain => shape.split(' ').take(2).collect::<Vec<_>>().join(" "),
             Some((shape, _)) if context => shape.to_owned(),
@@ -270,4 +278,72 @@ fn killed_anywhere_and_run_again_is_the_same() {
         }
     }
     println!("{points} points");
+}
+
+/// A case that is disturbed.
+#[cfg(target_arch = "x86_64")]
+struct Disturbed<'a> {
+    on: Datastores,
+    case: &'a Case,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl fault::Scene for Disturbed<'_> {
+    type Seen = (Picture, Option<Vec<u8>>);
+
+    fn name(&self) -> String {
+        self.case.name.to_owned()
+    }
+
+    fn dirs(&self) -> Vec<PathBuf> {
+        self.on.dirs()
+    }
+
+    fn child(&self) -> (Command, PathBuf) {
+        kill::watched(&self.on, &(self.case.call)(&self.on), self.case.input)
+    }
+
+    fn see(&self) -> Self::Seen {
+        (end(&self.on, self.case), reads(&self.on, self.case))
+    }
+
+    fn judge(&self, at: &str, now: &Self::Seen, before: &Self::Seen, after: &Self::Seen) {
+        judge(self.case, at, &now.0, &before.0, &after.0);
+        assert!(now.1 == before.1 || now.1 == after.1, "{at}: {:?}", now.1);
+    }
+
+    fn again(&self) -> Result<(), Failure> {
+        let input: Vec<Vec<u8>> = self.case.input.into_iter().map(|text| text.as_bytes().to_vec()).collect();
+        self.on.perform(&(self.case.call)(&self.on), &input)?;
+        self.on.nothing_half_made();
+        Ok(())
+    }
+}
+
+/// The same at every system call, of its tools too, and for what else the kernel may say: no room, read-only, a device that
+/// fails.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn disturbed_at_any_system_call_and_run_again_is_the_same() {
+    let tally = fault::campaign(&cases(), 40, |case, sharing| {
+        let on = Datastores::new();
+        (case.prepare)(&on);
+        fault::trial(&Disturbed { on, case }, sharing)
+    });
+    tally.close("killed");
+}
+
+/// Links that were planted at any name, layers that stand on files outside, headers that lie: nothing outside is read or
+/// changed.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn nothing_outside_is_read_or_changed_whatever_lies_there() {
+    let tally = fault::campaign(&cases(), 4, |case, sharing| {
+        let on = Datastores::new();
+        (case.prepare)(&on);
+        let takes = |number| sharing.takes(number, usize::MAX);
+        let plants = hostile::campaign(case.name, &on, &case.call, case.input, &takes);
+        fault::Tally::of_plants(plants)
+    });
+    tally.close_plants("killed");
 }

@@ -323,7 +323,7 @@ impl Home {
     }
 
     /// Removes what killed calls left of `name`.
-    pub(crate) fn sweep(&self, name: &FileName) -> Result<(), StorageError> {
+    pub(crate) fn sweep(&self, name: impl std::fmt::Display) -> Result<(), StorageError> {
         self.sweep_names(&format!("{TEMPORARY}{name}."), None)
     }
 

@@ -46,7 +46,7 @@ pub use error::StorageError;
 pub(crate) use live::copy_path;
 
 pub(crate) use copy::{copy_data, next_data};
-pub(crate) use error::During;
+pub(crate) use error::{During, while_copying};
 pub(crate) use home::{Datastore, Home, Temporary};
 pub(crate) use image::{ImageFile, Inside};
 pub(crate) use lock::{hold, hold_named};

@@ -30,8 +30,11 @@ fn check(what: &'static str, text: &str) -> Result<(), NameError> {
         && !text.starts_with(['-', ' '])
         && !text.ends_with(' ')
         && !text.contains(['/', '@'])
+        // A name may become one of a file.
+        && text != "."
+        && text != ".."
         && !text.chars().any(char::is_control);
-    let form = "1 to 160 bytes without '/', '@' and control characters, not beginning with '-'";
+    let form = "1 to 160 bytes without '/', '@' and control characters, not beginning with '-', not '.' and not '..'";
     if ok { Ok(()) } else { Err(NameError::new(what, text, form)) }
 }
 
@@ -311,9 +314,10 @@ mod tests {
 
     #[test]
     fn what_could_be_taken_for_something_else_is_no_name() {
-        for text in
-            ["", "one", "one/", "/x", "-p/x", "one/-x", "one/x@1", "one/a/b", "o@e/x", "one/x\n", " one/x"]
-        {
+        for text in [
+            "", "one", "one/", "/x", "-p/x", "one/-x", "one/x@1", "one/a/b", "o@e/x", "one/x\n", " one/x",
+            "one/..", "./x",
+        ] {
             assert!(text.parse::<Volume>().is_err(), "{text:?}");
         }
         for text in ["pool of mine/one-5", "p/one:5", "p/ü"] {

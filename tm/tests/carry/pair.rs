@@ -1,10 +1,14 @@
 //! Two hosts in two directories, and the two ends as two processes with pipes between them.
+#![allow(dead_code, reason = "each test file uses its own part of this")]
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use causeway_core::answer::Failure;
@@ -86,8 +90,34 @@ impl Pair {
         self.run(&self.order(runs_at, Manner::default()), NOWHERE, &[])
     }
 
+    /// Moves over a connection that is cut after so many bytes to the other end or from it; how many went each way.
+    pub fn cut(&self, order: &Carry, to: usize, from: usize) -> (Run, usize, usize) {
+        let passed = self.root.join("passed");
+        let _ = fs::remove_file(&passed);
+        let run = self.run_over(order, NOWHERE, &[], &|far| {
+            let words: Vec<&str> = far.get_args().map(|word| word.to_str().unwrap()).collect();
+            let mut wire = test("wire");
+            wire.envs(far.get_envs().filter_map(|(name, value)| Some((name, value?))));
+            wire.env("CAUSEWAY_TEST_WORDS", serde_json::to_string(&words).unwrap());
+            wire.env("CAUSEWAY_TEST_LIMITS", format!("[{to},{from}]")).env("CAUSEWAY_TEST_PASSED", &passed);
+            wire
+        });
+        let (to, from) = serde_json::from_slice(&fs::read(&passed).unwrap()).unwrap();
+        (run, to, from)
+    }
+
     /// Moves, while the other end ends itself at a point the first time it is started.
     pub fn run(&self, order: &Carry, far: usize, pauses: &[Duration]) -> Run {
+        self.run_over(order, far, pauses, &|far| far)
+    }
+
+    fn run_over(
+        &self,
+        order: &Carry,
+        far: usize,
+        pauses: &[Duration],
+        wire: &dyn Fn(Command) -> Command,
+    ) -> Run {
         let points = self.root.join("points");
         fs::write(&points, "").unwrap();
         let passed = RefCell::new(Vec::new());
@@ -103,7 +133,7 @@ impl Pair {
             let courier = Courier {
                 worker: &worker,
                 reach: &|_: &HostName, end| {
-                    far_end(end, self.locks(end), &points, first.take().unwrap_or(NOWHERE))
+                    wire(far_end(end, self.locks(end), &points, first.take().unwrap_or(NOWHERE)))
                 },
                 log: &|_, text| log.borrow_mut().push(text.to_owned()),
                 pauses,
@@ -114,16 +144,31 @@ impl Pair {
         Run { result, log: log.into_inner(), near: passed.into_inner(), far }
     }
 
+    /// The move as a process that the tracer can watch, its other end too, and where it writes down what came of it.
+    #[cfg(target_arch = "x86_64")]
+    pub fn watched(&self, order: &Carry) -> (Command, PathBuf) {
+        let mut child = causeway_testing::tracer::command(std::env::current_exe().unwrap());
+        child.args(["--exact", "near_end", "--ignored"]);
+        self.tell(&mut child, order);
+        let answer = self.root.join("answer");
+        child.env("CAUSEWAY_TEST_ANSWER", &answer).stdout(Stdio::null()).stderr(Stdio::null());
+        (child, answer)
+    }
+
+    fn tell(&self, child: &mut Command, order: &Carry) {
+        child.env("CAUSEWAY_TEST_ORDER", serde_json::to_string(order).unwrap());
+        child.env("CAUSEWAY_TEST_LOCKS", self.locks(order.runs_at));
+        child.env("CAUSEWAY_TEST_FAR", self.locks(order.runs_at.other())).stdin(Stdio::null());
+    }
+
     /// Moves in a process that ends itself at a point.
     pub fn killed(&self, order: &Carry, point: usize) {
         use std::os::unix::process::ExitStatusExt;
         let pid = self.locks(order.runs_at.other()).with_extension("pid");
         let _ = fs::remove_file(&pid);
         let mut child = test("near_end");
-        child.env("CAUSEWAY_TEST_ORDER", serde_json::to_string(order).unwrap());
-        child.env("CAUSEWAY_TEST_LOCKS", self.locks(order.runs_at));
-        child.env("CAUSEWAY_TEST_FAR", self.locks(order.runs_at.other()));
-        child.env("CAUSEWAY_TEST_POINT", point.to_string()).stdin(Stdio::null());
+        self.tell(&mut child, order);
+        child.env("CAUSEWAY_TEST_POINT", point.to_string());
         let status = child.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
         assert_eq!(status.signal(), Some(9), "point {point}");
         let Ok(pid) = fs::read_to_string(pid) else { return };
@@ -180,7 +225,8 @@ fn variable(name: &str) -> String {
 /// Counts points, and ends the process at one.
 fn fatal(passed: &RefCell<usize>) {
     *passed.borrow_mut() += 1;
-    if passed.borrow().checked_sub(1) == variable("CAUSEWAY_TEST_POINT").parse().ok() {
+    let point = std::env::var("CAUSEWAY_TEST_POINT").ok().and_then(|text| text.parse().ok());
+    if point.is_some() && passed.borrow().checked_sub(1) == point {
         kill_process(getpid(), Signal::KILL).unwrap();
     }
 }
@@ -193,7 +239,6 @@ pub fn serve_far_end() {
         qemu_img: Path::new("qemu-img"),
         deadline: Instant::now(),
         between: &|point| {
-            use std::io::Write;
             points.borrow_mut().write_all(format!("{point}\n").as_bytes()).unwrap();
             fatal(&passed);
         },
@@ -218,5 +263,62 @@ pub fn run_near_end() {
     let far = PathBuf::from(variable("CAUSEWAY_TEST_FAR"));
     let reach = |_: &HostName, end| far_end(end, &far, Path::new("/dev/null"), NOWHERE);
     let courier = Courier { worker: &worker, reach: &reach, log: &|_, _| {}, pauses: &[] };
-    carry(&order, &courier).unwrap();
+    let came = carry(&order, &courier).map_err(Failure::from);
+    match std::env::var("CAUSEWAY_TEST_ANSWER") {
+        Ok(answer) => fs::write(answer, serde_json::to_vec(&came.map(drop)).unwrap()).unwrap(),
+        Err(_) => drop(came.unwrap()),
+    }
+}
+
+/// A connection to the other end, which breaks in both directions when one of them has carried so many bytes.
+pub fn be_a_wire() {
+    let words: Vec<String> = serde_json::from_str(&variable("CAUSEWAY_TEST_WORDS")).unwrap();
+    let limits: [usize; 2] = serde_json::from_str(&variable("CAUSEWAY_TEST_LIMITS")).unwrap();
+    let mut far = Command::new("sh");
+    let mut far = far.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut inner = (far.stdout.take().unwrap(), far.stdin.take());
+    let mut outer = (
+        File::open("/proc/self/fd/3").unwrap(),
+        File::options().write(true).open("/proc/self/fd/4").unwrap(),
+    );
+    let (passed, far) = ([AtomicUsize::new(0), AtomicUsize::new(0)], Mutex::new(far));
+    let end = || {
+        let counts = [&passed[0], &passed[1]].map(|count| count.load(Ordering::SeqCst));
+        let path = variable("CAUSEWAY_TEST_PASSED");
+        fs::write(&path, serde_json::to_vec(&counts).unwrap()).unwrap();
+        let mut far = far.lock().unwrap();
+        let _ = far.kill();
+        let _ = far.wait();
+        std::process::exit(0);
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut to = inner.1.take().unwrap();
+            if pass(&mut outer.0, &mut to, limits[0], &passed[0]) {
+                end();
+            }
+        });
+        pass(&mut inner.0, &mut outer.1, limits[1], &passed[1]);
+        end();
+    });
+}
+
+/// Carries bytes as they come; whether it was cut.
+fn pass(from: &mut impl Read, to: &mut impl Write, limit: usize, passed: &AtomicUsize) -> bool {
+    let mut buffer = [0; 4096];
+    loop {
+        let left = (limit - passed.load(Ordering::SeqCst)).min(buffer.len());
+        if left == 0 {
+            return true;
+        }
+        match from.read(&mut buffer[..left]) {
+            Ok(0) | Err(_) => return false,
+            Ok(read) => {
+                passed.fetch_add(read, Ordering::SeqCst);
+                if to.write_all(&buffer[..read]).is_err() {
+                    return true;
+                }
+            }
+        }
+    }
 }

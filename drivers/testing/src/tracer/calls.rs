@@ -166,9 +166,7 @@ impl Args {
             At(dir, name) if self.value(name)? == 0 => (self.open(dir)?, None),
             Here(name) => (self.here()?.join(self.text(name)?), None),
             At(dir, name) => (self.at(dir, name)?, None),
-            Two(from, to) => {
-                (self.here()?.join(self.text(to)?), Some(self.here()?.join(self.text(from)?)))
-            }
+            Two(from, to) => (self.here()?.join(self.text(to)?), Some(self.here()?.join(self.text(from)?))),
             TwoAt([from_dir, from, to_dir, to]) => (self.at(to_dir, to)?, Some(self.at(from_dir, from)?)),
         };
         Some(SystemCall { name, does, path: plain(&path), other: other.map(|path| plain(&path)) })

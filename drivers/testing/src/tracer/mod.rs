@@ -91,9 +91,13 @@ impl Tracer<'_> {
                 Ok(WaitStatus::PtraceSyscall(pid)) => gone_is_gone(self.at_call(pid))?,
                 Ok(WaitStatus::PtraceEvent(pid, ..)) => gone_is_gone(ptrace::syscall(pid, None))?,
                 Ok(WaitStatus::Stopped(pid, signal)) => gone_is_gone(ptrace::syscall(pid, signal))?,
-                Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)) => drop(self.inside.remove(&pid)),
+                Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)) => {
+                    let _ = self.inside.remove(&pid);
+                }
                 Ok(_) | Err(Errno::EINTR) => {}
-                Err(Errno::ECHILD) => return ended.ok_or_else(|| io::Error::other("lost sight of the program")),
+                Err(Errno::ECHILD) => {
+                    return ended.ok_or_else(|| io::Error::other("lost sight of the program"));
+                }
                 Err(e) => return Err(e.into()),
             }
         }

@@ -5,7 +5,8 @@ use super::*;
 
 /// A shell and a tool that it starts: what they do below a directory.
 fn script(dir: &Path, judge: &mut dyn FnMut(&SystemCall) -> Fate) -> Ended {
-    let text = "printf 12345 >one && mkdir two && cp one two/three && mv two/three ../three 2>/dev/null || exit 7";
+    let text =
+        "printf 12345 >one && mkdir two && cp one two/three && mv two/three ../three 2>/dev/null || exit 7";
     let mut command = command("/bin/sh");
     command.args(["-c", text]).current_dir(dir).stdout(Stdio::null()).stderr(Stdio::null());
     run(&mut command, judge).unwrap()

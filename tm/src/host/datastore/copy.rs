@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use causeway_core::locks::Mode;
 
 use super::super::image::Reading;
-use super::super::{ImageFile, Inside, copy_data};
+use super::super::{ImageFile, Inside, copy_data, while_copying};
 use super::{During, StorageError, Stored, Worker, convert, lock, publish, ready};
 use crate::place::Image;
 use crate::store::layers::Layers;
@@ -75,7 +75,7 @@ pub(super) fn copy(
         let found = head.file.metadata().during("look at", &head.path)?;
         let copy = made.create(found.mode() & 0o777)?;
         worker.at("file made");
-        copy_data(&head.file, &copy, found.len()).during("copy", &head.path)?;
+        copy_data(&head.file, &copy, found.len()).map_err(while_copying(&head.path, made.path()))?;
         worker.at("data copied");
         copy.sync_all().during("write out", made.path())?;
         let length = copy.metadata().during("look at", made.path())?.len();

@@ -46,8 +46,10 @@ pub(super) fn deliver(
         Origin::File { path, dirs, checksum, .. } => (Some(named(path, dirs)?), checksum),
         Origin::Address { checksum, .. } | Origin::Stream { checksum, .. } => (None, checksum),
     };
-    let packed = file.as_ref().is_some_and(is_packed);
-    let unpacked = matches!(origin, Origin::File { unpack: Some(_), .. }) && packed;
+    let unpacked = match (origin, &file) {
+        (Origin::File { path, unpack: Some(_), .. }, Some(file)) => is_packed(file, &path.path())?,
+        _ => false,
+    };
     // What is unpacked on the way is compared before; anything else where it arrives.
     if let (true, Some(wanted), Some(file), Origin::File { path, .. }) = (unpacked, checksum, &file, origin) {
         compare(wanted, file, &path.path())?;

@@ -13,7 +13,7 @@ use md5::{Digest, Md5};
 use rustix::fs::{CWD, OFlags, openat};
 use sha1::Sha1;
 
-use super::super::copy_data;
+use super::super::{copy_data, while_copying};
 use super::upload::{self, Upload};
 use super::{
     Checksum, Dirs, During, Fetch, Home, Origin, StorageError, Stored, Temporary, Tool, Worker, convert,
@@ -49,7 +49,7 @@ pub(super) fn import(
     match (origin, stream) {
         (Origin::Stream { checksum, unpacked }, Some(mut stream)) => {
             arrive(&mut stream, checksum.as_ref(), &copy, &made, sparse)?;
-            if *unpacked && upload::is_packed(&copy) {
+            if *unpacked && upload::is_packed(&copy, &asked(origin))? {
                 let why = "it is an archive, and one with a promised sum can't be unpacked on the way to a host: \
                            take the sum away, or unpack it first";
                 return Err(StorageError::Upload { path: asked(origin), why: why.to_owned() });
@@ -64,7 +64,7 @@ pub(super) fn import(
         return Err(StorageError::Upload { path: asked(origin), why: "it is empty".to_owned() });
     }
     let found = if opened { upload::kind(&copy, &asked(origin))? } else { Upload::Plain };
-    if matches!(found, Upload::Qcow2(_)) && !upload::is_encrypted(&copy) {
+    if matches!(found, Upload::Qcow2(_)) && !upload::is_encrypted(&copy, &asked(origin))? {
         // What is missing at the end of a file would be read as zeros.
         let mut tool = Tool::qemu_img("check", &asked(origin));
         // Space that nothing refers to does no harm.
@@ -76,7 +76,9 @@ pub(super) fn import(
         Upload::Other(name) => (*name, length),
         Upload::Plain => ("raw", length),
     };
-    let wanted = format.filter(|wanted| wanted.as_str() != name && !is_luks(&copy));
+    // An encrypted disk stays what it is, as with the stock script: what is in it is not ours to read.
+    let luks = upload::is_luks(&copy, &asked(origin))?;
+    let wanted = format.filter(|wanted| wanted.as_str() != name && !luks);
     let Some(wanted) = wanted else {
         publish(made, image, &folder, worker)?;
         return Ok(name.to_owned());
@@ -105,12 +107,6 @@ fn convert_to(
     worker.at("converted");
     let file = File::options().read(true).write(true).open(&path).during("open", &path)?;
     file.sync_all().during("write out", &path)
-}
-
-/// An encrypted disk stays what it is, as with the stock script: what is in it is not ours to read.
-fn is_luks(file: &File) -> bool {
-    let mut first = [0; 6];
-    file.read_exact_at(&mut first, 0).is_ok() && first == *b"LUKS\xba\xbe"
 }
 
 /// What was asked for, for messages. Not the address: it may hold a password.
@@ -154,14 +150,15 @@ fn take(
 ) -> Result<(), StorageError> {
     match (origin, file) {
         (Origin::File { path, unpack, checksum, .. }, Some(file)) => {
-            let packed = unpack.as_ref().filter(|_| upload::is_packed(file));
-            if let Some(by) = packed {
+            if let Some(by) = unpack
+                && upload::is_packed(file, &path.path())?
+            {
                 // The sum is that of the archive.
                 checksum.iter().try_for_each(|wanted| compare(wanted, file, &path.path()))?;
                 return fetch(by, &descriptor(file), copy, made, sparse, worker);
             }
             let length = file.metadata().during("look at", path.path())?.len();
-            copy_data(file, copy, length).during("copy", path.path())?;
+            copy_data(file, copy, length).map_err(while_copying(path.path(), made.path()))?;
             // That of the copy: what was read and what was written are then one.
             checksum.iter().try_for_each(|wanted| compare(wanted, copy, &path.path()))
         }
@@ -175,13 +172,13 @@ fn take(
             fetch(&plain, by.address.as_deref().unwrap_or_default(), copy, made, sparse, worker)?;
             worker.at("downloaded");
             compare(wanted, copy, &asked(origin))?;
-            if !by.decompress || !upload::is_packed(copy) {
+            if !by.decompress || !upload::is_packed(copy, &asked(origin))? {
                 return Ok(());
             }
             let archive = folder.temporary(name);
             let packed = archive.create(0o600)?;
             let length = copy.metadata().during("look at", made.path())?.len();
-            copy_data(copy, &packed, length).during("copy", made.path())?;
+            copy_data(copy, &packed, length).map_err(while_copying(made.path(), archive.path()))?;
             copy.set_len(0).during("empty", made.path())?;
             worker.at("archive aside");
             fetch(by, &descriptor(&packed), copy, made, sparse, worker)
