@@ -12,12 +12,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use causeway_suite::front_end::FrontEnd;
+use causeway_suite::front_end::{Ear, FrontEnd};
 use causeway_suite::programs::program;
-
-#[path = "transfer/ear.rs"]
-mod ear;
-use ear::Ear;
 
 const SECRET: &str = "hush-hush-7d1f";
 
@@ -55,7 +51,7 @@ impl Stage {
                 format!("#!/bin/sh\nexec {} slot {slot} \"$@\"\n", program("causeway-tm").unwrap().display());
             put(&var.join("remotes").join(slot), &text);
         }
-        Stage { front_end, ear: Ear::open() }
+        Stage { front_end, ear: Ear::open().unwrap() }
     }
 
     fn command(&self, slot: &str, id: &str) -> Command {

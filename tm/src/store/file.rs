@@ -29,7 +29,8 @@ pub(crate) fn copy(
     let mode = image.file().metadata().during("look at", &path)?.mode() & 0o777;
     let made = temporary.create(mode)?;
     worker.at("file made");
-    copy_data(image.file(), &made, image.length()).map_err(while_copying(&path, temporary.path()))?;
+    copy_data((&path, image.file()), &made, image.length(), worker)
+        .map_err(while_copying(&path, temporary.path()))?;
     worker.at("data copied");
     if size > image.length() {
         made.set_len(size).during("grow", temporary.path())?;

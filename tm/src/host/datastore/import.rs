@@ -102,7 +102,7 @@ fn convert_to(
         return convert(from, size, to, sparse, worker);
     }
     let path = to.0.path();
-    let mut tool = Tool::qemu_img("convert", &path);
+    let mut tool = Tool::convert(from.0, &path, worker);
     tool.args(["-f", from.1, "-O", to.1.as_str()]).arg(from.0).arg(&path).run(worker)?;
     worker.at("converted");
     let file = File::options().read(true).write(true).open(&path).during("open", &path)?;
@@ -158,7 +158,8 @@ fn take(
                 return fetch(by, &descriptor(file), copy, made, sparse, worker);
             }
             let length = file.metadata().during("look at", path.path())?.len();
-            copy_data(file, copy, length).map_err(while_copying(path.path(), made.path()))?;
+            copy_data((&path.path(), file), copy, length, worker)
+                .map_err(while_copying(path.path(), made.path()))?;
             // That of the copy: what was read and what was written are then one.
             checksum.iter().try_for_each(|wanted| compare(wanted, copy, &path.path()))
         }
@@ -178,7 +179,8 @@ fn take(
             let archive = folder.temporary(name);
             let packed = archive.create(0o600)?;
             let length = copy.metadata().during("look at", made.path())?.len();
-            copy_data(copy, &packed, length).map_err(while_copying(made.path(), archive.path()))?;
+            copy_data((&made.path(), copy), &packed, length, worker)
+                .map_err(while_copying(made.path(), archive.path()))?;
             copy.set_len(0).during("empty", made.path())?;
             worker.at("archive aside");
             fetch(by, &descriptor(&packed), copy, made, sparse, worker)
