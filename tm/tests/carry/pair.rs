@@ -8,7 +8,6 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use causeway_core::answer::Failure;
@@ -102,7 +101,9 @@ impl Pair {
             wire.env("CAUSEWAY_TEST_LIMITS", format!("[{to},{from}]")).env("CAUSEWAY_TEST_PASSED", &passed);
             wire
         });
-        let (to, from) = serde_json::from_slice(&fs::read(&passed).unwrap()).unwrap();
+        // Cut at once, nothing went.
+        let counts = fs::read(&passed).map(|bytes| serde_json::from_slice(&bytes).unwrap());
+        let (to, from) = counts.unwrap_or_default();
         (run, to, from)
     }
 
@@ -275,11 +276,8 @@ pub fn be_a_wire() {
         File::open("/proc/self/fd/3").unwrap(),
         File::options().write(true).open("/proc/self/fd/4").unwrap(),
     );
-    let (passed, far) = ([AtomicUsize::new(0), AtomicUsize::new(0)], Mutex::new(far));
+    let (passed, far) = (Mutex::new([0, 0]), Mutex::new(far));
     let end = || {
-        let counts = [&passed[0], &passed[1]].map(|count| count.load(Ordering::SeqCst));
-        let path = variable("CAUSEWAY_TEST_PASSED");
-        fs::write(&path, serde_json::to_vec(&counts).unwrap()).unwrap();
         let mut far = far.lock().unwrap();
         let _ = far.kill();
         let _ = far.wait();
@@ -288,27 +286,39 @@ pub fn be_a_wire() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut to = inner.1.take().unwrap();
-            if pass(&mut outer.0, &mut to, limits[0], &passed[0]) {
+            if pass(&mut outer.0, &mut to, (0, limits[0]), &passed) {
                 end();
             }
         });
-        pass(&mut inner.0, &mut outer.1, limits[1], &passed[1]);
+        pass(&mut inner.0, &mut outer.1, (1, limits[1]), &passed);
         end();
     });
 }
 
-/// Carries bytes as they come; whether it was cut.
-fn pass(from: &mut impl Read, to: &mut impl Write, limit: usize, passed: &AtomicUsize) -> bool {
-    let mut buffer = [0; 4096];
+/// Carries bytes as they come, and writes down how many; whether it was cut.
+fn pass(
+    from: &mut impl Read,
+    to: &mut impl Write,
+    (way, limit): (usize, usize),
+    passed: &Mutex<[usize; 2]>,
+) -> bool {
+    let (path, mut buffer) = (PathBuf::from(variable("CAUSEWAY_TEST_PASSED")), [0; 4096]);
     loop {
-        let left = (limit - passed.load(Ordering::SeqCst)).min(buffer.len());
+        let left = (limit - passed.lock().unwrap()[way]).min(buffer.len());
         if left == 0 {
             return true;
         }
         match from.read(&mut buffer[..left]) {
             Ok(0) | Err(_) => return false,
             Ok(read) => {
-                passed.fetch_add(read, Ordering::SeqCst);
+                {
+                    let mut passed = passed.lock().unwrap();
+                    passed[way] += read;
+                    // Whoever waits for the end may not wait for ours.
+                    let half = path.with_extension("half");
+                    fs::write(&half, serde_json::to_vec(&*passed).unwrap()).unwrap();
+                    fs::rename(&half, &path).unwrap();
+                }
                 if to.write_all(&buffer[..read]).is_err() {
                     return true;
                 }
