@@ -117,6 +117,20 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_read_is_not_taken_for_plain_bytes() {
+        // The first bytes of a directory can't be read.
+        let (unreadable, path) = (File::open("/").unwrap(), Path::new("/x"));
+        for error in [
+            is_packed(&unreadable, path).unwrap_err(),
+            is_luks(&unreadable, path).unwrap_err(),
+            is_encrypted(&unreadable, path).unwrap_err(),
+            kind(&unreadable, path).unwrap_err(),
+        ] {
+            assert!(error.to_string().contains("/x"), "{error}");
+        }
+    }
+
+    #[test]
     fn archives_are_known_by_their_first_bytes() {
         for (bytes, packed) in
             [(&b"\x1f\x8b\x08"[..], true), (b"BZh9", true), (b"\xfd7zXZ\0\0", true), (b"PK", false)]
