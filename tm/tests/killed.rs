@@ -364,6 +364,25 @@ fn a_snapshot_s_removal_is_disturbed_at_every_write() {
     tally.close("killed");
 }
 
+/// Every call does the same below a root that a shell or QEMU might take for something else.
+#[test]
+fn a_root_of_any_name_is_a_root() {
+    for case in cases() {
+        let input: Vec<Vec<u8>> = case.input.into_iter().map(|text| text.as_bytes().to_vec()).collect();
+        let done = |on: &Datastores| {
+            (case.prepare)(on);
+            on.perform(&(case.call)(on), &input).unwrap_or_else(|failure| panic!("{}: {failure}", case.name));
+            on.nothing_half_made();
+            (end(on, &case).into_keys().collect::<Vec<_>>(), reads(on, &case))
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let odd = dir.path().join("a b'\"$(id);*&,json:{#%41=\\");
+        std::fs::create_dir(&odd).unwrap();
+        assert_eq!(done(&Datastores::below(&odd)), done(&Datastores::new()), "{}", case.name);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}
+
 /// A new call is in the table above with its first plan, or it is said why it need not be.
 #[test]
 fn every_call_of_the_plans_is_disturbed() {

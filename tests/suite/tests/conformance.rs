@@ -169,10 +169,11 @@ fn file(stage: &Stage, path: &Path) -> String {
     }
     let info = tool("qemu-img", &["info", "-U", "-f", "qcow2", "--output=json", path.to_str().unwrap()]);
     let info: serde_json::Value = serde_json::from_str(&info).unwrap();
-    let mut text = format!("qcow2, {} bytes", info["virtual-size"]);
-    if let Some(backing) = info["backing-filename"].as_str() {
+    let mut text = format!("qcow2, {} bytes", info.get("virtual-size").unwrap());
+    let named = |key: &str| info.get(key).and_then(serde_json::Value::as_str);
+    if let Some(backing) = named("backing-filename") {
         let backing = stage.front_end.recorded_form(backing);
-        text += &format!(" upon {backing} ({})", info["backing-filename-format"].as_str().unwrap_or("?"));
+        text += &format!(" upon {backing} ({})", named("backing-filename-format").unwrap_or("?"));
     }
     text
 }

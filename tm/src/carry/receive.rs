@@ -94,7 +94,7 @@ fn finish(
         worker.at("origin removed");
         home.sync()?;
     }
-    new.as_folder()?.sweep(&FileName::from(to.vm().0))?;
+    new.as_folder()?.sweep(FileName::from(to.vm().0))?;
     worker.at("destination swept");
     link.outgoing.say(Say::Done)?;
     Ok(Ended::Moved)
