@@ -1,7 +1,8 @@
 //! Directories that go to another host, disturbed: at every system call of both ends, and by a connection that is cut at
 //! any byte. What was to be moved is whole at one of the two ends at least, and the same call made again moves it.
 
-#![cfg(all(test, target_arch = "x86_64"))]
+#![cfg(test)]
+#![cfg(target_arch = "x86_64")]
 
 mod common;
 #[path = "carry/pair.rs"]
