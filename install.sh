@@ -332,7 +332,7 @@ frontend() {
     put_slots causeway-tm "$driver" clone ln mv mvds cpds delete mkimage mkswap resize context {pre,post,fail}migrate monitor \
       snap_{create,create_live,delete,revert}{,.ssh} {clone,cpds,mv}.ssh
   done
-  [ ! -x "$from/causeway-tm" ] || put_slots causeway-tm datastore/fs cp clone rm mkfs stat monitor export snap_{delete,revert,flatten}
+  [ ! -x "$from/causeway-tm" ] || for driver in datastore/{fs,ceph}; do put_slots causeway-tm "$driver" cp clone rm mkfs stat monitor export snap_{delete,revert,flatten}; done
   # Not mv and its kin: most clusters keep a VM's small files on its host, from where only stock's move them.
   [ ! -x "$from/causeway-tm" ] || put_slots causeway-tm tm/ceph clone ln mvds cpds delete mk{image,swap} resize snap_{create,delete,revert} context failmigrate
   swap_executables in

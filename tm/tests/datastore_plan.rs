@@ -106,7 +106,7 @@ fn the_recorded_calls_become_the_known_steps() {
 fn answers_have_the_recorded_form() {
     let answer = |verb: &str, id: &str, edits: &[(&str, &str)], output: &str| {
         let request = read(verb, id, &edited(verb, edits)).unwrap();
-        request.answer(output, None).unwrap().stdout
+        request.answer(output, None, &TmSettings::default()).unwrap().stdout
     };
     // md5 of "1795197465:34\n": the image's registration and its number, under BASE_PATH as oned writes it.
     let name = "/var/lib/one//datastores/103/";
@@ -128,7 +128,8 @@ fn answers_have_the_recorded_form() {
     assert_eq!(answer("monitor", "1", &[], usage), "USED_MB=1000\nTOTAL_MB=100000\nFREE_MB=99000\n");
     assert_eq!(answer("system", "102", &[], usage), format!("{usage}\n"));
     let told = read("system", "102", &edited("system", &[])).unwrap();
-    let told = told.answer(&format!("{usage}\n[{{\"vm\":7,\"disks\":[]}}]"), None).unwrap();
+    let told =
+        told.answer(&format!("{usage}\n[{{\"vm\":7,\"disks\":[]}}]"), None, &TmSettings::default()).unwrap();
     assert_eq!(told.sizes.len(), 1);
 }
 
@@ -139,7 +140,7 @@ fn an_export_tells_where_the_file_is() {
     let output = r#"exported {"name":"abc","md5":"0123","format":"qcow2","dispose":false}"#;
     let answer = |host: Option<&str>| {
         let host = host.map(|host| host.parse().unwrap());
-        request.answer(output, host.as_ref()).unwrap().stdout
+        request.answer(output, host.as_ref(), &TmSettings::default()).unwrap().stdout
     };
     let path = "/var/lib/one//datastores/103/abc";
     let form = |source: &str| {
@@ -267,7 +268,7 @@ fn documents_that_fit_nothing_are_refused() {
         let failure = Failure::from(Request::read(&slot("rm"), &argv, &stdin).unwrap_err());
         assert!(failure.text.contains(says), "{} does not say {says}", failure.text);
     }
-    assert!(!built(&"datastore/ceph/cp".parse().unwrap()) && !built(&"datastore/fs/backup".parse().unwrap()));
+    assert!(!built(&"datastore/lvm/cp".parse().unwrap()) && !built(&"datastore/fs/backup".parse().unwrap()));
 }
 
 /// A failed `cp` left no SOURCE; what it may have left is under the name that it would have had.

@@ -8,7 +8,8 @@ use causeway_core::document::tree::{Element, Node, Text};
 use causeway_core::names::HostName;
 use flate2::{Compression, write::ZlibEncoder};
 
-use super::{Request, Verb, source};
+use super::{Request, Store, Verb, source};
+use crate::TmSettings;
 use crate::host::{Exported, VmSizes};
 
 /// Most bytes of VMs in one datagram, before they are packed; a datagram has room for 65507.
@@ -28,7 +29,12 @@ impl Request {
     ///
     /// # Errors
     /// [`Kind::Bug`]: that was not what the step prints.
-    pub fn answer(&self, output: &str, host: Option<&HostName>) -> Result<Answer, Failure> {
+    pub fn answer(
+        &self,
+        output: &str,
+        host: Option<&HostName>,
+        settings: &TmSettings,
+    ) -> Result<Answer, Failure> {
         let confused = || Failure::new(Kind::Bug, format!("{}: a worker printed {output:?}", self.slot));
         let document = &self.document;
         let mut answer = Answer::default();
@@ -37,9 +43,9 @@ impl Request {
             Verb::Cp | Verb::Clone => {
                 let format =
                     Some(output).filter(|word| !word.is_empty() && !word.contains(char::is_whitespace));
-                format!("{} {}\n", self.new_source()?, format.ok_or_else(confused)?)
+                format!("{} {}\n", self.new_source(settings)?, format.ok_or_else(confused)?)
             }
-            Verb::Mkfs => format!("{}\n", self.new_source()?),
+            Verb::Mkfs => format!("{}\n", self.new_source(settings)?),
             Verb::Stat => {
                 let stated = || source::stated_size(image().ok()?.path().ok()?);
                 let size: Option<u64> = if output.is_empty() { stated() } else { output.parse().ok() };
@@ -55,8 +61,13 @@ impl Request {
             Verb::Export => {
                 let told: Exported =
                     serde_json::from_str(output.trim_start_matches("exported ")).map_err(|_| confused())?;
-                let path = format!("{}/{}", document.datastore.base_path, told.name);
-                let from = host.map_or_else(|| path.clone(), |host| format!("ssh://{host}:{path}"));
+                let from = match self.store {
+                    Store::Files => {
+                        let path = format!("{}/{}", document.datastore.base_path, told.name);
+                        host.map_or_else(|| path.clone(), |host| format!("ssh://{host}:{path}"))
+                    }
+                    Store::Ceph => self.volume_address(host.ok_or_else(confused)?)?,
+                };
                 let dispose = if told.dispose { "YES" } else { "NO" };
                 let size = image()?.size_mb().map_err(Failure::from)?.to_string();
                 let parts = [
@@ -79,7 +90,10 @@ impl Request {
     }
 
     /// `SOURCE` of a new image: with the doubled slashes of `BASE_PATH`.
-    fn new_source(&self) -> Result<String, Failure> {
+    fn new_source(&self, settings: &TmSettings) -> Result<String, Failure> {
+        if self.store == Store::Ceph {
+            return Ok(self.own_volume(settings)?.to_string());
+        }
         let name = self.new_name().map_err(Failure::from)?;
         Ok(format!("{}/{name}", self.document.datastore.base_path))
     }

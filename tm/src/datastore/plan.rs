@@ -6,12 +6,14 @@ use std::path::PathBuf;
 use causeway_core::names::HostName;
 use causeway_core::plan::{Place, Step, Work};
 
+use super::document::ImageFacts;
 use super::source::{self, Named};
-use super::{Request, Verb};
+use super::{Request, Store, Verb};
 use crate::error::TmError;
 use crate::facts::Format;
 use crate::host::{Blank, Call, DatastoreCall, ImageOrder, Origin, Stored};
 use crate::plan::Transfer;
+use crate::rbd::ImageWork;
 use crate::settings::TmSettings;
 
 /// What the plans need to know of the front-end.
@@ -39,7 +41,7 @@ impl Request {
         settings: &TmSettings,
     ) -> Result<Transfer, TmError> {
         let call = match (self.call(front, settings)?, host) {
-            (Call::Datastore(import @ DatastoreCall::Import { .. }), Some(host)) => {
+            (Call::Datastore(import), Some(host)) if import.origin().is_some() && self.verb == Verb::Cp => {
                 let mut ssh = front.ssh.clone();
                 ssh.extend([host.to_string(), front.receiver.clone()]);
                 Call::Datastore(DatastoreCall::Deliver { import: Box::new(import), ssh })
@@ -56,14 +58,24 @@ impl Request {
         let encoded = serde_json::to_value(&call);
         let call_value =
             encoded.map_err(|e| TmError::Unwritable { step: name.clone(), why: e.to_string() })?;
-        let long = copies(&call);
-        let deadline = if long { settings.copy_deadline } else { settings.short_deadline };
+        let time = Time::of(&call);
+        let deadline = if time == Time::Short { settings.short_deadline } else { settings.copy_deadline };
         let work = Work::Transfer { call: call_value, inputs: Vec::new() };
         let step = Step::new(name, place, work, deadline);
-        Ok(Transfer { steps: vec![if long { step.long() } else { step }], inputs: BTreeMap::new() })
+        Ok(Transfer {
+            steps: vec![if time == Time::Copy { step.long() } else { step }],
+            inputs: BTreeMap::new(),
+        })
     }
 
     fn call(&self, front: &Front, settings: &TmSettings) -> Result<Call, TmError> {
+        match self.store {
+            Store::Files => self.file_call(front, settings),
+            Store::Ceph => self.volume_call(front, settings),
+        }
+    }
+
+    fn file_call(&self, front: &Front, settings: &TmSettings) -> Result<Call, TmError> {
         let nothing = |reason: &str| Ok(Call::Nothing { reason: reason.to_owned() });
         Ok(Call::Datastore(match self.verb {
             Verb::Cp => self.import(front)?,
@@ -117,12 +129,10 @@ impl Request {
 
     fn copy(&self) -> Result<DatastoreCall, TmError> {
         let (image, datastore) = (self.document.image()?, &self.document.datastore);
-        if let Some(hosts) = &datastore.source_bridges
-            && *hosts != bridge_list(&datastore.bridges)
-        {
+        if !self.document.source_bridges.is_empty() && self.document.source_bridges != datastore.bridges {
             return Err(TmError::NotYet(format!(
-                "{}: datastore {} has a SOURCE_BRIDGE_LIST; copying an image from one host to another is not built",
-                self.slot, datastore.id
+                "{}: there is a SOURCE_BRIDGE_LIST; copying an image from one host to another is not built",
+                self.slot
             )));
         }
         let stored = self.stored("clone")?;
@@ -137,7 +147,18 @@ impl Request {
 
     fn blank(&self, settings: &TmSettings) -> Result<DatastoreCall, TmError> {
         let image = self.document.image()?;
-        let blank = match &image.fs {
+        let blank = self.blank_of(image, settings)?;
+        Ok(DatastoreCall::Blank {
+            image: self.image()?,
+            size_mb: image.size_mb()?,
+            format: self.stored("mkfs")?,
+            blank,
+        })
+    }
+
+    /// What a new image is to have in it.
+    pub(super) fn blank_of(&self, image: &ImageFacts, settings: &TmSettings) -> Result<Blank, TmError> {
+        Ok(match &image.fs {
             None => Blank::Empty,
             Some(kind) => {
                 let options = settings.file_systems.get(kind).cloned().ok_or_else(|| {
@@ -151,17 +172,11 @@ impl Request {
                 })?;
                 Blank::FileSystem { kind: kind.clone(), options }
             }
-        };
-        Ok(DatastoreCall::Blank {
-            image: self.image()?,
-            size_mb: image.size_mb()?,
-            format: self.stored("mkfs")?,
-            blank,
         })
     }
 
     /// How to find out the size; none where the address says it.
-    fn measure(&self, front: &Front) -> Result<Option<DatastoreCall>, TmError> {
+    pub(super) fn measure(&self, front: &Front) -> Result<Option<DatastoreCall>, TmError> {
         let (path, datastore) = (self.document.image()?.path()?, &self.document.datastore);
         let origin = match Named::read(path)? {
             Named::File(path) => {
@@ -201,17 +216,27 @@ impl Request {
     }
 }
 
-fn bridge_list(hosts: &[HostName]) -> String {
-    hosts.iter().map(HostName::as_str).collect::<Vec<_>>().join(" ")
+/// How long a call may take, and whom it holds up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Time {
+    Short,
+    /// It removes data, as long as that takes; whoever waits for that waits for room.
+    Removal,
+    /// It may copy an image's data.
+    Copy,
 }
 
-/// Whether a call may copy an image's data.
-fn copies(call: &Call) -> bool {
-    use DatastoreCall::{AskSize, Measure, Remove, Usage};
-    match call {
-        Call::Datastore(call) => {
-            !matches!(call, Remove { .. } | Usage { .. } | Measure { .. } | AskSize { .. })
+impl Time {
+    fn of(call: &Call) -> Self {
+        use DatastoreCall::{AskSize, Measure, Remove, Usage, Volume};
+        match call {
+            Call::Datastore(Remove { .. } | Usage { .. } | Measure { .. } | AskSize { .. }) => Time::Short,
+            Call::Datastore(Volume(call)) => match &call.work {
+                ImageWork::Remove { trash: false, .. } => Time::Removal,
+                _ => Time::Copy,
+            },
+            Call::Datastore(_) => Time::Copy,
+            _ => Time::Short,
         }
-        _ => false,
     }
 }

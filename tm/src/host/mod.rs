@@ -36,12 +36,14 @@ mod remove;
 mod resize;
 mod save;
 mod snapshot;
+mod stage;
 mod tool;
 
 pub use call::{Blank, Call, CopyKind, CopyOf, Kept, Layout, LivePart, ProbeOrder, SnapshotOrder};
 pub use datastore::{
     Checksum, DatastoreCall, Dirs, DiskSizes, Exported, Fetch, ImageOrder, Origin, Stored, VmSizes, receive,
 };
+pub(crate) use datastore::{Upload, compare, is_encrypted, kind, pour};
 pub use error::StorageError;
 pub(crate) use live::copy_path;
 
@@ -49,10 +51,11 @@ pub(crate) use copy::{copy_data, next_data};
 pub(crate) use error::During;
 pub(crate) use home::{Datastore, Home, Temporary};
 pub(crate) use image::{ImageFile, Inside};
-pub(crate) use lock::{hold, hold_named};
-pub(crate) use make::fill;
+pub(crate) use lock::{hold, hold_named, images as hold_images};
+pub(crate) use make::{fill, format};
 pub(crate) use move_dir::{ORIGIN, make_relative, retire};
 pub(crate) use remove::remove;
+pub(crate) use stage::Staged;
 pub(crate) use tool::Tool;
 
 use image::Reading;

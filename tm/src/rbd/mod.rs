@@ -16,6 +16,7 @@
 mod clone;
 mod delete;
 mod error;
+mod image;
 mod link;
 mod make;
 mod model;
@@ -37,6 +38,8 @@ use crate::host::{Blank, Datastore, SnapshotOrder, StorageError, Worker, hold_na
 use crate::place::{VmDir, VmFile};
 
 pub use error::RbdError;
+pub(crate) use image::perform as perform_on_image;
+pub use image::{ImageCall, ImageWork, New};
 pub use name::{PoolName, UserName, Volume};
 pub use tool::Cluster;
 

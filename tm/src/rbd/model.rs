@@ -17,6 +17,9 @@ use crate::host::StorageError;
 /// What `rbd info` says of a volume.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(crate) struct Info {
+    /// The cluster's own name for it, which no other volume of the pool ever gets.
+    #[serde(default)]
+    pub id: String,
     /// Bytes.
     pub size: u64,
     /// 2, or 1 for volumes of before 2012.
@@ -191,7 +194,7 @@ fn member(rbd: &Rbd<'_>, role: Role, volume: Volume) -> Result<Option<Member>, S
         Ok((info, snapshots)) => Ok(Some(Member { role, volume, info, snapshots })),
         // A call was killed while it was being made: it has a name and nothing else, and can be removed.
         Err(StorageError::Rbd(error)) if error.is(code::ENOENT) && role == Role::HalfMade => {
-            let info = Info { size: 0, format: 2, data_pool: None, parent: None };
+            let info = Info { id: String::new(), size: 0, format: 2, data_pool: None, parent: None };
             Ok(Some(Member { role, volume, info, snapshots: Vec::new() }))
         }
         // It went since the pool was listed.
@@ -215,7 +218,7 @@ mod tests {
         Member {
             role: base.role(name).unwrap(),
             volume,
-            info: Info { size: 1 << 20, format: 2, data_pool: None, parent },
+            info: Info { id: String::new(), size: 1 << 20, format: 2, data_pool: None, parent },
             snapshots: snapshots.iter().map(snapshot).collect(),
         }
     }

@@ -130,6 +130,11 @@ impl Volume {
         self.followed_by(&format!("-{vm}-{disk}"))
     }
 
+    /// An image.
+    pub fn image(pool: &PoolName, id: u32) -> Self {
+        Volume { pool: pool.clone(), name: format!("one-{id}") }
+    }
+
     /// A VM's disk that has no image.
     pub fn volatile(pool: &PoolName, vm: VmId, disk: u32) -> Self {
         Volume { pool: pool.clone(), name: format!("one-sys-{vm}-{disk}") }
@@ -235,6 +240,11 @@ impl SnapshotName {
             None if text.starts_with(OWN_SNAPSHOT) => SnapshotName::Own(text.to_owned()),
             None => SnapshotName::Other(text.to_owned()),
         }
+    }
+
+    /// The one that a copy of its volume is made from; one for each copy, so that none removes another's.
+    pub(crate) fn for_copy(copy: &Volume) -> Self {
+        SnapshotName::Own(format!("{OWN_SNAPSHOT}for.{}", copy.name()))
     }
 
     /// A new one of our own.

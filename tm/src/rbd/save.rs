@@ -15,7 +15,7 @@ use super::tool::Rbd;
 use crate::host::StorageError;
 
 /// Under this name a volume says what it was made of, itself included: a copy of it has the mark too.
-const MARK: &str = "causeway.saved";
+pub(super) const MARK: &str = "causeway.saved";
 
 pub(super) fn save(
     rbd: &Rbd<'_>,

@@ -47,7 +47,7 @@ pub struct Cluster {
 pub(crate) struct Rbd<'a> {
     cluster: &'a Cluster,
     worker: &'a Worker<'a>,
-    program: &'a Path,
+    pub(super) program: &'a Path,
 }
 
 impl<'a> Rbd<'a> {
@@ -60,12 +60,28 @@ impl<'a> Rbd<'a> {
         self.worker
     }
 
-    fn call(&self, verb: &[&str], on: &str, args: &[&str]) -> Result<Vec<u8>, StorageError> {
+    /// Runs one verb; what it printed.
+    pub(super) fn call(&self, verb: &[&str], on: &str, args: &[&str]) -> Result<Vec<u8>, StorageError> {
         let name = format!("rbd {}", verb.join(" "));
         self.run(self.program, &name, on, [verb, args].concat().as_slice())
     }
 
     fn run(&self, program: &Path, name: &str, on: &str, words: &[&str]) -> Result<Vec<u8>, StorageError> {
+        let ended = self.tool(program, name, on, words).output(self.worker, ANSWER_LIMIT)?;
+        if ended.status.success() {
+            return Ok(ended.out);
+        }
+        let said = ended.err.lines().map(str::trim).rfind(|line| !line.is_empty());
+        // Of one that crashed the last line is nobody's words.
+        let said = said.filter(|_| ended.status.code().is_some());
+        let said =
+            said.map_or_else(|| ended.status.to_string(), |line| line.trim_start_matches("rbd: ").to_owned());
+        let (tool, on) = (name.to_owned(), on.to_owned());
+        Err(RbdError::Tool { tool, on, code: ended.status.code(), said }.into())
+    }
+
+    /// The tool with the words that name the cluster before the others.
+    pub(super) fn tool(&self, program: &Path, name: &str, on: &str, words: &[&str]) -> Tool {
         let mut tool = Tool::named(name, program, Path::new(on));
         let Cluster { conf, user, key } = self.cluster;
         for (option, value) in [
@@ -77,17 +93,8 @@ impl<'a> Rbd<'a> {
                 tool.args([option, value]);
             }
         }
-        let ended = tool.arg(MOUNT_TIMEOUT).args(words).output(self.worker, ANSWER_LIMIT)?;
-        if ended.status.success() {
-            return Ok(ended.out);
-        }
-        let said = ended.err.lines().map(str::trim).rfind(|line| !line.is_empty());
-        // Of one that crashed the last line is nobody's words.
-        let said = said.filter(|_| ended.status.code().is_some());
-        let said =
-            said.map_or_else(|| ended.status.to_string(), |line| line.trim_start_matches("rbd: ").to_owned());
-        let (tool, on) = (name.to_owned(), on.to_owned());
-        Err(RbdError::Tool { tool, on, code: ended.status.code(), said }.into())
+        tool.arg(MOUNT_TIMEOUT).args(words);
+        tool
     }
 
     fn ask<T: DeserializeOwned>(&self, verb: &[&str], on: &str, args: &[&str]) -> Result<T, StorageError> {
@@ -329,7 +336,7 @@ impl<'a> Rbd<'a> {
     }
 }
 
-fn with_data<'w>(data: Option<&'w PoolName>, words: &[&'w str]) -> Vec<&'w str> {
+pub(super) fn with_data<'w>(data: Option<&'w PoolName>, words: &[&'w str]) -> Vec<&'w str> {
     let mut all: Vec<&str> = data.map_or_else(Vec::new, |pool| vec!["--data-pool", pool.as_str()]);
     all.extend_from_slice(words);
     all

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::import::{compare, descriptor, import, named, script};
 use super::upload::is_packed;
-use super::{DatastoreCall, During, Origin, StorageError, Worker};
+use super::{DatastoreCall, During, Origin, StorageError, Worker, rbd};
 
 /// Most bytes of a frame.
 const FRAME: usize = 64 << 10;
@@ -39,9 +39,7 @@ pub(super) fn deliver(
     ssh: &[String],
     worker: &Worker<'_>,
 ) -> Result<String, StorageError> {
-    let DatastoreCall::Import { image, origin, format, opened, sparse } = call else {
-        return Err(refused("only an import can be sent to a host"));
-    };
+    let origin = call.origin().ok_or_else(|| refused("only an import can be sent to a host"))?;
     let (file, checksum) = match origin {
         Origin::File { path, dirs, checksum, .. } => (Some(named(path, dirs)?), checksum),
         Origin::Address { checksum, .. } | Origin::Stream { checksum, .. } => (None, checksum),
@@ -56,13 +54,7 @@ pub(super) fn deliver(
     let promised = checksum.is_some();
     // The sum of what is downloaded is that of the archive; to unpack it on the way would be too early.
     let refuses = promised && matches!(origin, Origin::Address { fetch, .. } if fetch.decompress);
-    let call = DatastoreCall::Import {
-        image: image.clone(),
-        origin: Origin::Stream { checksum, unpacked: refuses },
-        format: *format,
-        opened: *opened,
-        sparse: *sparse,
-    };
+    let call = call.clone().made_of(Origin::Stream { checksum, unpacked: refuses });
     let left = worker.deadline.saturating_duration_since(Instant::now());
     let order = Order { call, deadline_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX) };
     let order = serde_json::to_vec(&order).map_err(|e| refused(&e.to_string()))?;
@@ -197,13 +189,18 @@ pub fn receive(
     let order: Order = serde_json::from_slice(&first).map_err(|e| wrong(&e))?;
     let deadline = Instant::now() + Duration::from_millis(order.deadline_ms.min(30 * 24 * 3_600_000));
     let worker = Worker { locks, qemu_img: "qemu-img".as_ref(), deadline, between };
-    let DatastoreCall::Import { image, origin: origin @ Origin::Stream { .. }, format, opened, sparse } =
-        &order.call
-    else {
-        return Err(wrong(&"another call"));
-    };
     let mut frames = Frames { input, rest: io::Cursor::new(Vec::new()), ended: false };
-    import(image, origin, *format, *opened, *sparse, Some(&mut frames), &worker).map_err(Failure::from)
+    let made = match (order.call.origin(), &order.call) {
+        (
+            Some(origin @ Origin::Stream { .. }),
+            DatastoreCall::Import { image, format, opened, sparse, .. },
+        ) => import(image, origin, *format, *opened, *sparse, Some(&mut frames), &worker),
+        (Some(Origin::Stream { .. }), DatastoreCall::Volume(call)) => {
+            rbd::perform_on_image(call, Some(&mut frames), &worker)
+        }
+        _ => return Err(wrong(&"another call")),
+    };
+    made.map_err(Failure::from)
 }
 
 fn frame(input: &mut impl Read) -> io::Result<Vec<u8>> {

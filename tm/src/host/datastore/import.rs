@@ -246,7 +246,7 @@ pub(super) fn script(by: &Fetch, address: &str, decompress: bool) -> Tool {
 }
 
 /// Writes a stream into a new file; what is zero is left out. How many bytes came.
-fn pour(pipe: &mut (impl Read + ?Sized), into: &File, sparse: bool) -> std::io::Result<u64> {
+pub(crate) fn pour(pipe: &mut (impl Read + ?Sized), into: &File, sparse: bool) -> std::io::Result<u64> {
     let mut buffer = vec![0; GRAIN];
     let mut at: u64 = 0;
     loop {
@@ -270,7 +270,7 @@ fn pour(pipe: &mut (impl Read + ?Sized), into: &File, sparse: bool) -> std::io::
     }
 }
 
-pub(super) fn compare(wanted: &Checksum, file: &File, path: &Path) -> Result<(), StorageError> {
+pub(crate) fn compare(wanted: &Checksum, file: &File, path: &Path) -> Result<(), StorageError> {
     let (wanted, found) = match wanted {
         Checksum::Md5(sum) => (sum, sum_of::<Md5>(file)),
         Checksum::Sha1(sum) => (sum, sum_of::<Sha1>(file)),

@@ -6,6 +6,7 @@ use causeway_core::locks::Mode;
 
 use super::{Datastore, During, Home, StorageError, Temporary, Tool, Worker, lock, make, remove, snapshot};
 use crate::place::Image;
+use crate::rbd;
 use crate::store::file::MIB;
 use crate::store::header::Header;
 
@@ -24,6 +25,8 @@ pub use call::{
     Checksum, DatastoreCall, Dirs, DiskSizes, Exported, Fetch, ImageOrder, Origin, Stored, VmSizes,
 };
 pub use deliver::receive;
+pub(crate) use import::{compare, pour};
+pub(crate) use upload::{Upload, is_encrypted, kind};
 
 /// Performs one call; what it prints.
 ///
@@ -47,6 +50,7 @@ pub(super) fn perform(call: &DatastoreCall, worker: &Worker<'_>) -> Result<Strin
             quiet(publish(made, image, &folder, worker))
         }
         DatastoreCall::Remove { image } => quiet(removal::remove_image(image, worker)),
+        DatastoreCall::Volume(call) => rbd::perform_on_image(call, None, worker),
         DatastoreCall::Measure { origin } => measure::measure(origin),
         DatastoreCall::AskSize { address } => measure::ask(address, worker),
         DatastoreCall::Usage { datastore, disks } => usage::usage(datastore, *disks),

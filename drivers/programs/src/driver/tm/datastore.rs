@@ -132,7 +132,7 @@ async fn answer(
     host: Option<&HostName>,
     config: &Config<TmOptions>,
 ) -> Result<String, Failure> {
-    let answer = request.answer(output, host)?;
+    let answer = request.answer(output, host, &config.transfer_settings())?;
     if !answer.sizes.is_empty()
         && let Err(failure) = tell(&answer.sizes, config).await
     {
