@@ -274,21 +274,41 @@ fn a_system_datastore_and_its_disks_are_told() {
     // When they are not wanted, nothing is sent; when they can't be, the datastore is told of all the same.
     monitord.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
     stage.done("tm/qcow2/monitor", "100", &document(0));
-    fs::write(&conf, "NETWORK = [ PUBKEY = \"/etc/one/key\" ]\n").unwrap();
+    let key = stage.front_end.etc().join("monitord.pub");
+    let named = |port: u16| format!("NETWORK = [ PORT = {port}, PUBKEY = \"{}\" ]\n", key.display());
+    fs::write(&conf, named(port)).unwrap();
     let output = stage.run("tm/qcow2/monitor", "100", &document(1));
     assert!(output.status.success());
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("WARN: monitord was not told of disks"), "{said}");
+    assert!(said.contains(&format!("PUBKEY {}", key.display())), "{said}");
     assert!(monitord.recv(&mut datagram).is_err());
+    // With the key, only monitord can read it.
+    let own = stage.front_end.etc().join("monitord.key").display().to_string();
+    tool("openssl", &["genrsa", "-out", &own, "2048"]);
+    tool("openssl", &["rsa", "-in", &own, "-RSAPublicKey_out", "-out", &key.display().to_string()]);
+    stage.done("tm/qcow2/monitor", "100", &document(1));
+    let length = monitord.recv(&mut datagram).unwrap();
+    let text = String::from_utf8(datagram[..length].to_vec()).unwrap();
+    let payload = text.strip_prefix("MONITOR_VM SUCCESS -1 0 ").unwrap();
+    let sealed = inflated(&causeway_core::document::decode(payload.as_bytes()).unwrap());
+    let block = stage.front_end.etc().join("block").display().to_string();
+    fs::write(&block, sealed).unwrap();
+    let read = tool("openssl", &["pkeyutl", "-decrypt", "-inkey", &own, "-in", &block]);
+    assert!(read.starts_with("VM=[ID=41, MONITOR=\""), "{read}");
 }
 
 /// By Python, so that it is not our packer that says whether it packs right.
 fn unpack(bytes: &[u8]) -> String {
+    String::from_utf8(inflated(bytes)).unwrap()
+}
+
+fn inflated(bytes: &[u8]) -> Vec<u8> {
     use std::io::Write;
     let script = "import sys, zlib; sys.stdout.buffer.write(zlib.decompress(sys.stdin.buffer.read()))";
     let mut python = Command::new("python3");
     let mut python =
         python.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     python.stdin.take().unwrap().write_all(bytes).unwrap();
-    String::from_utf8(python.wait_with_output().unwrap().stdout).unwrap()
+    python.wait_with_output().unwrap().stdout
 }

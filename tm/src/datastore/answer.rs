@@ -8,7 +8,7 @@ use causeway_core::document::tree::{Element, Node, Text};
 use causeway_core::names::HostName;
 use flate2::{Compression, write::ZlibEncoder};
 
-use super::{Request, Store, Verb, source};
+use super::{PublicKey, Request, Store, Verb, source};
 use crate::TmSettings;
 use crate::host::{Exported, VmSizes};
 
@@ -112,8 +112,8 @@ fn usage(text: &str) -> Option<Vec<&str>> {
 /// The datagrams that tell monitord of the disks of VMs (contract TM 3.1).
 ///
 /// # Errors
-/// Packing into memory failed, which it does not.
-pub fn datagrams(vms: &[VmSizes]) -> std::io::Result<Vec<String>> {
+/// Packing into memory failed, which it does not; there are no random bytes for a key's padding.
+pub fn datagrams(vms: &[VmSizes], key: Option<&PublicKey>) -> std::io::Result<Vec<String>> {
     let mut texts = vec![String::new()];
     for vm in vms {
         let one = line(vm);
@@ -123,7 +123,7 @@ pub fn datagrams(vms: &[VmSizes]) -> std::io::Result<Vec<String>> {
         }
     }
     let filled = texts.into_iter().filter(|text| !text.is_empty());
-    filled.map(|text| Ok(format!("MONITOR_VM SUCCESS -1 0 {}", packed(&text)?))).collect()
+    filled.map(|text| Ok(format!("MONITOR_VM SUCCESS -1 0 {}", packed(&text, key)?))).collect()
 }
 
 fn line(vm: &VmSizes) -> String {
@@ -138,9 +138,13 @@ fn line(vm: &VmSizes) -> String {
     format!("VM=[ID={}, MONITOR=\"{}\"]\n", vm.vm, encode(inner.as_bytes()))
 }
 
-fn packed(text: &str) -> std::io::Result<String> {
+/// Encrypted before it is packed, as monitord takes it apart.
+fn packed(text: &str, key: Option<&PublicKey>) -> std::io::Result<String> {
     let mut packer = ZlibEncoder::new(Vec::new(), Compression::best());
-    packer.write_all(text.as_bytes())?;
+    match key {
+        Some(key) => packer.write_all(&key.seal(text.as_bytes())?)?,
+        None => packer.write_all(text.as_bytes())?,
+    }
     Ok(encode(&packer.finish()?))
 }
 
@@ -165,14 +169,14 @@ mod tests {
     #[test]
     fn monitord_is_told_of_every_disk_and_snapshot() {
         let disk = DiskSizes { id: 12, size_mb: 7, snapshots: [(0, 3), (10, 4)].into() };
-        let told = datagrams(&[VmSizes { vm: VmId(41), disks: vec![disk] }]).unwrap();
+        let told = datagrams(&[VmSizes { vm: VmId(41), disks: vec![disk] }], None).unwrap();
         let text = unpacked(&told[0]);
         let inner = text.strip_prefix("VM=[ID=41, MONITOR=\"").unwrap().strip_suffix("\"]\n").unwrap();
         assert_eq!(
             String::from_utf8(decode(inner.as_bytes()).unwrap()).unwrap(),
             "DISK_SIZE=[ID=12,SIZE=7]\nSNAPSHOT_SIZE=[ID=0,DISK_ID=12,SIZE=3]\nSNAPSHOT_SIZE=[ID=10,DISK_ID=12,SIZE=4]\n"
         );
-        assert_eq!(datagrams(&[]).unwrap(), [""; 0]);
+        assert_eq!(datagrams(&[], None).unwrap(), [""; 0]);
     }
 
     proptest! {
@@ -183,7 +187,7 @@ mod tests {
                 vm: VmId(vm),
                 disks: (0..disks).map(|id| DiskSizes { id, size_mb: 9, snapshots: [(1, 2)].into() }).collect(),
             };
-            let told = datagrams(&(0..count).map(of).collect::<Vec<_>>()).unwrap();
+            let told = datagrams(&(0..count).map(of).collect::<Vec<_>>(), None).unwrap();
             prop_assert!(told.iter().all(|datagram| datagram.len() < 65_000));
             let all: String = told.iter().map(|datagram| unpacked(datagram)).collect();
             prop_assert_eq!(all.matches("VM=[ID=").count(), usize::try_from(count).unwrap());

@@ -14,6 +14,7 @@ mod bridge;
 mod document;
 mod monitord;
 mod plan;
+mod seal;
 mod source;
 mod volumes;
 
@@ -29,6 +30,7 @@ pub use answer::{Answer, datagrams};
 pub use bridge::{Hosts, choose};
 pub use monitord::Monitord;
 pub use plan::Front;
+pub use seal::PublicKey;
 
 /// What an action of a datastore is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

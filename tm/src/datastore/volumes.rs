@@ -67,13 +67,14 @@ impl Request {
             Verb::Mkfs if self.document.image()?.is_save_as() => {
                 let reason = "only a name is chosen: a disk will be saved under it".to_owned();
                 // What it would be refused for then is better refused now.
-                self.new(settings)?;
+                self.registration(settings)?;
                 return Ok(Call::Nothing { reason });
             }
             Verb::Cp => self.import_volume(front, settings)?,
-            Verb::Clone => {
-                ImageWork::Copy { original: self.document.image()?.volume("PATH")?, new: self.new(settings)? }
-            }
+            Verb::Clone => ImageWork::Copy {
+                original: self.document.image()?.volume("PATH")?,
+                new: self.registration(settings)?,
+            },
             Verb::Mkfs => self.make_volume(settings)?,
             Verb::Rm if !self.document.image()?.has_source() => {
                 // What a `cp` made whose end nobody learnt of.
@@ -94,7 +95,7 @@ impl Request {
         Ok(Call::Datastore(DatastoreCall::Volume(Box::new(ImageCall { cluster, image, work }))))
     }
 
-    fn new(&self, settings: &TmSettings) -> Result<New, TmError> {
+    fn registration(&self, settings: &TmSettings) -> Result<New, TmError> {
         let (ceph, object) = (&self.document.datastore.ceph, self.object());
         ceph.check_format(&object, &settings.ceph.format)?;
         Ok(New { registered: self.document.image()?.registered()?, data_pool: ceph.data_pool(&object)? })
@@ -110,7 +111,12 @@ impl Request {
             other => other,
         };
         let unpack = !datastore.no_decompress.unwrap_or(false);
-        Ok(ImageWork::Import { origin, unpack, staging: self.staging(settings)?, new: self.new(settings)? })
+        Ok(ImageWork::Import {
+            origin,
+            unpack,
+            staging: self.staging(settings)?,
+            new: self.registration(settings)?,
+        })
     }
 
     fn make_volume(&self, settings: &TmSettings) -> Result<ImageWork, TmError> {
@@ -119,7 +125,7 @@ impl Request {
             size_mb: image.size_mb()?,
             blank: self.blank_of(image, settings)?,
             staging: self.staging(settings)?,
-            new: self.new(settings)?,
+            new: self.registration(settings)?,
         })
     }
 

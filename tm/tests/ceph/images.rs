@@ -6,7 +6,7 @@ use std::process::Command;
 use causeway_core::answer::Failure;
 use serde_json::{Value, json};
 
-use super::{MIB, Stage};
+use super::Stage;
 
 /// When all images of these tests were registered.
 pub const REGISTERED: u64 = 1_795_195_882;
@@ -110,8 +110,8 @@ impl Stage {
 
     /// An upload of four MiB as it would be shown of a volume, `aaaa`.
     pub fn upload() -> Vec<u8> {
-        let mut bytes = vec![0; 4 * MIB as usize];
-        for mib in bytes.chunks_mut(MIB as usize) {
+        let mut bytes = vec![0; 4 << 20];
+        for mib in bytes.chunks_mut(1 << 20) {
             mib[..4096].fill(b'a');
         }
         bytes

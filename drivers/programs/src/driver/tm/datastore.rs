@@ -13,7 +13,7 @@ use causeway_core::journal::Journal;
 use causeway_core::names::{HostName, RequestId, VmId};
 use causeway_core::plan::{Answer, Plan, Slot};
 use causeway_core::protocol::{Severity, TmOptions};
-use causeway_tm::datastore::{Front, Monitord, Request, choose, datagrams};
+use causeway_tm::datastore::{Front, Monitord, PublicKey, Request, choose, datagrams};
 use causeway_tm::host::VmSizes;
 use tokio::net::UdpSocket;
 
@@ -145,13 +145,16 @@ async fn answer(
 /// Tells monitord how much room the disks of VMs take.
 async fn tell(sizes: &[VmSizes], config: &Config<TmOptions>) -> Result<(), Failure> {
     let monitord = Monitord::parse(&config.monitord_conf()?)?;
-    if monitord.encrypted {
-        return Err(Failure::new(Kind::NotBuilt, "monitord.conf has a PUBKEY, and encrypting is not built"));
-    }
+    let key = monitord.key.as_deref().map(|path| {
+        let text = std::fs::read_to_string(path);
+        let unread = |e| Failure::new(Kind::HostState, e).context(format!("PUBKEY {}", path.display()));
+        text.map_err(unread).and_then(|text| PublicKey::parse(&text))
+    });
+    let key = key.transpose()?;
     let broken = |e: std::io::Error| Failure::new(Kind::HostState, e).context(monitord.address);
     let any = if monitord.address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let socket = UdpSocket::bind(any).await.map_err(broken)?;
-    for datagram in datagrams(sizes).map_err(broken)? {
+    for datagram in datagrams(sizes, key.as_ref()).map_err(broken)? {
         socket.send_to(datagram.as_bytes(), monitord.address).await.map_err(broken)?;
     }
     Ok(())
