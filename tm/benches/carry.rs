@@ -25,7 +25,7 @@ fn main() -> Result<()> {
             let end = if word == End::Source.word() { End::Source } else { End::Destination };
             let deadline = Instant::now();
             let (locks, qemu_img) = (Path::new(locks), Path::new("qemu-img"));
-            let worker = Worker { locks, qemu_img, deadline, between: &|_| {} };
+            let worker = Worker { qemu_img, ..Worker::new(locks, deadline) };
             serve(end, std::io::stdin(), std::io::stdout(), &worker)?;
             let status = fs::read_to_string("/proc/self/status")?;
             let peak = status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or_default();
@@ -211,7 +211,7 @@ impl Bench {
         let deadline = Instant::now() + Duration::from_secs(3600);
         let here = |end| self.at(if end == End::Source { "locks1" } else { "locks2" });
         let locks = here(runs_at);
-        let worker = Worker { locks: &locks, qemu_img: Path::new("qemu-img"), deadline, between: &|_| {} };
+        let worker = Worker::new(&locks, deadline);
         let far = format!(
             "exec {} {} {}",
             std::env::current_exe()?.display(),

@@ -1,6 +1,5 @@
 //! How long a context image takes, from the call to its place in the VM's directory. It is in the way of every DEPLOY.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use causeway_tm::host::{Call, Worker, perform};
@@ -20,8 +19,7 @@ fn context(criterion: &mut Criterion) {
     criterion.bench_function("context of 2 kB", |bencher| {
         bencher.iter(|| {
             let deadline = Instant::now() + Duration::from_secs(10);
-            let worker =
-                Worker { locks: &locks, qemu_img: Path::new("qemu-img"), deadline, between: &|_| {} };
+            let worker = Worker::new(&locks, deadline);
             assert!(perform(&call, &inputs, &worker).is_ok());
         });
     });

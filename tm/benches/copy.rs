@@ -112,7 +112,7 @@ fn ours(root: &Path) -> io::Result<()> {
     let call: Call = serde_json::from_value(call).map_err(io::Error::other)?;
     let locks: PathBuf = root.join("locks");
     let deadline = Instant::now() + Duration::from_secs(3600);
-    let worker = Worker { locks: &locks, qemu_img: Path::new("qemu-img"), deadline, between: &|_| {} };
+    let worker = Worker::new(&locks, deadline);
     perform(&call, &[], &worker).map_err(io::Error::other)?;
     let status = std::fs::read_to_string("/proc/self/status")?;
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("?");

@@ -16,6 +16,7 @@ pub mod facts;
 pub mod front;
 pub mod host;
 mod iso;
+mod pace;
 pub mod place;
 pub mod plan;
 pub mod rbd;

@@ -437,12 +437,10 @@ fn a_device_is_refused_by_name_and_a_limit_is_kept() {
 fn a_greeting_is_named_and_a_silent_end_is_given_up() {
     use causeway_tm::carry::{Courier, carry};
     let pair = Pair::new();
-    let worker = causeway_tm::host::Worker {
-        locks: &pair.source.locks,
-        qemu_img: Path::new("qemu-img"),
-        deadline: std::time::Instant::now() + Duration::from_secs(1),
-        between: &|_| {},
-    };
+    let worker = causeway_tm::host::Worker::new(
+        &pair.source.locks,
+        std::time::Instant::now() + Duration::from_secs(1),
+    );
     let say = |script: &'static str| {
         let courier = Courier {
             worker: &worker,

@@ -10,9 +10,9 @@ use causeway_core::names::HostName;
 use causeway_core::plan::Input;
 use causeway_core::protocol::Severity;
 use causeway_core::reach::resident::Ssh;
-use causeway_core::settings::Causeway;
+use causeway_core::settings::{Causeway, Copies};
 use causeway_tm::carry::{Courier, End, PAUSES, carry};
-use causeway_tm::host::{Call, Worker, perform};
+use causeway_tm::host::{Call, Copying, Idle, Worker, perform};
 use serde::{Deserialize, Serialize};
 
 use crate::driver::config::quoted;
@@ -47,6 +47,21 @@ impl Away {
     }
 }
 
+/// How a child copies images, as this machine's admin wants it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pace {
+    bytes_per_second: Option<u64>,
+    idle: bool,
+}
+
+impl Pace {
+    /// As the settings say.
+    pub fn of(causeway: &Causeway) -> Self {
+        let Copies { bandwidth, idle } = causeway.copy;
+        Pace { bytes_per_second: (bandwidth > 0).then_some(u64::from(bandwidth) << 20), idle }
+    }
+}
+
 /// One call.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Transfer {
@@ -58,13 +73,15 @@ pub struct Transfer {
     deadline_ms: u64,
     /// To other hosts.
     away: Away,
+    /// On this one.
+    pace: Pace,
 }
 
 impl Transfer {
     /// A call that may take so long.
-    pub fn new(call: serde_json::Value, inputs: Vec<Input>, deadline: Duration, away: Away) -> Self {
+    pub fn new(call: serde_json::Value, inputs: Vec<Input>, deadline: Duration, causeway: &Causeway) -> Self {
         let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
-        Transfer { call, inputs, deadline_ms, away }
+        Transfer { call, inputs, deadline_ms, away: Away::of(causeway), pace: Pace::of(causeway) }
     }
 
     /// Does it, in this process; its locks lie below `state`, and `log` is the VM's.
@@ -75,12 +92,10 @@ impl Transfer {
         let wrong = |e: serde_json::Error| Failure::new(Kind::Bug, format!("transfer call: {e}"));
         let call = serde_json::from_value(self.call).map_err(wrong)?;
         let inputs: Vec<Vec<u8>> = self.inputs.into_iter().map(|input| input.0.to_vec()).collect();
-        let worker = Worker {
-            locks: &state.join("locks"),
-            qemu_img: Path::new("qemu-img"),
-            deadline: Instant::now() + Duration::from_millis(self.deadline_ms),
-            between: &|_| {},
-        };
+        let locks = state.join("locks");
+        let deadline = Instant::now() + Duration::from_millis(self.deadline_ms);
+        let copying = Copying { bytes_per_second: self.pace.bytes_per_second, log };
+        let worker = Worker { copying, ..Worker::new(&locks, deadline) };
         match &call {
             Call::CarryDir(order) => {
                 let reach = |host: &HostName, end| self.away.start(host, end);
@@ -88,7 +103,10 @@ impl Transfer {
                 carry(order, &courier)?;
                 Ok(String::new())
             }
-            call => perform(call, &inputs, &worker),
+            call => {
+                let _idle = self.pace.idle.then(Idle::begin);
+                perform(call, &inputs, &worker)
+            }
         }
     }
 }
@@ -98,12 +116,8 @@ impl Transfer {
 /// # Errors
 /// What it failed of, which the end that started it was told.
 pub fn serve_carry(end: End, state: &Path) -> Result<(), Failure> {
-    let worker = Worker {
-        locks: &state.join("locks"),
-        qemu_img: Path::new("qemu-img"),
-        deadline: Instant::now(),
-        between: &|_| {},
-    };
+    let locks = state.join("locks");
+    let worker = Worker::new(&locks, Instant::now());
     Ok(causeway_tm::carry::serve(end, std::io::stdin(), std::io::stdout(), &worker)?)
 }
 

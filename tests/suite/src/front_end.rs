@@ -13,15 +13,20 @@ use crate::error::SuiteError;
 use crate::oned::Nest;
 use crate::programs::program;
 
+mod ear;
 mod slots;
 mod sshd;
 
+pub use ear::Ear;
 pub use slots::{Answer, Call, Event, Site};
 use sshd::Sshd;
 
 /// `kvmrc` of hosts whose libvirt is not there: what a script of somebody else's says is then all there is to know of a
 /// guest, as it was for the stock driver when it was recorded.
 pub const NO_LIBVIRT: &str = "qemu:///system?socket=/nonexistent/libvirt-sock";
+
+/// `causeway.toml` of the hosts.
+const HOST_SETTINGS: &str = "hosts/causeway.toml";
 
 /// A front-end and its hosts.
 pub struct FrontEnd {
@@ -77,8 +82,9 @@ impl FrontEnd {
         );
         write(&root.join("one/etc/causeway.toml"), &ours)?;
         let host = format!(
-            "#!/bin/sh\nCAUSEWAY_STATE={} exec {} \"$@\"\n",
+            "#!/bin/sh\nCAUSEWAY_STATE={} CAUSEWAY_SETTINGS={} exec {} \"$@\"\n",
             here("state"),
+            here(HOST_SETTINGS),
             program("causeway-host")?.display()
         );
         write_script(&root.join("libexec/causeway-host"), &host)?;
@@ -119,6 +125,14 @@ impl FrontEnd {
         let path = self.etc().join("causeway.toml");
         let old = fs::read_to_string(&path).map_err(SuiteError::io(path.display().to_string()))?;
         write(&path, &format!("{old}{text}\n"))
+    }
+
+    /// Writes our own settings of the hosts.
+    ///
+    /// # Errors
+    /// The file can't be written.
+    pub fn configure_hosts(&self, text: &str) -> Result<(), SuiteError> {
+        write(&self.root().join(HOST_SETTINGS), text)
     }
 
     /// A text that was recorded where the front-end has its usual directories, as it reads here.

@@ -64,12 +64,8 @@ fn fuzz_receiver() {
             let _ = ours.shutdown(Shutdown::Write);
             let _ = std::io::copy(&mut &ours, &mut std::io::sink());
         });
-        let worker = Worker {
-            locks: &dir.path().join("locks"),
-            qemu_img: Path::new("/nonexistent"),
-            deadline: Instant::now(),
-            between: &|_| {},
-        };
+        let locks = dir.path().join("locks");
+        let worker = Worker { qemu_img: Path::new("/nonexistent"), ..Worker::new(&locks, Instant::now()) };
         let served = serve(End::Destination, &theirs, &theirs, &worker);
         drop(theirs);
         assert!(writer.join().is_ok());

@@ -18,8 +18,8 @@ use causeway_suite::request::Request;
 
 #[path = "transfer/carry.rs"]
 mod carry;
-#[path = "transfer/ear.rs"]
-mod ear;
+#[path = "transfer/copies.rs"]
+mod copies;
 #[path = "transfer/stage.rs"]
 mod stage;
 use stage::{Stage, TM, begun, ends, ok, put, recorded, tool};

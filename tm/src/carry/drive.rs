@@ -12,12 +12,12 @@ use causeway_core::protocol::Severity;
 use super::error::CarryError;
 use super::frame::{FrameError, Say, VERSION};
 use super::order::{Carry, End};
-use super::pace::{Progress, size};
 use super::receive::receive;
 use super::send::send;
 use super::wire::{LEASE, Link};
 use super::{Ended, Told};
-use crate::host::Worker;
+use crate::host::{Idle, Worker};
+use crate::pace::{Progress, size};
 
 /// How long to wait before each new try when a connection was cut. Bytes that came through give all of them back.
 pub const PAUSES: [Duration; 5] = [
@@ -304,32 +304,5 @@ impl Teller<'_> {
             }
         };
         (self.courier.log)(Severity::Info, &text);
-    }
-}
-
-/// The disk is this thread's when nobody else wants it; for as long as the value lives.
-struct Idle;
-
-impl Idle {
-    fn begin() -> Self {
-        Idle::set("3");
-        Idle
-    }
-
-    /// The kernel has a call for it that no safe interface reaches; `ionice` comes with the system's base.
-    fn set(class: &str) {
-        // The thread that copies is the process's first.
-        let process = std::process::id().to_string();
-        let mut command = Command::new("ionice");
-        command.args(["-c", class, "-p", &process]).stdin(Stdio::null()).stdout(Stdio::null());
-        if !command.stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
-            tracing::warn!(class, "ionice: the disk's priority is as it was");
-        }
-    }
-}
-
-impl Drop for Idle {
-    fn drop(&mut self) {
-        Idle::set("0");
     }
 }

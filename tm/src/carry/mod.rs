@@ -37,7 +37,7 @@ mod error;
 pub mod frame;
 mod grains;
 mod order;
-mod pace;
+mod pack;
 mod receive;
 mod send;
 mod tree;
@@ -47,7 +47,7 @@ mod wire;
 pub use drive::{Courier, PAUSES, carry, serve};
 pub use error::CarryError;
 pub use order::{Carry, End, Manner, Spot, turn_to};
-pub use pace::pays;
+pub use pack::pays;
 
 /// How a move ended well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

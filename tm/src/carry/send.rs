@@ -7,11 +7,12 @@ use super::error::CarryError;
 use super::frame::{Frame, FrameError, Say, There};
 use super::grains::{Broken, SEGMENT, Segment, Whole, runs, segments};
 use super::order::Carry;
-use super::pace::{Limit, Packer};
+use super::pack::Packer;
 use super::walk::{self, Entry, Summary, summary, walk};
 use super::wire::Link;
 use super::{Ended, Note, Told};
 use crate::host::{Datastore, During, Home, Worker, hold, make_relative, remove, retire};
+use crate::pace::Limit;
 use crate::place::TEMPORARY;
 
 /// Gives the directory away.

@@ -4,25 +4,31 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
 
 use rustix::fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek};
 use rustix::io::Errno;
+
+use super::{Meter, Worker};
 
 /// Bytes that one call moves: memory stays small and the next call sees a deadline soon.
 const BLOCK: usize = 1 << 20;
 /// Bytes that are looked at for zeros where a file system does not tell where holes are.
 const GRAIN: usize = 64 << 10;
-/// Bytes that the kernel is asked to move at once.
-const RANGE: usize = 64 << 20;
 
 /// Makes `to`, a new file, hold the first `length` bytes of `from`, all that it has.
 ///
 /// # Errors
 /// What the kernel says; [`io::ErrorKind::InvalidData`] if the file has another length by now.
-pub(crate) fn copy_data(from: &File, to: &File, length: u64) -> io::Result<()> {
+pub(crate) fn copy_data(from: (&Path, &File), to: &File, length: u64, worker: &Worker<'_>) -> io::Result<()> {
+    let (path, from) = from;
     match ioctl_ficlone(to, from) {
         Ok(()) => {}
-        Err(e) if unsupported(e) => copy_extents(from, to, length)?,
+        Err(e) if unsupported(e) => {
+            let allocated = from.metadata()?.blocks().saturating_mul(512);
+            let mut meter = Meter::new(worker, path, allocated.min(length));
+            copy_extents(from, to, length, &mut meter)?;
+        }
         Err(e) => return Err(e.into()),
     }
     if from.metadata()?.len() == length {
@@ -32,7 +38,7 @@ pub(crate) fn copy_data(from: &File, to: &File, length: u64) -> io::Result<()> {
     }
 }
 
-fn copy_extents(from: &File, to: &File, length: u64) -> io::Result<()> {
+fn copy_extents(from: &File, to: &File, length: u64, meter: &mut Meter<'_>) -> io::Result<()> {
     to.set_len(length)?;
     // A file whose blocks are fewer than its bytes has holes. Where the file system does not tell them, only reading
     // finds them, and a copy inside the kernel would fill them.
@@ -41,8 +47,8 @@ fn copy_extents(from: &File, to: &File, length: u64) -> io::Result<()> {
     while let Some((start, end)) = next_data(from, at, length)? {
         let told = start > 0 || end < length;
         let by_hand = !told && allocated < length;
-        if by_hand || !copy_in_kernel(from, to, start, end)? {
-            copy_blocks(from, to, start, end)?;
+        if by_hand || !copy_in_kernel(from, to, (start, end), meter)? {
+            copy_blocks(from, to, (start, end), meter)?;
         }
         at = end;
     }
@@ -76,14 +82,19 @@ pub(crate) fn next_data(from: &File, at: u64, length: u64) -> io::Result<Option<
 }
 
 /// Has the kernel copy an extent; `false` if it can't, and what it did copy will be copied again.
-fn copy_in_kernel(from: &File, to: &File, start: u64, end: u64) -> io::Result<bool> {
+fn copy_in_kernel(
+    from: &File,
+    to: &File,
+    (start, end): (u64, u64),
+    meter: &mut Meter<'_>,
+) -> io::Result<bool> {
     let (mut source, mut target) = (start, start);
     while source < end {
-        let left = usize::try_from(end - source).unwrap_or(RANGE).min(RANGE);
+        let left = usize::try_from(end - source).unwrap_or(usize::MAX).min(meter.most());
         match copy_file_range(from, Some(&mut source), to, Some(&mut target), left) {
             // Some kernels say so before the end of a file; the plain way finds out what is true.
             Ok(0) => return Ok(false),
-            Ok(_) => {}
+            Ok(moved) => meter.moved(moved),
             Err(Errno::INTR) => {}
             Err(e) if unsupported(e) => return Ok(false),
             Err(e) => return Err(e.into()),
@@ -93,11 +104,11 @@ fn copy_in_kernel(from: &File, to: &File, start: u64, end: u64) -> io::Result<bo
 }
 
 /// Copies an extent block by block, and leaves out what is zero: the target is a new file, so it is zero there.
-fn copy_blocks(from: &File, to: &File, start: u64, end: u64) -> io::Result<()> {
+fn copy_blocks(from: &File, to: &File, (start, end): (u64, u64), meter: &mut Meter<'_>) -> io::Result<()> {
     let mut buffer = vec![0; BLOCK];
     let mut at = start;
     while at < end {
-        let left = usize::try_from(end - at).unwrap_or(BLOCK).min(BLOCK);
+        let left = usize::try_from(end - at).unwrap_or(BLOCK).min(BLOCK).min(meter.most());
         let Some(block) = buffer.get_mut(..left) else { return Ok(()) };
         from.read_exact_at(block, at)?;
         for grain in block.chunks(GRAIN) {
@@ -106,6 +117,7 @@ fn copy_blocks(from: &File, to: &File, start: u64, end: u64) -> io::Result<()> {
             }
             at += u64::try_from(grain.len()).unwrap_or(0);
         }
+        meter.moved(left);
     }
     Ok(())
 }
@@ -115,6 +127,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::io::{Read, Seek};
+    use std::time::Instant;
 
     /// A file with data at some places only.
     fn sparse(dir: &std::path::Path, length: u64, places: &[(u64, Vec<u8>)]) -> File {
@@ -143,13 +156,14 @@ mod tests {
             places in proptest::collection::vec((0_u64..3_000_000, proptest::collection::vec(any::<u8>(), 1..5000)), 0..6),
         ) {
             let dir = tempfile::tempdir().unwrap();
+        let worker = Worker::new(Path::new("/"), Instant::now());
             let from = sparse(dir.path(), length, &places);
             let to = File::options().read(true).write(true).create_new(true).open(dir.path().join("to")).unwrap();
-            copy_data(&from, &to, length).unwrap();
+            copy_data((dir.path(), &from), &to, length, &worker).unwrap();
             prop_assert!(content(&from) == content(&to));
             let by_hand = File::options().read(true).write(true).create_new(true).open(dir.path().join("hand")).unwrap();
             by_hand.set_len(length).unwrap();
-            copy_blocks(&from, &by_hand, 0, length).unwrap();
+            copy_blocks(&from, &by_hand, (0, length), &mut Meter::new(&worker, dir.path(), 0)).unwrap();
             prop_assert!(content(&from) == content(&by_hand));
         }
     }
@@ -157,13 +171,14 @@ mod tests {
     #[test]
     fn holes_stay_holes_both_ways() {
         let dir = tempfile::tempdir().unwrap();
+        let worker = Worker::new(Path::new("/"), Instant::now());
         let places = [(0, vec![1; 70_000]), (500 << 20, vec![2; 100_000])];
         let from = sparse(dir.path(), 600 << 20, &places);
         let to = File::create_new(dir.path().join("to")).unwrap();
-        copy_data(&from, &to, 600 << 20).unwrap();
+        copy_data((dir.path(), &from), &to, 600 << 20, &worker).unwrap();
         let by_hand = File::create_new(dir.path().join("hand")).unwrap();
         by_hand.set_len(600 << 20).unwrap();
-        copy_blocks(&from, &by_hand, 0, 600 << 20).unwrap();
+        copy_blocks(&from, &by_hand, (0, 600 << 20), &mut Meter::new(&worker, dir.path(), 0)).unwrap();
         for copy in [to, by_hand] {
             let copy = copy.metadata().unwrap();
             assert_eq!(copy.len(), 600 << 20);
@@ -174,10 +189,14 @@ mod tests {
     #[test]
     fn a_file_that_changes_its_length_is_no_success() {
         let dir = tempfile::tempdir().unwrap();
+        let worker = Worker::new(Path::new("/"), Instant::now());
         let from = sparse(dir.path(), 10_000, &[(0, vec![1; 10_000])]);
         let to = File::create_new(dir.path().join("to")).unwrap();
         for length in [20_000, 5_000] {
-            assert_eq!(copy_data(&from, &to, length).unwrap_err().kind(), io::ErrorKind::InvalidData);
+            assert_eq!(
+                copy_data((dir.path(), &from), &to, length, &worker).unwrap_err().kind(),
+                io::ErrorKind::InvalidData
+            );
         }
     }
 }

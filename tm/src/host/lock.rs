@@ -109,7 +109,7 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     fn worker(locks: &Path, wait: Duration) -> Worker<'_> {
-        Worker { locks, qemu_img: Path::new("qemu-img"), deadline: Instant::now() + wait, between: &|_| {} }
+        Worker::new(locks, Instant::now() + wait)
     }
 
     #[test]

@@ -66,7 +66,7 @@ pub(super) fn build<'a>(
         (true, _) => {
             fill(&plain, size, blank, worker)?;
             let image = home.temporary(name);
-            let mut tool = Tool::qemu_img("convert", &image.path());
+            let mut tool = Tool::convert(&plain.path(), &image.path(), worker);
             tool.args(["-f", "raw", "-O", "qcow2"]).arg(plain.path()).arg(image.path()).run(worker)?;
             worker.at("converted");
             image

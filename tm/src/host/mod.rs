@@ -26,10 +26,12 @@ mod delete;
 mod error;
 mod give_back;
 mod home;
+mod idle;
 mod image;
 mod live;
 mod lock;
 mod make;
+mod meter;
 mod move_dir;
 mod probe;
 mod remove;
@@ -45,7 +47,9 @@ pub use datastore::{
 };
 pub(crate) use datastore::{Upload, compare, is_encrypted, kind, pour};
 pub use error::StorageError;
+pub use idle::Idle;
 pub(crate) use live::copy_path;
+pub use meter::Copying;
 
 pub(crate) use copy::{copy_data, next_data};
 pub(crate) use error::During;
@@ -53,6 +57,7 @@ pub(crate) use home::{Datastore, Home, Temporary};
 pub(crate) use image::{ImageFile, Inside};
 pub(crate) use lock::{hold, hold_named, images as hold_images};
 pub(crate) use make::{fill, format};
+pub(crate) use meter::Meter;
 pub(crate) use move_dir::{ORIGIN, make_relative, retire};
 pub(crate) use remove::remove;
 pub(crate) use stage::Staged;
@@ -72,11 +77,24 @@ pub struct Worker<'a> {
     pub qemu_img: &'a Path,
     /// When to give up. Whoever started the worker kills it soon after.
     pub deadline: Instant,
+    /// How much of this host's disks copies may take.
+    pub copying: Copying<'a>,
     /// Called between any two effects with the name of the point reached; kill tests end the process there.
     pub between: &'a dyn Fn(&'static str),
 }
 
-impl Worker<'_> {
+impl<'a> Worker<'a> {
+    /// One that copies as fast as it can.
+    pub fn new(locks: &'a Path, deadline: Instant) -> Self {
+        Worker {
+            locks,
+            qemu_img: Path::new("qemu-img"),
+            deadline,
+            copying: Copying::default(),
+            between: &|_| {},
+        }
+    }
+
     /// Passes a point between two effects.
     pub(crate) fn at(&self, point: &'static str) {
         tracing::trace!(point);

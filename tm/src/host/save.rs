@@ -102,7 +102,7 @@ impl Disk<'_> {
 }
 
 fn convert(from: &Path, made: &Temporary<'_>, worker: &Worker<'_>) -> Result<(), StorageError> {
-    let mut tool = Tool::qemu_img("convert", from);
+    let mut tool = Tool::convert(from, from, worker);
     // A frozen layer may be open below the one that a guest writes.
     tool.args(["-U", "-f", "qcow2", "-O", "qcow2"]).arg(from).arg(made.path()).run(worker)?;
     worker.at("converted");
@@ -129,7 +129,7 @@ fn copy(from: &Path, made: &Temporary<'_>, worker: &Worker<'_>) -> Result<(), St
     let length = source.metadata().during("look at", from)?.len();
     let copy = made.create(0o666)?;
     worker.at("file made");
-    copy_data(&source, &copy, length).during("copy", from)?;
+    copy_data((from, &source), &copy, length, worker).during("copy", from)?;
     worker.at("data copied");
     copy.sync_all().during("write out", made.path())?;
     worker.at("data on disk");

@@ -1,19 +1,23 @@
 //! One call of a tool (`qemu-img`, `mkfs`): an argument vector, formats always named, both pipes drained, an end at the deadline.
 
 use std::ffi::OsStr;
-use std::io::Read;
+use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::meter::{Meter, allocated};
 use super::{During, StorageError, Worker};
 
 /// Most of a tool's words that are kept, bytes.
 const OUTPUT_LIMIT: u64 = 64 << 10;
+/// How often one hears of a tool that is at work.
+const TICK: Duration = Duration::from_secs(1);
 
 /// A call that is being put together.
 pub(crate) struct Tool {
@@ -25,6 +29,8 @@ pub(crate) struct Tool {
     args: Vec<std::ffi::OsString>,
     /// A status besides 0 that is no failure.
     allowed: Option<i32>,
+    /// What is copied, by a tool that says how far it is.
+    copied: Option<PathBuf>,
 }
 
 impl Tool {
@@ -36,6 +42,7 @@ impl Tool {
             path: path.to_owned(),
             args: Vec::new(),
             allowed: None,
+            copied: None,
         }
     }
 
@@ -47,7 +54,17 @@ impl Tool {
     /// A call of that verb of `qemu-img`.
     pub(crate) fn qemu_img(verb: &str, path: &Path) -> Self {
         let args = vec![verb.into(), "-q".into()];
-        Tool { name: format!("qemu-img {verb}"), program: None, path: path.to_owned(), args, allowed: None }
+        Tool { program: None, args, ..Tool::new(&format!("qemu-img {verb}"), path) }
+    }
+
+    /// A call of `qemu-img convert` that reads `source`, within the admin's limit and with its progress in the VM's log.
+    pub(crate) fn convert(source: &Path, path: &Path, worker: &Worker<'_>) -> Self {
+        let mut args: Vec<std::ffi::OsString> = vec!["convert".into(), "-p".into()];
+        if let Some(rate) = worker.copying.bytes_per_second {
+            args.extend(["-r".into(), rate.to_string().into()]);
+        }
+        let copied = Some(source.to_owned());
+        Tool { program: None, args, copied, ..Tool::new("qemu-img convert", path) }
     }
 
     /// With a status besides 0 that is no failure.
@@ -73,8 +90,21 @@ impl Tool {
     /// # Errors
     /// [`StorageError::Tool`] with its last words, [`StorageError::ToolDeadline`], or that it could not be started.
     pub(crate) fn run(&self, worker: &Worker<'_>) -> Result<(), StorageError> {
-        let (status, out, err) = self.start(worker, |pipe| drain(Some(pipe), OUTPUT_LIMIT))?;
+        if let Some(source) = &self.copied {
+            return self.run_metered(source, worker);
+        }
+        let (status, out, err) = self.start(worker, |pipe| drain(Some(pipe), OUTPUT_LIMIT), &mut || ())?;
         self.judge(status, &[text(&out.unwrap_or_default()), err].concat(), 1)
+    }
+
+    fn run_metered(&self, source: &Path, worker: &Worker<'_>) -> Result<(), StorageError> {
+        let bytes = allocated(source);
+        let mut meter = Meter::new(worker, source, bytes);
+        let far = AtomicU64::new(0);
+        let listen = |pipe| follow(pipe, |hundredths| far.store(hundredths, Ordering::Relaxed));
+        let mut tell = || meter.reached(bytes.saturating_mul(far.load(Ordering::Relaxed)) / 10_000);
+        let (status, _, err) = self.start(worker, listen, &mut tell)?;
+        self.judge(status, &err, 1)
     }
 
     /// Runs it until the worker's deadline, however it ends; of its standard output the first `limit` bytes are kept.
@@ -82,7 +112,7 @@ impl Tool {
     /// # Errors
     /// [`StorageError::ToolDeadline`], or that it could not be started.
     pub(crate) fn output(&self, worker: &Worker<'_>, limit: u64) -> Result<Ended, StorageError> {
-        let (status, out, err) = self.start(worker, |pipe| drain(Some(pipe), limit))?;
+        let (status, out, err) = self.start(worker, |pipe| drain(Some(pipe), limit), &mut || ())?;
         let late = || StorageError::ToolDeadline { tool: self.name.clone(), path: self.path.clone() };
         Ok(Ended { status: status.ok_or_else(late)?, out: out.unwrap_or_default(), err })
     }
@@ -97,7 +127,7 @@ impl Tool {
         worker: &Worker<'_>,
         read: impl FnOnce(ChildStdout) -> std::io::Result<T> + Send,
     ) -> Result<std::io::Result<T>, StorageError> {
-        let (status, read, err) = self.start(worker, read)?;
+        let (status, read, err) = self.start(worker, read, &mut || ())?;
         match read {
             // A full disk ends the reading, and that the tool.
             Some(Err(e)) => Ok(Err(e)),
@@ -106,11 +136,13 @@ impl Tool {
         }
     }
 
-    /// Its status, none at the deadline; what was made of its output; its last words.
+    /// Its status, none at the deadline; what was made of its output; its last words. `tick` is called every now and
+    /// then until it ends.
     fn start<T: Send>(
         &self,
         worker: &Worker<'_>,
         read: impl FnOnce(ChildStdout) -> T + Send,
+        tick: &mut dyn FnMut(),
     ) -> Result<(Option<ExitStatus>, Option<T>, String), StorageError> {
         let program = self.program.as_deref().unwrap_or(worker.qemu_img);
         let mut command = Command::new(program);
@@ -125,7 +157,7 @@ impl Tool {
         let (status, read, said) = std::thread::scope(|scope| {
             let out = scope.spawn(|| stdout.map(read));
             let err = scope.spawn(|| drain(stderr, OUTPUT_LIMIT));
-            let status = wait(&mut child, worker.deadline);
+            let status = wait(&mut child, worker.deadline, tick);
             (status, out.join().ok().flatten(), text(&err.join().unwrap_or_default()))
         });
         Ok((status.during("wait for", program)?, read, said))
@@ -160,7 +192,7 @@ pub(crate) struct Ended {
 }
 
 /// Waits for a child's end; at the deadline it is killed and there is no status.
-fn wait(child: &mut Child, deadline: Instant) -> std::io::Result<Option<ExitStatus>> {
+fn wait(child: &mut Child, deadline: Instant, tick: &mut dyn FnMut()) -> std::io::Result<Option<ExitStatus>> {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let handle = match pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
         Some(Ok(handle)) => handle,
@@ -168,8 +200,10 @@ fn wait(child: &mut Child, deadline: Instant) -> std::io::Result<Option<ExitStat
         _ => return child.wait().map(Some),
     };
     loop {
-        let left = Timespec::try_from(deadline.saturating_duration_since(Instant::now())).ok();
-        match poll(&mut [PollFd::new(&handle, PollFlags::IN)], left.as_ref()) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let pause = Timespec::try_from(left.min(TICK)).ok();
+        match poll(&mut [PollFd::new(&handle, PollFlags::IN)], pause.as_ref()) {
+            Ok(0) if !left.is_zero() => tick(),
             Ok(0) => {
                 child.kill()?;
                 child.wait()?;
@@ -178,6 +212,19 @@ fn wait(child: &mut Child, deadline: Instant) -> std::io::Result<Option<ExitStat
             Ok(_) => return child.wait().map(Some),
             Err(Errno::INTR) => {}
             Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+/// Reads what `qemu-img -p` prints, `(12.34/100%)` again and again, to its end; `heard` is told of every hundredth of a
+/// per cent.
+fn follow(pipe: impl Read, heard: impl Fn(u64)) {
+    let mut words = std::io::BufReader::new(pipe).split(b'/');
+    while let Some(Ok(words)) = words.next() {
+        let number = words.rsplit(|&byte| byte == b'(').next().and_then(|text| str::from_utf8(text).ok());
+        let Some((whole, part)) = number.and_then(|text| text.split_once('.')) else { continue };
+        if let (Ok(whole), Ok(part)) = (whole.parse::<u64>(), part.parse::<u64>()) {
+            heard(whole.saturating_mul(100).saturating_add(part).min(10_000));
         }
     }
 }
@@ -199,10 +246,9 @@ fn text(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn worker(program: &Path, wait: Duration) -> Worker<'_> {
-        Worker { locks: Path::new("/"), qemu_img: program, deadline: Instant::now() + wait, between: &|_| {} }
+        Worker { qemu_img: program, ..Worker::new(Path::new("/"), Instant::now() + wait) }
     }
 
     fn script(dir: &Path, text: &str) -> PathBuf {
@@ -224,6 +270,14 @@ mod tests {
         let program = script(dir.path(), "exit 3");
         let error = Tool::qemu_img("resize", Path::new("/x")).run(&worker(&program, Duration::from_secs(20)));
         assert_eq!(error.unwrap_err().to_string(), "qemu-img resize of /x: exit status: 3");
+    }
+
+    #[test]
+    fn how_far_a_conversion_is() {
+        let heard = std::cell::RefCell::new(Vec::new());
+        let said = b"    (0.00/100%)\r    (7.25/100%)\r(x/100%)(1.2.3/100%)    (100.00/100%)\r\n";
+        follow(&said[..], |far| heard.borrow_mut().push(far));
+        assert_eq!(*heard.borrow(), [0, 725, 10_000]);
     }
 
     #[test]

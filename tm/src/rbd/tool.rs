@@ -362,12 +362,7 @@ mod tests {
         let program = dir.path().join("rbd");
         std::fs::write(&program, format!("#!/bin/sh\n{lines}\n")).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let worker = Worker {
-            locks: dir.path(),
-            qemu_img: Path::new("qemu-img"),
-            deadline: Instant::now() + wait,
-            between: &|_| {},
-        };
+        let worker = Worker::new(dir.path(), Instant::now() + wait);
         let cluster = Cluster {
             conf: Some("/etc/ceph/two.conf".parse().unwrap()),
             user: Some("one".parse().unwrap()),

@@ -27,7 +27,7 @@ pub(crate) fn copy(
     let mode = image.file().metadata().during("look at", &path)?.mode() & 0o777;
     let made = temporary.create(mode)?;
     worker.at("file made");
-    copy_data(image.file(), &made, image.length()).during("copy", &path)?;
+    copy_data((&path, image.file()), &made, image.length(), worker).during("copy", &path)?;
     worker.at("data copied");
     if size > image.length() {
         made.set_len(size).during("grow", temporary.path())?;

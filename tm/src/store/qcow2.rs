@@ -91,7 +91,7 @@ fn make_first(
             tool.run(worker)?;
         }
         None => {
-            let mut tool = Tool::qemu_img("convert", &path);
+            let mut tool = Tool::convert(&source, &path, worker);
             tool.args(["-f", format, "-O", "qcow2"]);
             if !size.sparse {
                 tool.args(["-S", "0"]);

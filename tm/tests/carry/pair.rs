@@ -95,10 +95,8 @@ impl Pair {
         let first = RefCell::new(Some(far));
         let result = {
             let worker = Worker {
-                locks: self.locks(order.runs_at),
-                qemu_img: Path::new("qemu-img"),
-                deadline: Instant::now() + Duration::from_secs(120),
                 between: &|point| passed.borrow_mut().push(point),
+                ..Worker::new(self.locks(order.runs_at), Instant::now() + Duration::from_secs(120))
             };
             let courier = Courier {
                 worker: &worker,
@@ -189,14 +187,12 @@ pub fn serve_far_end() {
     let points = RefCell::new(File::options().append(true).open(variable("CAUSEWAY_TEST_POINTS")).unwrap());
     let (passed, locks) = (RefCell::new(0), PathBuf::from(variable("CAUSEWAY_TEST_LOCKS")));
     let worker = Worker {
-        locks: &locks,
-        qemu_img: Path::new("qemu-img"),
-        deadline: Instant::now(),
         between: &|point| {
             use std::io::Write;
             points.borrow_mut().write_all(format!("{point}\n").as_bytes()).unwrap();
             fatal(&passed);
         },
+        ..Worker::new(&locks, Instant::now())
     };
     let end = serde_json::from_str(&variable("CAUSEWAY_TEST_END")).unwrap();
     fs::write(locks.with_extension("pid"), std::process::id().to_string()).unwrap();
@@ -210,10 +206,8 @@ pub fn run_near_end() {
     let order: Carry = serde_json::from_str(&variable("CAUSEWAY_TEST_ORDER")).unwrap();
     let (passed, locks) = (RefCell::new(0), PathBuf::from(variable("CAUSEWAY_TEST_LOCKS")));
     let worker = Worker {
-        locks: &locks,
-        qemu_img: Path::new("qemu-img"),
-        deadline: Instant::now() + Duration::from_secs(60),
         between: &|_| fatal(&passed),
+        ..Worker::new(&locks, Instant::now() + Duration::from_secs(60))
     };
     let far = PathBuf::from(variable("CAUSEWAY_TEST_FAR"));
     let reach = |_: &HostName, end| far_end(end, &far, Path::new("/dev/null"), NOWHERE);

@@ -289,7 +289,7 @@ impl Stage {
         let call: Call = serde_json::from_value(call.clone()).unwrap();
         let deadline = Instant::now() + wait;
         let locks = self.dir.join("locks");
-        perform(&call, &[], &Worker { locks: &locks, qemu_img: Path::new("qemu-img"), deadline, between })
+        perform(&call, &[], &Worker { between, ..Worker::new(&locks, deadline) })
     }
 
     pub fn perform_at(&self, call: &Value, between: &dyn Fn(&'static str)) -> Result<String, Failure> {

@@ -87,11 +87,7 @@ impl Datastores {
     ) -> Result<String, Failure> {
         let call: Call = serde_json::from_value(call.clone()).unwrap();
         let deadline = Instant::now() + Duration::from_secs(60);
-        perform(
-            &call,
-            inputs,
-            &Worker { locks: &self.locks, qemu_img: Path::new("qemu-img"), deadline, between },
-        )
+        perform(&call, inputs, &Worker { between, ..Worker::new(&self.locks, deadline) })
     }
 
     /// Performs a call that must succeed, and leaves no lock and nothing half-made.
@@ -302,12 +298,25 @@ pub fn blocks(path: &Path) -> u64 {
     path.metadata().unwrap().blocks() * 512
 }
 
-/// Runs one `#[ignore]`d test of this program in mount namespace of its own, in which `dir` is a tmpfs of that size.
+/// Runs one `#[ignore]`d test of this program in a mount namespace of its own, in which `dir` is a tmpfs of that size.
 pub fn inside_tmpfs(test: &str, dir: &Path, size: &str) {
-    let script = "mount -t tmpfs -o size=$1 tmpfs \"$2\" && exec \"$3\" --exact \"$4\" --ignored --nocapture";
+    inside(test, dir, &format!("mount -t tmpfs -o size={size} tmpfs \"$1\""));
+}
+
+/// The same in a file system whose files can share data. Needs root.
+pub fn inside_xfs(test: &str, dir: &Path) {
+    let image = dir.with_extension("xfs");
+    let make =
+        "truncate -s 2G \"$1.xfs\" && mkfs.xfs -q -m reflink=1 \"$1.xfs\" && mount -o loop \"$1.xfs\" \"$1\"";
+    inside(test, dir, make);
+    std::fs::remove_file(image).unwrap();
+}
+
+fn inside(test: &str, dir: &Path, mount: &str) {
+    let script = format!("{mount} && exec \"$2\" --exact \"$3\" --ignored --nocapture");
     let namespaces = if rustix::process::getuid().is_root() { "-m" } else { "-rm" };
     let run = Command::new("unshare")
-        .args([namespaces, "sh", "-c", script, "sh", size])
+        .args([namespaces, "sh", "-c", &script, "sh"])
         .arg(dir)
         .arg(std::env::current_exe().unwrap())
         .arg(test)

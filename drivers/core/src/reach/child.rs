@@ -6,12 +6,12 @@ use std::pin::pin;
 use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
 use crate::answer::{Failure, Kind};
 use crate::plan::RETRY_PAUSE;
+use crate::reach::group::{Group, once_ended};
 use crate::reach::wire::Severity;
 
 /// How much of each output stream is kept; the rest is read and dropped.
@@ -35,31 +35,6 @@ pub struct Script {
 /// How long what a script printed is waited for once it has ended: a process that it left behind may hold its pipes.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// A process group that is killed when this value goes, also when a cancel drops the future that holds it.
-pub(super) struct Group(Option<Pid>);
-
-impl Group {
-    /// The group that a child with a group of its own leads. Drop it before the child: until that is reaped, no other
-    /// process can have its number.
-    pub(super) fn led_by(child: &Child) -> Self {
-        Group(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw))
-    }
-
-    /// Leaves the group alone: its leader has ended by itself.
-    fn release(&mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(pid) = self.0 {
-            // Gone already is the usual case.
-            let _ = kill_process_group(pid, Signal::KILL);
-        }
-    }
-}
-
 /// Runs `program` and waits for its end. What it leaves running behind it when it ends by itself is left alone, for
 /// that is how scripts start daemons; past the deadline all of it is killed.
 ///
@@ -82,10 +57,12 @@ pub async fn run(
     match tokio::time::timeout(deadline, talk(&mut child, &mut group, stdin)).await {
         Ok(Ok(script)) => Ok(script),
         Ok(Err(e)) => Err(Failure::new(Kind::HostState, format!("{}: {e}", program.display()))),
-        Err(_) => Err(Failure::new(
-            Kind::Timeout,
-            format!("{} did not end within {} s and was killed", program.display(), deadline.as_secs_f64()),
-        )),
+        Err(_) => {
+            drop(group);
+            let seconds = deadline.as_secs_f64();
+            let text = format!("{} did not end within {seconds} s and was killed", program.display());
+            Err(once_ended(Failure::new(Kind::Timeout, text)).await)
+        }
     }
 }
 
@@ -220,7 +197,7 @@ fn without_id(text: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::process::kill_process;
+    use rustix::process::{Pid, Signal, kill_process};
 
     fn sh(script: &str, stdin: &[u8], deadline: Duration) -> Result<Script, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -3,6 +3,7 @@
 
 pub mod child;
 pub mod frame;
+pub mod group;
 pub mod resident;
 pub mod slots;
 pub mod standard;

@@ -20,8 +20,8 @@ use tokio::sync::Semaphore;
 
 use crate::answer::{Failure, Kind};
 use crate::protocol::Severity;
-use crate::reach::child::Group;
 use crate::reach::frame::{self, FRAME_LIMIT};
+use crate::reach::group::{Group, once_ended};
 
 /// What a worker says.
 #[derive(Serialize, Deserialize)]
@@ -98,7 +98,10 @@ impl Workers {
             self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(worker);
             answer
         };
-        tokio::time::timeout(deadline, talk).await.unwrap_or_else(|_| Err(late()))
+        match tokio::time::timeout(deadline, talk).await {
+            Ok(answer) => answer,
+            Err(_) => Err(once_ended(late()).await),
+        }
     }
 
     /// A worker that waits for work. One that died meanwhile is passed over.

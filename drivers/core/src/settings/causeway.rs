@@ -29,6 +29,8 @@ pub struct Causeway {
     pub migration: Migration,
     /// How a VM's files go to a host that does not see them.
     pub carry: Carry,
+    /// How images are copied within this host.
+    pub copy: Copies,
     /// Settings of `kvmrc` that this file overrides.
     pub kvm: KvmOverrides,
 }
@@ -43,6 +45,7 @@ impl Default for Causeway {
             deadlines: Deadlines::default(),
             migration: Migration::default(),
             carry: Carry::default(),
+            copy: Copies::default(),
             kvm: KvmOverrides::default(),
         }
     }
@@ -171,6 +174,16 @@ impl Default for Carry {
     fn default() -> Self {
         Carry { bandwidth: 0, idle: false, packed: true }
     }
+}
+
+/// How images are copied within a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Copies {
+    /// Most MiB a second that one copy moves; 0 means no limit.
+    pub bandwidth: u32,
+    /// Whether disks are read and written only when nobody else wants them.
+    pub idle: bool,
 }
 
 /// Settings of `kvmrc` that `causeway.toml` overrides.

@@ -24,7 +24,7 @@ mod network;
 mod shell_rc;
 mod yaml;
 
-pub use causeway::{Carry, Causeway, Deadlines, KvmOverrides, Migration, Seconds, Transport};
+pub use causeway::{Carry, Causeway, Copies, Deadlines, KvmOverrides, Migration, Seconds, Transport};
 pub use error::{SettingsError, read_file};
 pub use front_end::{OneConfig, VmmExecrc};
 pub use kvmrc::{DefaultAttach, Kvmrc};

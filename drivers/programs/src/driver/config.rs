@@ -25,7 +25,6 @@ use super::guard::Surroundings;
 use super::oned::Oned;
 use super::places::{Apart, Places};
 use crate::start;
-use crate::storage::Away;
 
 /// `PRIORITY` as it is shipped in `defaultrc`.
 const NICENESS: i32 = 19;
@@ -251,7 +250,7 @@ impl<O: Options> Config<O> {
     /// # Errors
     /// The program's own path is not known.
     pub fn front(&self) -> std::io::Result<Rc<Front>> {
-        Ok(Rc::new(Front::new(&self.causeway.journal_dir, Away::of(&self.causeway))?))
+        Ok(Rc::new(Front::new(&self.causeway)?))
     }
 
     /// The way back to oned.

@@ -12,11 +12,12 @@ use causeway_core::names::DiskPath;
 use causeway_core::plan::{Input, InputName};
 use causeway_core::protocol::Severity;
 use causeway_core::reach::worker::{self, Workers};
+use causeway_core::settings::Causeway;
 use causeway_tm::front::{Limits, read_sources};
 use causeway_tm::plan::Source;
 use serde::{Deserialize, Serialize};
 
-use crate::storage::{Away, Transfer};
+use crate::storage::Transfer;
 
 /// The largest deployment file or transfer script that is read.
 const FILE_LIMIT: u64 = 8 << 20;
@@ -46,19 +47,20 @@ enum Answer {
 /// The children.
 pub struct Front {
     workers: Workers,
-    away: Away,
+    causeway: Causeway,
 }
 
 impl Front {
-    /// Children of this program, started with the word `worker` when they are first needed; their locks lie below
-    /// `state`, and they reach other hosts by `away`.
+    /// Children of this program, started with the word `worker` when they are first needed; their locks lie in the
+    /// journal's directory.
     ///
     /// # Errors
     /// The program's own path is not known.
-    pub fn new(state: &Path, away: Away) -> io::Result<Self> {
+    pub fn new(causeway: &Causeway) -> io::Result<Self> {
         let program = std::env::current_exe()?;
+        let state = &causeway.journal_dir;
         let words = vec![program.into(), OsString::from("worker"), OsString::from("--state"), state.into()];
-        Ok(Front { workers: Workers::new(words, WORKERS), away })
+        Ok(Front { workers: Workers::new(words, WORKERS), causeway: causeway.clone() })
     }
 
     /// The content of a file.
@@ -100,7 +102,7 @@ impl Front {
         deadline: Duration,
         log: impl Fn(Severity, &str),
     ) -> Result<String, Failure> {
-        let transfer = Transfer::new(call, inputs, deadline, self.away.clone());
+        let transfer = Transfer::new(call, inputs, deadline, &self.causeway);
         match self.workers.call_and_listen(&Request::Transfer(transfer), deadline, log).await? {
             Answer::Transferred(output) => Ok(output),
             _ => Err(confused()),

@@ -13,6 +13,7 @@ use causeway_core::outcome::Sighting;
 use causeway_core::plan::{Arg, OnFailure, Place, Work};
 use causeway_core::protocol::delegates;
 use causeway_core::reach::child;
+use causeway_core::reach::group::once_ended;
 use causeway_core::reach::resident::{Hosts, Session, Ssh};
 use causeway_core::reach::slots::{Standing, standing_with_fallback};
 use causeway_core::reach::wire::{Done, Effect, Exchange, FromResident, Owner, StepEnd, WireStep};
@@ -160,7 +161,9 @@ impl Here {
             let result = tokio::select! {
                 result = self.one(&exchange, step, &outputs, &events) => result,
                 // Dropping a script kills its process group.
-                Ok(_) = stopped.wait_for(|stop| *stop) => Err(Failure::new(Kind::Cancelled, "cancelled")),
+                Ok(_) = stopped.wait_for(|stop| *stop) => {
+                    Err(once_ended(Failure::new(Kind::Cancelled, "cancelled")).await)
+                }
             };
             if let Ok(done) = &result {
                 outputs.insert(step.name.clone(), done.first_word().to_owned());

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use causeway_core::answer::{Failure, Kind};
 use causeway_core::names::RequestId;
 use causeway_core::plan::OnFailure;
+use causeway_core::reach::group::once_ended;
 use causeway_core::reach::wire::{
     Done, Exchange, FromResident, Hello, Owner, SCHEMA, StepEnd, ToResident, WireStep,
 };
@@ -231,7 +232,10 @@ async fn one(
     };
     let late = || Failure::new(Kind::Timeout, format!("not done within {} s", step.deadline().as_secs_f64()));
     tokio::select! {
-        result = tokio::time::timeout(step.deadline(), work) => result.unwrap_or_else(|_| Err(late())),
-        () = stopped => Err(Failure::new(Kind::Cancelled, "cancelled")),
+        result = tokio::time::timeout(step.deadline(), work) => match result {
+            Ok(result) => result,
+            Err(_) => Err(once_ended(late()).await),
+        },
+        () = stopped => Err(once_ended(Failure::new(Kind::Cancelled, "cancelled")).await),
     }
 }

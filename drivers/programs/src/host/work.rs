@@ -24,7 +24,7 @@ use super::files::{self, Pooled, Reply, Request};
 use super::machine::Machine;
 use super::resident::Out;
 use super::turn::Turn;
-use crate::storage::{Away, Transfer};
+use crate::storage::Transfer;
 
 /// How many file workers a resident keeps.
 const WORKERS: usize = 4;
@@ -132,8 +132,8 @@ impl Place {
             Work::Transfer { call, inputs } => {
                 let inputs =
                     inputs.iter().map(|name| input(name)).collect::<Result<Vec<Input>, Failure>>()?;
-                let away = Away::of(&self.settings.causeway);
-                file(Request::Transfer(Transfer::new(call.clone(), inputs, step.deadline(), away))).await
+                let causeway = &self.settings.causeway;
+                file(Request::Transfer(Transfer::new(call.clone(), inputs, step.deadline(), causeway))).await
             }
             Work::Settle { id, order } => self.settle(id.clone(), *order, turn.clone()).await,
             Work::GuestDisk { id, order } => {

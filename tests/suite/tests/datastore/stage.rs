@@ -5,12 +5,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
-use causeway_suite::front_end::FrontEnd;
+use causeway_suite::front_end::{Ear, FrontEnd};
 use causeway_suite::programs::program;
-
-#[path = "../transfer/ear.rs"]
-mod ear;
-use ear::Ear;
 
 pub const SECRET: &str = "hush-hush-7d1f";
 
@@ -49,7 +45,7 @@ impl Stage {
                 format!("#!/bin/sh\nexec {} slot {slot} \"$@\"\n", program("causeway-tm").unwrap().display());
             put(&var.join("remotes").join(slot), &text);
         }
-        Stage { front_end, ear: Ear::open() }
+        Stage { front_end, ear: Ear::open().unwrap() }
     }
 
     pub fn command(&self, slot: &str, id: &str) -> Command {

@@ -6,12 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use causeway_suite::front_end::{Event, FrontEnd};
+use causeway_suite::front_end::{Ear, Event, FrontEnd};
 use causeway_suite::oned::{Nest, Oned};
 use causeway_suite::programs::program;
 use causeway_suite::recorded::data;
-
-use crate::ear::Ear;
 
 /// oned's `TM_MAD` as it is shipped (contract TM 1.1).
 pub const TM: &str =
@@ -29,7 +27,7 @@ impl Stage {
         let auth = front_end.var().join(".one/one_auth");
         fs::create_dir_all(auth.parent().unwrap()).unwrap();
         fs::write(auth, "oneadmin:secret\n").unwrap();
-        Stage { front_end, ear: Ear::open() }
+        Stage { front_end, ear: Ear::open().unwrap() }
     }
 
     pub fn nest(&self, arguments: &str) -> Nest {

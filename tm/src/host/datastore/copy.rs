@@ -75,7 +75,7 @@ pub(super) fn copy(
         let found = head.file.metadata().during("look at", &head.path)?;
         let copy = made.create(found.mode() & 0o777)?;
         worker.at("file made");
-        copy_data(&head.file, &copy, found.len()).during("copy", &head.path)?;
+        copy_data((&head.path, &head.file), &copy, found.len(), worker).during("copy", &head.path)?;
         worker.at("data copied");
         copy.sync_all().during("write out", made.path())?;
         let length = copy.metadata().during("look at", made.path())?.len();

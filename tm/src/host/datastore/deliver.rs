@@ -188,7 +188,7 @@ pub fn receive(
     let first = frame(&mut input).map_err(|e| wrong(&e))?;
     let order: Order = serde_json::from_slice(&first).map_err(|e| wrong(&e))?;
     let deadline = Instant::now() + Duration::from_millis(order.deadline_ms.min(30 * 24 * 3_600_000));
-    let worker = Worker { locks, qemu_img: "qemu-img".as_ref(), deadline, between };
+    let worker = Worker { between, ..Worker::new(locks, deadline) };
     let mut frames = Frames { input, rest: io::Cursor::new(Vec::new()), ended: false };
     let made = match (order.call.origin(), &order.call) {
         (

@@ -100,7 +100,7 @@ fn convert_to(
         return convert(from, size, to, sparse, worker);
     }
     let path = to.0.path();
-    let mut tool = Tool::qemu_img("convert", &path);
+    let mut tool = Tool::convert(from.0, &path, worker);
     tool.args(["-f", from.1, "-O", to.1.as_str()]).arg(from.0).arg(&path).run(worker)?;
     worker.at("converted");
     let file = File::options().read(true).write(true).open(&path).during("open", &path)?;
@@ -161,7 +161,7 @@ fn take(
                 return fetch(by, &descriptor(file), copy, made, sparse, worker);
             }
             let length = file.metadata().during("look at", path.path())?.len();
-            copy_data(file, copy, length).during("copy", path.path())?;
+            copy_data((&path.path(), file), copy, length, worker).during("copy", path.path())?;
             // That of the copy: what was read and what was written are then one.
             checksum.iter().try_for_each(|wanted| compare(wanted, copy, &path.path()))
         }
@@ -181,7 +181,7 @@ fn take(
             let archive = folder.temporary(name);
             let packed = archive.create(0o600)?;
             let length = copy.metadata().during("look at", made.path())?.len();
-            copy_data(copy, &packed, length).during("copy", made.path())?;
+            copy_data((&made.path(), copy), &packed, length, worker).during("copy", made.path())?;
             copy.set_len(0).during("empty", made.path())?;
             worker.at("archive aside");
             fetch(by, &descriptor(&packed), copy, made, sparse, worker)

@@ -96,7 +96,7 @@ fn convert(
     sparse: bool,
     worker: &Worker<'_>,
 ) -> Result<(), StorageError> {
-    let mut tool = Tool::qemu_img("convert", &made.path());
+    let mut tool = Tool::convert(from.0, &made.path(), worker);
     tool.args(["-f", from.1, "-O", format.as_str()]);
     if !sparse {
         tool.args(["-S", "0"]);

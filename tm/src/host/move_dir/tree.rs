@@ -42,7 +42,7 @@ fn entries(
         let path = path.join(String::from_utf8_lossy(name).as_ref());
         let stat = statat(from, name, AtFlags::SYMLINK_NOFOLLOW).during("look at", &path)?;
         match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => file(from, to, name, &path)?,
+            FileType::RegularFile => file(from, to, name, &path, worker)?,
             FileType::Symlink => {
                 let target = readlinkat(from, name, Vec::new()).during("look at", &path)?;
                 symlinkat(target, to, name).during("copy", &path)?;
@@ -66,14 +66,20 @@ fn unless_unsupported(error: rustix::io::Errno) -> Result<(), rustix::io::Errno>
     if matches!(error, Errno::INVAL | Errno::NOTSUP) { Ok(()) } else { Err(error) }
 }
 
-fn file(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &[u8], path: &Path) -> Result<(), StorageError> {
+fn file(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    name: &[u8],
+    path: &Path,
+    worker: &Worker<'_>,
+) -> Result<(), StorageError> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let source = File::from(openat(from, name, flags | OFlags::RDONLY, Mode::empty()).during("open", path)?);
     let found = source.metadata().during("look at", path)?;
     let mode = Mode::from_raw_mode(found.mode() & 0o777);
     let flags = flags | OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
     let copy = File::from(openat(to, name, flags, mode).during("copy", path)?);
-    copy_data(&source, &copy, found.len()).during("copy", path)?;
+    copy_data((path, &source), &copy, found.len(), worker).during("copy", path)?;
     copy.sync_all().during("write out", path)
 }
 

@@ -126,7 +126,7 @@ fn replace(bytes: &File, folder: &Home, name: &FileName, worker: &Worker<'_>) ->
     let made = folder.temporary(name);
     let copy = made.create(found.mode() & 0o777)?;
     worker.at("file made");
-    copy_data(bytes, &copy, found.len()).during("copy", &path)?;
+    copy_data((&path, bytes), &copy, found.len(), worker).during("copy", &path)?;
     worker.at("data copied");
     copy.sync_all().during("write out", made.path())?;
     worker.at("data on disk");

@@ -3,10 +3,15 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::error::SuiteError;
 
 /// A method and the object's number: `("one.vm.info", 7)`.
 type Question = (String, u32);
+
+/// The number of a question that names no object.
+const NOBODY: u32 = u32::MAX;
 
 #[derive(Default)]
 struct Table {
@@ -22,9 +27,12 @@ pub struct Ear {
 
 impl Ear {
     /// One that knows nothing: every object is refused as oned refuses it.
-    pub fn open() -> Ear {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
+    ///
+    /// # Errors
+    /// There is no port for it.
+    pub fn open() -> Result<Ear, SuiteError> {
+        let listener = TcpListener::bind("127.0.0.1:0").map_err(SuiteError::io("listen on loopback"))?;
+        let address = listener.local_addr().map_err(SuiteError::io("listen on loopback"))?;
         let table = Arc::<Mutex<Table>>::default();
         let of_thread = Arc::clone(&table);
         std::thread::spawn(move || {
@@ -33,7 +41,7 @@ impl Ear {
                 std::thread::spawn(move || answer(stream, &table));
             }
         });
-        Ear { address, table }
+        Ok(Ear { address, table })
     }
 
     /// What `ONE_XMLRPC` is to say.
@@ -43,14 +51,22 @@ impl Ear {
 
     /// From now on this is the object's document.
     pub fn tell(&self, method: &str, id: u32, document: &str) {
-        let mut table = self.table.lock().unwrap();
-        table.documents.insert((method.to_owned(), id), document.to_owned());
+        locked(&self.table).documents.insert((method.to_owned(), id), document.to_owned());
+    }
+
+    /// What it answers a question that names no object, such as `one.datastorepool.info`.
+    pub fn tell_all(&self, method: &str, document: &str) {
+        self.tell(method, NOBODY, document);
     }
 
     /// What it was asked, in order.
     pub fn asked(&self) -> Vec<Question> {
-        self.table.lock().unwrap().asked.clone()
+        locked(&self.table).asked.clone()
     }
+}
+
+fn locked(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
+    table.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Answers the requests of one connection.
@@ -58,10 +74,10 @@ fn answer(mut stream: TcpStream, table: &Mutex<Table>) {
     while let Some(body) = request(&mut stream) {
         let method = between(&body, "<methodName>", "</methodName>").unwrap_or_default().to_owned();
         let tag = if body.contains("<i4>") { ("<i4>", "</i4>") } else { ("<int>", "</int>") };
-        let id = between(&body, tag.0, tag.1).and_then(|text| text.parse().ok()).unwrap_or(u32::MAX);
+        let id = between(&body, tag.0, tag.1).and_then(|text| text.parse().ok()).unwrap_or(NOBODY);
         let question = (method, id);
         let known = {
-            let mut table = table.lock().unwrap();
+            let mut table = locked(table);
             table.asked.push(question.clone());
             table.documents.get(&question).cloned()
         };
