@@ -59,11 +59,12 @@ fn front() -> Front {
         restricted: vec!["/var/lib/one".into(), "/etc/one".into()],
         ssh: vec!["/usr/bin/ssh".to_owned(), "-T".to_owned()],
         receiver: "exec receiver".to_owned(),
+        sender: "exec sender".to_owned(),
     }
 }
 
 fn step_of(request: &Request) -> Result<(Step, String), Failure> {
-    let transfer = request.steps(request.bridges().first(), &front(), &TmSettings::default());
+    let transfer = request.steps(request.bridges().first(), None, &front(), &TmSettings::default());
     let transfer = transfer.map_err(Failure::from)?;
     assert_eq!((transfer.steps.len(), transfer.inputs.len()), (1, 0));
     let step = transfer.steps[0].clone();

@@ -40,6 +40,7 @@ fn front() -> Front {
         restricted: vec!["/var/lib/one".into(), "/etc/one".into()],
         ssh: vec!["/usr/bin/ssh".to_owned(), "-T".to_owned()],
         receiver: "exec receiver".to_owned(),
+        sender: "exec sender".to_owned(),
     }
 }
 
@@ -58,7 +59,9 @@ fn read(verb: &str, id: &str, stdin: &[u8]) -> Result<Request, Failure> {
 /// The one step of a request: its place, and its call as text.
 fn step(request: &Request) -> Result<(Place, String), Failure> {
     let host = request.bridges().first();
-    let transfer = request.steps(host, &front(), &TmSettings::default()).map_err(Failure::from)?;
+    let transfer = request
+        .steps(host, request.sources().first(), &front(), &TmSettings::default())
+        .map_err(Failure::from)?;
     assert_eq!((transfer.steps.len(), transfer.inputs.len()), (1, 0));
     let Work::Transfer { call, .. } = &transfer.steps[0].work else { panic!("{:?}", transfer.steps) };
     Ok((transfer.steps[0].place.clone(), format!("{} {call}", transfer.steps[0].name)))
@@ -360,4 +363,34 @@ fn strings(value: &serde_json::Value, found: &mut Vec<String>) {
         serde_json::Value::Object(values) => values.values().for_each(|value| strings(value, found)),
         _ => {}
     }
+}
+
+/// `SOURCE_BRIDGE_LIST`, which stands beside the datastore: one host has the image, another one makes the copy.
+#[test]
+fn a_clone_comes_from_the_host_that_has_the_image() {
+    let from = |list: &'static str| ("<DATASTORE><ID>", list);
+    let away = from("<SOURCE_BRIDGE_LIST>s1 s2</SOURCE_BRIDGE_LIST><DATASTORE><ID>");
+    let to = ("<CLONE_TARGET>", "<BRIDGE_LIST>h1 h2</BRIDGE_LIST><CLONE_TARGET>");
+    let (place, call) = planned("clone", "34", &[away]).unwrap();
+    assert_eq!(place, Place::FrontEnd);
+    let origin = r#""origin":{"host":{"image":"/var/lib/one/datastores/1/0123456789abcdef3","ssh":["/usr/bin/ssh","-T","s1","exec sender"],"stored":"qcow2"}}"#;
+    assert!(call.contains(r#""format":"qcow2""#) && call.contains(origin), "{call}");
+    let (place, call) = planned("clone", "34", &[away, to]).unwrap();
+    assert_eq!(place, Place::FrontEnd);
+    assert!(
+        call.contains(origin) && call.contains(r#""ssh":["/usr/bin/ssh","-T","h1","exec receiver"]"#),
+        "{call}"
+    );
+    // A raw image is plain bytes, whatever a guest has made them look like.
+    let raw = ("<FORMAT><![CDATA[qcow2]]>", "<FORMAT><![CDATA[raw]]>");
+    assert!(planned("clone", "34", &[away, raw]).unwrap().1.contains(r#""opened":false"#));
+    // The host that makes it has it: nothing goes anywhere.
+    let same = from("<SOURCE_BRIDGE_LIST>h1 h2</SOURCE_BRIDGE_LIST><DATASTORE><ID>");
+    let (place, call) = planned("clone", "34", &[same, to]).unwrap();
+    assert_eq!(place, Place::Host("h1".parse().unwrap()));
+    assert!(call.contains(r#""copy""#), "{call}");
+    let odd = from("<SOURCE_BRIDGE_LIST>-oProxyCommand=x</SOURCE_BRIDGE_LIST><DATASTORE><ID>");
+    assert!(
+        planned("clone", "34", &[odd]).unwrap_err().text.starts_with("SOURCE_BRIDGE_LIST of the document")
+    );
 }

@@ -238,6 +238,51 @@ fn sends_an_image(stage: &Stage, list: &str) {
     assert!(left.iter().all(|name| !name.starts_with(".causeway-tmp")), "{left:?}");
 }
 
+/// An image that another host has goes from there to the host that is to have its copy.
+#[test]
+fn an_image_is_cloned_from_one_host_to_another() {
+    let stage = Stage::new();
+    let host = |name: &str| format!("<HOST><ID>1</ID><NAME>{name}</NAME><STATE>2</STATE></HOST>");
+    let up = format!("<HOST_POOL>{}{}</HOST_POOL>", host("node1"), host("node2"));
+    stage.ear.tell("one.hostpool.info", u32::MAX, &up);
+    let bytes = [vec![0; 3 << 20], vec![0x5a; 2 << 20]].concat();
+    fs::write(stage.stored("abc"), &bytes).unwrap();
+    let image = format!("<PATH>{}/1/abc</PATH><FORMAT>raw</FORMAT><SIZE>5</SIZE>", stage.datastores());
+    let clone = |template: &str, image: &str| {
+        let document = stage.document(9, image, template);
+        let sources = "<SOURCE_BRIDGE_LIST>node2</SOURCE_BRIDGE_LIST></DS_DRIVER_ACTION_DATA>";
+        document.replace("</DS_DRIVER_ACTION_DATA>", sources)
+    };
+    for (template, format) in [
+        ("", "raw"),
+        ("<BRIDGE_LIST>node1</BRIDGE_LIST><DRIVER>qcow2</DRIVER>", "qcow2"),
+        ("<BRIDGE_LIST>node2</BRIDGE_LIST>", "raw"),
+    ] {
+        let printed = stage.done("datastore/fs/clone", "9", &clone(template, &image));
+        let (source, found) = printed.trim_end().rsplit_once(' ').unwrap();
+        assert_eq!(found, format);
+        assert_eq!(
+            tool(
+                "qemu-img",
+                &["compare", "-f", "raw", "-F", format, &stage.stored("abc").display().to_string(), source]
+            )
+            .trim(),
+            "Images are identical."
+        );
+        fs::remove_file(source).unwrap();
+    }
+    // What that host can't send is no image, and the reason is its own.
+    let gone = image.replace("/1/abc", "/1/gone");
+    for template in ["", "<BRIDGE_LIST>node1</BRIDGE_LIST>"] {
+        let (code, why) = stage.failure("datastore/fs/clone", "9", &clone(template, &gone));
+        assert!(code == 4 && why.contains("node2: ") && why.contains("gone"), "{code} {why}");
+    }
+    let left = fs::read_dir(stage.front_end.var().join("datastores/1")).unwrap();
+    let mut left: Vec<String> = left.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    left.sort();
+    assert_eq!(left, [".causeway", "abc"]);
+}
+
 /// W52: oned learns how full the datastore is, and monitord how large disks and snapshots are.
 #[test]
 fn a_system_datastore_and_its_disks_are_told() {

@@ -20,6 +20,7 @@ fn fuzz_datastore_documents() {
         restricted: vec!["/var/lib/one".into()],
         ssh: vec!["ssh".into()],
         receiver: "receive".into(),
+        sender: "send".into(),
     };
     let settings = TmSettings::default();
     let slots = VERBS
@@ -40,7 +41,9 @@ fn fuzz_datastore_documents() {
                 }
             };
             let host = request.bridges().first();
-            let Ok(transfer) = request.steps(host, &front, &settings) else { continue };
+            let Ok(transfer) = request.steps(host, request.sources().first(), &front, &settings) else {
+                continue;
+            };
             for step in &transfer.steps {
                 if let Place::Host(host) = &step.place {
                     assert!(!host.as_str().starts_with('-'));

@@ -166,6 +166,15 @@ impl Request {
         }
     }
 
+    /// The hosts of which one has the image that a `clone` is made of (`SOURCE_BRIDGE_LIST`); none means that whoever
+    /// makes the new one has it.
+    pub fn sources(&self) -> &[HostName] {
+        match (self.store, self.verb) {
+            (Store::Files, Verb::Clone) => &self.document.source_bridges,
+            _ => &[],
+        }
+    }
+
     /// By which number a host of `BRIDGE_LIST` is chosen; none means by chance (contract TM 3.2).
     pub fn turn(&self) -> Option<u32> {
         (!matches!(self.verb, Verb::Monitor | Verb::System | Verb::Stat)).then_some(self.id)

@@ -27,21 +27,25 @@ pub struct Front {
     pub ssh: Vec<String>,
     /// What makes an image, on a host, of what comes on its standard input.
     pub receiver: String,
+    /// What sends an image, on a host.
+    pub sender: String,
 }
 
 impl Request {
-    /// The step, in its place: a host of [`bridges`](Request::bridges), or the front-end.
+    /// The step, in its place: a host of [`bridges`](Request::bridges), or the front-end; `from` is one of
+    /// [`sources`](Request::sources).
     ///
     /// # Errors
     /// [`TmError`]; nothing has been changed.
     pub fn steps(
         &self,
         host: Option<&HostName>,
+        from: Option<&HostName>,
         front: &Front,
         settings: &TmSettings,
     ) -> Result<Transfer, TmError> {
-        let call = match (self.call(front, settings)?, host) {
-            (Call::Datastore(import), Some(host)) if import.origin().is_some() && self.verb == Verb::Cp => {
+        let call = match (self.call(from.filter(|from| host != Some(from)), front, settings)?, host) {
+            (Call::Datastore(import), Some(host)) if import.origin().is_some() => {
                 let mut ssh = front.ssh.clone();
                 ssh.extend([host.to_string(), front.receiver.clone()]);
                 Call::Datastore(DatastoreCall::Deliver { import: Box::new(import), ssh })
@@ -50,7 +54,8 @@ impl Request {
         };
         let name = format!("{}:{}", self.slot.verb(), self.id);
         // What an import is made of is on the front-end.
-        let here = !call.touches_storage() || self.verb == Verb::Cp;
+        let here = !call.touches_storage()
+            || matches!(call, Call::Datastore(DatastoreCall::Deliver { .. } | DatastoreCall::Import { .. }));
         let place = match host.filter(|_| !here) {
             Some(host) => Place::Host(host.clone()),
             None => Place::FrontEnd,
@@ -68,18 +73,23 @@ impl Request {
         })
     }
 
-    fn call(&self, front: &Front, settings: &TmSettings) -> Result<Call, TmError> {
+    fn call(&self, from: Option<&HostName>, front: &Front, settings: &TmSettings) -> Result<Call, TmError> {
         match self.store {
-            Store::Files => self.file_call(front, settings),
+            Store::Files => self.file_call(from, front, settings),
             Store::Ceph => self.volume_call(front, settings),
         }
     }
 
-    fn file_call(&self, front: &Front, settings: &TmSettings) -> Result<Call, TmError> {
+    fn file_call(
+        &self,
+        from: Option<&HostName>,
+        front: &Front,
+        settings: &TmSettings,
+    ) -> Result<Call, TmError> {
         let nothing = |reason: &str| Ok(Call::Nothing { reason: reason.to_owned() });
         Ok(Call::Datastore(match self.verb {
             Verb::Cp => self.import(front)?,
-            Verb::Clone => self.copy()?,
+            Verb::Clone => self.copy(from, front)?,
             Verb::Mkfs if self.document.image()?.is_save_as() => {
                 return nothing("only a name is chosen: a disk will be saved under it");
             }
@@ -127,15 +137,22 @@ impl Request {
         })
     }
 
-    fn copy(&self) -> Result<DatastoreCall, TmError> {
+    fn copy(&self, from: Option<&HostName>, front: &Front) -> Result<DatastoreCall, TmError> {
         let (image, datastore) = (self.document.image()?, &self.document.datastore);
-        if !self.document.source_bridges.is_empty() && self.document.source_bridges != datastore.bridges {
-            return Err(TmError::NotYet(format!(
-                "{}: there is a SOURCE_BRIDGE_LIST; copying an image from one host to another is not built",
-                self.slot
-            )));
-        }
         let stored = self.stored("clone")?;
+        if let Some(from) = from {
+            let mut ssh = front.ssh.clone();
+            ssh.extend([from.to_string(), front.sender.clone()]);
+            let format = datastore.driver.as_ref().and_then(Stored::of).unwrap_or(stored);
+            return Ok(DatastoreCall::Import {
+                image: self.image()?,
+                origin: Origin::Host { ssh, image: image.original(datastore)?, stored },
+                format: Some(format),
+                // What it is oned says, never its bytes: a guest may have written them.
+                opened: stored == Stored::Qcow2,
+                sparse: datastore.sparse,
+            });
+        }
         Ok(DatastoreCall::Copy {
             original: image.original(datastore)?,
             stored,

@@ -44,6 +44,7 @@ mod tool;
 pub use call::{Blank, Call, CopyKind, CopyOf, Kept, Layout, LivePart, ProbeOrder, SnapshotOrder};
 pub use datastore::{
     Checksum, DatastoreCall, Dirs, DiskSizes, Exported, Fetch, ImageOrder, Origin, Stored, VmSizes, receive,
+    send,
 };
 pub(crate) use datastore::{Upload, compare, is_encrypted, kind, pour};
 pub use error::StorageError;

@@ -194,6 +194,15 @@ pub enum Origin {
         /// Whether an archive is refused: one that nobody unpacked on the way.
         unpacked: bool,
     },
+    /// An image of another host.
+    Host {
+        /// Starts the sender there.
+        ssh: Vec<String>,
+        /// The image.
+        image: Image,
+        /// How its bytes are laid out.
+        stored: Stored,
+    },
     /// Something elsewhere.
     Address {
         /// How it is fetched.

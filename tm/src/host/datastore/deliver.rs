@@ -16,11 +16,12 @@ use causeway_core::answer::{Failure, Kind};
 use serde::{Deserialize, Serialize};
 
 use super::import::{compare, descriptor, import, named, script};
+use super::remote::Remote;
 use super::upload::is_packed;
 use super::{DatastoreCall, During, Origin, StorageError, Worker, rbd};
 
 /// Most bytes of a frame.
-const FRAME: usize = 64 << 10;
+pub(super) const FRAME: usize = 64 << 10;
 /// Most bytes of an answer.
 const ANSWER: u64 = 64 << 10;
 
@@ -43,6 +44,7 @@ pub(super) fn deliver(
     let (file, checksum) = match origin {
         Origin::File { path, dirs, checksum, .. } => (Some(named(path, dirs)?), checksum),
         Origin::Address { checksum, .. } | Origin::Stream { checksum, .. } => (None, checksum),
+        Origin::Host { .. } => (None, &None),
     };
     let packed = file.as_ref().is_some_and(is_packed);
     let unpacked = matches!(origin, Origin::File { unpack: Some(_), .. }) && packed;
@@ -68,6 +70,16 @@ pub(super) fn deliver(
             let tool = script(by, by.address.as_deref().unwrap_or_default(), by.decompress && !promised);
             Ok(tool.stream(worker, |mut pipe| session.pass(&mut pipe)))
         }
+        (Origin::Host { ssh, image, stored }, _) => Ok(match Remote::open(ssh, image, *stored, worker) {
+            Ok(mut remote) => match session.pass(&mut remote.bytes()) {
+                Ok(()) => Ok(Ok(())),
+                Err(e) => match remote.why(broken_off()) {
+                    said @ StorageError::Host { .. } => Err(said),
+                    _ => Ok(Err(e)),
+                },
+            },
+            Err(error) => Err(error),
+        }),
         (_, Some(file)) => Ok(Ok(session.pass(&mut &*file))),
         _ => Err(io::ErrorKind::InvalidInput.into()),
     });
@@ -81,6 +93,11 @@ pub(super) fn deliver(
             Err(failed)
         }
     }
+}
+
+/// What stands for a stream without an end until somebody says why.
+pub(super) fn broken_off() -> StorageError {
+    StorageError::Incomplete { path: "what was sent".into(), why: "the stream broke off".to_owned() }
 }
 
 fn refused(why: &str) -> StorageError {
@@ -116,10 +133,7 @@ impl Session {
     }
 
     fn frame(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
-        let input = self.input.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
-        input.write_all(&length.to_be_bytes())?;
-        input.write_all(bytes)
+        write_frame(self.input.as_mut().ok_or(io::ErrorKind::BrokenPipe)?, bytes)
     }
 
     fn pass(&mut self, from: &mut impl Read) -> io::Result<()> {
@@ -189,7 +203,7 @@ pub fn receive(
     let order: Order = serde_json::from_slice(&first).map_err(|e| wrong(&e))?;
     let deadline = Instant::now() + Duration::from_millis(order.deadline_ms.min(30 * 24 * 3_600_000));
     let worker = Worker { between, ..Worker::new(locks, deadline) };
-    let mut frames = Frames { input, rest: io::Cursor::new(Vec::new()), ended: false };
+    let mut frames = Frames::new(input);
     let made = match (order.call.origin(), &order.call) {
         (
             Some(origin @ Origin::Stream { .. }),
@@ -203,7 +217,13 @@ pub fn receive(
     made.map_err(Failure::from)
 }
 
-fn frame(input: &mut impl Read) -> io::Result<Vec<u8>> {
+pub(super) fn write_frame(output: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
+    let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
+    output.write_all(&length.to_be_bytes())?;
+    output.write_all(bytes)
+}
+
+pub(super) fn frame(input: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut length = [0; 4];
     input.read_exact(&mut length)?;
     let length = usize::try_from(u32::from_be_bytes(length)).map_err(io::Error::other)?;
@@ -216,10 +236,21 @@ fn frame(input: &mut impl Read) -> io::Result<Vec<u8>> {
 }
 
 /// The bytes inside the frames, up to the empty one; an earlier end is an error.
-struct Frames<R> {
+pub(super) struct Frames<R> {
     input: R,
     rest: io::Cursor<Vec<u8>>,
     ended: bool,
+}
+
+impl<R> Frames<R> {
+    pub(super) fn new(input: R) -> Self {
+        Frames { input, rest: io::Cursor::new(Vec::new()), ended: false }
+    }
+
+    /// Whether the empty frame has come.
+    pub(super) fn ended(&self) -> bool {
+        self.ended
+    }
 }
 
 impl<R: Read> Read for Frames<R> {
@@ -256,7 +287,7 @@ mod tests {
             stream.extend([0; 4]);
             let read = |stream: &[u8]| {
                 let mut all = Vec::new();
-                let mut frames = Frames { input: stream, rest: io::Cursor::new(Vec::new()), ended: false };
+                let mut frames = Frames::new(stream);
                 frames.read_to_end(&mut all).map(|_| all)
             };
             prop_assert_eq!(read(&stream).unwrap(), pieces.concat());

@@ -14,6 +14,7 @@ use rustix::fs::{CWD, OFlags, openat};
 use sha1::Sha1;
 
 use super::super::copy_data;
+use super::remote::Remote;
 use super::upload::{self, Upload};
 use super::{
     Checksum, Dirs, During, Fetch, Home, Origin, StorageError, Stored, Temporary, Tool, Worker, convert,
@@ -39,7 +40,7 @@ pub(super) fn import(
     // Before anything is made: what must not be read leaves no trace.
     let file = match origin {
         Origin::File { path, dirs, .. } => Some(named(path, dirs)?),
-        Origin::Address { .. } | Origin::Stream { .. } => None,
+        Origin::Address { .. } | Origin::Stream { .. } | Origin::Host { .. } => None,
     };
     let _locks = lock::images(worker, &[(image, Mode::Exclusive)])?;
     let folder = ready(image, worker)?;
@@ -53,6 +54,12 @@ pub(super) fn import(
                 let why = "it is an archive, and one with a promised sum can't be unpacked on the way to a host: \
                            take the sum away, or unpack it first";
                 return Err(StorageError::Upload { path: asked(origin), why: why.to_owned() });
+            }
+        }
+        (Origin::Host { ssh, image: from, stored }, _) => {
+            let mut remote = Remote::open(ssh, from, *stored, worker)?;
+            if let Err(error) = arrive(remote.bytes(), None, &copy, &made, sparse) {
+                return Err(remote.why(error));
             }
         }
         _ => take(origin, file.as_ref(), &copy, &made, (&folder, image.name()), (sparse, worker))?,
@@ -81,6 +88,14 @@ pub(super) fn import(
         publish(made, image, &folder, worker)?;
         return Ok(name.to_owned());
     };
+    if matches!(found, Upload::Qcow2(_)) && upload::is_encrypted(&copy) {
+        let why = format!(
+            "its content is encrypted, and {} can't be made of it without its key: say CONVERT=NO in the datastore, or \
+             upload a raw LUKS image (`qemu-img convert -O luks`)",
+            wanted.as_str()
+        );
+        return Err(StorageError::Upload { path: asked(origin), why });
+    }
     let converted = folder.temporary(image.name());
     let size = if matches!(found, Upload::Other(_)) { 0 } else { size };
     convert_to((&made.path(), name), size, (&converted, wanted), sparse, worker)?;
@@ -108,7 +123,7 @@ fn convert_to(
 }
 
 /// An encrypted disk stays what it is, as with the stock script: what is in it is not ours to read.
-fn is_luks(file: &File) -> bool {
+pub(super) fn is_luks(file: &File) -> bool {
     let mut first = [0; 6];
     file.read_exact_at(&mut first, 0).is_ok() && first == *b"LUKS\xba\xbe"
 }
@@ -117,6 +132,7 @@ fn is_luks(file: &File) -> bool {
 fn asked(origin: &Origin) -> PathBuf {
     match origin {
         Origin::File { path, .. } => path.path(),
+        Origin::Host { image, .. } => image.path(),
         Origin::Address { .. } | Origin::Stream { .. } => "what was downloaded".into(),
     }
 }
@@ -186,7 +202,7 @@ fn take(
             worker.at("archive aside");
             fetch(by, &descriptor(&packed), copy, made, sparse, worker)
         }
-        (Origin::File { .. } | Origin::Stream { .. }, _) => {
+        (Origin::File { .. } | Origin::Stream { .. } | Origin::Host { .. }, _) => {
             Err(StorageError::NotAFile { path: asked(origin) })
         }
     }

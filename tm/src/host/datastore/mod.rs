@@ -17,6 +17,7 @@ mod export;
 mod flatten;
 mod import;
 mod measure;
+mod remote;
 mod removal;
 mod upload;
 mod usage;
@@ -26,6 +27,7 @@ pub use call::{
 };
 pub use deliver::receive;
 pub(crate) use import::{compare, pour};
+pub use remote::send;
 pub(crate) use upload::{Upload, is_encrypted, kind};
 
 /// Performs one call; what it prints.

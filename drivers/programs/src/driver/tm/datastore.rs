@@ -86,14 +86,15 @@ struct Planned {
 
 async fn plan(slot: &Slot, argv: &[String], config: &Config<TmOptions>) -> Result<Planned, Failure> {
     let request = Request::read(slot, argv, &read_stdin()?)?;
-    let host = bridge(&request, config).await?;
+    let [host, from] = bridges(&request, config).await?;
     let front = Front {
         downloader: config.remotes.join("datastore/downloader.sh"),
         restricted: config.restricted_directories(),
         ssh: config.ssh_client(),
-        receiver: config.receiver(),
+        receiver: config.remote("receive"),
+        sender: config.remote("send"),
     };
-    let transfer = request.steps(host.as_ref(), &front, &config.transfer_settings())?;
+    let transfer = request.steps(host.as_ref(), from.as_ref(), &front, &config.transfer_settings())?;
     let steps = at_home(transfer.steps);
     let answer = match steps.first().filter(|_| request.prints()) {
         Some(step) => Answer::Output(step.name.clone()),
@@ -112,18 +113,22 @@ async fn plan(slot: &Slot, argv: &[String], config: &Config<TmOptions>) -> Resul
     Ok(Planned { request, host, plan })
 }
 
-/// The host that is to do it, where one is.
-async fn bridge(request: &Request, config: &Config<TmOptions>) -> Result<Option<HostName>, Failure> {
-    let bridges = request.bridges();
-    if bridges.is_empty() {
-        return Ok(None);
+/// The host that is to do it, and the one that has what it is made of, where there are such.
+async fn bridges(request: &Request, config: &Config<TmOptions>) -> Result<[Option<HostName>; 2], Failure> {
+    let lists = [request.bridges(), request.sources()];
+    if lists.iter().all(|list| list.is_empty()) {
+        return Ok([None, None]);
     }
     // A look-up that fails is no host that is up (R4).
     let hosts = config.oned().hosts().await?;
     // By chance, where the contract leaves it to chance: to spread them is all that it is for.
     let chance = || std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.subsec_micros());
     let turn = request.turn().unwrap_or_else(chance);
-    choose(bridges, &hosts, turn).cloned().map(Some)
+    let one = |list: &[HostName]| match list {
+        [] => Ok(None),
+        list => choose(list, &hosts, turn).cloned().map(Some),
+    };
+    Ok([one(lists[0])?, one(lists[1])?])
 }
 
 async fn answer(
