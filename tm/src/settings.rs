@@ -9,6 +9,7 @@ use causeway_core::plan::AGENT_WAIT;
 use causeway_core::settings::{SettingsError, ShellRc};
 
 use crate::carry::Manner;
+use crate::datastore::Front;
 use crate::rbd::PoolName;
 
 /// `SUPPORTED_FS` as it is shipped.
@@ -82,6 +83,11 @@ pub struct TmSettings {
     pub short_deadline: Duration,
     /// Longest time of a step that copies an image. The stock driver waits for ever (contract TM 1.1, `-w`).
     pub copy_deadline: Duration,
+    /// `BACKUP_BASE_PATH` of `datastore.conf`: where the hosts put what a backup driver is to fetch; else it lies in the
+    /// VM's directory.
+    pub backup_base: Option<DiskPath>,
+    /// What a step that fetches something on the front-end works with.
+    pub front: Option<Front>,
     /// How a VM's directory goes to a host that does not see it.
     pub carry: Manner,
 }
@@ -95,6 +101,8 @@ impl Default for TmSettings {
             agent_wait: AGENT_WAIT,
             short_deadline: Duration::from_secs(120),
             copy_deadline: Duration::from_secs(24 * 3600),
+            backup_base: None,
+            front: None,
             carry: Manner::default(),
         }
     }
@@ -132,8 +140,15 @@ impl TmSettings {
                 SettingsError::value(kvmrc.file(), "VIRSH_TIMEOUT", text, "a number of seconds")
             })?),
         };
+        let backup_base = match datastore.get("BACKUP_BASE_PATH")?.filter(|text| !text.is_empty()) {
+            None => None,
+            Some(text) => Some(text.parse().map_err(|_| {
+                let accepted = "an absolute path without '..'";
+                SettingsError::value(datastore.file(), "BACKUP_BASE_PATH", text, accepted)
+            })?),
+        };
         let qcow2_options = words(tmrc.get("QCOW2_OPTIONS")?);
-        Ok(TmSettings { qcow2_options, file_systems, agent_wait, ..TmSettings::default() })
+        Ok(TmSettings { qcow2_options, file_systems, agent_wait, backup_base, ..TmSettings::default() })
     }
 }
 

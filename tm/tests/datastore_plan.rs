@@ -22,7 +22,11 @@ fn recorded(name: &str) -> Vec<u8> {
 
 /// The recorded document of an action, edited.
 fn edited(verb: &str, edits: &[(&str, &str)]) -> Vec<u8> {
-    let name = if verb == "system" { "tm_qcow2_monitor".to_owned() } else { format!("datastore_fs_{verb}") };
+    let name = if matches!(verb, "system" | "pool") {
+        "tm_qcow2_monitor".to_owned()
+    } else {
+        format!("datastore_fs_{verb}")
+    };
     let mut text = String::from_utf8(decode(&recorded(&name)).unwrap()).unwrap();
     for (from, to) in edits {
         assert!(text.contains(from), "{from} is not in {text}");
@@ -47,6 +51,8 @@ fn front() -> Front {
 fn slot(verb: &str) -> Slot {
     if verb == "system" {
         "tm/qcow2/monitor".parse().unwrap()
+    } else if verb == "pool" {
+        "tm/ceph/monitor".parse().unwrap()
     } else {
         Slot::new("datastore", "fs", verb).unwrap()
     }
@@ -186,6 +192,36 @@ fn a_host_of_the_list_works_where_there_is_one() {
 }
 
 /// W5: what an image is decides, not what its driver is called.
+/// `monitor` of a pool: the cluster is the datastore's, and the front-end need not reach it.
+#[test]
+fn a_pool_is_asked_for_on_a_host_of_the_list() {
+    let said = "<BRIDGE_LIST>h1</BRIDGE_LIST><POOL_NAME>two</POOL_NAME><CEPH_USER>libvirt</CEPH_USER>\
+                <CEPH_KEY>/etc/ceph/k</CEPH_KEY><CEPH_CONF>/etc/ceph/b c.conf</CEPH_CONF></TEMPLATE></DATASTORE>";
+    let end = "</TEMPLATE></DATASTORE>";
+    let (place, call) = planned("pool", "102", &[(end, said)]).unwrap();
+    assert_eq!(place.to_string(), "h1");
+    let cluster = r#"{"conf":"/etc/ceph/b c.conf","key":"/etc/ceph/k","user":"libvirt"}"#;
+    assert_eq!(
+        call,
+        format!(r#"monitor:102 {{"pool_usage":{{"cluster":{cluster},"disks":true,"pool":"two"}}}}"#)
+    );
+    let plain = "<BRIDGE_LIST>h1</BRIDGE_LIST></TEMPLATE></DATASTORE>";
+    assert!(planned("pool", "102", &[(end, plain)]).unwrap().1.contains(r#""pool":"one""#));
+    let refused = planned("pool", "102", &[]).unwrap_err().text;
+    assert_eq!(refused, "BRIDGE_LIST is not in the document of datastore 102");
+    let odd = said.replace("two", "a/b");
+    assert!(
+        planned("pool", "102", &[(end, &odd)]).unwrap_err().text.starts_with("POOL_NAME of datastore 102")
+    );
+    // What the call prints (`rbd/usage.rs`) becomes oned's line and monitord's sizes.
+    let request = read("pool", "102", &edited("pool", &[(end, plain)])).unwrap();
+    assert!(request.prints() && request.turn().is_none() && built(&slot("pool")));
+    let printed = "USED_MB=2 TOTAL_MB=12 FREE_MB=10\n\
+                   [{\"vm\":7,\"disks\":[{\"id\":0,\"size_mb\":4,\"snapshots\":{\"12\":2}}]}]";
+    let answer = request.answer(printed, None, &TmSettings::default()).unwrap();
+    assert_eq!((answer.stdout.as_str(), answer.sizes.len()), ("USED_MB=2 TOTAL_MB=12 FREE_MB=10\n", 1));
+}
+
 #[test]
 fn a_chain_is_a_chain_whatever_the_driver_is_called() {
     for verb in ["snap_delete", "snap_flatten", "snap_revert"] {

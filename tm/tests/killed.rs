@@ -39,6 +39,8 @@ fn cases() -> Vec<Case> {
     let fresh = |on: &Datastores| on.qcow2("1/abc", "4M", None);
     let case = |name, prepare, call| Case { name, prepare, call, input: None, guest: None };
     let mut all = snapshots();
+    all.extend(lent());
+    all.extend(backups());
     all.extend(vec![
         case("flat copy", fresh, Datastores::flat),
         case("flat copy over an older disk, grown", before, |on| {
@@ -178,6 +180,89 @@ fn snapshots() -> Vec<Case> {
         ),
         plain("plain snapshot goes", |on| life(on, false, true), |on| on.snapshot("delete", 0, false, true)),
         plain("plain disk grows", |on| life(on, false, false), |on| on.resize(false, false, 64, false)),
+    ]
+}
+
+/// Images on their way to a host's own disk and back.
+fn lent() -> Vec<Case> {
+    /// An image with two snapshots, as VMs of a shared datastore leave it.
+    fn image(on: &Datastores, chain: bool) {
+        let layout = if chain { "chain" } else { "image" };
+        let format = if chain { "qcow2" } else { "raw" };
+        on.done_after(&[if chain { on.chain_image() } else { on.raw("1/abc") }, on.link(layout)]);
+        for (id, byte) in (0..2).zip(1..) {
+            on.guest_writes(format, "100/7/disk.0", u64::from(id), byte);
+            on.done(&on.snapshot("create", id, chain, true));
+        }
+        on.guest_writes(format, "100/7/disk.0", 2, 9);
+        on.done(&on.give_back());
+    }
+    /// That image at a host, where it got another snapshot.
+    fn written(on: &Datastores, chain: bool) {
+        image(on, chain);
+        on.done(&on.lend(if chain { "chain" } else { "image" }));
+        let format = if chain { "qcow2" } else { "raw" };
+        on.done(&on.snapshot("create", 2, chain, false));
+        on.guest_writes(format, "100/7/disk.0", 3, 7);
+    }
+    let case = |name, prepare, call| Case { name, prepare, call, input: None, guest: None };
+    vec![
+        case("a fresh image lent", |on| drop(on.chain_image()), |on| on.lend("chain")),
+        case("layers lent", |on| image(on, true), |on| on.lend("chain")),
+        case(
+            "layers lent over an older disk",
+            |on| {
+                image(on, true);
+                on.done(&on.make(true, json!("empty")))
+            },
+            |on| on.lend("chain"),
+        ),
+        case("plain copies lent", |on| image(on, false), |on| on.lend("image")),
+        case("layers back", |on| written(on, true), |on| on.take_back("chain")),
+        case(
+            "layers back for the second time",
+            |on| {
+                written(on, true);
+                on.done(&on.take_back("chain"));
+                on.done(&on.lend("chain"));
+                on.guest_writes("qcow2", "100/7/disk.0", 1, 8);
+            },
+            |on| on.take_back("chain"),
+        ),
+        case("plain copies back", |on| written(on, false), |on| on.take_back("image")),
+    ]
+}
+
+/// A backup of a disk that nobody has open, whole and of what has changed.
+fn backups() -> Vec<Case> {
+    fn disk(on: &Datastores) {
+        on.done_after(&[on.chain_image()]);
+        on.done(&on.overlay());
+        on.guest_writes("qcow2", "100/7/disk.0", 1, 7);
+        on.begin_backup();
+    }
+    fn earlier(on: &Datastores) {
+        disk(on);
+        on.done(&on.back_up(true, false, json!("first")));
+        on.guest_writes("qcow2", "100/7/disk.0", 2, 8);
+        on.begin_backup();
+    }
+    fn target(on: &Datastores) {
+        disk(on);
+        let disk = json!({"disk": on.backup_disk(true, false, json!("full"))});
+        on.perform(&on.backup("target", None, disk), &[]).unwrap();
+    }
+    let case = |name, prepare, call| Case { name, prepare, call, input: None, guest: Some("qcow2") };
+    let begin = |on: &Datastores| on.backup("begin", None, json!({"tpm": false}));
+    vec![
+        Case { input: Some("PFZNLz4="), ..case("backup begun after another", earlier, begin) },
+        case("disk backed up", disk, |on| on.back_up(true, false, json!("full"))),
+        case("first increment", disk, |on| on.back_up(true, false, json!("first"))),
+        case("next increment", earlier, |on| on.back_up(true, false, json!({"since": 0}))),
+        case("backup published", target, |on| {
+            on.backup("publish", None, json!({"disk": on.backup_disk(true, false, json!("full"))}))
+        }),
+        case("backup cleared", earlier, |on| on.backup("clear", None, json!({}))),
     ]
 }
 

@@ -48,8 +48,10 @@ const SLOTS: [&str; 7] = [
     "vnm/vxlan/post",
     "vnm/vxlan/clean",
 ];
-const TM_SLOTS: [&str; 25] = [
+const TM_SLOTS: [&str; 27] = [
+    "ln.ssh",
     "mv.ssh",
+    "mvds.ssh",
     "clone",
     "ln",
     "mv",

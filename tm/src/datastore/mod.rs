@@ -1,5 +1,5 @@
 //! Datastores of images: the actions of `datastore/fs` and `datastore/ceph`, which the stock datastore process starts
-//! (contract TM 3), and `monitor` of a shared system datastore, which it starts among the transfer manager's slots.
+//! (contract TM 3), and `monitor` of a shared system datastore, of files or a pool, which it starts among the transfer manager's slots.
 //!
 //! ```text
 //! argv: an id     ─┐
@@ -15,7 +15,7 @@ mod document;
 mod monitord;
 mod plan;
 mod seal;
-mod source;
+pub(crate) mod source;
 mod volumes;
 
 use causeway_core::document::decode;
@@ -63,6 +63,7 @@ impl Store {
     fn of(slot: &Slot) -> Option<(Self, Verb)> {
         Some(match (slot.family(), slot.driver(), slot.verb()) {
             ("tm", "shared" | "qcow2", "monitor") => (Store::Files, Verb::System),
+            ("tm", "ceph", "monitor") => (Store::Ceph, Verb::System),
             ("datastore", "fs", verb) => (Store::Files, Verb::named(verb)?),
             ("datastore", "ceph", verb) => (Store::Ceph, Verb::named(verb)?),
             _ => return None,

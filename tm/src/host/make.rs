@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Blank, During, Home, StorageError, Temporary, Tool, Worker, lock, remove};
+use super::{Blank, During, Home, Recipient, StorageError, Temporary, Tool, Worker, lock, remove};
 use crate::place::{FileName, VmFile};
 use crate::store::file::MIB;
 use crate::store::header::Header;
@@ -12,14 +12,15 @@ use crate::store::header::Header;
 /// # Errors
 /// It can't be made; whatever had the name is then as it was.
 pub(crate) fn make(
-    file: &VmFile,
+    to: &Recipient<'_>,
     size_mb: u64,
     qcow2: bool,
     blank: &Blank,
     worker: &Worker<'_>,
 ) -> Result<(), StorageError> {
+    let file = to.file;
     let _locks = lock::hold(worker, file.dir().vm(), None)?;
-    let home = Home::ensure(file.dir(), worker)?;
+    let home = to.home(worker)?;
     home.sweep(file.name())?;
     worker.at("leftovers removed");
     home.or_gone(put(&home, file, size_mb.saturating_mul(MIB), qcow2, blank, worker))

@@ -29,7 +29,7 @@ pub(super) fn refuse_in_use(rbd: &Rbd<'_>, family: &Family) -> Result<(), Storag
 }
 
 /// Refuses a disk whose snapshots somebody else has cloned.
-fn strangers(rbd: &Rbd<'_>, family: &Family) -> Result<(), StorageError> {
+pub(super) fn strangers(rbd: &Rbd<'_>, family: &Family) -> Result<(), StorageError> {
     let members = family.leaves_first(true);
     let ours: Vec<String> = members.iter().map(|member| member.volume.to_string()).collect();
     for member in &members {

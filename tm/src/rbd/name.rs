@@ -7,6 +7,7 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use causeway_core::names::{NameError, VmId};
 use serde::{Deserialize, Serialize};
@@ -212,6 +213,18 @@ pub(super) fn number(text: &str) -> Option<u32> {
     (number.to_string() == text).then_some(number)
 }
 
+/// When the making of a half-made volume began, by its name; counted from 1970.
+pub(crate) fn half_made_at(name: &str) -> Option<Duration> {
+    let (_, unique) = name.split_once(HALF_MADE)?;
+    let mut parts = unique.split('-');
+    let (Some(_), Some(moment), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return None;
+    };
+    let nanoseconds = u128::from_str_radix(moment, 16).ok()?;
+    u64::try_from(nanoseconds).ok().map(Duration::from_nanos)
+}
+
 fn unique() -> String {
     static SERIAL: AtomicU32 = AtomicU32::new(0);
     let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
@@ -317,6 +330,14 @@ mod tests {
             assert_eq!(volume("one/one-5").role(made.name()), None, "{made}");
         }
         assert_ne!(disk.half_made(), disk.half_made());
+        let made = half_made_at(disk.half_made().name()).unwrap();
+        let age = std::time::UNIX_EPOCH.elapsed().unwrap() - made;
+        assert!(age < Duration::from_secs(60), "{age:?}");
+        for name in
+            ["one-5-7-0", "one-5.causeway-tmp.1", "one-5.causeway-tmp.1-x-2", "one-5.causeway-old.1-1-1"]
+        {
+            assert_eq!(half_made_at(name), None, "{name}");
+        }
     }
 
     #[test]

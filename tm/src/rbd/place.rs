@@ -62,6 +62,18 @@ fn discard(rbd: &Rbd<'_>, volume: &Volume, snapshots: &[Snapshot]) -> Result<(),
     rbd.remove(volume)
 }
 
+/// Removes what calls left half-made days ago that were killed and never run again: of an image that never was nobody
+/// speaks any more.
+pub(super) fn sweep_strays(rbd: &Rbd<'_>, family: &Family) {
+    for volume in family.strays() {
+        match rbd.remove(volume) {
+            Ok(()) => rbd.worker().at("stray removed"),
+            // Open: it is no stray.
+            Err(error) => tracing::debug!(%volume, %error, "left as it is"),
+        }
+    }
+}
+
 /// Makes a volume under a name of its own, and removes it again if that fails.
 pub(super) fn half_made(
     rbd: &Rbd<'_>,

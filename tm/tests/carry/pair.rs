@@ -1,4 +1,5 @@
 //! Two hosts in two directories, and the two ends as two processes with pipes between them.
+#![allow(dead_code, reason = "each test file uses its own part of this")]
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use causeway_core::answer::Failure;
 use causeway_core::names::HostName;
-use causeway_tm::carry::{Carry, Courier, End, Ended, Manner, Spot, carry, serve};
+use causeway_tm::carry::{Carry, Courier, End, Ended, Manner, Part, Spot, carry, serve};
 use causeway_tm::host::Worker;
 use rustix::process::{Signal, getpid, kill_process};
 
@@ -71,6 +72,7 @@ impl Pair {
             to: spot("h2", &self.destination),
             runs_at,
             manner,
+            part: Part::Move,
             local: true,
         }
     }

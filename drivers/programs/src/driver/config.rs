@@ -300,7 +300,19 @@ impl<O: Options> Config<O> {
             short_deadline: timeout.unwrap_or(ours.tm.duration()),
             copy_deadline: timeout.unwrap_or(ours.copy.duration()),
             carry: manner(&self.causeway),
+            front: Some(self.fetching()),
             ..self.transfer.clone()
+        }
+    }
+
+    /// What fetches something here and sends it to a host.
+    pub fn fetching(&self) -> causeway_tm::datastore::Front {
+        causeway_tm::datastore::Front {
+            downloader: self.remotes.join("datastore/downloader.sh"),
+            restricted: self.restricted_directories(),
+            ssh: self.ssh_client(),
+            receiver: self.remote("receive"),
+            sender: self.remote("send"),
         }
     }
 

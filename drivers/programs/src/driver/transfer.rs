@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use causeway_core::answer::{Failure, Kind};
 use causeway_core::document::{Envelope, TmCommand, encode};
 use causeway_core::plan::{Input, InputName, Slot, Step};
-use causeway_tm::facts::{VmFacts, gather};
-use causeway_tm::plan::{Source, needs, reading};
+use causeway_tm::facts::{VmFacts, gather, lcm};
+use causeway_tm::plan::{Source, Stdin, needs, reading, stdin_of};
 
 use super::expand::{Doer, Known, at_home, doer, foreign, not_built, read};
 use super::serve::Driver;
@@ -29,7 +29,7 @@ impl<'a> Transfers<'a> {
         let mut transfers = Transfers { driver, expanded: BTreeMap::new(), inputs: BTreeMap::new() };
         let mut sources = BTreeMap::new();
         for (index, command) in envelope.tm_command.iter().chain(&envelope.tm_rollback).enumerate() {
-            for action in actions(command) {
+            for action in actions(command, envelope.vm.lcm_state) {
                 let command = command.with_action(&action).map_err(|e| Failure::new(Kind::Input, e))?;
                 if let Some(steps) = transfers.ours(&command, envelope, index, &mut sources).await? {
                     transfers.expanded.insert(command.to_string(), steps);
@@ -81,12 +81,15 @@ impl<'a> Transfers<'a> {
         known.ask(&self.driver.oned, &needs).await;
         let mut facts = gather(&needs, &known)?;
         let settings = self.driver.config.transfer_settings();
-        if let Some(step) = reading(&slot, &command.args, &facts, &settings)? {
-            let step = at_home(vec![step]).remove(0);
+        if let Some(mut reading) = reading(&slot, &command.args, &facts, &settings)? {
+            let inputs = self.driver.front.sources(std::mem::take(&mut reading.inputs)).await?;
             let id = self.driver.new_id();
-            facts.take_reading(&read(&self.driver.places, id, envelope.vm.id, step).await?)?;
+            facts.take_reading(&read(&self.driver.places, id, envelope.vm.id, reading, inputs).await?)?;
         }
-        let stdin = encode(envelope.vm_xml().as_bytes());
+        let stdin = match stdin_of(&slot) {
+            Stdin::Plain => envelope.vm_xml().to_owned(),
+            Stdin::Encoded | Stdin::Nothing => encode(envelope.vm_xml().as_bytes()),
+        };
         let transfer = causeway_tm::plan::steps(&slot, &command.args, stdin.as_bytes(), &facts, &settings)?;
         let transfer = if index == 0 { transfer } else { transfer.prefixed(&format!("{index}:")) };
         sources.extend(transfer.inputs);
@@ -94,12 +97,14 @@ impl<'a> Transfers<'a> {
     }
 }
 
-/// The commands that one of a request stands for: MIGRATE for three; a snapshot is one of a running guest here, for which
-/// oned has no word of its own (contract TM 1.4); every other one for itself.
-fn actions(command: &TmCommand) -> Vec<String> {
+/// The commands that one of a request stands for: MIGRATE for three; BACKUP for two, which have other names while the
+/// guest runs (contract VMM 2.4); a snapshot is one of a running guest here, for which oned has no word of its own
+/// (contract TM 1.4); every other one for itself.
+fn actions(command: &TmCommand, state: Option<u32>) -> Vec<String> {
     let action = command.action();
     let (prefixes, suffix): (&[&str], _) = match action {
         "MIGRATE" => (&["PRE", "POST", "FAIL"], ""),
+        "BACKUP" => (&["PRE", "POST"], if state == Some(lcm::BACKUP) { "_LIVE" } else { "" }),
         "SNAP_CREATE" => (&[""], "_LIVE"),
         _ => (&[""], ""),
     };
@@ -131,9 +136,13 @@ mod tests {
 
     #[test]
     fn what_a_command_stands_for() {
-        let of = |text: &str| actions(&TmCommand::parse(text, "TM_COMMAND").unwrap());
+        let at = |text: &str, state| actions(&TmCommand::parse(text, "TM_COMMAND").unwrap(), Some(state));
+        let of = |text: &str| at(text, 3);
         assert_eq!(of("MIGRATE qcow2 h1 h2 /ds/0/7 7 0"), ["PREMIGRATE", "POSTMIGRATE", "FAILMIGRATE"]);
         assert_eq!(of("SNAP_CREATE.ssh qcow2 h1:/ds/0/7/disk.0 0 7 1"), ["SNAP_CREATE_LIVE"]);
+        let backup = "BACKUP qcow2 h1:/ds/0/7 0 one-7 - 7 0";
+        assert_eq!(at(backup, lcm::BACKUP), ["PREBACKUP_LIVE", "POSTBACKUP_LIVE"]);
+        assert_eq!(of(backup), ["PREBACKUP", "POSTBACKUP"]);
         assert_eq!(of("CPDS qcow2 h1:/ds/0/7/disk.0 /ds/1/x -1 7 1"), ["CPDS"]);
     }
 }

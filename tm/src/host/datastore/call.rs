@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use causeway_core::names::{DiskPath, VmId};
 use serde::{Deserialize, Serialize};
 
-use super::super::Blank;
+use super::super::{Blank, Staged};
 use crate::facts::Format;
 use crate::place::{DatastoreDir, Image};
 use crate::rbd::{ImageCall, ImageWork};
@@ -27,6 +27,13 @@ pub enum DatastoreCall {
         opened: bool,
         /// Whether what is zero takes no room (`SPARSE`).
         sparse: bool,
+    },
+    /// Brings what is taken out of a backup to where its VM's disk is; it is only ever sent there.
+    Stage {
+        /// What it is to be.
+        staged: Staged,
+        /// What it is made of.
+        origin: Origin,
     },
     /// Does an import on another host: what it is made of is here. Prints its format.
     Deliver {
@@ -107,7 +114,7 @@ impl DatastoreCall {
     /// What a new image is to be made of, where that comes from outside of the datastore.
     pub(crate) fn origin(&self) -> Option<&Origin> {
         match self {
-            DatastoreCall::Import { origin, .. } => Some(origin),
+            DatastoreCall::Import { origin, .. } | DatastoreCall::Stage { origin, .. } => Some(origin),
             DatastoreCall::Volume(call) => match &call.work {
                 ImageWork::Import { origin, .. } => Some(origin),
                 _ => None,
@@ -119,7 +126,7 @@ impl DatastoreCall {
     /// The same call with something else to make the image of.
     pub(super) fn made_of(mut self, other: Origin) -> Self {
         match &mut self {
-            DatastoreCall::Import { origin, .. } => *origin = other,
+            DatastoreCall::Import { origin, .. } | DatastoreCall::Stage { origin, .. } => *origin = other,
             DatastoreCall::Volume(call) => {
                 if let ImageWork::Import { origin, .. } = &mut call.work {
                     *origin = other;

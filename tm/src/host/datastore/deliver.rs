@@ -19,6 +19,7 @@ use super::import::{compare, descriptor, import, named, script};
 use super::remote::Remote;
 use super::upload::is_packed;
 use super::{DatastoreCall, During, Origin, StorageError, Worker, rbd};
+use crate::host::restore;
 
 /// Most bytes of a frame.
 pub(super) const FRAME: usize = 64 << 10;
@@ -40,7 +41,8 @@ pub(super) fn deliver(
     ssh: &[String],
     worker: &Worker<'_>,
 ) -> Result<String, StorageError> {
-    let origin = call.origin().ok_or_else(|| refused("only an import can be sent to a host"))?;
+    let origin =
+        call.origin().ok_or_else(|| refused("only what is imported or staged can be sent to a host"))?;
     let (file, checksum) = match origin {
         Origin::File { path, dirs, checksum, .. } => (Some(named(path, dirs)?), checksum),
         Origin::Address { checksum, .. } | Origin::Stream { checksum, .. } => (None, checksum),
@@ -100,7 +102,7 @@ pub(super) fn broken_off() -> StorageError {
     StorageError::Incomplete { path: "what was sent".into(), why: "the stream broke off".to_owned() }
 }
 
-fn refused(why: &str) -> StorageError {
+pub(super) fn refused(why: &str) -> StorageError {
     StorageError::Host { failure: Failure::new(Kind::Bug, why) }
 }
 
@@ -211,6 +213,9 @@ pub fn receive(
         ) => import(image, origin, *format, *opened, *sparse, Some(&mut frames), &worker),
         (Some(Origin::Stream { .. }), DatastoreCall::Volume(call)) => {
             rbd::perform_on_image(call, Some(&mut frames), &worker)
+        }
+        (Some(Origin::Stream { .. }), DatastoreCall::Stage { staged, .. }) => {
+            restore::stage(staged, &mut frames, &worker).map(|()| String::new())
         }
         _ => return Err(wrong(&"another call")),
     };

@@ -23,7 +23,7 @@ use super::{
 use crate::place::{FileName, Image};
 
 /// What `qemu-img check` says of an image that is whole and has space that nothing refers to.
-const LEAKS: i32 = 3;
+pub(in crate::host) const LEAKS: i32 = 3;
 /// Bytes that are written, or left out, at once.
 const GRAIN: usize = 64 << 10;
 

@@ -26,6 +26,7 @@ pub use call::{
     Checksum, DatastoreCall, Dirs, DiskSizes, Exported, Fetch, ImageOrder, Origin, Stored, VmSizes,
 };
 pub use deliver::receive;
+pub(super) use import::LEAKS;
 pub(crate) use import::{compare, pour};
 pub use remote::send;
 pub(crate) use upload::{Upload, is_encrypted, kind};
@@ -40,6 +41,7 @@ pub(super) fn perform(call: &DatastoreCall, worker: &Worker<'_>) -> Result<Strin
         DatastoreCall::Import { image, origin, format, opened, sparse } => {
             import::import(image, origin, *format, *opened, *sparse, None, worker)
         }
+        DatastoreCall::Stage { .. } => Err(deliver::refused("what is staged must be sent")),
         DatastoreCall::Deliver { import, ssh } => deliver::deliver(import, ssh, worker),
         DatastoreCall::Copy { original, stored, image, format, sparse } => {
             copy::copy(original, *stored, image, *format, *sparse, worker)
@@ -91,7 +93,7 @@ fn publish(
 }
 
 /// Has `qemu-img` make a new file of another one, and compares what came out.
-fn convert(
+pub(super) fn convert(
     from: (&std::path::Path, &str),
     size: u64,
     (made, format): (&Temporary<'_>, Stored),

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::copy::head;
 use super::deliver::{FRAME, Frames, frame, write_frame};
 use super::{During, StorageError, Stored, Tool, Worker, lock};
-use crate::host::Staged;
+use crate::host::Scratch;
 use crate::place::Image;
 
 /// Most that is read of what ssh complains, bytes.
@@ -131,7 +131,7 @@ pub fn send(
         Whole::AsItIs(head.file)
     } else {
         // Beside the image, where there is room for images; without a name.
-        let made = Staged::new(&image.datastore().path())?;
+        let made = Scratch::new(&image.datastore().path())?;
         let mut tool = Tool::qemu_img("convert", &head.path);
         tool.args(["-f", stored.as_str(), "-O", stored.as_str()]).arg(&head.path).arg(made.path());
         tool.run(&worker)?;
@@ -154,7 +154,7 @@ pub fn send(
 /// A file that needs no other.
 enum Whole {
     AsItIs(File),
-    Made(Staged),
+    Made(Scratch),
 }
 
 impl Whole {

@@ -33,8 +33,7 @@ impl Rbd<'_> {
         // A volume that is not there is named as everywhere else.
         self.info(volume).map_err(|error| super::super::clone::absent(self, volume, error))?;
         let on = volume.to_string();
-        let tool = self.tool(self.program, "rbd export", &on, &["export", "--no-progress", &on, "-"]);
-        let sum = tool.stream(self.worker(), |mut pipe| {
+        let sum = self.stream("export", &on, &["--no-progress", &on, "-"], |mut pipe| {
             let mut sum = Md5::new();
             let mut buffer = vec![0; 1 << 20];
             loop {
@@ -48,14 +47,5 @@ impl Rbd<'_> {
         })?;
         let sum = sum.during("read", &on)?;
         Ok(sum.iter().map(|byte| format!("{byte:02x}")).collect())
-    }
-
-    /// Takes a mark away; one that is not there is as good.
-    pub(super) fn unmark(&self, volume: &Volume, key: &str) -> Result<(), StorageError> {
-        if self.mark(volume, key)?.is_some() {
-            let on = volume.to_string();
-            self.call(&["image-meta", "remove"], &on, &[&on, key])?;
-        }
-        Ok(())
     }
 }

@@ -19,7 +19,7 @@ use super::tarball::{self, Part};
 use super::unpack::{Packing, extract, unpack};
 use super::{New, is_made, new_image};
 use crate::host::{
-    During, Origin, Staged, StorageError, Tool, Upload, Worker, compare, is_encrypted, kind, pour,
+    During, Origin, Scratch, StorageError, Tool, Upload, Worker, compare, is_encrypted, kind, pour,
 };
 
 /// What `qemu-img check` says of an image that is whole and has space that nothing refers to.
@@ -38,9 +38,9 @@ pub(super) struct Sent<'a, 'r> {
 /// An upload, ready to become a volume.
 enum Ready {
     /// Plain bytes.
-    Bytes(Staged),
+    Bytes(Scratch),
     /// A volume with its snapshots, and the differences that follow.
-    Parts { whole: Staged, later: Vec<Staged> },
+    Parts { whole: Scratch, later: Vec<Scratch> },
 }
 
 pub(super) fn import(
@@ -59,7 +59,7 @@ pub(super) fn import(
         return Ok(());
     }
     let dir = sent.staging;
-    let staged = Staged::new(dir)?;
+    let staged = Scratch::new(dir)?;
     let length = pour(stream, staged.file(), true).during("receive into", dir)?;
     staged.file().set_len(length).during("grow a file in", dir)?;
     rbd.worker().at("received");
@@ -95,7 +95,7 @@ fn refused(why: impl Into<String>) -> StorageError {
 }
 
 /// Looks what it is, and makes plain bytes of it.
-fn ready(staged: Staged, dir: &Path, unpacks: bool, worker: &Worker<'_>) -> Result<Ready, StorageError> {
+fn ready(staged: Scratch, dir: &Path, unpacks: bool, worker: &Worker<'_>) -> Result<Ready, StorageError> {
     let packing = Packing::of(staged.file());
     if let Some(packing) = packing
         && tarball::begins(&packing.first_block(staged.file()))
@@ -127,7 +127,7 @@ fn ready(staged: Staged, dir: &Path, unpacks: bool, worker: &Worker<'_>) -> Resu
         }
         Upload::Other(name) => (name, None),
     };
-    let plain = Staged::new(dir)?;
+    let plain = Scratch::new(dir)?;
     let mut tool = Tool::qemu_img("convert", Path::new(asked()));
     tool.args(["-f", name, "-O", "raw"]).arg(staged.path()).arg(plain.path()).run(worker)?;
     worker.at("converted");
@@ -141,7 +141,7 @@ fn ready(staged: Staged, dir: &Path, unpacks: bool, worker: &Worker<'_>) -> Resu
 }
 
 /// Puts the parts of a backup in their order.
-fn in_parts(mut found: Vec<(Part, Staged)>) -> Result<Ready, StorageError> {
+fn in_parts(mut found: Vec<(Part, Scratch)>) -> Result<Ready, StorageError> {
     found.sort_by_key(|(part, _)| *part);
     let wrong = || {
         refused(

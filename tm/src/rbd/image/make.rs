@@ -6,7 +6,7 @@ use std::path::Path;
 use super::super::name::Volume;
 use super::super::tool::Rbd;
 use super::{New, is_made, new_image};
-use crate::host::{Blank, During, Staged, StorageError, format};
+use crate::host::{Blank, During, Scratch, StorageError, format};
 
 pub(super) fn make(
     rbd: &Rbd<'_>,
@@ -23,7 +23,7 @@ pub(super) fn make(
         if *blank == Blank::Empty {
             return rbd.create(made, size, data);
         }
-        let staged = Staged::new(staging)?;
+        let staged = Scratch::new(staging)?;
         staged.file().set_len(size).during("grow a file in", staging)?;
         format(&staged.path(), blank, rbd.worker())?;
         rbd.import(&staged.path(), made, data)

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::tarball::{self, Part};
-use crate::host::{During, Staged, StorageError, Tool, Worker, pour};
+use crate::host::{During, Scratch, StorageError, Tool, Worker, pour};
 
 /// How something is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +46,7 @@ impl Packing {
         block
     }
 
-    fn tool(self, staged: &Staged) -> Tool {
+    fn tool(self, staged: &Scratch) -> Tool {
         let mut tool = Tool::new(self.program(), Path::new("what was sent"));
         tool.arg("-dc").arg(staged.path());
         tool
@@ -69,12 +69,12 @@ impl Read for At<'_> {
 
 /// Unpacks it into another file.
 pub(super) fn unpack(
-    staged: &Staged,
+    staged: &Scratch,
     dir: &Path,
     packing: Packing,
     worker: &Worker<'_>,
-) -> Result<Staged, StorageError> {
-    let plain = Staged::new(dir)?;
+) -> Result<Scratch, StorageError> {
+    let plain = Scratch::new(dir)?;
     let length = packing.tool(staged).stream(worker, |mut pipe| pour(&mut pipe, plain.file(), true))?;
     let length = length.during("unpack into", dir)?;
     plain.file().set_len(length).during("grow a file in", dir)?;
@@ -84,16 +84,16 @@ pub(super) fn unpack(
 
 /// Unpacks an archive of volumes, each part into a file of its own.
 pub(super) fn extract(
-    staged: &Staged,
+    staged: &Scratch,
     dir: &Path,
     packing: Packing,
     worker: &Worker<'_>,
-) -> Result<Vec<(Part, Staged)>, StorageError> {
+) -> Result<Vec<(Part, Scratch)>, StorageError> {
     let mut parts = Vec::new();
     let mut failed = None;
     let read = packing.tool(staged).stream(worker, |pipe| {
         tarball::read(pipe, |part, bytes| {
-            let file = match Staged::new(dir) {
+            let file = match Scratch::new(dir) {
                 Ok(file) => file,
                 Err(error) => {
                     failed = Some(error);

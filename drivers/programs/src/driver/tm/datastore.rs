@@ -13,7 +13,7 @@ use causeway_core::journal::Journal;
 use causeway_core::names::{HostName, RequestId, VmId};
 use causeway_core::plan::{Answer, Plan, Slot};
 use causeway_core::protocol::{Severity, TmOptions};
-use causeway_tm::datastore::{Front, Monitord, PublicKey, Request, choose, datagrams};
+use causeway_tm::datastore::{Monitord, PublicKey, Request, choose, datagrams};
 use causeway_tm::host::VmSizes;
 use tokio::net::UdpSocket;
 
@@ -87,13 +87,7 @@ struct Planned {
 async fn plan(slot: &Slot, argv: &[String], config: &Config<TmOptions>) -> Result<Planned, Failure> {
     let request = Request::read(slot, argv, &read_stdin()?)?;
     let [host, from] = bridges(&request, config).await?;
-    let front = Front {
-        downloader: config.remotes.join("datastore/downloader.sh"),
-        restricted: config.restricted_directories(),
-        ssh: config.ssh_client(),
-        receiver: config.remote("receive"),
-        sender: config.remote("send"),
-    };
+    let front = config.fetching();
     let transfer = request.steps(host.as_ref(), from.as_ref(), &front, &config.transfer_settings())?;
     let steps = at_home(transfer.steps);
     let answer = match steps.first().filter(|_| request.prints()) {

@@ -16,11 +16,11 @@ use crate::place::TEMPORARY;
 const MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 
 /// Such a file.
-pub(crate) struct Staged {
+pub(crate) struct Scratch {
     file: File,
 }
 
-impl Staged {
+impl Scratch {
     /// A new one on the file system of `dir`.
     ///
     /// # Errors
@@ -32,7 +32,7 @@ impl Staged {
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => named(dir, flags),
             other => other,
         };
-        Ok(Staged { file: File::from(opened.during("make a file in", dir)?) })
+        Ok(Scratch { file: File::from(opened.during("make a file in", dir)?) })
     }
 
     /// The file.
@@ -72,16 +72,17 @@ mod tests {
     fn it_has_no_name_and_can_be_opened_by_a_child() {
         let dir = tempfile::tempdir().unwrap();
         let flags = OFlags::RDWR | OFlags::CLOEXEC;
-        for staged in
-            [Staged::new(dir.path()).unwrap(), Staged { file: File::from(named(dir.path(), flags).unwrap()) }]
-        {
+        for staged in [
+            Scratch::new(dir.path()).unwrap(),
+            Scratch { file: File::from(named(dir.path(), flags).unwrap()) },
+        ] {
             staged.file().write_all(b"within").unwrap();
             assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
             assert_eq!(staged.length().unwrap(), 6);
             let read = std::process::Command::new("cat").arg(staged.path()).output().unwrap();
             assert_eq!(read.stdout, b"within");
         }
-        let error = Staged::new(&dir.path().join("none")).err().unwrap();
+        let error = Scratch::new(&dir.path().join("none")).err().unwrap();
         assert!(error.to_string().starts_with("cannot make a file in "), "{error}");
     }
 }
