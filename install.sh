@@ -328,13 +328,13 @@ frontend() {
   make_dir /var/lib/one/causeway 700 oneadmin:oneadmin
   put_slots causeway-host vmm/kvm deploy shutdown cancel migrate
   put_slots causeway-host vnm/vxlan pre post clean
-  [ ! -x "$from/causeway-tm" ] || for driver in tm/shared tm/qcow2; do
-    put_slots causeway-tm "$driver" clone ln mv mvds cpds delete mkimage mkswap resize context {pre,post,fail}migrate monitor \
-      snap_{create,create_live,delete,revert}{,.ssh} {clone,cpds,mv}.ssh
-  done
-  [ ! -x "$from/causeway-tm" ] || put_slots causeway-tm datastore/fs cp clone rm mkfs stat monitor export snap_{delete,revert,flatten}
-  # Not mv and its kin: most clusters keep a VM's small files on its host, from where only stock's move them.
-  [ ! -x "$from/causeway-tm" ] || put_slots causeway-tm tm/ceph clone ln mvds cpds delete mk{image,swap} resize snap_{create,delete,revert} context failmigrate
+  if [ -x "$from/causeway-tm" ]; then
+    local files=(clone ln mv mvds cpds delete mk{image,swap} resize context {pre,post,fail}migrate monitor snap_{create,create_live,delete,revert}{,.ssh} {clone,ln,cpds,mv,mvds}.ssh {pre,post}backup{,_live} restore)
+    for driver in tm/shared tm/qcow2; do put_slots causeway-tm "$driver" "${files[@]}"; done
+    put_slots causeway-tm tm/ceph {clone,ln,mvds,cpds,delete,resize}{,.ssh} mv mk{image,swap} snap_{create,create_live,delete,revert} context {pre,post,fail}migrate monitor
+    put_slots causeway-tm tm/ssh mv delete mk{image,swap} context
+    for driver in datastore/{fs,ceph}; do put_slots causeway-tm "$driver" cp clone rm mkfs stat monitor export snap_{delete,revert,flatten}; done
+  fi
   swap_executables in
   [ -z "$rehearsal" ] || return 0
   cat <<TEXT

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use causeway_core::names::HostName;
-use causeway_tm::carry::{Carry, Courier, End, Manner, Spot, carry, serve};
+use causeway_tm::carry::{Carry, Courier, End, Manner, Part, Spot, carry, serve};
 use causeway_tm::host::Worker;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -228,7 +228,7 @@ impl Bench {
         };
         let manner = Manner { packed, ..Manner::default() };
         let (from, to) = (spot("h1", "h1/100/7")?, spot("h2", "h2/100/7")?);
-        let order = Carry { from, to, runs_at, manner, local: false };
+        let order = Carry { from, to, runs_at, manner, part: Part::Move, local: false };
         let courier = Courier { worker: &worker, reach: &reach, log: &|_, _| {}, pauses: &[] };
         let begun = Instant::now();
         carry(&order, &courier)?;

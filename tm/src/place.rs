@@ -60,6 +60,11 @@ impl FileName {
     pub fn snap(&self) -> String {
         format!("{}.snap", self.0)
     }
+
+    /// The name of a disk's data in a backup: `disk.0.3`.
+    pub fn of_increment(&self, increment: u32) -> FileName {
+        FileName(format!("{}.{increment}", self.0))
+    }
 }
 
 /// The name of a layer or of a snapshot in its directory.

@@ -1,12 +1,15 @@
 //! What an admin can set.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use causeway_core::names::DiskPath;
 use causeway_core::plan::AGENT_WAIT;
 use causeway_core::settings::{SettingsError, ShellRc};
 
 use crate::carry::Manner;
+use crate::datastore::Front;
 use crate::rbd::PoolName;
 
 /// `SUPPORTED_FS` as it is shipped.
@@ -21,11 +24,18 @@ pub struct CephSettings {
     pub format: String,
     /// `CEPH_TRASH`: removed volumes go to the trash.
     pub trash: bool,
+    /// `STAGING_DIR`: where hosts of `BRIDGE_LIST` keep what is to become an image.
+    pub staging: PathBuf,
 }
 
 impl Default for CephSettings {
     fn default() -> Self {
-        CephSettings { pool: PoolName::default(), format: "2".to_owned(), trash: false }
+        CephSettings {
+            pool: PoolName::default(),
+            format: "2".to_owned(),
+            trash: false,
+            staging: "/var/tmp".into(),
+        }
     }
 }
 
@@ -45,6 +55,10 @@ impl CephSettings {
             if !settings.trash && !trash.eq_ignore_ascii_case("no") {
                 return Err(SettingsError::value(file.file(), "CEPH_TRASH", trash, "yes or no"));
             }
+        }
+        if let Some(staging) = file.get("STAGING_DIR")? {
+            let wrong = |e| SettingsError::value(file.file(), "STAGING_DIR", staging, e);
+            settings.staging = staging.parse().map(|path: DiskPath| path.path()).map_err(wrong)?;
         }
         if let Some(format) = file.get("RBD_FORMAT")? {
             settings.format = format.to_owned();
@@ -69,6 +83,11 @@ pub struct TmSettings {
     pub short_deadline: Duration,
     /// Longest time of a step that copies an image. The stock driver waits for ever (contract TM 1.1, `-w`).
     pub copy_deadline: Duration,
+    /// `BACKUP_BASE_PATH` of `datastore.conf`: where the hosts put what a backup driver is to fetch; else it lies in the
+    /// VM's directory.
+    pub backup_base: Option<DiskPath>,
+    /// What a step that fetches something on the front-end works with.
+    pub front: Option<Front>,
     /// How a VM's directory goes to a host that does not see it.
     pub carry: Manner,
 }
@@ -82,6 +101,8 @@ impl Default for TmSettings {
             agent_wait: AGENT_WAIT,
             short_deadline: Duration::from_secs(120),
             copy_deadline: Duration::from_secs(24 * 3600),
+            backup_base: None,
+            front: None,
             carry: Manner::default(),
         }
     }
@@ -119,8 +140,15 @@ impl TmSettings {
                 SettingsError::value(kvmrc.file(), "VIRSH_TIMEOUT", text, "a number of seconds")
             })?),
         };
+        let backup_base = match datastore.get("BACKUP_BASE_PATH")?.filter(|text| !text.is_empty()) {
+            None => None,
+            Some(text) => Some(text.parse().map_err(|_| {
+                let accepted = "an absolute path without '..'";
+                SettingsError::value(datastore.file(), "BACKUP_BASE_PATH", text, accepted)
+            })?),
+        };
         let qcow2_options = words(tmrc.get("QCOW2_OPTIONS")?);
-        Ok(TmSettings { qcow2_options, file_systems, agent_wait, ..TmSettings::default() })
+        Ok(TmSettings { qcow2_options, file_systems, agent_wait, backup_base, ..TmSettings::default() })
     }
 }
 
@@ -137,10 +165,11 @@ mod tests {
     #[test]
     fn the_settings_of_ceph() {
         let read = |text: &str| CephSettings::read(&ShellRc::parse("ceph.conf", text));
-        assert_eq!(read("STAGING_DIR=/var/tmp\n").unwrap(), CephSettings::default());
+        assert_eq!(read("STAGING_DIR=/var/tmp/\n").unwrap(), CephSettings::default());
         let set = read("POOL_NAME=\"two\"\nRBD_FORMAT=1\nCEPH_TRASH=YES\n").unwrap();
         assert_eq!((set.pool.as_str(), set.format.as_str(), set.trash), ("two", "1", true));
-        for wrong in ["POOL_NAME=a/b", "POOL_NAME=-x", "CEPH_TRASH=maybe"] {
+        assert_eq!(read("STAGING_DIR=/srv").unwrap().staging, PathBuf::from("/srv"));
+        for wrong in ["STAGING_DIR=tmp", "POOL_NAME=a/b", "POOL_NAME=-x", "CEPH_TRASH=maybe"] {
             assert!(read(wrong).unwrap_err().to_string().contains("ceph.conf"), "{wrong}");
         }
     }

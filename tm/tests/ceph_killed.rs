@@ -23,11 +23,19 @@ struct Case {
     call: fn(&Stage) -> Value,
     /// Whether what the disk held before is to be lost.
     begins_anew: bool,
+    /// Whether a file takes the image's place.
+    returns: bool,
 }
 
 fn cases() -> Vec<Case> {
-    let kept = |name, prepare, call| Case { name, prepare, call, begins_anew: false };
-    let anew = |name, prepare, call| Case { name, prepare, call, begins_anew: true };
+    let kept = |name, prepare, call| Case { name, prepare, call, begins_anew: false, returns: false };
+    let anew = |name, prepare, call| Case { name, prepare, call, begins_anew: true, returns: false };
+    let back = |name, prepare, call| Case { name, prepare, call, begins_anew: false, returns: true };
+    let snapshots_of_the_image: fn(&Stage) = |on| {
+        on.lent();
+        on.done(on.of_image("create", 0));
+        on.done(on.of_image("create", 1));
+    };
     let persistent: fn(&Stage) = |on| {
         on.image();
         on.rbd(&format!("snap create --no-progress {}@snap", on.source()));
@@ -37,6 +45,21 @@ fn cases() -> Vec<Case> {
         anew("clone, grown", Stage::image, |on| on.clone(Some(8))),
         anew("clone over an older disk", Stage::family, |on| on.clone(None)),
         kept("link", persistent, Stage::link),
+        kept("file of an image, grown", Stage::image, |on| on.fetch(false, Some(8))),
+        kept(
+            "file of an image over an older disk",
+            |on| {
+                on.lent();
+                on.done(on.take_back());
+                on.done(on.fetch(true, None))
+            },
+            |on| on.fetch(false, None),
+        ),
+        kept("image lent", persistent, |on| on.fetch(true, None)),
+        back("file back in its image's place", Stage::lent, Stage::take_back),
+        back("file back, the image's snapshots kept", snapshots_of_the_image, Stage::take_back),
+        kept("file saved", Stage::lent, |on| on.save_file(false)),
+        kept("snapshot while it is open", Stage::snapshots, |on| on.live_snapshot(7)),
         kept("save", Stage::snapshots, |on| on.save(None)),
         kept("save of a snapshot", Stage::family, |on| on.save(Some(0))),
         anew("removal", Stage::family, |on| on.remove(&on.disk(), false)),
@@ -91,13 +114,21 @@ fn kill_at(on: &Stage, case: &Case, point: usize) {
 /// disk held is held by somebody.
 fn judge(case: &Case, point: &str, killed: &Picture, before: &Picture, after: &Picture) {
     let context = || format!("{} at {point}: {killed:#?}", case.name);
-    for name in ["one-5", "one-5-7-0", "one-5-saved"] {
+    for name in ["one-5", "one-5-7-0", "one-5-saved", "file disk.0"] {
         let Some(found) = killed.get(name) else { continue };
         let (was, will) = (before.get(name), after.get(name));
         let same = |other: Option<&ceph::Seen>| other.is_some_and(|other| other.content == found.content);
         assert!(same(was) || same(will), "{name}: {}", context());
     }
-    assert_eq!(killed["one-5"].content, before["one-5"].content, "{}", context());
+    if case.returns {
+        // The guest's bytes are in the file until the image is whole.
+        let whole = killed.get("one-5").is_some_and(|seen| seen.content == after["one-5"].content);
+        let there =
+            killed.get("file disk.0").is_some_and(|seen| seen.content == before["file disk.0"].content);
+        assert!(whole || there, "{}", context());
+    } else {
+        assert_eq!(killed["one-5"].content, before["one-5"].content, "{}", context());
+    }
     if let (Some(disk), false) = (before.get("one-5-7-0"), case.begins_anew) {
         let held = killed.values().any(|seen| seen.content == disk.content);
         let replaced = killed.get("one-5-7-0") == after.get("one-5-7-0");

@@ -42,6 +42,38 @@ fn a_stream_that_ends_too_early_is_no_image() {
     assert!(receive(&other).unwrap_err().text.contains("another call"));
 }
 
+/// What a host sends of an image is what a guest wrote to it last, in one file; what it can't send has no end.
+#[test]
+fn an_image_is_sent_whole_or_without_an_end() {
+    let on = Datastores::new();
+    on.chained_image();
+    let send = |stored: &str| {
+        let order = json!({"image": on.text("1/abc"), "stored": stored, "deadline_ms": 60_000}).to_string();
+        let order = [&u32::try_from(order.len()).unwrap().to_be_bytes(), order.as_bytes()].concat();
+        let mut output = Vec::new();
+        causeway_tm::host::send(order.as_slice(), &mut output, &on.locks, &|_| {}).map(|()| output)
+    };
+    let mut bytes = Vec::new();
+    let mut stream = send("qcow2").unwrap();
+    loop {
+        let length = u32::from_be_bytes(stream[..4].try_into().unwrap()) as usize;
+        if length == 0 {
+            break;
+        }
+        bytes.extend(&stream[4..4 + length]);
+        stream.drain(..4 + length);
+    }
+    assert_eq!(stream.len(), 4, "nothing follows the end");
+    std::fs::write(on.beside("sent"), &bytes).unwrap();
+    let raw = raw_of(&on.beside("sent"), "qcow2");
+    assert_eq!((raw[4 << 20], raw[5 << 20]), (0x11, 0x22));
+    assert!(!tool("qemu-img", &["info", &on.beside("sent").display().to_string()]).contains("backing file"));
+    on.nothing_half_made();
+    std::fs::remove_file(on.path("1/abc")).unwrap();
+    assert!(send("raw").is_err());
+    assert!(causeway_tm::host::send(&b"x"[..], Vec::new(), &on.locks, &|_| {}).is_err());
+}
+
 /// W52, and a VM's persistent disk whose bytes lie with its image.
 #[test]
 fn a_datastore_tells_how_full_it_and_its_vms_are() {

@@ -70,9 +70,9 @@ fn facts(vm: u32, format: &Format) -> Facts {
     };
     let vm = VmFacts { lcm_state: Some(3), disks: (0..3).map(disk).collect(), ..VmFacts::new(VmId(vm)) };
     Facts {
-        chain: None,
         vm: Some(vm),
         datastores: (0..200).map(|id| (id, DatastoreFacts::default())).collect(),
+        ..Facts::default()
     }
 }
 
@@ -92,6 +92,7 @@ fn harmless(slot: &Slot, argv: &[String], roots: &BTreeSet<String>, facts: &Fact
         let mut found = Vec::new();
         match &step.work {
             Work::Transfer { call, .. } => texts(call, &mut found),
+            Work::GuestDisk { order, .. } => texts(&serde_json::to_value(order).unwrap(), &mut found),
             // Handed on word by word, as it came.
             Work::Slot { argv: words, .. } => {
                 let known: Vec<Arg> =
@@ -133,8 +134,10 @@ fn roots(slot: &Slot, argv: &[String], facts: &Facts) -> BTreeSet<String> {
     let mut found = Vec::new();
     let transfer = steps(slot, argv, b"", facts, &TmSettings::default());
     for step in transfer.iter().flat_map(|transfer| &transfer.steps) {
-        if let Work::Transfer { call, .. } = &step.work {
-            texts(call, &mut found);
+        match &step.work {
+            Work::Transfer { call, .. } => texts(call, &mut found),
+            Work::GuestDisk { order, .. } => texts(&serde_json::to_value(order).unwrap(), &mut found),
+            _ => {}
         }
     }
     let root = |text: String| {

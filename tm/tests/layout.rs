@@ -60,6 +60,22 @@ fn a_copy_on_a_host_s_own_disk_is_monitored_there() {
     }
 }
 
+/// So is a VM that has nothing else there.
+#[test]
+fn a_new_disk_and_a_context_on_a_host_s_own_disk_are_monitored_there() {
+    let with = |mut call: serde_json::Value| {
+        let name = call.as_object().unwrap().keys().next().unwrap().clone();
+        call[&name]["local"] = json!(true);
+        call
+    };
+    let on = Datastores::new();
+    on.done(&with(on.make(false, json!("empty"))));
+    assert_eq!(std::fs::read_to_string(on.path("100/.monitor")).unwrap(), "ssh\n");
+    std::fs::remove_file(on.path("100/.monitor")).unwrap();
+    on.perform(&with(on.context(&["context.sh"])), &[b"X='1'".to_vec()]).unwrap();
+    assert_eq!(std::fs::read_to_string(on.path("100/.monitor")).unwrap(), "ssh\n");
+}
+
 #[test]
 fn a_kernel_is_copied_beside_the_disks() {
     let on = Datastores::new();

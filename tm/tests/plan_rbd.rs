@@ -5,9 +5,10 @@
 use std::path::Path;
 
 use causeway_core::answer::{Failure, Kind};
-use causeway_core::names::VmId;
+use causeway_core::names::{DeployId, VmId};
 use causeway_core::plan::{Plan, Slot, Work};
 use causeway_testing::golden;
+use causeway_tm::datastore::Hosts;
 use causeway_tm::facts::{CephFacts, DatastoreFacts, DiskFacts, Facts, VmFacts, VmNeed};
 use causeway_tm::{TmSettings, Transfer, built, needs, steps};
 use proptest::prelude::*;
@@ -34,6 +35,7 @@ fn disk(id: u32) -> DiskFacts {
     DiskFacts {
         tm_mad: Some("ceph".to_owned()),
         disk_type: Some("RBD".to_owned()),
+        target: Some(format!("vd{}", char::from(b'a' + u8::try_from(id).unwrap()))),
         source: Some("one/one-5".to_owned()),
         clone: true,
         size_mb: Some(1024),
@@ -47,6 +49,7 @@ fn disk(id: u32) -> DiskFacts {
 fn facts(vm: u32) -> Facts {
     let vm = VmFacts {
         lcm_state: Some(3),
+        deploy_id: Some(DeployId::of_vm(VmId(vm))),
         host: Some("node1".parse().unwrap()),
         disks: vec![
             disk(0),
@@ -60,7 +63,10 @@ fn facts(vm: u32) -> Facts {
         ceph: access(),
         ..DatastoreFacts::default()
     };
-    Facts { chain: None, vm: Some(vm), datastores: (0..200).map(|id| (id, datastore.clone())).collect() }
+    let hosts =
+        Hosts::parse(b"<HOST_POOL><HOST><NAME>bridge0</NAME><STATE>2</STATE></HOST></HOST_POOL>").unwrap();
+    let datastores = (0..200).map(|id| (id, datastore.clone())).collect();
+    Facts { vm: Some(vm), datastores, hosts: Some(hosts), ..Facts::default() }
 }
 
 fn render(title: &str, transfer: &Transfer) -> String {
@@ -132,11 +138,17 @@ fn what_is_not_built_is_known() {
         .collect();
     other.sort();
     other.dedup();
-    let known = "clone.ssh cpds.ssh delete.ssh ln.ssh monitor mvds.ssh postbackup postbackup_live prebackup \
-                 prebackup_live resize.ssh restore snap_create_live";
+    let known = "monitor postbackup postbackup_live prebackup prebackup_live restore";
     assert_eq!(other, known.split_whitespace().collect::<Vec<_>>());
     // These fall back (contract TM 2): to what does nothing to a disk, or refuses one that is no volume.
-    for verb in ["mv.ssh", "snap_create.ssh", "snap_delete.ssh", "snap_revert.ssh", "context.ssh"] {
+    for verb in [
+        "mv.ssh",
+        "snap_create_live.ssh",
+        "snap_create.ssh",
+        "snap_delete.ssh",
+        "snap_revert.ssh",
+        "context.ssh",
+    ] {
         assert!(built(&slot(&format!("tm/ceph/{verb}"))), "{verb}");
     }
 }
@@ -167,7 +179,20 @@ fn other_shapes_become_their_golden_steps() {
         add(&format!("tm/ceph/{verb}"), "h1 h2 /d/100/7 7 100 qcow2", &odd);
     }
     add("tm/ceph/premigrate", "h1 h1 /d/100/7 7 100", &odd);
+    // On the host's own disk.
+    add("tm/ceph/clone.ssh", "fe:one/one-5 node1:/d/104/7/disk.0 7 101", &odd);
+    add("tm/ceph/ln.ssh", "fe:one/one-5 node1:/d/104/7/disk.1 7 101", &odd);
+    add("tm/ceph/mvds.ssh", "node1:/d/104/7/disk.1 one/one-5 7 101", &odd);
+    add("tm/ceph/cpds.ssh", "node1:/d/104/7/disk.1 one/one-9 -1 7 101", &odd);
+    add("tm/ceph/delete.ssh", "node1:/d/104/7/disk.0 7 101", &odd);
+    add("tm/ceph/resize.ssh", "node1:/d/104/7/disk.0 8192 7 101", &odd);
+    // While the guest runs.
+    odd.vm.as_mut().unwrap().lcm_state = Some(26);
+    add("tm/ceph/cpds.ssh", "node1:/d/104/7/disk.1 one/one-9 -1 7 101", &odd);
+    odd.vm.as_mut().unwrap().lcm_state = Some(24);
+    add("tm/ceph/snap_create_live", "node1:/d/100/7/disk.0 1 7 101", &odd);
     odd.vm.as_mut().unwrap().lcm_state = Some(62);
+    add("tm/ceph/resize.ssh", "node1:/d/104/7/disk.0 8192 7 101", &odd);
     add("tm/ceph/resize", "node1:/d/100/7/disk.0 8192 7 101", &odd);
     odd.vm.as_mut().unwrap().lcm_state = Some(60);
     add("tm/ceph/mv", "h1:/d/100/7 h2:/d/100/7 7 100", &odd);
@@ -187,10 +212,44 @@ fn what_a_call_needs_is_asked_for_and_no_more() {
     assert_eq!(need("delete", "h1:/d/100/7/disk.0 7 101"), (true, vec![101]));
     assert_eq!(need("delete", "h1:/d/100/7 7 100"), (true, vec![100]));
     assert_eq!(need("mkswap", "64 h1:/d/100/7/disk.0 7 100"), (true, vec![100]));
+    assert_eq!(need("clone.ssh", "fe:one/one-5 h1:/d/100/7/disk.0 7 101"), (true, vec![]));
+    assert_eq!(need("cpds.ssh", "h1:/d/100/7/disk.0 one/one-9 -1 7 101"), (true, vec![101]));
+    assert_eq!(need("delete.ssh", "h1:/d/100/7/disk.0 7 101"), (false, vec![]));
+    assert_eq!(need("mvds.ssh", "h1:/d/100/7/disk.0 one/one-5 7 101"), (true, vec![]));
     assert_eq!(need("mvds", "h1:/d/100/7/disk.0 one/one-5 7 101"), (false, vec![]));
     assert_eq!(need("postmigrate", "h1 h2 /d/100/7 7 100 qcow2"), (false, vec![]));
     let migrate = needs(&slot("tm/ceph/premigrate"), &words("h1 h2 /d/100/7 7 100")).unwrap();
     assert_eq!(migrate.vm, Some(VmNeed::Document(VmId(7))));
+}
+
+/// Hosts that are off, in error or disabled are not asked (contract TM 3.2), and not to know that is an error.
+#[test]
+fn a_host_of_the_list_is_taken_only_if_it_is_up() {
+    let place = |facts: &Facts, vm: u32| {
+        let delete = format!("fe:/d/100/{vm}/disk.0 {vm} 101");
+        planned("tm/ceph/delete", &delete, facts).map(|transfer| transfer.steps[0].place.to_string())
+    };
+    let told = |state: u32| {
+        let one = |name| format!("<HOST><NAME>{name}</NAME><STATE>{state}</STATE></HOST>");
+        let pool =
+            format!("<HOST_POOL>{}<HOST><NAME>x</NAME><STATE>2</STATE></HOST></HOST_POOL>", one("bridge1"));
+        Some(Hosts::parse(pool.as_bytes()).unwrap())
+    };
+    for (state, taken) in [(2, "bridge1"), (3, "bridge0"), (4, "bridge0"), (8, "bridge0")] {
+        let facts = Facts { hosts: told(state), ..facts(7) };
+        assert_eq!(place(&facts, 7).unwrap(), taken);
+    }
+    let mut away = facts(7);
+    away.hosts = told(8);
+    away.datastores.get_mut(&101).unwrap().bridges.remove(0);
+    assert!(place(&away, 7).unwrap_err().text.ends_with("no host of BRIDGE_LIST is up: bridge1"));
+    away.hosts = None;
+    assert_eq!(place(&away, 7).unwrap_err().kind, Kind::Input);
+    away.datastores.get_mut(&101).unwrap().bridges.clear();
+    assert_eq!(place(&away, 7).unwrap(), "fe");
+    for (verb, argv) in [("delete", "h1:/d/100/7/disk.0 7 101"), ("delete", "h1:/d/100/7 7 100")] {
+        assert!(needs(&slot(&format!("tm/ceph/{verb}")), &words(argv)).unwrap().hosts);
+    }
 }
 
 /// W41: what is not said is never taken for something else.
@@ -224,8 +283,11 @@ fn what_can_t_be_done_is_refused_by_name() {
         ),
         ("tm/ceph/mkswap", "64 node1:/d/100/7/disk.0 7 100", "SOURCE of DISK 0 of VM 7"),
         ("tm/ceph/snap_create", "node1:/d/100/7/disk.2 1 7 100", "TYPE of DISK 2 of VM 7 is \"fs\", not RBD"),
-        ("tm/ceph/snap_create_live", "node1:/d/100/7/disk.0 1 7 100", "is not built"),
-        ("tm/ceph/delete.ssh", "node1:/d/100/7/disk.0 7 100", "is not built"),
+        ("tm/ceph/snap_create_live", "node1:/d/100/7/disk.2 1 7 100", "is \"fs\", not RBD"),
+        ("tm/ceph/snap_revert.ssh", "node1:/d/100/7/disk.2 1 7 100", "is \"fs\", not RBD"),
+        ("tm/ceph/cpds.ssh", "node1:/d/100/7/disk.0 one/one-9 3 7 101", "snapshot 3 can't become an image"),
+        ("tm/ceph/ln.ssh", "fe:/d/1/abc node1:/d/100/7/disk.0 7 1", "argument 1: volume"),
+        ("tm/ceph/mvds.ssh", "node1:/d/100/7/disk.0 /d/1/abc 7 1", "argument 2: volume"),
         ("tm/ceph/mv", "h1:/d/100/7 h2:/d/101/7 7 101", "moving a VM from /d/100/7 to /d/101/7 is not built"),
     ] {
         assert!(refused(name, argv, &facts).contains(said), "{name} {argv}: {}", refused(name, argv, &facts));
@@ -261,7 +323,7 @@ fn each_kind_of_work_has_its_time() {
 proptest! {
     #[test]
     fn no_arguments_make_it_panic(
-        verb in "clone|ln|mv|mvds|cpds|delete|mkimage|mkswap|resize|snap_create|snap_delete|snap_revert|premigrate|postmigrate|failmigrate",
+        verb in "(clone|ln|mv|mvds|cpds|delete|resize)(\\.ssh)?|mkimage|mkswap|snap_create|snap_create_live|snap_delete|snap_revert|premigrate|postmigrate|failmigrate",
         argv in proptest::collection::vec("(fe|node1)?:?(/d/[0-9]{1,3}/7/disk\\.[0-9]|one/one-[0-9])?|[0-9]{1,3}|\\PC{0,20}", 0..8),
     ) {
         let slot = slot(&format!("tm/ceph/{verb}"));

@@ -11,7 +11,7 @@ mod disk;
 mod input;
 mod slot;
 
-pub use disk::{AGENT_WAIT, CopyFormat, DiskOrder, Quiesce};
+pub use disk::{AGENT_WAIT, BackupRest, BackupTarget, CopyFormat, DiskOrder, Quiesce, Tracking};
 pub use input::Input;
 pub use slot::Slot;
 

@@ -7,14 +7,18 @@
 //!
 //! * [`follow`] runs a job to its end: [`Commit`](DiskJob::Commit), [`Pull`](DiskJob::Pull), [`Copy`](DiskJob::Copy).
 //! * [`snapshot`] puts an overlay over a disk.
+//! * [`backup`] copies disks as they are at one moment, while the guest writes on.
 //! * [`rest`] brings the guest to rest meanwhile, and never leaves it so.
 
+pub mod backup;
 pub mod chain;
 pub mod follow;
 pub mod progress;
 pub mod rest;
 pub mod snapshot;
 
+#[cfg(test)]
+mod backup_tests;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +27,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use backup::{Backup, Moment};
 pub use chain::{Chain, Layer, Mirror, MirrorKind, Names, Spelling};
 pub use follow::{Control, Ended, Goal};
 pub use progress::Progress;

@@ -4,12 +4,14 @@
 //! elements, no document type, no entities but the five of XML. Nothing is fetched. An edit replaces the bytes of the
 //! values it changes and keeps every other byte, so that what oned wrote is what libvirt reads.
 
+mod backup;
 mod chains;
 mod facts;
 mod rewrite;
 mod snapshot;
 mod tree;
 
+pub use backup::backup_files;
 pub use chains::chains;
 pub use facts::{Disk, Facts, Interface, METADATA_NAMESPACE, Metadata, Nvram, Source, facts, metadata};
 pub use rewrite::{escaped, is_disk_link, rewrite_sources};
@@ -49,6 +51,9 @@ pub enum XmlError {
     /// Well-formed, but no snapshot's metadata.
     #[error("the root element is {0:?}, not <domainsnapshot>")]
     NotASnapshot(String),
+    /// Well-formed, but no backup.
+    #[error("the root element is {0:?}, not <domainbackup>")]
+    NotABackup(String),
     /// An element that must be there is not.
     #[error("{0} is missing")]
     Missing(&'static str),

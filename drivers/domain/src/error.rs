@@ -87,6 +87,16 @@ pub enum Operation {
     EndDiskJob,
     /// Follow the job on a disk to its end.
     FollowDiskJob,
+    /// Back up the disks.
+    BackUp,
+    /// Read where a backup goes.
+    BackupFiles,
+    /// List the domain's checkpoints.
+    Checkpoints,
+    /// Give back a checkpoint's metadata.
+    RedefineCheckpoint,
+    /// Delete a checkpoint.
+    DeleteCheckpoint,
     /// Wait for a state.
     Await,
 }
@@ -132,6 +142,11 @@ impl Operation {
             Operation::DiskJob => "read a disk's job of",
             Operation::EndDiskJob => "end a disk's job of",
             Operation::FollowDiskJob => "follow a disk's job of",
+            Operation::BackUp => "back up",
+            Operation::BackupFiles => "read the backup of",
+            Operation::Checkpoints => "list the checkpoints of",
+            Operation::RedefineCheckpoint => "redefine a checkpoint of",
+            Operation::DeleteCheckpoint => "delete a checkpoint of",
             Operation::Await => "wait for",
         }
     }

@@ -15,6 +15,7 @@
 //! assert!(host.lookup(&"one-7".parse().unwrap()).unwrap().is_some(), "it was created all the same");
 //! ```
 
+mod backup;
 mod disks;
 mod guest;
 mod hypervisor;

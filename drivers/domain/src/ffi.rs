@@ -20,7 +20,7 @@ use std::sync::Once;
 
 use virt::connect::Connect;
 use virt::domain::Domain;
-use virt::error::Error;
+use virt::error::{Error, ErrorNumber};
 use virt::sys;
 
 /// Prepares the library, once per process (`virInitialize`), and stops it from printing errors by itself.
@@ -323,6 +323,99 @@ pub(crate) fn thaw(domain: &Domain) -> Result<u32, Error> {
 
 fn counted(returned: c_int) -> Result<u32, Error> {
     u32::try_from(returned).map_err(|_| Error::last_error())
+}
+
+/// Begins a backup, and with it a checkpoint if there is XML of one (`virDomainBackupBegin`).
+pub(crate) fn backup_begin(
+    domain: &Domain,
+    backup: &CStr,
+    checkpoint: Option<&CStr>,
+    flags: c_uint,
+) -> Result<(), Error> {
+    let checkpoint = checkpoint.map_or(ptr::null(), CStr::as_ptr);
+    // SAFETY: `domain` is live for the call; the texts are C strings that libvirt only reads, and null is allowed for the
+    // second.
+    check(unsafe { sys::virDomainBackupBegin(domain.as_ptr(), backup.as_ptr(), checkpoint, flags) })
+}
+
+/// The XML of the backup that runs (`virDomainBackupGetXMLDesc`); none if none does.
+pub(crate) fn backup_xml(domain: &Domain) -> Result<Option<String>, Error> {
+    // SAFETY: `domain` is live for the call; no flags are defined.
+    let text = unsafe { sys::virDomainBackupGetXMLDesc(domain.as_ptr(), 0) };
+    if text.is_null() {
+        let error = Error::last_error();
+        return match error.code() {
+            ErrorNumber::NoDomainBackup => Ok(None),
+            _ => Err(error),
+        };
+    }
+    // SAFETY: the text is a C string that libvirt allocated and that is owned here alone.
+    let owned = unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned();
+    release_text(text);
+    Ok(Some(owned))
+}
+
+/// Gives a text back that libvirt has allocated. It has no call for that alone, but frees what is in its parameters.
+fn release_text(text: *mut std::ffi::c_char) {
+    let mut param = sys::virTypedParameter {
+        field: [0; 80],
+        type_: c_int::try_from(sys::VIR_TYPED_PARAM_STRING).unwrap_or_default(),
+        value: sys::_virTypedParameter__bindgen_ty_1 { s: text },
+    };
+    // SAFETY: one initialised parameter; its text is libvirt's, owned here alone, and not used afterwards.
+    unsafe { sys::virTypedParamsClear(&mut param, 1) };
+}
+
+/// How many checkpoints the domain has (`virDomainListAllCheckpoints`).
+pub(crate) fn count_checkpoints(domain: &Domain) -> Result<u32, Error> {
+    // SAFETY: `domain` is live for the call; null instead of a place for the list asks for their number alone.
+    counted(unsafe { sys::virDomainListAllCheckpoints(domain.as_ptr(), ptr::null_mut(), 0) })
+}
+
+/// A checkpoint.
+///
+/// Invariant: a reference on a live libvirt object, owned here alone.
+pub(crate) struct Checkpoint(sys::virDomainCheckpointPtr);
+
+impl Checkpoint {
+    /// Deletes it with its bitmaps (`virDomainCheckpointDelete`).
+    pub fn delete(&self) -> Result<(), Error> {
+        // SAFETY: the object is live, by the type's invariant.
+        check(unsafe { sys::virDomainCheckpointDelete(self.0, 0) })
+    }
+}
+
+impl Drop for Checkpoint {
+    fn drop(&mut self) {
+        // SAFETY: the reference is owned here alone, and not used afterwards.
+        unsafe { sys::virDomainCheckpointFree(self.0) };
+    }
+}
+
+/// The checkpoint of that name (`virDomainCheckpointLookupByName`); none if there is none.
+pub(crate) fn find_checkpoint(domain: &Domain, name: &CStr) -> Result<Option<Checkpoint>, Error> {
+    // SAFETY: `domain` is live for the call, and `name` is a C string that libvirt only reads.
+    let found = unsafe { sys::virDomainCheckpointLookupByName(domain.as_ptr(), name.as_ptr(), 0) };
+    if found.is_null() {
+        let error = Error::last_error();
+        return match error.code() {
+            ErrorNumber::NoDomainCheckpoint => Ok(None),
+            _ => Err(error),
+        };
+    }
+    Ok(Some(Checkpoint(found)))
+}
+
+/// Makes a checkpoint, or tells libvirt of one (`virDomainCheckpointCreateXML`).
+pub(crate) fn create_checkpoint(domain: &Domain, xml: &CStr, flags: c_uint) -> Result<(), Error> {
+    // SAFETY: `domain` is live for the call, and `xml` is a C string that libvirt only reads.
+    let made = unsafe { sys::virDomainCheckpointCreateXML(domain.as_ptr(), xml.as_ptr(), flags) };
+    if made.is_null() {
+        return Err(Error::last_error());
+    }
+    // A new reference, which is given back.
+    drop(Checkpoint(made));
+    Ok(())
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use causeway_core::names::DeployId;
 use serde_json::Value;
 
-use crate::disk::{AgentAnswer, Chain, DiskJob, JobEnd, JobInfo, Overlay};
+use crate::disk::{AgentAnswer, Backup, Chain, DiskJob, JobEnd, JobInfo, Overlay};
 use crate::domain::Domain;
 use crate::domain_xml::Metadata;
 use crate::error::DomainError;
@@ -267,4 +267,39 @@ pub trait Hypervisor: Send + Sync {
     /// # Errors
     /// No job runs, it is not ready for a pivot, the domain is absent or off, or libvirt could not be asked.
     fn end_disk_job(&self, id: &DeployId, disk: &str, end: JobEnd) -> Result<(), DomainError>;
+
+    /// Begins a backup of disks to files, and a checkpoint with it, in one moment (`virDomainBackupBegin`, push mode).
+    /// Returns when it has begun; it is the domain's [`job`](Hypervisor::job) then.
+    ///
+    /// # Errors
+    /// Another job runs, a checkpoint is missing or there already, QEMU can't open a file, the domain is absent or off,
+    /// or libvirt could not be asked.
+    fn begin_backup(&self, id: &DeployId, backup: &Backup) -> Result<(), DomainError>;
+
+    /// The files of the backup that runs; none if none does.
+    ///
+    /// # Errors
+    /// The domain is absent or off, or libvirt could not be asked.
+    fn backup_files(&self, id: &DeployId) -> Result<Option<Vec<String>>, DomainError>;
+
+    /// The domain's checkpoints of which the name is `prefix` and a number. libvirt forgets them when the domain is off;
+    /// their bitmaps stay in the disks.
+    ///
+    /// # Errors
+    /// The domain is absent or off, or libvirt could not be asked.
+    fn checkpoints(&self, id: &DeployId, prefix: &str) -> Result<Vec<String>, DomainError>;
+
+    /// Tells libvirt of a checkpoint whose bitmaps are in these disks (`virDomainCheckpointCreateXML` with `REDEFINE` and
+    /// `REDEFINE_VALIDATE`).
+    ///
+    /// # Errors
+    /// One of them has no such bitmap, or one that has missed something; the domain is absent or off, or libvirt could
+    /// not be asked.
+    fn redefine_checkpoint(&self, id: &DeployId, name: &str, disks: &[&str]) -> Result<(), DomainError>;
+
+    /// Deletes a checkpoint and its bitmaps; nothing happens where there is none.
+    ///
+    /// # Errors
+    /// QEMU refused, the domain is absent or off, or libvirt could not be asked.
+    fn delete_checkpoint(&self, id: &DeployId, name: &str) -> Result<(), DomainError>;
 }

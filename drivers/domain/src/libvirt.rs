@@ -14,6 +14,7 @@
 //! **Repeating.** A reading call whose connection breaks under it is tried once more on a new one. A call that changes
 //! something never is.
 
+mod backup;
 mod describe;
 mod disks;
 mod errors;

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use causeway_tm::carry::frame::{Frame, HEAD, LIMIT, Say, VERSION, decode, head};
-use causeway_tm::carry::{End, Manner, Spot, serve};
+use causeway_tm::carry::{End, Manner, Part, Spot, serve};
 use causeway_tm::host::Worker;
 
 #[path = "../../fuzz/seeded.rs"]
@@ -50,7 +50,15 @@ fn fuzz_receiver() {
         let mut said = Vec::new();
         let (version, manner) = (VERSION, Manner::default());
         for say in [
-            Say::Open { version, from: spot.clone(), to: spot, manner, local: false, deadline_ms: 60_000 },
+            Say::Open {
+                version,
+                from: spot.clone(),
+                to: spot,
+                manner,
+                part: Part::Move,
+                local: false,
+                deadline_ms: 60_000,
+            },
             Say::Source { probe: Some("none".to_owned()) },
             Say::Tree { fingerprint: "0123456789abcdef".repeat(2), mode: 0o755, bytes: 1 },
         ] {

@@ -8,36 +8,23 @@
     reason = "clippy.toml allows it in tests, but takes only `#[test]` functions for tests"
 )]
 
-use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use causeway_suite::lab::cloud::{Cloud, Stage, text};
+use causeway_suite::lab::cloud::{Cloud, Stage};
 use causeway_suite::lab::truth::{no_file_left, nothing_left, residents, whereabouts};
-use causeway_suite::lab::{FRONT_END, HOSTS, Lab, Standing, guest};
+use causeway_suite::lab::{FRONT_END, HOSTS, Lab, guest};
 use causeway_suite::request::Guest;
-use causeway_suite::xml::Element;
 
-/// A first monitoring copies OpenNebula's remotes and starts a dozen interpreters.
-const MONITORING: Duration = Duration::from_secs(240);
-const SOON: Duration = Duration::from_secs(120);
-
-/// The lab's QEMU has no firmware for network cards, and needs none.
-const NO_ROM: &str = "<qemu:commandline><qemu:arg value='-global'/><qemu:arg value='virtio-net-pci.romfile='/>\
-    </qemu:commandline>";
+#[path = "oned/mod.rs"]
+mod set_up;
+use set_up::{
+    Installed, SOON, has_datastores, has_hosts, has_image, has_network, hosts_are_ready, template_of,
+};
 
 /// `ARGUMENTS` of the entries as they are shipped.
 const KVM: &str = "-t 15 -r 0 kvm -p";
 const QEMU: &str = "-t 15 -r 0 kvm";
-
-/// oned's states of an image and of a host.
-const READY: &str = "1";
-const MONITORED: &str = "2";
-
-/// A move takes long enough for something to happen in it (MiB a second); and libvirt can't see that the lab's hosts
-/// share their datastores.
-const SLOWLY: &str =
-    "echo 'MIGRATE_OPTIONS=\"--bandwidth 12 --unsafe\"' >>/var/lib/one/remotes/etc/vmm/kvm/kvmrc";
 
 struct Road<'a> {
     lab: &'a Lab,
@@ -50,16 +37,10 @@ struct Road<'a> {
 
 #[test]
 fn a_guest_lives_under_a_real_oned_and_nothing_of_ours_stays() {
-    let built = std::env::var_os("STOCK_BUILT").expect("STOCK_BUILT is set by tests/run oned");
-    let lab = Standing::bare().unwrap();
-    lab.install_stock(Path::new(&built)).unwrap();
-    lab.script(FRONT_END, SLOWLY, &[]).unwrap();
-    let places = [&[FRONT_END], HOSTS.as_slice()].concat();
-    let before: Vec<String> = places.iter().map(|place| lab.installed(place).unwrap()).collect();
-
-    install(&lab);
+    let installed = Installed::new();
+    let lab = &installed.lab;
     lab.run(&["observer", &guest::VNI.to_string(), guest::OBSERVER]).unwrap();
-    let mut road = Road { cloud: Cloud::start(&lab).unwrap(), lab: &lab, image: 0, network: 0, system: 0 };
+    let mut road = Road { cloud: Cloud::start(lab).unwrap(), lab, image: 0, network: 0, system: 0 };
     road.is_set_up();
     let vm = road.comes();
     road.moves(&vm, "h1", "h2");
@@ -73,94 +54,28 @@ fn a_guest_lives_under_a_real_oned_and_nothing_of_ours_stays() {
     road.ends();
     drop(road);
 
-    for (place, before) in places.iter().zip(before) {
-        let said = lab.install_sh(place, &["uninstall"]).unwrap();
-        assert!(!said.contains("was changed after"), "{said}");
-        same(place, &before, &lab.installed(place).unwrap());
-    }
-    lab.stop().unwrap();
-}
-
-/// As an admin would, hosts first.
-fn install(lab: &Lab) {
-    let from = programs();
-    let from = from.to_str().unwrap();
-    for host in HOSTS {
-        lab.install_sh(host, &["host", "--uplink", "eth0", "--from", from]).unwrap();
-    }
-    let said = lab.install_sh(FRONT_END, &["frontend", "--from", from]).unwrap();
-    assert!(
-        !said.lines().any(|line| line.starts_with("keep")),
-        "a stock file was not known as stock: {said}"
-    );
-}
-
-fn programs() -> PathBuf {
-    causeway_suite::programs::program("causeway-vmm").unwrap().parent().unwrap().to_owned()
-}
-
-/// Two listings of the same places.
-fn same(place: &str, before: &str, after: &str) {
-    let lost = before.lines().filter(|line| !after.lines().any(|other| other == *line));
-    let found = after.lines().filter(|line| !before.lines().any(|other| other == *line));
-    let difference: Vec<String> =
-        lost.map(|line| format!("- {line}")).chain(found.map(|line| format!("+ {line}"))).collect();
-    assert!(difference.is_empty(), "{place} is not as it was:\n{}", difference.join("\n"));
+    installed.end();
 }
 
 impl Road<'_> {
     /// Hosts, datastores, an image and a network.
     fn is_set_up(&mut self) {
-        for host in HOSTS {
-            self.cloud.ask(&["onehost", "create", host, "-i", "qemu", "-v", "qemu"]).unwrap();
-        }
-        let system = "NAME=shared-system\nTYPE=SYSTEM_DS\nTM_MAD=qcow2\n";
-        self.system = self.cloud.create("onedatastore", system, &[]).unwrap();
-        let images = "NAME=images\nTYPE=IMAGE_DS\nDS_MAD=fs\nTM_MAD=qcow2\nSAFE_DIRS=/var/tmp\n";
-        let images = self.cloud.create("onedatastore", images, &[]).unwrap().to_string();
-        for datastore in [&images, &self.system.to_string()] {
-            let measured = |document: &Element| text(document, "FREE_MB") != "0";
-            self.cloud.wait_for(("onedatastore", datastore, SOON), measured).unwrap();
-        }
-        let network = format!(
-            "NAME=net\nVN_MAD=vxlan\nPHYDEV=eth0\nVLAN_ID={}\nMTU=1450\n
-            AR=[ TYPE=IP4, IP={}, MAC=02:00:0a:09:00:0b, SIZE=1 ]\n",
-            guest::VNI,
-            guest::ADDRESS
-        );
-        self.network = self.cloud.create("onevnet", &network, &[]).unwrap();
+        has_hosts(&self.cloud);
+        let (system, images) = has_datastores(&self.cloud, "qcow2");
+        self.system = system;
+        self.network = has_network(&self.cloud);
         let file = "/var/tmp/disk.qcow2";
         self.cloud.ask(&["qemu-img", "create", "-q", "-f", "qcow2", file, "32M"]).unwrap();
         let image = format!("NAME=disk\nTYPE=DATABLOCK\nPATH={file}\nFORMAT=qcow2\n");
-        self.image = self.cloud.create("oneimage", &image, &["-d", &images]).unwrap();
-        self.is_in_state("oneimage", &self.image.to_string(), READY);
-        for host in HOSTS {
-            self.is_in_state("onehost", host, MONITORED);
-        }
-        // The last of what install.sh tells an admin to do.
-        self.cloud.ask(&["onehost", "sync", "--force"]).unwrap();
-    }
-
-    fn is_in_state(&self, command: &str, thing: &str, state: &str) {
-        self.cloud
-            .wait_for((command, thing, MONITORING), |document| text(document, "STATE") == state)
-            .unwrap();
+        self.image = has_image(&self.cloud, &image, images);
+        hosts_are_ready(&self.cloud);
     }
 
     /// `onevm create` of the lab's guest, with a disk; as its player describes it, but for its number.
     fn creates(&self) -> Guest {
         let mut vm = guest::virtual_machine(self.lab.directory(), 24, 1500);
-        let template = format!(
-            "NAME=traveller\nCPU=0.1\nVCPU=1\nMEMORY=128\nCONTEXT=[ NETWORK=\"YES\", TARGET=\"hda\" ]\n
-            OS=[ ARCH=\"x86_64\", MACHINE=\"pc\", KERNEL=\"{}\", INITRD=\"{}\", KERNEL_CMD=\"{}\" ]\n
-            DISK=[ IMAGE_ID={}, TARGET=\"vda\" ]\nNIC=[ NETWORK_ID={}, MODEL=\"virtio\" ]\n
-            RAW=[ TYPE=\"kvm\", VALIDATE=\"NO\", DATA=\"{NO_ROM}\" ]\n",
-            vm.kernel.display(),
-            vm.initrd.display(),
-            vm.cmdline,
-            self.image,
-            self.network
-        );
+        let guest = template_of(self.lab, self.network);
+        let template = format!("NAME=traveller\n{guest}DISK=[ IMAGE_ID={}, TARGET=\"vda\" ]\n", self.image);
         vm.vm = self.cloud.create("onevm", &template, &["--hold"]).unwrap();
         vm.datastore.id = self.system;
         vm.datastore.base_path = format!("/var/lib/one/datastores/{}", self.system).into();

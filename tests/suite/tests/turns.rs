@@ -185,6 +185,26 @@ fn a_backup_is_cancelled_while_it_runs() {
     oned.finalize().unwrap();
 }
 
+/// Before there is an upload that stock's `backup_cancel` could end, the driver ends the backup by itself.
+#[test]
+fn a_backup_is_cancelled_while_it_is_prepared() {
+    let front_end = FrontEnd::new().unwrap();
+    let mut oned = driver(&front_end, KVM);
+    let never = Answer::default().once_begun("datastore/rsync/backup", 1);
+    front_end.answer("tm/qcow2/prebackup_live", &never).unwrap();
+    send(&mut oned, &request(&front_end, "k-vmm-12", "BACKUP", 4, "node1"));
+    let begun = Event::Begin("tm/qcow2/prebackup_live".to_owned());
+    while !front_end.events().unwrap().contains(&begun) {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    send(&mut oned, &request(&front_end, "k-vmm-12", "BACKUPCANCEL", 4, "node1"));
+    assert!(oned.reply("BACKUPCANCEL", 4).unwrap().is_success());
+    let reply = oned.reply("BACKUP", 4).unwrap();
+    assert!(!reply.is_success() && reply.payload.contains("cancelled"), "{}", reply.payload);
+    oned.is_square().unwrap();
+    oned.finalize().unwrap();
+}
+
 #[test]
 fn a_cancelled_migration_is_stopped_before_its_clean_up_and_never_answered() {
     for uri in ["test:///default", NO_LIBVIRT] {

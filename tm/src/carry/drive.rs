@@ -131,6 +131,7 @@ fn talk(
         from: carry.from.clone(),
         to: carry.to.clone(),
         manner: carry.manner,
+        part: carry.part,
         local: carry.local,
         deadline_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
     })?;
@@ -167,8 +168,8 @@ pub fn serve(end: End, input: impl AsFd, output: impl AsFd, worker: &Worker<'_>)
 
 fn answer(end: End, link: &mut Link, worker: &Worker<'_>) -> Result<(), CarryError> {
     let (carry, deadline_ms) = match link.incoming.say()? {
-        Say::Open { version: VERSION, from, to, manner, local, deadline_ms } => {
-            (Carry { from, to, runs_at: end, manner, local }, deadline_ms)
+        Say::Open { version: VERSION, from, to, manner, part, local, deadline_ms } => {
+            (Carry { from, to, runs_at: end, manner, part, local }, deadline_ms)
         }
         Say::Open { version, .. } => {
             link.outgoing.say(Say::Ready { version: VERSION })?;
@@ -296,11 +297,13 @@ impl Teller<'_> {
                 let Carry { from, to, .. } = carry;
                 format!("{from} and {to} are one directory: nothing is to be moved")
             }
-            (Ended::Moved, wire) => {
+            (Ended::Dropped, _) => format!("{} is gone: the guest stayed where it was", carry.to),
+            (Ended::Moved | Ended::Copied, wire) => {
                 let seconds = self.begun.elapsed().as_secs_f64();
                 let wire =
                     wire.map_or(String::new(), |(_, wire)| format!(", {} over the connection", size(wire)));
-                format!("{} of data moved in {seconds:.1} s{wire}", size(self.most))
+                let done = if ended == Ended::Moved { "moved" } else { "copied" };
+                format!("{} of data {done} in {seconds:.1} s{wire}", size(self.most))
             }
         };
         (self.courier.log)(Severity::Info, &text);

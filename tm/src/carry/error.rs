@@ -46,6 +46,9 @@ pub enum CarryError {
         /// How that shows.
         why: &'static str,
     },
+    /// The guest has moved, and its directory has not.
+    #[error("there is no {}, where the guest is; {} stays", .0.to, .0.from)]
+    NotThere(Box<Carry>),
     /// Neither directory is there.
     #[error("there is no {}, and no {}", .0.from, .0.to)]
     Neither(Box<Carry>),

@@ -10,10 +10,10 @@
 use causeway_core::answer::Failure;
 use serde::{Deserialize, Serialize};
 
-use super::order::{Manner, Spot};
+use super::order::{Manner, Part, Spot};
 
 /// Version of what is said here; both ends must have the same.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Most bytes of a file that one frame carries.
 pub const RUN: usize = 1 << 20;
 /// Longest rest of a frame.
@@ -113,6 +113,8 @@ pub enum Say {
         /// How.
         manner: Manner,
         /// As in the call.
+        part: Part,
+        /// As in the call.
         local: bool,
         /// Milliseconds that are left.
         deadline_ms: u64,
@@ -156,6 +158,10 @@ pub enum Say {
     Placed,
     /// Sender: the old directory is gone.
     Removed,
+    /// Sender: the old directory stays, and so does the word of the origin.
+    Kept,
+    /// Sender: the copy is to go.
+    Drop,
     /// Either: nothing is left to do.
     Done,
     /// Either: it can't go on.

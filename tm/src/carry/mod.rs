@@ -28,6 +28,9 @@
 //!             set aside, remove ── removed ──▶ remove the word of the origin, done
 //! ```
 //!
+//! A guest that moves while it runs needs its directory at both ends for a while. Then the move is made in parts
+//! ([`Part`]): after `placed` the sender says `kept`, and the word of the origin stays until the last part.
+//!
 //! Either end may be where the step runs; it starts the other one as a child, which is an ssh client in real life.
 //! Memory is a few buffers of a MiB, the names of one directory, and 33 bytes for each 16 MiB of the file that is gone on
 //! with.
@@ -46,7 +49,7 @@ mod wire;
 
 pub use drive::{Courier, PAUSES, carry, serve};
 pub use error::CarryError;
-pub use order::{Carry, End, Manner, Spot, turn_to};
+pub use order::{Carry, End, Manner, Part, Spot, turn_to};
 pub use pack::pays;
 
 /// How a move ended well.
@@ -54,6 +57,10 @@ pub use pack::pays;
 pub enum Ended {
     /// The directory is at the destination, and nowhere else.
     Moved,
+    /// A copy of it is at the destination, too.
+    Copied,
+    /// The copy that was at the destination is gone, or there was none.
+    Dropped,
     /// Both hosts see the same directory.
     Same,
 }

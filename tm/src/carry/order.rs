@@ -86,6 +86,28 @@ pub fn turn_to(call: &mut serde_json::Value, here: impl Fn(&HostName) -> bool) -
     }
 }
 
+/// Which part of a move. Where a guest moves while it runs, its directory must be at both ends for a while.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// All of it: in the end the directory is at the destination only.
+    #[default]
+    Move,
+    /// The destination gets a copy, and the word of its origin stays in it (`premigrate`).
+    Copy,
+    /// The guest is at the destination: the source's directory goes, if the destination has its copy (`postmigrate`).
+    Leave,
+    /// The guest stayed: the copy at the destination goes (`failmigrate`).
+    Drop,
+}
+
+impl Part {
+    /// For `serde`, which wants a reference.
+    fn is_whole(&self) -> bool {
+        *self == Part::Move
+    }
+}
+
 /// One move of a VM's directory between two hosts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -98,6 +120,9 @@ pub struct Carry {
     pub runs_at: End,
     /// How.
     pub manner: Manner,
+    /// Which part of it.
+    #[serde(default, skip_serializing_if = "Part::is_whole")]
+    pub part: Part,
     /// Whether the datastore lies on the destination's own disk, and is monitored there.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub local: bool,
@@ -121,7 +146,7 @@ mod tests {
     fn a_move_runs_at_the_end_that_is_here() {
         let spot = |host: &str| Spot { host: host.parse().unwrap(), dir: "/d/100/7".parse().unwrap() };
         let (from, to, manner) = (spot("node1"), spot("front"), Manner::default());
-        let carry = Carry { from, to, runs_at: End::Source, manner, local: true };
+        let carry = Carry { from, to, runs_at: End::Source, manner, part: Part::Move, local: true };
         assert_eq!(carry.far().as_str(), "front");
         let mut call = serde_json::to_value(Call::CarryDir(carry.clone())).unwrap();
         let before = call.clone();

@@ -7,11 +7,11 @@ use rustix::io::Errno;
 
 use super::error::CarryError;
 use super::frame::{Frame, FrameError, RUN, Say, There};
-use super::order::Carry;
+use super::order::{Carry, Part};
 use super::tree::{Tree, mark};
 use super::wire::Link;
 use super::{Ended, Note, Told};
-use crate::host::{Datastore, During, Home, ORIGIN, StorageError, Worker, hold, remove};
+use crate::host::{Datastore, During, Home, ORIGIN, StorageError, Worker, hold, remove, retire};
 use crate::place::{FileName, TEMPORARY};
 
 /// Longest wait for whatever else works on the VM at this end: the end of a session that was cut, which it sees late.
@@ -57,12 +57,26 @@ pub fn receive(
     link.outgoing.say(Say::Destination(there))?;
     match link.incoming.say()? {
         Say::Removed => finish(&new, carry, ours, link, worker),
+        // None of ours, or not any more.
+        Say::Done if carry.part == Part::Drop => {
+            new.as_folder()?.sweep(FileName::from(to.vm().0))?;
+            Ok(Ended::Dropped)
+        }
+        Say::Drop if ours => {
+            retire(&new, to, worker)?;
+            link.outgoing.say(Say::Done)?;
+            Ok(Ended::Dropped)
+        }
         Say::Tree { fingerprint, mode, bytes } => {
             let announced = Announced { fingerprint, mode, bytes };
             take(&new, carry, &announced, link, worker, note)?;
             link.outgoing.say(Say::Placed)?;
             match link.incoming.say()? {
                 Say::Removed => finish(&new, carry, true, link, worker),
+                Say::Kept => {
+                    link.outgoing.say(Say::Done)?;
+                    Ok(Ended::Copied)
+                }
                 _ => Err(FrameError::Malformed("no word of the source's end").into()),
             }
         }
@@ -144,6 +158,13 @@ fn take(
     copy.sync()?;
     worker.at("copied");
     let name = vm.to_string();
+    let old = folder.temporary(&name);
+    if carry.part == Part::Copy && matches!(there(carry, new.home(&carry.to.dir)?.as_ref())?, There::Copy(_))
+    {
+        // Of the same directory, by an earlier try.
+        folder.rename(&name, old.name())?;
+        worker.at("old copy aside");
+    }
     folder.rename_fresh(&beside, &name)?;
     worker.at("copy named");
     folder.sync()?;

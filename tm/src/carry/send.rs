@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use super::error::CarryError;
 use super::frame::{Frame, FrameError, Say, There};
 use super::grains::{Broken, SEGMENT, Segment, Whole, runs, segments};
-use super::order::Carry;
+use super::order::{Carry, Part};
 use super::pack::Packer;
 use super::walk::{self, Entry, Summary, summary, walk};
 use super::wire::Link;
 use super::{Ended, Note, Told};
-use crate::host::{Datastore, During, Home, Worker, hold, make_relative, remove, retire};
+use crate::host::{Datastore, During, Home, StorageError, Worker, hold, make_relative, remove, retire};
 use crate::pace::Limit;
 use crate::place::TEMPORARY;
 
@@ -29,6 +29,9 @@ pub fn send(
     let _lock = hold(worker, from.dir.vm(), None)?;
     let old = Datastore::open(from.dir.datastore())?;
     let Some(source) = old.home(&from.dir)? else {
+        if matches!(carry.part, Part::Copy | Part::Drop) {
+            return Err(StorageError::NoDisk { path: from.dir.path() }.into());
+        }
         // It may only be gone where there is a datastore for it to be gone from.
         old.prove()?;
         link.outgoing.say(Say::Source { probe: None })?;
@@ -39,36 +42,64 @@ pub fn send(
     };
     old.mark()?;
     worker.at("source marked");
-    source.sweep_all()?;
+    match carry.part {
+        Part::Move => source.sweep_all()?,
+        // What else is half-made there may be of use to a guest that runs.
+        _ => source.sweep_probes()?,
+    }
     worker.at("source swept");
     match look(&source, link, worker)? {
         There::Same => {
             link.outgoing.say(Say::Done)?;
             Ok(Ended::Same)
         }
+        There::Nothing | There::Other if carry.part == Part::Drop => {
+            link.outgoing.say(Say::Done)?;
+            Ok(Ended::Dropped)
+        }
+        There::Copy(_) if carry.part == Part::Drop => {
+            link.outgoing.say(Say::Drop)?;
+            match link.incoming.say()? {
+                Say::Done => Ok(Ended::Dropped),
+                _ => Err(FrameError::Malformed("no word of the end").into()),
+            }
+        }
+        There::Nothing if carry.part == Part::Leave => Err(CarryError::NotThere(Box::new(carry.clone()))),
+        // The guest runs on the copy: whatever was written here since is of no use.
+        There::Copy(_) if carry.part == Part::Leave => removed(carry, &old, link, worker),
         There::Other => {
             let why = "the new one was not copied from the old one";
             Err(CarryError::BothThere { carry: Box::new(carry.clone()), why })
         }
-        There::Copy(fingerprint) => {
+        There::Copy(fingerprint) if carry.part == Part::Move => {
             if summary(&source, from)?.fingerprint != fingerprint {
                 let why = "the old one was changed after the new one had been copied from it";
                 return Err(CarryError::BothThere { carry: Box::new(carry.clone()), why });
             }
             removed(carry, &old, link, worker)
         }
-        There::Nothing => {
-            make_relative(&source, worker)?;
-            worker.at("layers relative");
+        // One that an earlier try has left is made anew.
+        There::Nothing | There::Copy(_) => {
+            if carry.part == Part::Move {
+                make_relative(&source, worker)?;
+                worker.at("layers relative");
+            }
             let before = summary(&source, from)?;
             tree(carry, &source, &before, link, worker, note)?;
             // Whoever wrote meanwhile wrote into the directory that would go.
-            if summary(&source, from)?.fingerprint != before.fingerprint {
+            if carry.part == Part::Move && summary(&source, from)?.fingerprint != before.fingerprint {
                 return Err(CarryError::Changed(Box::new(from.clone())));
             }
             link.outgoing.say(Say::EndTree)?;
             worker.at("tree sent");
             match link.incoming.say()? {
+                Say::Placed if carry.part == Part::Copy => {
+                    link.outgoing.say(Say::Kept)?;
+                    match link.incoming.say()? {
+                        Say::Done => Ok(Ended::Copied),
+                        _ => Err(FrameError::Malformed("no word of the end").into()),
+                    }
+                }
                 Say::Placed => removed(carry, &old, link, worker),
                 _ => Err(FrameError::Malformed("no word of the copy").into()),
             }

@@ -63,6 +63,11 @@ impl Named {
     }
 }
 
+/// Whether the stock `downloader.sh` may be handed this address.
+pub(crate) fn is_address(text: &str) -> bool {
+    matches!(Named::read(text), Ok(Named::Address { .. }))
+}
+
 /// Where the bytes of a new image come from.
 pub(super) fn origin(
     image: &ImageFacts,

@@ -27,7 +27,7 @@ pub struct CephFacts {
 }
 
 impl CephFacts {
-    pub(super) fn of(element: &Element) -> Self {
+    pub(crate) fn of(element: &Element) -> Self {
         let value = |name| element.value(name).filter(|text| !text.is_empty());
         CephFacts {
             user: value("CEPH_USER"),
@@ -66,6 +66,17 @@ impl CephFacts {
     /// A value that is none.
     pub fn data_pool(&self, object: &str) -> Result<Option<PoolName>, TmError> {
         read("EC_POOL_NAME", object, self.data_pool.as_deref())
+    }
+
+    /// Refuses a datastore whose new volumes would be of format 1; `shipped` is what counts where it says nothing.
+    ///
+    /// # Errors
+    /// It says another format than 2.
+    pub fn check_format(&self, object: &str, shipped: &str) -> Result<(), TmError> {
+        match self.format.as_deref().unwrap_or(shipped) {
+            "2" => Ok(()),
+            other => Err(wrong("RBD_FORMAT", object, other, "2: Ceph makes no other any more".to_owned())),
+        }
     }
 
     /// Whether volumes are kept in the trash, if it is said.

@@ -4,9 +4,11 @@
 //! Here a plan says what it [`Needs`], the caller gets it (over XML-RPC, or from the document on standard input), and
 //! what can't be had is an error.
 
+mod backup;
 mod ceph;
 mod datastore;
 mod reading;
+mod restore;
 mod vm;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,10 +17,13 @@ use causeway_core::answer::Failure;
 use causeway_core::names::VmId;
 
 use crate::chain::Chain;
+use crate::datastore::Hosts;
 use crate::error::TmError;
 
+pub use backup::{BackupFacts, Extent, Freeze};
 pub use ceph::CephFacts;
 pub use datastore::DatastoreFacts;
+pub use restore::BackupSource;
 pub use vm::{DiskFacts, Format, SnapshotFacts, VmFacts, lcm};
 
 /// Which document of a VM is needed.
@@ -46,6 +51,10 @@ pub struct Needs {
     pub vm: Option<VmNeed>,
     /// Of datastores, by number.
     pub datastores: BTreeSet<u32>,
+    /// Of all hosts: which of them are up.
+    pub hosts: bool,
+    /// The backup image that the VM is to be restored from.
+    pub backup: Option<u32>,
 }
 
 /// What was looked up.
@@ -55,8 +64,14 @@ pub struct Facts {
     pub vm: Option<VmFacts>,
     /// Of datastores, by number.
     pub datastores: BTreeMap<u32, DatastoreFacts>,
+    /// Of all hosts.
+    pub hosts: Option<Hosts>,
     /// What was read of the disk on its host, where [`reading`](crate::plan::reading) asks for it.
     pub chain: Option<Chain>,
+    /// The backup that the VM is to be restored from.
+    pub backup: Option<BackupSource>,
+    /// What that backup's driver says is in it: where each disk is to be fetched, by its number, and the TPM's state.
+    pub listing: Option<BTreeMap<String, String>>,
 }
 
 impl Facts {
@@ -65,10 +80,13 @@ impl Facts {
     /// # Errors
     /// It is not what such a step prints.
     pub fn take_reading(&mut self, output: &str) -> Result<(), TmError> {
-        let chain = serde_json::from_str(output);
         let unreadable =
             |e: serde_json::Error| TmError::Unwritable { step: "read".to_owned(), why: e.to_string() };
-        self.chain = Some(chain.map_err(unreadable)?);
+        if self.backup.is_some() {
+            self.listing = Some(serde_json::from_str(output).map_err(unreadable)?);
+        } else {
+            self.chain = Some(serde_json::from_str(output).map_err(unreadable)?);
+        }
         Ok(())
     }
 
@@ -101,6 +119,18 @@ pub trait Lookup {
     /// # Errors
     /// oned's refusal, or that it could not be asked.
     fn datastore(&self, id: u32) -> Result<DatastoreFacts, Failure>;
+
+    /// All hosts.
+    ///
+    /// # Errors
+    /// oned's refusal, or that it could not be asked.
+    fn hosts(&self) -> Result<Hosts, Failure>;
+
+    /// A backup image, with its datastore and the VM.
+    ///
+    /// # Errors
+    /// oned's refusal, or that it could not be asked.
+    fn backup(&self, image: u32) -> Result<BackupSource, Failure>;
 }
 
 /// Looks up all that is needed.
@@ -114,11 +144,22 @@ pub fn gather(needs: &Needs, lookup: &dyn Lookup) -> Result<Facts, TmError> {
         let found = lookup.vm(id).map_err(|failure| TmError::LookUp { what: format!("VM {id}"), failure })?;
         facts.vm = Some(found);
     }
+    if let Some(image) = needs.backup {
+        let found = lookup.backup(image);
+        let found =
+            found.map_err(|failure| TmError::LookUp { what: format!("backup image {image}"), failure });
+        facts.backup = Some(found?);
+    }
     for &id in &needs.datastores {
         let found = lookup
             .datastore(id)
             .map_err(|failure| TmError::LookUp { what: format!("datastore {id}"), failure })?;
         facts.datastores.insert(id, found);
+    }
+    if needs.hosts {
+        let what = || "the pool of hosts".to_owned();
+        let found = lookup.hosts().map_err(|failure| TmError::LookUp { what: what(), failure })?;
+        facts.hosts = Some(found);
     }
     Ok(facts)
 }
@@ -138,13 +179,22 @@ mod tests {
             fn datastore(&self, _: u32) -> Result<DatastoreFacts, Failure> {
                 Err(Failure::new(Kind::Refused, "not authorised"))
             }
+            fn hosts(&self) -> Result<Hosts, Failure> {
+                Err(Failure::new(Kind::Timeout, "no answer"))
+            }
+            fn backup(&self, _: u32) -> Result<BackupSource, Failure> {
+                Err(Failure::new(Kind::Refused, "not authorised"))
+            }
         }
-        let needs = Needs { vm: Some(VmNeed::History(VmId(7))), datastores: BTreeSet::new() };
+        let needs = Needs { vm: Some(VmNeed::History(VmId(7))), ..Needs::default() };
         let failure = Failure::from(gather(&needs, &Silent).unwrap_err());
         assert_eq!(failure.kind, Kind::Unreachable);
         assert_eq!(failure.text, "cannot look up VM 7: oned does not answer");
-        let needs = Needs { vm: None, datastores: BTreeSet::from([1]) };
+        let needs = Needs { datastores: BTreeSet::from([1]), ..Needs::default() };
         assert_eq!(Failure::from(gather(&needs, &Silent).unwrap_err()).kind, Kind::Refused);
+        let needs = Needs { hosts: true, ..Needs::default() };
+        let failure = Failure::from(gather(&needs, &Silent).unwrap_err());
+        assert_eq!(failure.text, "cannot look up the pool of hosts: no answer");
         assert_eq!(gather(&Needs::default(), &Silent), Ok(Facts::default()));
         assert!(Facts::default().vm(VmId(7)).is_err());
         assert!(Facts::default().datastore(1).is_err());

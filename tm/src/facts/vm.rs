@@ -4,8 +4,8 @@ use causeway_core::document::tree::Element;
 use causeway_core::document::{Disk, VmDocument};
 use causeway_core::names::{DeployId, HostName, VmId};
 
-use super::CephFacts;
 use super::reading::{flag, number};
+use super::{BackupFacts, CephFacts};
 use crate::error::TmError;
 
 /// `LCM_STATE` values that decide how a verb works (contract TM 4).
@@ -22,6 +22,8 @@ pub mod lcm {
     pub const PROLOG_MIGRATE_UNKNOWN_FAILURE: u32 = 61;
     /// A disk of a running VM is being grown.
     pub const DISK_RESIZE: u32 = 62;
+    /// A VM is being backed up while it runs.
+    pub const BACKUP: u32 = 69;
     /// A disk of an undeployed VM is being saved as an image.
     pub const HOTPLUG_SAVEAS_UNDEPLOYED: u32 = 67;
     /// A disk of a stopped VM is being saved as an image.
@@ -192,6 +194,8 @@ pub struct VmFacts {
     pub disks: Vec<DiskFacts>,
     /// `DS_ID` of its history records, oldest first. A document that oned sends with a request has the last one only.
     pub datastores: Vec<u32>,
+    /// How it is to be backed up.
+    pub backup: BackupFacts,
 }
 
 impl VmFacts {
@@ -205,6 +209,7 @@ impl VmFacts {
             vm_mad: None,
             disks: Vec::new(),
             datastores: Vec::new(),
+            backup: BackupFacts::default(),
         }
     }
 
@@ -232,6 +237,7 @@ impl VmFacts {
             vm_mad: vm.history.vm_mad.as_ref().map(|name| name.as_str().to_owned()),
             disks,
             datastores: whole.map(datastore).collect::<Result<_, _>>()?,
+            backup: BackupFacts::of(vm.element()),
         })
     }
 

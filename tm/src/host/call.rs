@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::DatastoreCall;
+use super::{BackupCall, DatastoreCall, RestoreCall};
 use crate::carry::Carry;
 use crate::place::{FileName, Image, VmDir, VmFile};
 use crate::rbd::{Cluster, PoolName, RbdCall};
@@ -38,6 +38,24 @@ pub enum Call {
         /// What it links to.
         layout: Layout,
     },
+    /// Gives a VM copies of the image and of its snapshots, on its host's own disk.
+    LendImage {
+        /// The image.
+        image: Image,
+        /// The VM's disk.
+        file: VmFile,
+        /// What the image is.
+        layout: Layout,
+    },
+    /// Brings a disk with its snapshots back from a host's own disk to its image.
+    TakeBack {
+        /// The VM's disk.
+        file: VmFile,
+        /// The image.
+        image: Image,
+        /// What it is.
+        layout: Layout,
+    },
     /// Takes a VM's link to its image away; what the guest wrote is in the image already.
     GiveBack {
         /// The VM's disk.
@@ -65,6 +83,9 @@ pub enum Call {
         qcow2: bool,
         /// What is in it.
         blank: Blank,
+        /// As in [`CloneImage`](Call::CloneImage).
+        #[serde(default, skip_serializing_if = "is_false")]
+        local: bool,
     },
     /// Grows a disk that nobody has open.
     Resize {
@@ -122,6 +143,10 @@ pub enum Call {
         /// The snapshot.
         id: u32,
     },
+    /// Works for a backup of a VM.
+    Backup(Box<BackupCall>),
+    /// Works for a disk that is taken out of a backup.
+    Restore(Box<RestoreCall>),
     /// Removes one file of a VM with the snapshots that lie beside it. A link is removed, never what it leads to.
     DeleteFile {
         /// The file.
@@ -142,6 +167,9 @@ pub enum Call {
         /// The names of the inputs inside the image, in the order of the inputs. Of two with the same name the later
         /// one counts.
         names: Vec<FileName>,
+        /// As in [`CloneImage`](Call::CloneImage).
+        #[serde(default, skip_serializing_if = "is_false")]
+        local: bool,
     },
     /// Works on volumes of a Ceph cluster.
     Rbd(Box<RbdCall>),
@@ -153,13 +181,6 @@ pub enum Call {
         pool: PoolName,
         /// Whether a second line is to tell how much room the disks of its VMs take.
         disks: bool,
-    },
-    /// Finds out whether two hosts see one system datastore.
-    Probe {
-        /// The VM's directory in it.
-        dir: VmDir,
-        /// This host's part.
-        order: ProbeOrder,
     },
     /// Works on a file datastore.
     Datastore(DatastoreCall),
@@ -182,18 +203,6 @@ impl Call {
     }
 }
 
-/// What a host does with the mark by which another shows that it sees the same directory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ProbeOrder {
-    /// Leaves it.
-    Leave,
-    /// Fails unless it is there.
-    Find,
-    /// Removes it.
-    Forget,
-}
-
 /// Kinds of copies of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -210,7 +219,7 @@ pub enum CopyKind {
     Standalone,
 }
 
-/// What a link leads to.
+/// What a persistent disk leads to, or is a copy of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Layout {
@@ -315,4 +324,6 @@ pub enum CopyOf {
     Snapshot(u32),
     /// An image.
     Image(Image),
+    /// A volume of a cluster, which is made of the copy in a step of its own.
+    Volume,
 }

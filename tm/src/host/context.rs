@@ -5,13 +5,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::fstatfs;
 
-use super::{During, Home, StorageError, Worker, lock};
+use super::{During, Home, Recipient, StorageError, Worker, lock};
 use crate::iso::{ContextFile, ContextImage};
-use crate::place::{FileName, VmFile};
+use crate::place::FileName;
 
 /// Builds the image and puts it in its place, over whatever file or link is there.
 pub(crate) fn build(
-    file: &VmFile,
+    to: &Recipient<'_>,
     names: &[FileName],
     inputs: &[Vec<u8>],
     worker: &Worker<'_>,
@@ -27,8 +27,9 @@ pub(crate) fn build(
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let image = ContextImage { volume: "CONTEXT", files, seconds: now }.build().map_err(StorageError::Iso)?;
 
+    let file = to.file;
     let _locks = lock::hold(worker, file.dir().vm(), None)?;
-    let home = Home::ensure(file.dir(), worker)?;
+    let home = to.home(worker)?;
     home.sweep(file.name())?;
     worker.at("leftovers removed");
     home.or_gone(put(&image, &home, file.name(), worker))

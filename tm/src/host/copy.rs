@@ -103,6 +103,36 @@ fn copy_in_kernel(
     Ok(true)
 }
 
+/// Whether two files hold the same bytes. What is a hole in both is not read.
+///
+/// # Errors
+/// What the kernel says.
+pub(crate) fn same_data(a: &File, b: &File) -> io::Result<bool> {
+    let length = a.metadata()?.len();
+    if b.metadata()?.len() != length {
+        return Ok(false);
+    }
+    let (mut left, mut right) = (vec![0; BLOCK], vec![0; BLOCK]);
+    let mut at = 0;
+    loop {
+        let extents = [next_data(a, at, length)?, next_data(b, at, length)?];
+        let Some((start, end)) = extents.into_iter().flatten().min() else { return Ok(true) };
+        at = start;
+        while at < end {
+            let size = usize::try_from(end - at).unwrap_or(BLOCK).min(BLOCK);
+            let (Some(left), Some(right)) = (left.get_mut(..size), right.get_mut(..size)) else {
+                return Ok(false);
+            };
+            a.read_exact_at(left, at)?;
+            b.read_exact_at(right, at)?;
+            if left != right {
+                return Ok(false);
+            }
+            at += u64::try_from(size).unwrap_or(0);
+        }
+    }
+}
+
 /// Copies an extent block by block, and leaves out what is zero: the target is a new file, so it is zero there.
 fn copy_blocks(from: &File, to: &File, (start, end): (u64, u64), meter: &mut Meter<'_>) -> io::Result<()> {
     let mut buffer = vec![0; BLOCK];
@@ -165,6 +195,13 @@ mod tests {
             by_hand.set_len(length).unwrap();
             copy_blocks(&from, &by_hand, (0, length), &mut Meter::new(&worker, dir.path(), 0)).unwrap();
             prop_assert!(content(&from) == content(&by_hand));
+            prop_assert!(same_data(&from, &to).unwrap());
+            if let Some((at, _)) = places.iter().find(|(at, _)| *at < length) {
+                let mut byte = [0];
+                to.read_exact_at(&mut byte, *at).unwrap();
+                to.write_all_at(&[!byte[0]], *at).unwrap();
+                prop_assert!(!same_data(&from, &to).unwrap());
+            }
         }
     }
 

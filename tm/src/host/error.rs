@@ -220,16 +220,6 @@ pub enum StorageError {
     /// Something could not be done to a volume of a Ceph cluster.
     #[error(transparent)]
     Rbd(#[from] RbdError),
-    /// Two hosts that do not share a system datastore.
-    #[error(
-        "this host does not see the other one's datastore {}: moving a VM's files between hosts that do not share \
-         {datastore} is not built",
-        datastore.id()
-    )]
-    Apart {
-        /// The datastore.
-        datastore: DatastoreDir,
-    },
     /// The call's inputs are not the ones it names.
     #[error("{found} inputs for {named} names")]
     Inputs {
@@ -248,7 +238,6 @@ impl StorageError {
             StorageError::Busy { .. } | StorageError::ToolDeadline { .. } => Kind::Timeout,
             StorageError::Tool { .. } => Kind::Refused,
             StorageError::Rbd(error) => error.kind(),
-            StorageError::Apart { .. } => Kind::NotBuilt,
             StorageError::NotADisk { .. }
             | StorageError::Shrinks { .. }
             | StorageError::Iso(_)

@@ -204,6 +204,12 @@ impl Home {
         Ok(home)
     }
 
+    /// Opens a directory of the admin's, who may have made it a link.
+    pub(crate) fn at(path: &Path) -> Result<Self, StorageError> {
+        let handle = openat(CWD, path, DIRECTORY, Mode::empty()).during("open", path)?;
+        Ok(Home { path: path.to_owned(), handle, made: None })
+    }
+
     /// A directory that lies in it, if it is there.
     pub(crate) fn folder(&self, name: &str) -> Result<Option<Home>, StorageError> {
         open_folder(&self.handle, &self.path, name)
@@ -348,6 +354,11 @@ impl Home {
         self.sweep_names(TEMPORARY, None)
     }
 
+    /// Removes the files by which killed calls wanted to find out who sees this directory.
+    pub(crate) fn sweep_probes(&self) -> Result<(), StorageError> {
+        self.sweep_names(&format!("{TEMPORARY}probe."), None)
+    }
+
     fn sweep_names(&self, ours: &str, kept: Option<&str>) -> Result<(), StorageError> {
         let is_left = |name: &String| name.starts_with(ours) && Some(name.as_str()) != kept;
         let left: Vec<String> = self.names()?.into_iter().filter(is_left).collect();
@@ -368,6 +379,15 @@ impl Home {
             other => other,
         };
         renamed.during("rename a new directory to", self.path.join(to))
+    }
+
+    /// Has two entries take each other's names; whether it was done. Not every file system can, and both must be there.
+    pub(crate) fn exchange(&self, one: &str, other: &str) -> Result<bool, StorageError> {
+        match renameat_with(&self.handle, one, &self.handle, other, RenameFlags::EXCHANGE) {
+            Ok(()) => Ok(true),
+            Err(Errno::INVAL | Errno::NOENT | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(false),
+            Err(e) => Err(e).during("rename a new directory to", self.path.join(other)),
+        }
     }
 
     /// Makes a new file in it.

@@ -92,6 +92,7 @@ fn point_to_layer(layers: &Layers, file: &VmFile, id: u32, worker: &Worker<'_>) 
 pub(crate) fn copy_path(file: &VmFile, kept: &Kept, to: &CopyOf) -> PathBuf {
     let (directory, name) = match (to, kept) {
         (CopyOf::Image(image), _) => (image.datastore().path(), image.name().clone()),
+        (CopyOf::Volume, _) => (file.dir().path(), file.name().clone()),
         (CopyOf::Snapshot(id), Kept::Beside) => {
             (file.dir().path().join(file.name().snap()), FileName::from(*id))
         }
@@ -102,7 +103,8 @@ pub(crate) fn copy_path(file: &VmFile, kept: &Kept, to: &CopyOf) -> PathBuf {
     directory.join(copy_name(&name))
 }
 
-fn copy_name(name: &FileName) -> String {
+/// The name that a copy has until then.
+pub(crate) fn copy_name(name: &FileName) -> String {
     format!("{TEMPORARY}{name}.live")
 }
 
@@ -110,6 +112,11 @@ fn copy_name(name: &FileName) -> String {
 fn target(file: &VmFile, kept: &Kept, to: &CopyOf) -> Result<(Home, FileName), StorageError> {
     match to {
         CopyOf::Image(image) => Ok((Datastore::open(image.datastore())?.into_folder(), image.name().clone())),
+        CopyOf::Volume => {
+            let home = Datastore::open(file.dir().datastore())?.home(file.dir())?;
+            let home = home.ok_or_else(|| StorageError::NoDisk { path: file.path() })?;
+            Ok((home, file.name().clone()))
+        }
         CopyOf::Snapshot(id) => Ok((super::snapshot::flat_snapshots(file, kept)?, FileName::from(*id))),
     }
 }
@@ -169,6 +176,11 @@ fn publish_copy(
     let (folder, name) = target(file, kept, to)?;
     let copy = copy_name(&name);
     let path = folder.path().join(&copy);
+    if *to == CopyOf::Volume {
+        // Its name here is the disk's.
+        let why = "a copy that becomes a volume gets no name here".to_owned();
+        return Err(StorageError::Disk { path, why });
+    }
     let made = match folder.open(&copy) {
         // Given its name by a call whose end nobody learnt of.
         Err(StorageError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {

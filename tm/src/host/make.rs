@@ -1,6 +1,8 @@
 //! `mkimage`, `mkswap`: an empty disk, made beside and renamed.
 
-use super::{Blank, During, Home, StorageError, Temporary, Tool, Worker, lock, remove};
+use std::path::Path;
+
+use super::{Blank, During, Home, Recipient, StorageError, Temporary, Tool, Worker, lock, remove};
 use crate::place::{FileName, VmFile};
 use crate::store::file::MIB;
 use crate::store::header::Header;
@@ -10,14 +12,15 @@ use crate::store::header::Header;
 /// # Errors
 /// It can't be made; whatever had the name is then as it was.
 pub(crate) fn make(
-    file: &VmFile,
+    to: &Recipient<'_>,
     size_mb: u64,
     qcow2: bool,
     blank: &Blank,
     worker: &Worker<'_>,
 ) -> Result<(), StorageError> {
+    let file = to.file;
     let _locks = lock::hold(worker, file.dir().vm(), None)?;
-    let home = Home::ensure(file.dir(), worker)?;
+    let home = to.home(worker)?;
     home.sweep(file.name())?;
     worker.at("leftovers removed");
     home.or_gone(put(&home, file, size_mb.saturating_mul(MIB), qcow2, blank, worker))
@@ -94,21 +97,29 @@ pub(crate) fn fill(
 ) -> Result<(), StorageError> {
     made.create(0o666)?.set_len(size).during("grow", made.path())?;
     worker.at("file made");
+    format(&made.path(), blank, worker)
+}
+
+/// Puts into an empty file what is to be in it.
+///
+/// # Errors
+/// The program that does it failed.
+pub(crate) fn format(path: &Path, blank: &Blank, worker: &Worker<'_>) -> Result<(), StorageError> {
     let mut tool = match blank {
         Blank::Empty => return Ok(()),
         Blank::Swap => {
-            let mut tool = Tool::new("mkswap", &made.path());
+            let mut tool = Tool::new("mkswap", path);
             tool.args(["-L", "swap"]);
             tool
         }
         Blank::FileSystem { kind, options } => {
-            let mut tool = Tool::new(&format!("mkfs.{kind}"), &made.path());
+            let mut tool = Tool::new(&format!("mkfs.{kind}"), path);
             // Both force it upon what is no block device; mke2fs would ask.
             tool.arg(if kind == "xfs" { "-f" } else { "-F" }).args(options);
             tool
         }
     };
-    tool.arg(made.path()).run(worker)?;
+    tool.arg(path).run(worker)?;
     worker.at("formatted");
     Ok(())
 }

@@ -18,6 +18,7 @@ use std::time::Instant;
 use causeway_core::answer::{Failure, Kind};
 use causeway_core::locks::Mode;
 
+mod backup;
 mod call;
 mod context;
 mod copy;
@@ -28,36 +29,46 @@ mod give_back;
 mod home;
 mod idle;
 mod image;
+mod lend;
 mod live;
 mod lock;
 mod make;
 mod meter;
 mod move_dir;
-mod probe;
 mod remove;
 mod resize;
+mod restore;
 mod save;
+mod scratch;
 mod snapshot;
+mod take_back;
 mod tool;
 
-pub use call::{Blank, Call, CopyKind, CopyOf, Kept, Layout, LivePart, ProbeOrder, SnapshotOrder};
+pub(crate) use backup::checkpoint;
+pub use backup::{BackupCall, BackupDisk, BackupPlace};
+pub use call::{Blank, Call, CopyKind, CopyOf, Kept, Layout, LivePart, SnapshotOrder};
 pub use datastore::{
     Checksum, DatastoreCall, Dirs, DiskSizes, Exported, Fetch, ImageOrder, Origin, Stored, VmSizes, receive,
+    send,
 };
+pub(crate) use datastore::{Upload, compare, is_encrypted, kind, pour};
 pub use error::StorageError;
 pub use idle::Idle;
-pub(crate) use live::copy_path;
+pub(crate) use live::{copy_name as live_copy, copy_path};
 pub use meter::Copying;
+pub use restore::{RestoreCall, RestoreDisk, Staged};
+pub(crate) use snapshot::not_in_use;
 
-pub(crate) use copy::{copy_data, next_data};
+pub(crate) use copy::{copy_data, next_data, same_data};
 pub(crate) use error::{During, while_copying};
 pub(crate) use home::{Datastore, Home, Temporary};
 pub(crate) use image::{ImageFile, Inside};
-pub(crate) use lock::{hold, hold_named};
-pub(crate) use make::fill;
+pub(crate) use lock::{hold, hold_named, images as hold_images};
+pub(crate) use make::{fill, format};
 pub(crate) use meter::Meter;
 pub(crate) use move_dir::{ORIGIN, make_relative, retire};
 pub(crate) use remove::remove;
+pub(crate) use scratch::Scratch;
 pub(crate) use tool::Tool;
 
 use image::Reading;
@@ -130,9 +141,14 @@ pub fn perform(call: &Call, inputs: &[Vec<u8>], worker: &Worker<'_>) -> Result<S
                 file::link(&qcow2::newest(image, &file.path(), worker)?, home, file.name(), worker)
             })
         }
+        Call::LendImage { image, file, layout } => lend::lend(image, file, *layout, worker),
+        Call::TakeBack { file, image, layout } => take_back::take_back(file, image, *layout, worker),
         Call::GiveBack { file, image } => give_back::give_back(file, image, worker),
         Call::MoveDir { from, to } => move_dir::move_dir(from, to, worker),
-        Call::MakeImage { file, size_mb, qcow2, blank } => make::make(file, *size_mb, *qcow2, blank, worker),
+        Call::MakeImage { file, size_mb, qcow2, blank, local } => {
+            let to = Recipient { file, local: *local };
+            make::make(&to, *size_mb, *qcow2, blank, worker)
+        }
         Call::Resize { file, kept, qcow2, size_mb, sparse } => {
             let size = Size { grown_mb: Some(*size_mb), sparse: *sparse };
             resize::resize(file, kept, *qcow2, size, worker)
@@ -146,14 +162,17 @@ pub fn perform(call: &Call, inputs: &[Vec<u8>], worker: &Worker<'_>) -> Result<S
         Call::Snapshot { file, kept, chain, order, id } => {
             snapshot::perform(file, kept, *chain, *order, *id, worker)
         }
+        Call::Restore(call) => restore::perform(call, worker),
+        Call::Backup(call) => backup::perform(call, inputs, worker),
         Call::DeleteFile { file } => delete::file(file, worker),
         Call::DeleteDir { dir, keep } => delete::dir(dir, keep.as_ref(), worker),
-        Call::BuildContext { file, names } => context::build(file, names, inputs, worker),
+        Call::BuildContext { file, names, local } => {
+            context::build(&Recipient { file, local: *local }, names, inputs, worker)
+        }
         Call::Rbd(call) => rbd::perform(call, worker),
         Call::PoolUsage { cluster, pool, disks } => {
             return rbd::usage(cluster, pool, *disks, worker).map_err(Failure::from);
         }
-        Call::Probe { dir, order } => probe::probe(dir, *order, worker),
         Call::Datastore(call) => return datastore::perform(call, worker).map_err(Failure::from),
         Call::Nothing { .. } => Ok(()),
         Call::CarryDir(carry) => {
@@ -173,7 +192,7 @@ pub(crate) struct Size {
     pub sparse: bool,
 }
 
-/// Who is given an image.
+/// Who is given a disk.
 struct Recipient<'a> {
     file: &'a VmFile,
     local: bool,
@@ -183,6 +202,12 @@ impl<'a> Recipient<'a> {
     /// In a datastore that every host sees.
     fn of(file: &'a VmFile) -> Self {
         Recipient { file, local: false }
+    }
+
+    /// The VM's directory, made if it is missing.
+    fn home(&self, worker: &Worker<'_>) -> Result<Home, StorageError> {
+        let ensure = if self.local { Home::ensure_local } else { Home::ensure };
+        ensure(self.file.dir(), worker)
     }
 }
 
@@ -200,8 +225,7 @@ fn give(
     // Before anything is made: an image that cannot be used leaves no trace.
     let image = ImageFile::open(image, reading)?;
     worker.at("image opened");
-    let home =
-        if to.local { Home::ensure_local(file.dir(), worker)? } else { Home::ensure(file.dir(), worker)? };
+    let home = to.home(worker)?;
     home.sweep(file.name())?;
     worker.at("leftovers removed");
     home.or_gone(make(&image, &home))

@@ -56,7 +56,7 @@ pub(crate) fn save(disk: &Disk<'_>, image: &Image, worker: &Worker<'_>) -> Resul
 
 impl Disk<'_> {
     /// The file to read: proved to be this disk's.
-    fn source(&self) -> Result<PathBuf, StorageError> {
+    pub(super) fn source(&self) -> Result<PathBuf, StorageError> {
         let no_disk = || StorageError::NoDisk { path: self.file.path() };
         let home =
             Datastore::open(self.file.dir().datastore())?.home(self.file.dir())?.ok_or_else(no_disk)?;

@@ -16,6 +16,7 @@ pub(super) fn context(
     sources: Vec<ContextSource>,
     host: HostName,
     file: VmFile,
+    local: bool,
     settings: &TmSettings,
 ) -> Result<Transfer, TmError> {
     let step_name = format!("context:{}", file.name());
@@ -26,7 +27,7 @@ pub(super) fn context(
         read.push(input);
         names.push(source.name);
     }
-    let mut step = step(step_name, host, &Call::BuildContext { file, names }, settings, false)?;
+    let mut step = step(step_name, host, &Call::BuildContext { file, names, local }, settings, false)?;
     if let Work::Transfer { inputs, .. } = &mut step.work {
         *inputs = read;
     }

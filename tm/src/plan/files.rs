@@ -1,11 +1,10 @@
 //! Disks that are files: `shared` and `qcow2` (contract TM 2.1).
 
 use causeway_core::names::HostName;
-use causeway_core::plan::{Place, Slot, Step};
+use causeway_core::plan::{Slot, Step};
 
 use super::live::Live;
-use super::{Transfer, one, step};
-use crate::carry::{Carry, End, Spot};
+use super::{Transfer, carry, one, step};
 use crate::error::TmError;
 use crate::facts::{DiskFacts, Facts, Format, VmFacts, lcm};
 use crate::host::{Blank, Call, CopyKind, CopyOf, Kept, Layout, SnapshotOrder};
@@ -63,8 +62,7 @@ impl Planner<'_> {
                 (host, named(self.slot, &file), self.give(&image, file, image_datastore)?)
             }
             Request::Mvds { host, file, image } => {
-                let image = image.image(&file)?;
-                (host, named(self.slot, &file), Call::GiveBack { file, image })
+                (host, named(self.slot, &file), self.give_back(file, &image)?)
             }
             Request::MvFile { to, file } => {
                 let reason = "a disk moves with its VM's directory".to_owned();
@@ -92,7 +90,7 @@ impl Planner<'_> {
             Request::Cpds { host, file, image, snapshot, .. } => {
                 (host, named(self.slot, &file), self.save(file, &image, snapshot)?)
             }
-            Request::Context { .. } | Request::Migrate(_) => {
+            Request::Context { .. } | Request::Migrate(_) | Request::Backup(_) | Request::Restore(_) => {
                 return Err(TmError::NotBuilt { slot: self.slot.to_string() });
             }
         };
@@ -100,20 +98,14 @@ impl Planner<'_> {
         step(name, host, &call, self.settings, long)
     }
 
-    /// The directory goes from one host's own disk to another's; the source's worker drives it, and reaches the
-    /// destination with the agent that its session forwards.
+    /// The directory goes from one host's own disk to another's.
     fn carry(&self, from: (HostName, VmDir), to: (HostName, VmDir)) -> Result<Step, TmError> {
         let state = self.facts.vm(from.1.vm())?.lcm_state()?;
         if matches!(state, lcm::PROLOG_MIGRATE_UNKNOWN | lcm::PROLOG_MIGRATE_UNKNOWN_FAILURE) {
             let reason = "the host that has the VM's files cannot be asked: they stay there".to_owned();
             return step("mv".to_owned(), to.0, &Call::Nothing { reason }, self.settings, false);
         }
-        let spot = |(host, dir)| Spot { host, dir };
-        let (runs_at, manner) = (End::Source, self.settings.carry);
-        let host = from.0.clone();
-        let call = Call::CarryDir(Carry { from: spot(from), to: spot(to), runs_at, manner, local: true });
-        let step = step("mv".to_owned(), host.clone(), &call, self.settings, true)?;
-        Ok(Step { place: Place::Delegated(host), ..step })
+        carry::directory(from, to, true, self.settings)
     }
 
     /// The steps of what is done to a disk that a running guest has open; none where nobody has.
@@ -173,6 +165,10 @@ impl Planner<'_> {
         };
         let vm = self.vm(&file)?;
         let (disk, format) = (vm.disk(number)?, vm.format(number)?);
+        if self.service.verb == Verb::Ln && self.service.local {
+            let layout = self.layout(&file)?;
+            return Ok(Call::LendImage { image, file, layout });
+        }
         if self.service.verb == Verb::Ln {
             let layout = match format {
                 Format::Raw => Layout::Image,
@@ -188,6 +184,20 @@ impl Planner<'_> {
             (Format::Raw | Format::Other(_), _) => CopyKind::Flat,
         };
         Ok(Call::CloneImage { image, file, copy, grown_mb: disk.grown_mb(), sparse: disk.sparse, local })
+    }
+
+    fn give_back(&self, file: VmFile, image: &Source) -> Result<Call, TmError> {
+        let image = image.image(&file)?;
+        if !self.service.local {
+            return Ok(Call::GiveBack { file, image });
+        }
+        let layout = self.layout(&file)?;
+        Ok(Call::TakeBack { file, image, layout })
+    }
+
+    /// What a disk is where its image is copied: only qcow2 files have layers.
+    fn layout(&self, file: &VmFile) -> Result<Layout, TmError> {
+        Ok(if self.is_qcow2(file)? { Layout::Chain } else { Layout::Image })
     }
 
     fn make(&self, size_mb: u64, format: &str, file: VmFile) -> Result<Call, TmError> {
@@ -212,7 +222,7 @@ impl Planner<'_> {
                 Some(fs) => file_system(fs, &file, self.settings)?,
             }
         };
-        Ok(Call::MakeImage { file, size_mb, qcow2, blank })
+        Ok(Call::MakeImage { file, size_mb, qcow2, blank, local: self.service.local })
     }
 
     fn resize(&self, file: VmFile, size_mb: u64) -> Result<Call, TmError> {
@@ -244,25 +254,8 @@ impl Planner<'_> {
         Ok(*format == Format::Qcow2)
     }
 
-    /// Where a disk's own files lie: beside it, or with the image that it is.
     fn kept(&self, file: &VmFile) -> Result<Kept, TmError> {
-        let disk = self.disk(file)?;
-        match (&disk.source, disk.clone) {
-            // On the host's own disk lie copies of images only.
-            _ if self.service.local => Ok(Kept::Beside),
-            // A volatile disk has no image.
-            (None, _) | (_, true) => Ok(Kept::Beside),
-            (Some(source), false) => {
-                let path = source.parse();
-                let image = path.and_then(|path| Image::beside(&path, file));
-                image.map(Kept::WithImage).map_err(|_| TmError::Attribute {
-                    attribute: format!("DISK {} SOURCE", disk.id),
-                    object: format!("VM {}", file.dir().vm()),
-                    value: source.clone(),
-                    accepted: "DATASTORES/DATASTORE ID/NAME".into(),
-                })
-            }
-        }
+        kept(self.disk(file)?, file, self.service.local)
     }
 
     fn vm(&self, file: &VmFile) -> Result<&VmFacts, TmError> {
@@ -271,6 +264,26 @@ impl Planner<'_> {
 
     fn disk(&self, file: &VmFile) -> Result<&DiskFacts, TmError> {
         self.vm(file)?.disk(file.name().disk().unwrap_or_default())
+    }
+}
+
+/// Where a disk's own files lie: beside it, or with the image that it is.
+pub(super) fn kept(disk: &DiskFacts, file: &VmFile, local: bool) -> Result<Kept, TmError> {
+    match (&disk.source, disk.clone) {
+        // On the host's own disk lie copies of images only.
+        _ if local => Ok(Kept::Beside),
+        // A volatile disk has no image.
+        (None, _) | (_, true) => Ok(Kept::Beside),
+        (Some(source), false) => {
+            let path = source.parse();
+            let image = path.and_then(|path| Image::beside(&path, file));
+            image.map(Kept::WithImage).map_err(|_| TmError::Attribute {
+                attribute: format!("DISK {} SOURCE", disk.id),
+                object: format!("VM {}", file.dir().vm()),
+                value: source.clone(),
+                accepted: "DATASTORES/DATASTORE ID/NAME".into(),
+            })
+        }
     }
 }
 
@@ -308,6 +321,7 @@ fn copies(call: &Call) -> bool {
         Call::CloneImage { copy, .. } => !matches!(copy, CopyKind::Overlay { .. }),
         Call::Snapshot { chain, order, .. } => !chain || *order == SnapshotOrder::Delete,
         Call::SaveDisk { .. } | Call::MakeImage { .. } | Call::MoveDir { .. } | Call::Resize { .. } => true,
+        Call::LendImage { .. } | Call::TakeBack { .. } => true,
         _ => false,
     }
 }

@@ -47,24 +47,8 @@ impl<'a> Live<'a> {
         (kept, qcow2): (Kept, bool),
         settings: &'a TmSettings,
     ) -> Result<Self, TmError> {
-        let object = format!("VM {}", vm.id);
-        if let Some(other) = vm.vm_mad.as_deref().filter(|name| !matches!(*name, "kvm" | "qemu")) {
-            return Err(TmError::Attribute {
-                attribute: "VM_MAD".to_owned(),
-                object,
-                value: other.to_owned(),
-                accepted: "kvm or qemu, where a disk is worked on while its guest runs".into(),
-            });
-        }
-        let number = file.name().disk().unwrap_or_default();
-        let target = vm.disk(number)?.target.clone();
-        let target = target.ok_or_else(|| vm.missing(format!("DISK {number} TARGET")))?;
-        let disk = target.parse().map_err(|_| TmError::Attribute {
-            attribute: format!("DISK {number} TARGET"),
-            object,
-            value: target.clone(),
-            accepted: "1 to 16 lower-case letters and digits, such as vda".into(),
-        })?;
+        runs_by_libvirt(vm)?;
+        let disk = device(vm, file.name().disk().unwrap_or_default())?;
         let id = vm.deploy_id.clone().ok_or_else(|| vm.missing("DEPLOY_ID".to_owned()))?;
         Ok(Live { verb, host, file, kept, qcow2, id, disk, settings })
     }
@@ -94,7 +78,14 @@ impl<'a> Live<'a> {
 
     /// The disk as it is now becomes an image, or a snapshot of plain bytes.
     pub(super) fn copy(&self, to: CopyOf) -> Result<Vec<Step>, TmError> {
-        let path = copy_path(&self.file, &self.kept, &to);
+        let mut steps = self.filled(&to)?;
+        steps.push(self.files("publish", LivePart::PublishCopy { to, qcow2: self.qcow2 })?);
+        Ok(steps)
+    }
+
+    /// A copy of the disk as it is now, still beside.
+    pub(super) fn filled(&self, to: &CopyOf) -> Result<Vec<Step>, TmError> {
+        let path = copy_path(&self.file, &self.kept, to);
         let whole_guest = matches!(to, CopyOf::Snapshot(_));
         let order = DiskOrder::Copy {
             disk: self.disk.clone(),
@@ -109,8 +100,21 @@ impl<'a> Live<'a> {
         Ok(vec![
             self.files("file", LivePart::MakeCopy { to: to.clone(), qcow2 })?.undone_by(vec![drop]),
             self.guest("copy", order).long(),
-            self.files("publish", LivePart::PublishCopy { to, qcow2 })?,
         ])
+    }
+
+    /// The guest is brought to rest by its agent, if it has one, for the steps between the two; whatever becomes of them, it
+    /// goes on.
+    pub(super) fn rest(&self) -> [Step; 2] {
+        let agent_seconds = self.settings.agent_seconds();
+        let seconds = u32::try_from(self.settings.short_deadline.as_secs()).unwrap_or(u32::MAX);
+        let freeze = DiskOrder::Freeze { quiesce: Quiesce { agent_seconds, or_suspend: false }, seconds };
+        let thaw = DiskOrder::Thaw { agent_seconds };
+        // It may be over by then.
+        let undo = self.guest("undo freeze", thaw.clone()).ignored();
+        let soon =
+            |step: Step| Step { deadline: self.settings.short_deadline + self.settings.agent_wait, ..step };
+        [soon(self.guest("freeze", freeze)).undone_by(vec![soon(undo)]), soon(self.guest("thaw", thaw))]
     }
 
     /// Snapshot `id` is forgotten.
@@ -167,4 +171,35 @@ impl<'a> Live<'a> {
     fn path(&self, text: &str) -> Result<DiskPath, TmError> {
         text.parse().map_err(|source| TmError::Argument { slot: self.verb.to_owned(), position: 1, source })
     }
+}
+
+/// Sees to it that libvirt runs the guest.
+///
+/// # Errors
+/// Another hypervisor does.
+pub(super) fn runs_by_libvirt(vm: &VmFacts) -> Result<(), TmError> {
+    match vm.vm_mad.as_deref().filter(|name| !matches!(*name, "kvm" | "qemu")) {
+        None => Ok(()),
+        Some(other) => Err(TmError::Attribute {
+            attribute: "VM_MAD".to_owned(),
+            object: format!("VM {}", vm.id),
+            value: other.to_owned(),
+            accepted: "kvm or qemu, where a disk is worked on while its guest runs".into(),
+        }),
+    }
+}
+
+/// The device that a disk is in the guest.
+///
+/// # Errors
+/// The document does not say.
+pub(super) fn device(vm: &VmFacts, number: u32) -> Result<DiskName, TmError> {
+    let target = vm.disk(number)?.target.clone();
+    let target = target.ok_or_else(|| vm.missing(format!("DISK {number} TARGET")))?;
+    target.parse().map_err(|_| TmError::Attribute {
+        attribute: format!("DISK {number} TARGET"),
+        object: format!("VM {}", vm.id),
+        value: target.clone(),
+        accepted: "1 to 16 lower-case letters and digits, such as vda".into(),
+    })
 }

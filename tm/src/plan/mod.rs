@@ -4,13 +4,15 @@
 //! line of an attach, `DELETE` after a failed prolog, `FAILMIGRATE`; contract TM 4), a failed script is not rolled back
 //! (contract TM 1.3), and a step that fails leaves nothing under a final name.
 
+mod backup;
+mod carry;
 mod chain;
 mod context;
 mod files;
 mod live;
 mod migrate;
-mod probe;
 mod rbd;
+mod restore;
 
 use std::collections::BTreeMap;
 
@@ -21,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::TmError;
 use crate::facts::{Facts, Needs, VmNeed};
 use crate::host::Call;
-use crate::request::{Request, Service, Store};
+use crate::request::{Request, Service, Store, Verb};
 use crate::settings::TmSettings;
 
 /// Where the bytes of an input come from.
@@ -67,6 +69,35 @@ pub fn built(slot: &Slot) -> bool {
     Service::of(slot).is_some()
 }
 
+/// Why a driver of ours has no such slot, nor the stock one (contract TM 2).
+pub fn absent(slot: &Slot) -> Option<&'static str> {
+    let ours = matches!(slot.driver(), "shared" | "qcow2" | "ceph") && slot.family() == "tm";
+    (ours && slot.verb() == "monitor_ds").then_some(
+        "hosts ask monitor_ds of datastores on their own disks, which the drivers ssh and local serve; this driver's \
+         datastores are measured by its monitor",
+    )
+}
+
+/// What a slot is given on standard input (contract TM 1.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stdin {
+    /// Nothing. It is left alone: at a terminal it would have no end.
+    Nothing,
+    /// A VM in base64.
+    Encoded,
+    /// A VM as it is.
+    Plain,
+}
+
+/// What a slot of ours is given on standard input.
+pub fn stdin_of(slot: &Slot) -> Stdin {
+    match Service::of(slot).map(|service| service.verb) {
+        Some(Verb::Premigrate | Verb::Postmigrate | Verb::Failmigrate) => Stdin::Encoded,
+        Some(verb) if verb.is_backup() && verb != Verb::Restore => Stdin::Plain,
+        _ => Stdin::Nothing,
+    }
+}
+
 /// What must be known before [`steps`] can plan that call.
 ///
 /// # Errors
@@ -75,7 +106,7 @@ pub fn needs(slot: &Slot, argv: &[String]) -> Result<Needs, TmError> {
     let mut needs = Needs::default();
     let (service, request) = Request::read(slot, argv)?;
     if service.store == Store::Rbd {
-        return Ok(rbd::needs(&request));
+        return Ok(rbd::needs(service, &request));
     }
     match request {
         Request::Give { file, image_datastore, .. } => {
@@ -94,7 +125,17 @@ pub fn needs(slot: &Slot, argv: &[String]) -> Result<Needs, TmError> {
         Request::MvDir { from, to } if service.local && from.0 != to.0 => {
             needs.vm = Some(VmNeed::Document(from.1.vm()));
         }
-        Request::Mvds { .. }
+        // What comes back is copied as what it is.
+        Request::Mvds { file, .. } if service.local => needs.vm = Some(VmNeed::Document(file.dir().vm())),
+        Request::Backup(backup) if service.verb.keeps_document() => {
+            needs.vm = Some(VmNeed::Document(backup.dir.vm()));
+        }
+        Request::Restore(restore) => {
+            needs.vm = Some(VmNeed::Document(restore.dir.vm()));
+            needs.backup = Some(restore.image);
+        }
+        Request::Backup(_)
+        | Request::Mvds { .. }
         | Request::MvFile { .. }
         | Request::MvDir { .. }
         | Request::DeleteFile { .. }
@@ -104,7 +145,7 @@ pub fn needs(slot: &Slot, argv: &[String]) -> Result<Needs, TmError> {
     Ok(needs)
 }
 
-/// The step that must have been done, and its output taken in by [`Facts::take_reading`], before [`steps`] can plan that
+/// The one step that must have been done, and its output taken in by [`Facts::take_reading`], before [`steps`] can plan that
 /// call; none where the facts are enough.
 ///
 /// # Errors
@@ -114,11 +155,12 @@ pub fn reading(
     argv: &[String],
     facts: &Facts,
     settings: &TmSettings,
-) -> Result<Option<Step>, TmError> {
+) -> Result<Option<Transfer>, TmError> {
     let (service, request) = Request::read(slot, argv)?;
-    match service.store {
-        Store::Files => files::reading(slot, service, request, facts, settings),
-        Store::Rbd => Ok(None),
+    match (service.store, request) {
+        (_, Request::Restore(request)) => restore::reading(&request, facts, settings).map(Some),
+        (Store::Files, request) => Ok(files::reading(slot, service, request, facts, settings)?.map(one)),
+        (Store::Rbd, _) => Ok(None),
     }
 }
 
@@ -135,14 +177,18 @@ pub fn steps(
 ) -> Result<Transfer, TmError> {
     let (service, request) = Request::read(slot, argv)?;
     match request {
-        Request::Context { sources, host, file } => context::context(sources, host, file, settings),
+        Request::Context { sources, host, file } => {
+            context::context(sources, host, file, service.local, settings)
+        }
         Request::Migrate(migration) => match service.store {
             Store::Files => migrate::migrate(slot, &migration, argv, stdin, facts, settings),
             Store::Rbd => rbd::migrate(slot, &migration, argv, stdin, facts, settings),
         },
+        Request::Backup(request) => backup::plan(slot, service, &request, stdin, facts, settings),
+        Request::Restore(request) => restore::plan(slot, &request, facts, settings),
         request => match service.store {
             Store::Files => files::plan(slot, service, request, facts, settings),
-            Store::Rbd => rbd::plan(slot, service.verb, request, facts, settings),
+            Store::Rbd => rbd::plan(slot, service, request, facts, settings),
         },
     }
 }

@@ -45,7 +45,7 @@ pub(super) fn clone(
 }
 
 /// The image's size, bytes.
-fn source(rbd: &Rbd<'_>, image: &Volume) -> Result<u64, StorageError> {
+pub(super) fn source(rbd: &Rbd<'_>, image: &Volume) -> Result<u64, StorageError> {
     let info = rbd.info(image).map_err(|error| absent(rbd, image, error))?;
     if info.format == 2 {
         return Ok(info.size);
@@ -70,13 +70,28 @@ pub(super) fn absent(rbd: &Rbd<'_>, volume: &Volume, error: StorageError) -> Sto
     }
 }
 
-/// Clones an image's `@snap`, which is made and protected first if need be. Others may be doing the same on other hosts,
-/// and a stock driver may remove it when its last clone goes: whatever of it is missing is made again (W36).
+/// Clones an image's `@snap`.
 fn stand_on_base(
     rbd: &Rbd<'_>,
     image: &Volume,
     made: &Volume,
     data: Option<&PoolName>,
+) -> Result<(), StorageError> {
+    let tried = std::cell::Cell::new(false);
+    from_base(rbd, image, |from| {
+        if tried.replace(true) {
+            rbd.remove(made)?;
+        }
+        rbd.clone(from, made, data)
+    })
+}
+
+/// Makes something of an image's `@snap`, which is made and protected first if need be. Others may be doing the same on other hosts,
+/// and a stock driver may remove it when its last clone goes: whatever of it is missing is made again (W36).
+pub(super) fn from_base(
+    rbd: &Rbd<'_>,
+    image: &Volume,
+    make: impl Fn(&str) -> Result<(), StorageError>,
 ) -> Result<(), StorageError> {
     let base = SnapshotName::Base;
     let from = format!("{image}@{base}");
@@ -99,12 +114,11 @@ fn stand_on_base(
             }
             rbd.worker().at("base protected");
         }
-        match rbd.clone(&from, made, data) {
+        match make(&from) {
             Err(StorageError::Rbd(error))
                 if tries < TRIES && (error.is(code::ENOENT) || error.is(code::EINVAL)) =>
             {
                 tries += 1;
-                rbd.remove(made)?;
             }
             other => return other,
         }

@@ -13,10 +13,13 @@
 //! The locks of [`host`](crate::host) hold on one host. Clones of one image are made on all: what concerns an image's `@snap` is so done
 //! that it may be done by several at once (W36).
 
+mod bytes;
 mod clone;
 mod delete;
 mod error;
+mod image;
 mod link;
+mod local;
 mod make;
 mod model;
 mod name;
@@ -37,6 +40,8 @@ use crate::host::{Blank, Datastore, SnapshotOrder, StorageError, Worker, hold_na
 use crate::place::{VmDir, VmFile};
 
 pub use error::RbdError;
+pub(crate) use image::perform as perform_on_image;
+pub use image::{ImageCall, ImageWork, New};
 pub use name::{PoolName, UserName, Volume};
 pub use tool::Cluster;
 
@@ -96,6 +101,39 @@ pub enum RbdWork {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         data_pool: Option<PoolName>,
     },
+    /// Gives a VM on its host's own disk a file of an image's bytes.
+    Fetch {
+        /// The image.
+        image: Volume,
+        /// The VM's disk.
+        file: VmFile,
+        /// The image is the VM's alone, and its `@snap` goes; else it is read as its `@snap` has it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        persistent: bool,
+        /// Size to grow it to, MiB; none means that of the image.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        grown_mb: Option<u64>,
+    },
+    /// Puts such a file in the place of its image.
+    TakeBack {
+        /// The VM's disk.
+        file: VmFile,
+        /// The image.
+        image: Volume,
+    },
+    /// Makes an image of such a file.
+    SaveFile {
+        /// The VM's disk.
+        file: VmFile,
+        /// Of the copy that was made of it while its guest ran, which goes.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        copied: bool,
+        /// The image, which is not there yet.
+        image: Volume,
+        /// The pool for its data, where that is not its own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        data_pool: Option<PoolName>,
+    },
     /// Removes a volume with all its snapshots and all that came from them.
     Remove {
         /// The volume.
@@ -124,7 +162,7 @@ pub enum RbdWork {
         /// Its new size, MiB.
         size_mb: u64,
     },
-    /// Makes a snapshot of a disk that nobody has open, goes back to one, or forgets one.
+    /// Makes a snapshot of a disk, goes back to one, or forgets one.
     Snapshot {
         /// The disk.
         disk: Volume,
@@ -132,6 +170,9 @@ pub enum RbdWork {
         order: SnapshotOrder,
         /// The snapshot.
         id: u32,
+        /// A guest has the disk open, and writes it unless it was brought to rest.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        running: bool,
     },
 }
 
@@ -153,7 +194,7 @@ pub(crate) fn usage(
 /// # Errors
 /// What it failed of; it can be done again.
 pub(crate) fn perform(call: &RbdCall, worker: &Worker<'_>) -> Result<(), StorageError> {
-    use RbdWork::{Clone, Link, Make, Remove, Resize, Save, Snapshot};
+    use RbdWork::{Clone, Fetch, Link, Make, Remove, Resize, Save, SaveFile, Snapshot, TakeBack};
     let rbd = Rbd::new(&call.cluster, worker);
     let hold = |image: Option<(&Volume, Mode)>| {
         hold_named(worker, call.vm, image.map(|(volume, mode)| (volume.to_string(), mode)))
@@ -175,6 +216,19 @@ pub(crate) fn perform(call: &RbdCall, worker: &Worker<'_>) -> Result<(), Storage
             let _locks = hold(Some((image, Mode::Exclusive)))?;
             save::save(&rbd, disk, *snapshot, image, data_pool.as_ref())
         }
+        Fetch { image, file, persistent, grown_mb } => {
+            let mode = if *persistent { Mode::Exclusive } else { Mode::Shared };
+            let _locks = hold(Some((image, mode)))?;
+            local::fetch(&rbd, image, file, *persistent, *grown_mb)
+        }
+        TakeBack { file, image } => {
+            let _locks = hold(Some((image, Mode::Exclusive)))?;
+            local::take_back(&rbd, file, image)
+        }
+        SaveFile { file, copied, image, data_pool } => {
+            let _locks = hold(Some((image, Mode::Exclusive)))?;
+            local::save(&rbd, file, *copied, image, data_pool.as_ref())
+        }
         Remove { volume, trash } => {
             let _locks = hold(None)?;
             delete::delete(&rbd, volume, *trash)
@@ -187,10 +241,10 @@ pub(crate) fn perform(call: &RbdCall, worker: &Worker<'_>) -> Result<(), Storage
             let _locks = hold(None)?;
             resize::resize(&rbd, disk, size_mb.saturating_mul(MIB))
         }
-        Snapshot { disk, order, id } => {
+        Snapshot { disk, order, id, running } => {
             let _locks = hold(None)?;
             match order {
-                SnapshotOrder::Create => snap_create::create(&rbd, disk, *id),
+                SnapshotOrder::Create => snap_create::create(&rbd, disk, *id, *running),
                 SnapshotOrder::Revert => snap_revert::revert(&rbd, disk, *id),
                 SnapshotOrder::Delete => snap_delete::delete(&rbd, disk, *id),
             }

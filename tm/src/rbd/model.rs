@@ -7,16 +7,24 @@
 //!                   └─ @0 ──> one-5-7-0      the disk
 //! ```
 
+use std::time::{Duration, UNIX_EPOCH};
+
 use serde::Deserialize;
 
 use super::error::{RbdError, code};
-use super::name::{PoolName, Role, SnapshotName, Volume};
+use super::name::{PoolName, Role, SnapshotName, Volume, half_made_at};
 use super::tool::Rbd;
 use crate::host::StorageError;
+
+/// How old something half-made is that nobody goes on with: no call takes so long.
+const STRAY: Duration = Duration::from_secs(7 * 86_400);
 
 /// What `rbd info` says of a volume.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(crate) struct Info {
+    /// The cluster's own name for it, which no other volume of the pool ever gets.
+    #[serde(default)]
+    pub id: String,
     /// Bytes.
     pub size: u64,
     /// 2, or 1 for volumes of before 2012.
@@ -103,6 +111,8 @@ pub(super) const UNFINISHED: &str = ": a revert to one of its snapshots was not 
 pub(crate) struct Family {
     volume: Volume,
     members: Vec<Member>,
+    /// Half-made volumes of others that nobody will go on with.
+    strays: Vec<Volume>,
 }
 
 impl Family {
@@ -111,14 +121,20 @@ impl Family {
     /// # Errors
     /// The pool or a volume can't be read, or the volumes are none that this driver or the stock one makes.
     pub(crate) fn read(rbd: &Rbd<'_>, volume: &Volume) -> Result<Self, StorageError> {
-        let mut members = Vec::new();
+        let (mut members, mut strays) = (Vec::new(), Vec::new());
+        let now = UNIX_EPOCH.elapsed().unwrap_or_default();
         for name in rbd.names(volume.pool())? {
-            let Some(role) = volume.role(&name) else { continue };
+            let Some(role) = volume.role(&name) else {
+                if half_made_at(&name).is_some_and(|made| made + STRAY < now) {
+                    strays.extend(Volume::in_pool(volume.pool(), &name));
+                }
+                continue;
+            };
             let Some(volume) = Volume::in_pool(volume.pool(), &name) else { continue };
             members.extend(member(rbd, role, volume)?);
         }
         members.sort_by(|a, b| (a.role, &a.volume).cmp(&(b.role, &b.volume)));
-        let family = Family { volume: volume.clone(), members };
+        let family = Family { volume: volume.clone(), members, strays };
         family.check()?;
         Ok(family)
     }
@@ -142,6 +158,11 @@ impl Family {
             }
         }
         Ok(())
+    }
+
+    /// Half-made volumes of the pool, none of this disk, that nobody will go on with.
+    pub(crate) fn strays(&self) -> &[Volume] {
+        &self.strays
     }
 
     /// The volume that a guest uses, if it is there.
@@ -191,7 +212,7 @@ fn member(rbd: &Rbd<'_>, role: Role, volume: Volume) -> Result<Option<Member>, S
         Ok((info, snapshots)) => Ok(Some(Member { role, volume, info, snapshots })),
         // A call was killed while it was being made: it has a name and nothing else, and can be removed.
         Err(StorageError::Rbd(error)) if error.is(code::ENOENT) && role == Role::HalfMade => {
-            let info = Info { size: 0, format: 2, data_pool: None, parent: None };
+            let info = Info { id: String::new(), size: 0, format: 2, data_pool: None, parent: None };
             Ok(Some(Member { role, volume, info, snapshots: Vec::new() }))
         }
         // It went since the pool was listed.
@@ -215,7 +236,7 @@ mod tests {
         Member {
             role: base.role(name).unwrap(),
             volume,
-            info: Info { size: 1 << 20, format: 2, data_pool: None, parent },
+            info: Info { id: String::new(), size: 1 << 20, format: 2, data_pool: None, parent },
             snapshots: snapshots.iter().map(snapshot).collect(),
         }
     }
@@ -227,7 +248,7 @@ mod tests {
         let volume: Volume = "one/one-5-7-0".parse().unwrap();
         let members =
             members.iter().map(|(name, parent, snaps)| member(&volume, name, *parent, snaps)).collect();
-        Family { volume, members }
+        Family { volume, members, strays: Vec::new() }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use causeway_core::names::{NameError, VmId};
 use serde::{Deserialize, Serialize};
@@ -133,6 +134,11 @@ impl Volume {
         self.followed_by(&format!("-{vm}-{disk}"))
     }
 
+    /// An image.
+    pub fn image(pool: &PoolName, id: u32) -> Self {
+        Volume { pool: pool.clone(), name: format!("one-{id}") }
+    }
+
     /// A VM's disk that has no image.
     pub fn volatile(pool: &PoolName, vm: VmId, disk: u32) -> Self {
         Volume { pool: pool.clone(), name: format!("one-sys-{vm}-{disk}") }
@@ -210,6 +216,18 @@ pub(super) fn number(text: &str) -> Option<u32> {
     (number.to_string() == text).then_some(number)
 }
 
+/// When the making of a half-made volume began, by its name; counted from 1970.
+pub(crate) fn half_made_at(name: &str) -> Option<Duration> {
+    let (_, unique) = name.split_once(HALF_MADE)?;
+    let mut parts = unique.split('-');
+    let (Some(_), Some(moment), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return None;
+    };
+    let nanoseconds = u128::from_str_radix(moment, 16).ok()?;
+    u64::try_from(nanoseconds).ok().map(Duration::from_nanos)
+}
+
 fn unique() -> String {
     static SERIAL: AtomicU32 = AtomicU32::new(0);
     let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
@@ -238,6 +256,11 @@ impl SnapshotName {
             None if text.starts_with(OWN_SNAPSHOT) => SnapshotName::Own(text.to_owned()),
             None => SnapshotName::Other(text.to_owned()),
         }
+    }
+
+    /// The one that a copy of its volume is made from; one for each copy, so that none removes another's.
+    pub(crate) fn for_copy(copy: &Volume) -> Self {
+        SnapshotName::Own(format!("{OWN_SNAPSHOT}for.{}", copy.name()))
     }
 
     /// A new one of our own.
@@ -310,6 +333,14 @@ mod tests {
             assert_eq!(volume("one/one-5").role(made.name()), None, "{made}");
         }
         assert_ne!(disk.half_made(), disk.half_made());
+        let made = half_made_at(disk.half_made().name()).unwrap();
+        let age = std::time::UNIX_EPOCH.elapsed().unwrap() - made;
+        assert!(age < Duration::from_secs(60), "{age:?}");
+        for name in
+            ["one-5-7-0", "one-5.causeway-tmp.1", "one-5.causeway-tmp.1-x-2", "one-5.causeway-old.1-1-1"]
+        {
+            assert_eq!(half_made_at(name), None, "{name}");
+        }
     }
 
     #[test]

@@ -10,12 +10,30 @@
 use super::error::RbdError;
 use super::model::Family;
 use super::name::{PoolName, Role, SnapshotName, Volume};
-use super::place::{check, half_made, sweep};
+use super::place::{check, half_made, sweep, sweep_strays};
 use super::tool::Rbd;
 use crate::host::StorageError;
 
 /// Under this name a volume says what it was made of, itself included: a copy of it has the mark too.
-const MARK: &str = "causeway.saved";
+pub(super) const MARK: &str = "causeway.saved";
+
+/// The volumes of an image that is to be made; none if it was made already by a call with that mark.
+///
+/// # Errors
+/// Another volume has the name.
+pub(super) fn saved(rbd: &Rbd<'_>, image: &Volume, mark: &str) -> Result<Option<Family>, StorageError> {
+    let target = Family::read(rbd, image)?;
+    if let Some(there) = target.current() {
+        if rbd.mark(&there.volume, MARK)?.as_deref() == Some(mark) {
+            return Ok(None);
+        }
+        return Err(RbdError::Taken { volume: image.clone() }.into());
+    }
+    if target.of(Role::Renamed).next().is_some() {
+        return Err(RbdError::Taken { volume: image.clone() }.into());
+    }
+    Ok(Some(target))
+}
 
 pub(super) fn save(
     rbd: &Rbd<'_>,
@@ -25,21 +43,13 @@ pub(super) fn save(
     data: Option<&PoolName>,
 ) -> Result<(), StorageError> {
     let family = Family::read(rbd, disk)?;
-    let target = Family::read(rbd, image)?;
     sweep(rbd, &family);
     rbd.worker().at("volumes read");
     let what = snapshot.map_or_else(|| "now".to_owned(), |id| id.to_string());
     let mark = format!("{image} from {disk}@{what}");
-    if let Some(there) = target.current() {
-        if rbd.mark(&there.volume, MARK)?.as_deref() == Some(mark.as_str()) {
-            return Ok(());
-        }
-        return Err(RbdError::Taken { volume: image.clone() }.into());
-    }
-    if target.of(Role::Renamed).next().is_some() {
-        return Err(RbdError::Taken { volume: image.clone() }.into());
-    }
+    let Some(target) = saved(rbd, image, &mark)? else { return Ok(()) };
     sweep(rbd, &target);
+    sweep_strays(rbd, &target);
     let (from, size, own) = match snapshot {
         Some(id) => {
             let holder = family.holder(id).ok_or(RbdError::NoSnapshot { volume: disk.clone(), id })?;

@@ -1,4 +1,5 @@
-//! `snap_create`: a disk that nobody writes gets a snapshot, protected as the stock driver leaves it.
+//! `snap_create`, `snap_create_live`: a disk gets a snapshot, protected as the stock driver leaves it. The cluster makes it of
+//! one moment, whoever writes.
 
 use super::error::RbdError;
 use super::model::{Family, Snapshot};
@@ -7,7 +8,7 @@ use super::place::{protected, sweep};
 use super::tool::Rbd;
 use crate::host::StorageError;
 
-pub(super) fn create(rbd: &Rbd<'_>, disk: &Volume, id: u32) -> Result<(), StorageError> {
+pub(super) fn create(rbd: &Rbd<'_>, disk: &Volume, id: u32, running: bool) -> Result<(), StorageError> {
     let family = Family::read(rbd, disk)?;
     let current = family.expect()?;
     let name = SnapshotName::Numbered(id);
@@ -15,7 +16,9 @@ pub(super) fn create(rbd: &Rbd<'_>, disk: &Volume, id: u32) -> Result<(), Storag
         let why = format!("it holds a snapshot {id} of {disk} already");
         return Err(RbdError::Volumes { volume: holder.volume.clone(), why }.into());
     }
-    rbd.idle(&current.volume)?;
+    if !running {
+        rbd.idle(&current.volume)?;
+    }
     rbd.worker().at("volumes read");
     sweep(rbd, &family);
     if let Some(there) = current.snapshot(&name) {

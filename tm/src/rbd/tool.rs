@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::ChildStdout;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -47,7 +48,7 @@ pub struct Cluster {
 pub(crate) struct Rbd<'a> {
     cluster: &'a Cluster,
     worker: &'a Worker<'a>,
-    program: &'a Path,
+    pub(super) program: &'a Path,
 }
 
 impl<'a> Rbd<'a> {
@@ -60,12 +61,26 @@ impl<'a> Rbd<'a> {
         self.worker
     }
 
-    fn call(&self, verb: &[&str], on: &str, args: &[&str]) -> Result<Vec<u8>, StorageError> {
+    /// Runs one verb; what it printed.
+    pub(super) fn call(&self, verb: &[&str], on: &str, args: &[&str]) -> Result<Vec<u8>, StorageError> {
         let name = format!("rbd {}", verb.join(" "));
         self.run(self.program, &name, on, [verb, args].concat().as_slice())
     }
 
-    fn run(&self, program: &Path, name: &str, on: &str, words: &[&str]) -> Result<Vec<u8>, StorageError> {
+    /// What the tool prints, handed to `read` as it comes.
+    pub(super) fn stream<T: Send>(
+        &self,
+        verb: &str,
+        on: &str,
+        args: &[&str],
+        read: impl FnOnce(ChildStdout) -> std::io::Result<T> + Send,
+    ) -> Result<std::io::Result<T>, StorageError> {
+        let mut tool = self.tool(self.program, &format!("rbd {verb}"), on);
+        tool.arg(verb).args(args).stream(self.worker, read)
+    }
+
+    /// The tool, with the words that name the cluster.
+    pub(super) fn tool(&self, program: &Path, name: &str, on: &str) -> Tool {
         let mut tool = Tool::named(name, program, Path::new(on));
         let Cluster { conf, user, key } = self.cluster;
         for (option, value) in [
@@ -77,7 +92,12 @@ impl<'a> Rbd<'a> {
                 tool.args([option, value]);
             }
         }
-        let ended = tool.arg(MOUNT_TIMEOUT).args(words).output(self.worker, ANSWER_LIMIT)?;
+        tool.arg(MOUNT_TIMEOUT);
+        tool
+    }
+
+    fn run(&self, program: &Path, name: &str, on: &str, words: &[&str]) -> Result<Vec<u8>, StorageError> {
+        let ended = self.tool(program, name, on).args(words).output(self.worker, ANSWER_LIMIT)?;
         if ended.status.success() {
             return Ok(ended.out);
         }
@@ -118,15 +138,9 @@ impl<'a> Rbd<'a> {
         self.read(tool, on, &answer)
     }
 
-    /// How much room each volume of a pool takes.
-    pub(super) fn rooms(&self, pool: &PoolName) -> Result<Rooms, StorageError> {
-        self.ask(&["du"], pool.as_str(), &["--pool", pool.as_str()])
-    }
-
-    /// How much room a volume takes.
-    pub(super) fn room(&self, volume: &Volume) -> Result<Rooms, StorageError> {
-        let on = volume.to_string();
-        self.ask(&["du"], &on, &[&on])
+    /// How much room each volume of a pool takes; `words` are more options of the tool.
+    pub(super) fn rooms(&self, pool: &PoolName, words: &[&str]) -> Result<Rooms, StorageError> {
+        self.ask(&["du"], pool.as_str(), &[words, &["--pool", pool.as_str()]].concat())
     }
 
     pub(crate) fn info(&self, volume: &Volume) -> Result<Info, StorageError> {
@@ -220,17 +234,6 @@ impl<'a> Rbd<'a> {
         self.call(&["create"], &on, &with_data(data, &["--size", &size, &on])).map(drop)
     }
 
-    /// Makes a volume of a file's bytes, its holes left out.
-    pub(crate) fn import(
-        &self,
-        file: &Path,
-        volume: &Volume,
-        data: Option<&PoolName>,
-    ) -> Result<(), StorageError> {
-        let (on, file) = (volume.to_string(), file.to_string_lossy());
-        self.call(&["import"], &on, &with_data(data, &["--no-progress", &file, &on])).map(drop)
-    }
-
     pub(crate) fn clone(
         &self,
         from: &str,
@@ -316,6 +319,12 @@ impl<'a> Rbd<'a> {
         self.call(&["image-meta", "set"], &on, &[&on, key, value]).map(drop)
     }
 
+    /// Takes a mark away; one that is not there is as good.
+    pub(super) fn unmark(&self, volume: &Volume, key: &str) -> Result<(), StorageError> {
+        let on = volume.to_string();
+        unless(code::ENOENT, self.call(&["image-meta", "remove"], &on, &[&on, key]))
+    }
+
     /// What a volume is marked with; none if it is not.
     pub(crate) fn mark(&self, volume: &Volume, key: &str) -> Result<Option<String>, StorageError> {
         let on = volume.to_string();
@@ -329,7 +338,7 @@ impl<'a> Rbd<'a> {
     }
 }
 
-fn with_data<'w>(data: Option<&'w PoolName>, words: &[&'w str]) -> Vec<&'w str> {
+pub(super) fn with_data<'w>(data: Option<&'w PoolName>, words: &[&'w str]) -> Vec<&'w str> {
     let mut all: Vec<&str> = data.map_or_else(Vec::new, |pool| vec!["--data-pool", pool.as_str()]);
     all.extend_from_slice(words);
     all
@@ -435,6 +444,21 @@ mod tests {
                 error.to_string().starts_with("rbd snap ls of one/one-5 answered something else"),
                 "{error}"
             );
+        }
+    }
+
+    /// A tool that crashes is asked again, once with other words, and in the end the pool is told without its disks.
+    #[test]
+    fn a_pool_is_told_although_the_tool_crashes() {
+        let du = r#"{"images":[{"name":"one-5-7-0","used_size":1048576}]}"#;
+        for (lines, disks) in [
+            (format!("case \"$*\" in *thread-count*) kill -SEGV $$;; *) echo '{du}';; esac"), 1),
+            (format!("[ -e \"$0.once\" ] && echo '{du}' && exit; touch \"$0.once\"; kill -ABRT $$"), 1),
+            ("kill -ABRT $$".to_owned(), 0),
+        ] {
+            let told =
+                with_fake(&lines, LONG, |rbd| super::super::usage::disks(rbd, volume().pool()).unwrap());
+            assert_eq!(told.matches("\"vm\":").count(), disks, "{lines}");
         }
     }
 

@@ -150,11 +150,11 @@ impl Args<'_> {
         Ok(Request::Migrate(Migration { verb, from, to, dir, chained }))
     }
 
-    fn exactly<const N: usize>(&self, form: &'static str) -> Result<&[String; N], TmError> {
+    pub(super) fn exactly<const N: usize>(&self, form: &'static str) -> Result<&[String; N], TmError> {
         self.argv.try_into().map_err(|_| self.count(form))
     }
 
-    fn count(&self, form: &'static str) -> TmError {
+    pub(super) fn count(&self, form: &'static str) -> TmError {
         TmError::Arguments { slot: self.slot.to_string(), form, count: self.argv.len() }
     }
 
@@ -174,11 +174,11 @@ impl Args<'_> {
         Source { slot: self.slot.to_string(), position, text: text.to_owned() }
     }
 
-    fn datastore(&self, position: usize, text: &str) -> Result<u32, TmError> {
+    pub(super) fn datastore(&self, position: usize, text: &str) -> Result<u32, TmError> {
         self.number(position, "datastore", text)
     }
 
-    fn number(&self, position: usize, what: &'static str, text: &str) -> Result<u32, TmError> {
+    pub(super) fn number(&self, position: usize, what: &'static str, text: &str) -> Result<u32, TmError> {
         let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
         let number = text.parse().ok().filter(|_| digits);
         number.ok_or_else(|| self.wrong(position, NameError::new(what, text, "a decimal number")))
@@ -214,7 +214,7 @@ impl Args<'_> {
     }
 
     /// A directory goes with its system datastore's number (contract TM 1.4); if they differ, one of them is wrong.
-    fn inside(&self, dir: &VmDir, datastore: u32) -> Result<(), TmError> {
+    pub(super) fn inside(&self, dir: &VmDir, datastore: u32) -> Result<(), TmError> {
         if dir.datastore().id() == datastore {
             Ok(())
         } else {
@@ -222,7 +222,7 @@ impl Args<'_> {
         }
     }
 
-    fn own(&self, dir: &VmDir, vm: VmId) -> Result<(), TmError> {
+    pub(super) fn own(&self, dir: &VmDir, vm: VmId) -> Result<(), TmError> {
         if dir.vm() == vm {
             Ok(())
         } else {

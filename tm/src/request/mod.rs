@@ -1,6 +1,7 @@
 //! The argument vectors of the slots (contract TM 1.4) as checked values.
 
 mod args;
+mod backup;
 mod context;
 mod verb;
 
@@ -11,6 +12,7 @@ use crate::error::TmError;
 use crate::place::{Image, VmDir, VmFile};
 use crate::rbd::Volume;
 use args::Args;
+pub(crate) use backup::{Backup, Restore};
 pub(crate) use context::ContextSource;
 pub(crate) use verb::{Service, Store, Verb};
 
@@ -41,6 +43,10 @@ pub(crate) enum Request {
     Context { sources: Vec<ContextSource>, host: HostName, file: VmFile },
     /// `premigrate`, `postmigrate`, `failmigrate`.
     Migrate(Migration),
+    /// `prebackup`, `postbackup`, and what they are for a guest that runs.
+    Backup(Backup),
+    /// `restore`.
+    Restore(Restore),
 }
 
 /// The arguments of `premigrate`, `postmigrate` and `failmigrate`.
@@ -108,6 +114,8 @@ impl Request {
             Verb::SnapCreate | Verb::SnapCreateLive | Verb::SnapDelete | Verb::SnapRevert => args.snapshot(),
             Verb::Context => args.context(),
             Verb::Premigrate | Verb::Postmigrate | Verb::Failmigrate => args.migrate(service.verb),
+            Verb::Prebackup | Verb::PrebackupLive | Verb::Postbackup | Verb::PostbackupLive => args.backup(),
+            Verb::Restore => args.restore(),
         };
         Ok((service, request?))
     }

@@ -31,9 +31,25 @@ pub(crate) enum Verb {
     Premigrate,
     Postmigrate,
     Failmigrate,
+    Prebackup,
+    PrebackupLive,
+    Postbackup,
+    PostbackupLive,
+    Restore,
 }
 
 impl Verb {
+    /// Whether it is about a backup of a VM, or of what was in one.
+    pub(crate) fn is_backup(self) -> bool {
+        use Verb::{Postbackup, PostbackupLive, Prebackup, PrebackupLive, Restore};
+        matches!(self, Prebackup | PrebackupLive | Postbackup | PostbackupLive | Restore)
+    }
+
+    /// Whether it makes a backup, which keeps the VM's document.
+    pub(crate) fn keeps_document(self) -> bool {
+        matches!(self, Verb::Prebackup | Verb::PrebackupLive)
+    }
+
     fn named(name: &str) -> Option<Verb> {
         Some(match name {
             "clone" => Verb::Clone,
@@ -53,8 +69,21 @@ impl Verb {
             "premigrate" => Verb::Premigrate,
             "postmigrate" => Verb::Postmigrate,
             "failmigrate" => Verb::Failmigrate,
+            "prebackup" => Verb::Prebackup,
+            "prebackup_live" => Verb::PrebackupLive,
+            "postbackup" => Verb::Postbackup,
+            "postbackup_live" => Verb::PostbackupLive,
+            "restore" => Verb::Restore,
             _ => return None,
         })
+    }
+}
+
+impl Verb {
+    /// Whether oned asks the system datastore's transfer manager for it, whatever the VM's disks are (contract TM 1.4), and it
+    /// is about files that lie there. Migrations of guests with disks of their host's own are not: their disks go along.
+    fn is_of_the_system(self) -> bool {
+        matches!(self, Verb::Mv | Verb::Delete | Verb::Mkimage | Verb::Mkswap | Verb::Context)
     }
 }
 
@@ -63,24 +92,29 @@ impl Verb {
 pub(crate) struct Service {
     pub store: Store,
     pub verb: Verb,
-    /// The system datastore lies on the host's own disk (`.ssh`), and the verb has a form for that.
+    /// The system datastore lies on the host's own disk (`.ssh`, or a slot of `ssh`), and the verb has a form for that.
     pub local: bool,
 }
 
 impl Service {
     /// Who serves a slot, if it is one of ours: its own name, or that without the suffix (contract TM 1.3).
     pub(crate) fn of(slot: &Slot) -> Option<Service> {
-        let store = match slot.driver() {
-            "shared" | "qcow2" if slot.family() == "tm" => Store::Files,
-            "ceph" if slot.family() == "tm" => Store::Rbd,
-            _ => return None,
-        };
         let (name, suffix) = slot.verb().split_once('.').unwrap_or((slot.verb(), ""));
         let verb = Verb::named(name)?;
+        let store = match slot.driver() {
+            _ if slot.family() != "tm" => return None,
+            "shared" | "qcow2" => Store::Files,
+            "ceph" if !verb.is_backup() => Store::Rbd,
+            // The system datastore's side of disks whose transfer manager is one of ours (`TM_MAD_SYSTEM`).
+            "ssh" if verb.is_of_the_system() => {
+                return Some(Service { store: Store::Files, verb, local: true });
+            }
+            _ => return None,
+        };
         // Whoever has a form of its own must not fall back: a VM would be linked to files that it is not to depend on,
         // or its snapshots be looked for where they are not.
         let local = suffix == "ssh" && store.has_local_form(verb);
-        store.builds(verb, local).then_some(Service { store, verb, local })
+        Some(Service { store, verb, local })
     }
 }
 
@@ -99,15 +133,6 @@ impl Store {
             }
             // The others fall back to verbs that do nothing to a disk, or refuse one that is no volume.
             Store::Rbd => matches!(verb, Clone | Ln | Mvds | Cpds | Delete | Resize),
-        }
-    }
-
-    /// Whether it is built.
-    fn builds(self, verb: Verb, local: bool) -> bool {
-        match self {
-            Store::Files => !(local && matches!(verb, Verb::Ln | Verb::Mvds)),
-            // It takes libvirt to freeze the guest.
-            Store::Rbd => !local && verb != Verb::SnapCreateLive,
         }
     }
 }

@@ -75,7 +75,7 @@ pub(crate) fn grown(image: &ImageFile, grown_mb: Option<u64>) -> Result<u64, Sto
 
 /// Puts a disk made of one entry in its place. Snapshots of another disk that had the number are gone after it:
 /// oned gives numbers out again (contract TM 5).
-fn take_place(
+pub(crate) fn take_place(
     temporary: Temporary<'_>,
     home: &Home,
     name: &FileName,

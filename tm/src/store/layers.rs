@@ -161,7 +161,10 @@ impl Layers {
         let Some(backing) = header.backing else { return Ok(Layer { base: Base::Nothing, qcow2: true }) };
         // Stock's deletion of a snapshot writes the whole path (W17).
         let whole = format!("{}/", self.folder.path().display());
-        let base = match number_after(&self.prefix, &backing).or_else(|| number_after(&whole, &backing)) {
+        // And `mvds.ssh` of stock the directory's own name, which leads by the directory's link to itself.
+        let own = self.folder.path().file_name().map(|name| format!("{}/", name.to_string_lossy()));
+        let names = [Some(&self.prefix), Some(&whole), own.as_ref()];
+        let base = match names.into_iter().flatten().find_map(|prefix| number_after(prefix, &backing)) {
             Some(number) => Base::Layer(number),
             None => Base::File { qcow2: external(&path, &backing, beside)?, name: backing },
         };
@@ -224,6 +227,26 @@ impl Layers {
         let own = crate::chain::place(&self.moved, layer).filter(|place| *place == layer);
         let moved = self.moved.iter().filter(|(_, place)| **place == layer).map(|(id, _)| *id);
         own.into_iter().chain(moved).collect()
+    }
+
+    /// All layers, the oldest first.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (u32, &Layer)> {
+        self.layers.iter().map(|(number, layer)| (*number, layer))
+    }
+
+    /// Snapshots that are in another layer than that of their number, and in which.
+    pub(crate) fn moved(&self) -> impl Iterator<Item = (u32, u32)> {
+        self.moved.iter().map(|(id, place)| (*id, *place))
+    }
+
+    /// Opens a layer.
+    pub(crate) fn open(&self, number: u32) -> Result<std::fs::File, StorageError> {
+        if !self.is_the_image(number) {
+            return self.folder.open(&number.to_string());
+        }
+        // Its link was looked at when the layers were read.
+        let path = self.path(number);
+        std::fs::File::open(&path).during("open", path)
     }
 
     /// Leaves word that snapshot `id` is in layer `place` now.

@@ -1,9 +1,11 @@
 //! The kinds of storage: how a disk of each is copied and linked, once its places are open and locked.
 //!
-//! `file` serves every format but qcow2, byte by byte; `qcow2` makes and follows chains of backing files. What both
+//! `file` serves every format but qcow2, byte by byte; `qcow2` makes and follows chains of backing files; `stack` copies a
+//! disk with all its snapshots. What they
 //! share (temporary names, locks, proving a datastore present) is the host's part.
 
 pub(crate) mod file;
 pub(crate) mod header;
 pub(crate) mod layers;
 pub(crate) mod qcow2;
+pub(crate) mod stack;

@@ -20,11 +20,13 @@ use rustix::io::Errno;
 
 use super::file::grown;
 use super::header::Header;
-use crate::host::{During, Home, ImageFile, Inside, Size, StorageError, Tool, Worker, remove};
+use super::stack;
+use crate::host::{During, Home, ImageFile, Inside, Size, StorageError, Tool, Worker};
 use crate::place::FileName;
 
 /// The first file of a disk's chain in its snapshot directory.
 const FIRST: &str = "0";
+const FIRST_NUMBER: u32 = 0;
 
 /// Gives the VM a qcow2 file of its own: over the image, with more words for `qemu-img create`, or one that needs no
 /// other.
@@ -46,23 +48,8 @@ pub(crate) fn copy(
     rustix::fs::fsync(&inner).during("write out", made.path())?;
     worker.at("snapshot directory complete");
 
-    // Aside first: a directory can't be renamed over one that is not empty.
-    let old = home.temporary(name);
-    match home.rename(&snap, old.name()) {
-        Err(StorageError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
-        other => other?,
-    }
-    worker.at("old snapshot directory aside");
-    made.publish(&snap)?;
-    worker.at("snapshot directory in place");
-    let link = home.temporary(name);
-    symlinkat(format!("{snap}/{FIRST}"), home.handle(), link.name()).during("make", link.path())?;
-    worker.at("link made");
-    link.publish(name.as_str())?;
-    worker.at("disk in place");
-    remove(home.handle(), old.name(), &old.path())?;
-    worker.at("old snapshots removed");
-    home.sync()
+    let old = stack::put(made, home, name, worker)?;
+    stack::lead(home, name, FIRST_NUMBER, old, worker)
 }
 
 /// Makes the first file of a chain in a directory that has no other.

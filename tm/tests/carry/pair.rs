@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use causeway_core::answer::Failure;
 use causeway_core::names::HostName;
-use causeway_tm::carry::{Carry, Courier, End, Ended, Manner, Spot, carry, serve};
+use causeway_tm::carry::{Carry, Courier, End, Ended, Manner, Part, Spot, carry, serve};
 use causeway_tm::host::Worker;
 use rustix::process::{Signal, getpid, kill_process};
 
@@ -74,6 +74,7 @@ impl Pair {
             to: spot("h2", &self.destination),
             runs_at,
             manner,
+            part: Part::Move,
             local: true,
         }
     }

@@ -14,6 +14,8 @@ use causeway_core::answer::Failure;
 use causeway_tm::host::{Call, Worker, perform};
 use serde_json::{Value, json};
 
+pub mod images;
+
 pub const MIB: u64 = 1 << 20;
 
 /// The cluster, if there is one. `tests/run ceph` starts one and sets the variable.
@@ -79,7 +81,7 @@ impl Stage {
     }
 
     /// The words that name the cluster, as user `one`.
-    fn access(&self) -> [String; 6] {
+    pub fn access(&self) -> [String; 6] {
         let beside = |name: &str| self.conf.with_file_name(name).display().to_string();
         let conf = self.conf.display().to_string();
         [
@@ -139,13 +141,26 @@ impl Stage {
 
     /// The first byte of each MiB, dots for zeros; the rest must be what `import` and `write` leave.
     pub fn content(&self, volume: &str) -> String {
-        let bytes = self.rbd(&format!("export --no-progress {volume} -"));
-        let of = |mib: &[u8]| {
-            assert!(mib[..4096].iter().all(|byte| *byte == mib[0]), "{volume} is torn");
-            assert!(mib[4096..].iter().all(|byte| *byte == 0), "{volume} has something else in it");
-            if mib[0] == 0 { '.' } else { char::from(mib[0]) }
-        };
-        bytes.chunks(1024 * 1024).map(of).collect()
+        letters(volume, &self.rbd(&format!("export --no-progress {volume} -")))
+    }
+
+    /// The VM's disk as a file on its host's own disk.
+    pub fn file(&self) -> PathBuf {
+        self.vm_dir().join("disk.0")
+    }
+
+    /// A file of four MiB, as another call left it.
+    pub fn lent(&self) {
+        self.image();
+        self.done(self.fetch(true, None));
+        self.write_file(b'w');
+    }
+
+    /// As a guest would write into its first MiB.
+    pub fn write_file(&self, byte: u8) {
+        use std::os::unix::fs::FileExt;
+        let file = std::fs::File::options().write(true).open(self.file()).unwrap();
+        file.write_all_at(&[byte; 4096], 0).unwrap();
     }
 
     /// An image of four MiB.
@@ -199,7 +214,18 @@ impl Stage {
         let ours = names.iter().filter(|name| {
             name.strip_prefix(&base).is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
         });
-        ours.map(|name| (plain(name), self.see(&format!("one/{name}"), &plain))).collect()
+        let mut seen: Picture =
+            ours.map(|name| (plain(name), self.see(&format!("one/{name}"), &plain))).collect();
+        // Files beside them.
+        for entry in std::fs::read_dir(self.vm_dir()).into_iter().flatten() {
+            let entry = entry.unwrap();
+            let bytes = std::fs::read(entry.path()).unwrap();
+            let name = format!("file {}", entry.file_name().to_str().unwrap());
+            let content = letters(&name, &bytes);
+            let (parent, data_pool, snapshots) = (None, None, Vec::new());
+            seen.insert(name, Seen { size: bytes.len() as u64 / MIB, parent, data_pool, snapshots, content });
+        }
+        seen
     }
 
     fn see(&self, volume: &str, plain: &dyn Fn(&str) -> String) -> Seen {
@@ -222,9 +248,14 @@ impl Stage {
         }
     }
 
-    fn call(&self, work: Value) -> Value {
+    /// The cluster, as a call names it.
+    fn cluster_words(&self) -> Value {
         let [_, conf, _, user, _, key] = self.access();
-        json!({"rbd": {"cluster": {"conf": conf, "user": user, "key": key}, "vm": 7, "work": work}})
+        json!({"conf": conf, "user": user, "key": key})
+    }
+
+    fn call(&self, work: Value) -> Value {
+        json!({"rbd": {"cluster": self.cluster_words(), "vm": 7, "work": work}})
     }
 
     pub fn vm_dir(&self) -> PathBuf {
@@ -237,6 +268,25 @@ impl Stage {
 
     pub fn clone_into(&self, data_pool: &str) -> Value {
         self.call(json!({"clone": {"image": self.source(), "disk": self.disk(), "dir": self.vm_dir(), "data_pool": data_pool}}))
+    }
+
+    /// `clone.ssh`, or `ln.ssh` of a persistent image.
+    pub fn fetch(&self, persistent: bool, grown_mb: Option<u64>) -> Value {
+        let (image, file) = (self.source(), self.file());
+        self.call(
+            json!({"fetch": {"image": image, "file": file, "persistent": persistent, "grown_mb": grown_mb}}),
+        )
+    }
+
+    /// `mvds.ssh`.
+    pub fn take_back(&self) -> Value {
+        self.call(json!({"take_back": {"image": self.source(), "file": self.file()}}))
+    }
+
+    /// `cpds.ssh`.
+    pub fn save_file(&self, copied: bool) -> Value {
+        let image = format!("{}-saved", self.source());
+        self.call(json!({"save_file": {"file": self.file(), "image": image, "copied": copied}}))
     }
 
     pub fn link(&self) -> Value {
@@ -268,6 +318,11 @@ impl Stage {
         self.call(json!({"snapshot": {"disk": self.disk(), "order": order, "id": id}}))
     }
 
+    /// While a guest has it open.
+    pub fn live_snapshot(&self, id: u32) -> Value {
+        self.call(json!({"snapshot": {"disk": self.disk(), "order": "create", "id": id, "running": true}}))
+    }
+
     /// The same for the image itself, which is a persistent VM's disk.
     pub fn of_image(&self, order: &str, id: u32) -> Value {
         self.call(json!({"snapshot": {"disk": self.source(), "order": order, "id": id}}))
@@ -296,6 +351,16 @@ impl Stage {
     pub fn failure(&self, call: Value) -> Failure {
         self.perform_at(&call, &|_| {}).unwrap_err()
     }
+}
+
+/// The first byte of each MiB, dots for zeros.
+fn letters(what: &str, bytes: &[u8]) -> String {
+    let of = |mib: &[u8]| {
+        assert!(mib.iter().take(4096).all(|byte| *byte == mib[0]), "{what} is torn");
+        assert!(mib.iter().skip(4096).all(|byte| *byte == 0), "{what} has something else in it");
+        if mib[0] == 0 { '.' } else { char::from(mib[0]) }
+    };
+    bytes.chunks(1024 * 1024).map(of).collect()
 }
 
 /// Whether all is to be tried that there is, as `tests/run long` does.

@@ -207,8 +207,79 @@ impl Datastores {
         self.perform(&self.live(part), &[]).unwrap();
     }
 
+    /// `ln.ssh`.
+    pub fn lend(&self, layout: &str) -> Value {
+        json!({"lend_image": {"image": self.text("1/abc"), "file": self.text("100/7/disk.0"), "layout": layout}})
+    }
+
+    /// `mvds.ssh`.
+    pub fn take_back(&self, layout: &str) -> Value {
+        json!({"take_back": {"image": self.text("1/abc"), "file": self.text("100/7/disk.0"), "layout": layout}})
+    }
+
     pub fn give_back(&self) -> Value {
         json!({"give_back": {"file": self.text("100/7/disk.0"), "image": self.text("1/abc")}})
+    }
+
+    /// A part of a backup of VM 7, in its directory or below another one.
+    pub fn backup(&self, part: &str, base: Option<&str>, more: Value) -> Value {
+        let mut place = json!({"dir": self.text("100/7")});
+        if let Some(base) = base {
+            place["base"] = json!(base);
+        }
+        let mut call = json!({ part: more });
+        call[part]["place"] = place;
+        json!({ "backup": call })
+    }
+
+    /// Disk 0 into the backup; `extent` is `"full"`, `"first"` or `{"since": 0}`.
+    pub fn back_up(&self, qcow2: bool, persistent: bool, extent: Value) -> Value {
+        self.backup("disk", None, json!({ "disk": self.backup_disk(qcow2, persistent, extent) }))
+    }
+
+    pub fn backup_disk(&self, qcow2: bool, persistent: bool, extent: Value) -> Value {
+        let kept = if persistent { json!({"with_image": self.text("1/abc")}) } else { json!("beside") };
+        json!({"file": self.text("100/7/disk.0"), "kept": kept, "qcow2": qcow2, "extent": extent})
+    }
+
+    pub fn begin_backup(&self) {
+        let begin = self.backup("begin", None, json!({"tpm": false}));
+        self.perform(&begin, &[b"PFZNLz4=\n".to_vec()]).unwrap();
+        self.nothing_half_made();
+    }
+
+    /// Disk 0 out of a backup, or the TPM's state.
+    pub fn restored(&self, qcow2: bool, persistent: bool, size_mb: u64) -> Value {
+        let kept = if persistent { json!({"with_image": self.text("1/abc")}) } else { json!("beside") };
+        json!({"disk": {"file": self.text("100/7/disk.0"), "kept": kept, "qcow2": qcow2, "size_mb": size_mb}})
+    }
+
+    /// Sends a file to be staged, in frames of some size, as the front-end does; a stream may be cut.
+    pub fn stage(&self, staged: &Value, from: &Path, cut: bool) -> Result<String, Failure> {
+        self.stage_at(staged, from, cut, &|_| {})
+    }
+
+    pub fn stage_at(
+        &self,
+        staged: &Value,
+        from: &Path,
+        cut: bool,
+        between: &dyn Fn(&'static str),
+    ) -> Result<String, Failure> {
+        let origin = json!({"stream": {"checksum": null, "unpacked": false}});
+        let order = json!({"call": {"stage": {"staged": staged, "origin": origin}}, "deadline_ms": 60_000});
+        let mut stream = Vec::new();
+        let mut frame = |bytes: &[u8]| {
+            stream.extend(u32::try_from(bytes.len()).unwrap().to_be_bytes());
+            stream.extend(bytes);
+        };
+        frame(order.to_string().as_bytes());
+        let bytes = std::fs::read(from).unwrap();
+        bytes.chunks(50_000).for_each(&mut frame);
+        if !cut {
+            frame(&[]);
+        }
+        causeway_tm::host::receive(stream.as_slice(), &self.locks, between)
     }
 
     pub fn resize(&self, qcow2: bool, persistent: bool, size_mb: u64, sparse: bool) -> Value {

@@ -77,6 +77,23 @@ pub enum DiskOrder {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         speed: Option<u64>,
     },
+    /// Copies disks, all as they are at the moment when the copy begins, to qcow2 files that exist and have their sizes.
+    /// The guest stays where it is and writes on. Nothing is promised of the files if the order fails.
+    Backup {
+        /// Which disks, and where to.
+        targets: Vec<BackupTarget>,
+        /// Whether what changes from that moment on is remembered, and what has been remembered is all that is copied.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tracking: Option<Tracking>,
+        /// Whether the guest is brought to rest for the moment of the beginning.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rest: Option<BackupRest>,
+    },
+    /// Ends a backup of the guest that goes to files below a directory, if one runs. A guest that is not there has none.
+    EndBackup {
+        /// The directory.
+        below: DiskPath,
+    },
     /// Brings the guest to rest until [`Thaw`](DiskOrder::Thaw), and for at most so many seconds: then, and as soon as the
     /// session of the resident or the resident itself ends, the host lets it run again by itself. Prints how:
     /// `frozen`, `suspended`, `still` for a guest that was paused already, or `running` for one that is not at rest.
@@ -91,6 +108,38 @@ pub enum DiskOrder {
         /// How long the guest's agent is waited for.
         agent_seconds: u32,
     },
+}
+
+/// Where the copy of a disk goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupTarget {
+    /// The disk.
+    pub disk: DiskName,
+    /// The file.
+    pub to: DiskPath,
+}
+
+/// Checkpoints of a chain of backups, each of which remembers what is written after it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tracking {
+    /// The one that begins with this backup: `one-7-3`.
+    pub begin: String,
+    /// The one whose changes are copied; without it, the whole disks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+}
+
+/// How a guest rests when a backup begins. Either is done, or the backup fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BackupRest {
+    /// Its agent freezes its file systems.
+    Agent {
+        /// How long the agent is waited for.
+        seconds: u32,
+    },
+    /// Its processors stand still.
+    Suspend,
 }
 
 /// How a guest is brought to rest.
@@ -161,6 +210,27 @@ impl fmt::Display for DiskOrder {
                 };
                 write!(f, "copy {disk}: to {to} ({format}){}{}", rest(quiesce), at(speed))
             }
+            DiskOrder::Backup { targets, tracking, rest } => {
+                let targets: Vec<String> =
+                    targets.iter().map(|t| format!("{} to {}", t.disk, t.to)).collect();
+                write!(f, "back up {}", targets.join(", "))?;
+                match tracking {
+                    Some(Tracking { begin, since: Some(since) }) => {
+                        write!(f, ", changes since {since}, begin {begin}")?
+                    }
+                    Some(Tracking { begin, since: None }) => write!(f, ", begin {begin}")?,
+                    None => {}
+                }
+                let rest = match rest {
+                    None => ", as it runs".to_owned(),
+                    Some(BackupRest::Agent { seconds }) => {
+                        format!(", frozen by its agent within {seconds} s")
+                    }
+                    Some(BackupRest::Suspend) => ", suspended".to_owned(),
+                };
+                f.write_str(&rest)
+            }
+            DiskOrder::EndBackup { below } => write!(f, "end a backup into {below}"),
             DiskOrder::Freeze { quiesce, seconds } => write!(f, "freeze: {quiesce}, for at most {seconds} s"),
             DiskOrder::Thaw { .. } => f.write_str("thaw"),
         }

@@ -13,6 +13,7 @@ use crate::host::MemoryStats;
 use crate::job::JobStats;
 use crate::snapshot::Snapshot;
 
+use super::backup::Backups;
 use super::disks::{Agent, Job, Pace};
 
 /// A domain and what a test can set on it.
@@ -35,6 +36,7 @@ pub(super) struct Guest {
     pub copies: Vec<String>,
     pub agent: Agent,
     pub frozen: bool,
+    pub backups: Backups,
 }
 
 impl Guest {
@@ -59,6 +61,7 @@ impl Guest {
             copies: Vec::new(),
             agent: Agent::default(),
             frozen: false,
+            backups: Backups::default(),
         }
     }
 

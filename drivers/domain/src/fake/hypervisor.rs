@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::guest::{Guest, absent};
 use super::{Fake, Inner};
-use crate::disk::{AgentAnswer, Chain, DiskJob, JobEnd, JobInfo, Overlay};
+use crate::disk::{AgentAnswer, Backup, Chain, DiskJob, JobEnd, JobInfo, Overlay};
 use crate::domain::{Domain, PauseReason, State};
 use crate::domain_xml::{self, Metadata};
 use crate::error::{Cause, Code, DomainError, Operation};
@@ -236,7 +236,7 @@ impl Hypervisor for Fake {
     }
 
     fn job(&self, id: &DeployId) -> Result<JobStats, DomainError> {
-        self.on_guest(Operation::Job, id, "", |g| Ok(g.job.clone()))
+        self.on_guest(Operation::Job, id, "", |g| Ok(g.look_at_backup()))
     }
 
     fn completed_job(&self, id: &DeployId) -> Result<JobStats, DomainError> {
@@ -248,7 +248,9 @@ impl Hypervisor for Fake {
             if !guest.job.is_running() {
                 return Err(Cause::libvirt(Code::WrongState, "no job is active"));
             }
-            guest.abort_wanted = true;
+            if !guest.end_backup(JobPhase::Cancelled) {
+                guest.abort_wanted = true;
+            }
             Ok(())
         })
     }
@@ -367,6 +369,31 @@ impl Hypervisor for Fake {
         let quiesce = if overlay.quiesce.is_some() { " quiesced" } else { "" };
         let detail = format!("{} {}{quiesce}", overlay.disk, overlay.file);
         self.on_guest(Operation::SnapshotDisk, id, detail, |guest| guest.snapshot_disk(overlay))
+    }
+
+    fn begin_backup(&self, id: &DeployId, backup: &Backup) -> Result<(), DomainError> {
+        let detail =
+            format!("{} since {:?} begin {:?}", backup.disks().join(" "), backup.since, backup.begin);
+        self.on_guest(Operation::BackUp, id, detail, |guest| guest.begin_backup(backup))
+    }
+
+    fn backup_files(&self, id: &DeployId) -> Result<Option<Vec<String>>, DomainError> {
+        self.on_guest(Operation::BackupFiles, id, "", Guest::backup_files)
+    }
+
+    fn checkpoints(&self, id: &DeployId, prefix: &str) -> Result<Vec<String>, DomainError> {
+        self.on_guest(Operation::Checkpoints, id, prefix, |guest| guest.checkpoints_of(prefix))
+    }
+
+    fn redefine_checkpoint(&self, id: &DeployId, name: &str, disks: &[&str]) -> Result<(), DomainError> {
+        let detail = format!("{name} of {}", disks.join(" "));
+        self.on_guest(Operation::RedefineCheckpoint, id, detail, |guest| {
+            guest.redefine_checkpoint(name, disks)
+        })
+    }
+
+    fn delete_checkpoint(&self, id: &DeployId, name: &str) -> Result<(), DomainError> {
+        self.on_guest(Operation::DeleteCheckpoint, id, name, |guest| guest.delete_checkpoint(name))
     }
 
     fn freeze(&self, id: &DeployId, wait: Duration) -> Result<AgentAnswer, DomainError> {

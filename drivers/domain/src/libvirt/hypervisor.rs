@@ -9,7 +9,7 @@ use virt::domain_snapshot::DomainSnapshot;
 use virt::sys;
 
 use super::{Libvirt, c_string, describe, stats};
-use crate::disk::{AgentAnswer, Chain, DiskJob, JobEnd, JobInfo, Overlay};
+use crate::disk::{AgentAnswer, Backup, Chain, DiskJob, JobEnd, JobInfo, Overlay};
 use crate::domain::Domain;
 use crate::domain_xml::{self, METADATA_NAMESPACE, Metadata};
 use crate::error::{Cause, Code, DomainError, Operation};
@@ -209,6 +209,26 @@ impl Hypervisor for Libvirt {
 
     fn snapshot_disk(&self, id: &DeployId, overlay: &Overlay) -> Result<(), DomainError> {
         self.put_overlay(id, overlay)
+    }
+
+    fn begin_backup(&self, id: &DeployId, backup: &Backup) -> Result<(), DomainError> {
+        self.start_backup(id, backup)
+    }
+
+    fn backup_files(&self, id: &DeployId) -> Result<Option<Vec<String>>, DomainError> {
+        self.read_backup(id)
+    }
+
+    fn checkpoints(&self, id: &DeployId, prefix: &str) -> Result<Vec<String>, DomainError> {
+        self.read_checkpoints(id, prefix)
+    }
+
+    fn redefine_checkpoint(&self, id: &DeployId, name: &str, disks: &[&str]) -> Result<(), DomainError> {
+        self.define_checkpoint(id, name, disks)
+    }
+
+    fn delete_checkpoint(&self, id: &DeployId, name: &str) -> Result<(), DomainError> {
+        self.remove_checkpoint(id, name)
     }
 
     fn freeze(&self, id: &DeployId, wait: Duration) -> Result<AgentAnswer, DomainError> {

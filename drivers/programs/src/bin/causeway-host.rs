@@ -58,6 +58,13 @@ enum Command {
         #[arg(long, env = "CAUSEWAY_STATE", default_value = "/var/lib/causeway")]
         state: PathBuf,
     },
+    /// Sends an image that is asked for on standard input. Started over ssh by causeway-tm.
+    #[command(hide = true)]
+    Send {
+        /// Our state on this host, the unprivileged user's part.
+        #[arg(long, env = "CAUSEWAY_STATE", default_value = "/var/lib/causeway")]
+        state: PathBuf,
+    },
     /// Answers file requests on the standard streams. Started by the other two.
     #[command(hide = true)]
     Worker {
@@ -156,6 +163,13 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             }
         }
         Command::Receive { state } => storage::receive(&state)?,
+        Command::Send { state } => {
+            if let Err(failure) = storage::send(&state) {
+                // The last line is what whoever asked is told.
+                eprintln!("{}", one_line(&failure.text));
+                return Ok(ExitCode::from(failure.kind.exit_code()));
+            }
+        }
         Command::Guard { uri, id } => guard::serve(&uri, &id)?,
         Command::Resident { place, delegated } => {
             start::run_local(resident::serve(place.options(delegated)))??;

@@ -10,10 +10,12 @@ use causeway_core::answer::{Failure, Kind};
 use causeway_core::document::VmDocument;
 use causeway_core::engine::Reach;
 use causeway_core::names::{RequestId, VmId};
-use causeway_core::plan::{InputName, Place, Slot, Step, Work};
+use causeway_core::plan::{Input, InputName, Place, Slot, Step, Work};
 use causeway_core::reach::slots::{Standing, standing, standing_with_fallback};
 use causeway_core::reach::wire::{Exchange, FromResident, WireStep};
-use causeway_tm::facts::{DatastoreFacts, Lookup, Needs, VmFacts};
+use causeway_tm::Transfer;
+use causeway_tm::datastore::Hosts;
+use causeway_tm::facts::{BackupSource, DatastoreFacts, Lookup, Needs, VmFacts};
 
 use super::oned::Oned;
 use super::places::Places;
@@ -59,6 +61,9 @@ fn is_ours_by_a_link(remotes: &Path, slot: &Slot) -> bool {
 
 /// That nobody does what `slot` is for.
 pub fn not_built(slot: &Slot) -> Failure {
+    if let Some(why) = causeway_tm::plan::absent(slot) {
+        return Failure::new(Kind::NotBuilt, format!("there is no {slot}: {why}"));
+    }
     let text = format!("{slot} is not built in this version of causeway, and no other driver stands there");
     Failure::new(Kind::NotBuilt, text)
 }
@@ -104,13 +109,22 @@ pub fn foreign(
 ///
 /// # Errors
 /// What the step failed of, or that its host can't be reached.
-pub async fn read(places: &Places, request: RequestId, vm: VmId, step: Step) -> Result<String, Failure> {
+pub async fn read(
+    places: &Places,
+    request: RequestId,
+    vm: VmId,
+    reading: Transfer,
+    inputs: BTreeMap<InputName, Input>,
+) -> Result<String, Failure> {
+    let mut steps = at_home(reading.steps);
+    let none = || Failure::new(Kind::Bug, "nothing is to be read");
+    let step = steps.pop().ok_or_else(none)?;
     let exchange = Exchange {
         request,
         action: "read".to_owned(),
         vm,
         steps: vec![WireStep::from(&step)],
-        inputs: BTreeMap::new(),
+        inputs,
         outputs: BTreeMap::new(),
     };
     let mut events = places.start(&step.place, exchange).await?;
@@ -127,6 +141,8 @@ pub async fn read(places: &Places, request: RequestId, vm: VmId, step: Step) -> 
 pub struct Known {
     vms: BTreeMap<VmId, Result<VmFacts, Failure>>,
     datastores: BTreeMap<u32, Result<DatastoreFacts, Failure>>,
+    hosts: Option<Result<Hosts, Failure>>,
+    backups: BTreeMap<u32, Result<BackupSource, Failure>>,
 }
 
 impl Known {
@@ -140,10 +156,19 @@ impl Known {
         if let Some(id) = needs.vm.map(|need| need.vm()).filter(|id| !self.vms.contains_key(id)) {
             self.vms.insert(id, vm_facts(oned, id).await);
         }
+        if let Some(image) = needs.backup
+            && let Some(vm) = needs.vm
+            && !self.backups.contains_key(&image)
+        {
+            self.backups.insert(image, backup_source(oned, vm.vm(), image).await);
+        }
         for &id in &needs.datastores {
             if let Entry::Vacant(unknown) = self.datastores.entry(id) {
                 unknown.insert(datastore_facts(oned, id).await);
             }
+        }
+        if needs.hosts && self.hosts.is_none() {
+            self.hosts = Some(oned.hosts().await);
         }
     }
 }
@@ -163,13 +188,27 @@ async fn datastore_facts(oned: &Oned, id: u32) -> Result<DatastoreFacts, Failure
     Ok(DatastoreFacts::parse(id, document.as_bytes())?)
 }
 
+async fn backup_source(oned: &Oned, vm: VmId, image: u32) -> Result<BackupSource, Failure> {
+    let image = oned.image(image).await?;
+    let datastore = oned.datastore_with_secrets(BackupSource::datastore_of(&image)?).await?;
+    Ok(BackupSource::of(&oned.vm(vm).await?, &image, &datastore)?)
+}
+
 impl Lookup for Known {
+    fn backup(&self, image: u32) -> Result<BackupSource, Failure> {
+        self.backups.get(&image).cloned().unwrap_or_else(|| Err(not_asked()))
+    }
+
     fn vm(&self, id: VmId) -> Result<VmFacts, Failure> {
         self.vms.get(&id).cloned().unwrap_or_else(|| Err(not_asked()))
     }
 
     fn datastore(&self, id: u32) -> Result<DatastoreFacts, Failure> {
         self.datastores.get(&id).cloned().unwrap_or_else(|| Err(not_asked()))
+    }
+
+    fn hosts(&self) -> Result<Hosts, Failure> {
+        self.hosts.clone().unwrap_or_else(|| Err(not_asked()))
     }
 }
 
@@ -195,7 +234,12 @@ mod tests {
     #[tokio::test]
     async fn a_look_up_that_fails_is_no_empty_value() {
         let nobody = Oned::at("http://127.0.0.1:9/RPC2", Some("oneadmin:x"));
-        let needs = Needs { vm: Some(VmNeed::Document(VmId(7))), datastores: [1].into() };
+        let needs = Needs {
+            vm: Some(VmNeed::Document(VmId(7))),
+            datastores: [1].into(),
+            hosts: true,
+            ..Needs::default()
+        };
         let mut known = Known::default();
         known.ask(&nobody, &needs).await;
         let failure = Failure::from(gather(&needs, &known).unwrap_err());
@@ -234,8 +278,8 @@ mod tests {
         assert_eq!(of("tm/qcow2/restore"), Doer::Nobody);
         assert_eq!(of("tm/lvm/clone"), Doer::Nobody);
         assert_eq!(of("tm/ceph/clone"), ours("tm/ceph/clone"));
-        assert_eq!(of("tm/ceph/snap_create_live"), Doer::Nobody);
-        // Not by falling back to `ln`, which would leave the VM hanging on a shared image.
-        assert_eq!(of("tm/qcow2/ln.ssh"), Doer::Nobody);
+        assert_eq!(of("tm/ceph/snap_create_live"), ours("tm/ceph/snap_create_live"));
+        // By itself, not by falling back to `ln`, which would leave the VM hanging on a shared image.
+        assert_eq!(of("tm/qcow2/ln.ssh"), ours("tm/qcow2/ln.ssh"));
     }
 }

@@ -55,6 +55,22 @@ impl Oned {
         self.info("one.datastore.info", id).await
     }
 
+    /// An image's document.
+    ///
+    /// # Errors
+    /// oned's refusal, or that it could not be asked.
+    pub async fn image(&self, id: u32) -> Result<String, Failure> {
+        self.info("one.image.info", id).await
+    }
+
+    /// A datastore's document with its secrets readable, for the datastore's own driver.
+    ///
+    /// # Errors
+    /// oned's refusal, or that it could not be asked.
+    pub async fn datastore_with_secrets(&self, id: u32) -> Result<String, Failure> {
+        self.info_with("one.datastore.info", id, true).await
+    }
+
     /// All hosts that oned has, with their states.
     ///
     /// # Errors
@@ -66,8 +82,13 @@ impl Oned {
     }
 
     async fn info(&self, method: &str, id: u32) -> Result<String, Failure> {
+        self.info_with(method, id, false).await
+    }
+
+    async fn info_with(&self, method: &str, id: u32, decrypt: bool) -> Result<String, Failure> {
         let number = i32::try_from(id).map_err(|e| Failure::new(Kind::Input, e))?;
-        let document = self.ask(method, |request, session| request.arg(session).arg(number).arg(false)).await;
+        let document =
+            self.ask(method, |request, session| request.arg(session).arg(number).arg(decrypt)).await;
         document.map_err(|f| f.context(format!("{method} {id}")))
     }
 

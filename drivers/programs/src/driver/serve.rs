@@ -6,11 +6,11 @@
 //!                │ cancelled: no reply                                │ panic: a failure
 //! ```
 
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use causeway_core::answer::Failure;
@@ -41,6 +41,12 @@ pub trait Family: Sized + 'static {
     /// Whether a request takes the place of one that is still being taken up again for the same VM: oned asks again
     /// only if its admin said that it is not to wait any longer.
     const SUPERSEDES: bool;
+
+    /// The action of which this one ends a request of the same VM that is under way: that one is then answered as a
+    /// failure, if it does not end by itself.
+    fn ends(_action: &Action) -> Option<Action> {
+        None
+    }
 
     /// Whether an action waits for the one before it on the same VM.
     fn waits_its_turn(_action: &Action) -> bool {
@@ -96,7 +102,12 @@ pub struct Driver<F: Family> {
     /// What is being taken up again, and how it is told that it need not be.
     adopted: Mutex<HashMap<VmId, Vec<Arc<watch::Sender<bool>>>>>,
     ids: Ids,
+    under_way: RefCell<Vec<UnderWay>>,
 }
+
+/// How long a request that is to end has for that by itself: the stock `backup_cancel` ends the upload's script, which
+/// then removes what it has uploaded.
+const TIDYING: Duration = Duration::from_secs(10);
 
 /// How long the last words may take: oned ends a driver that stays a second.
 const FAREWELL: Duration = Duration::from_millis(500);
@@ -182,6 +193,7 @@ impl<F: Family> Driver<F> {
             out: Out::start()?,
             adopted: Mutex::default(),
             ids: Ids::new(),
+            under_way: RefCell::default(),
             journal,
             config,
         })
@@ -197,11 +209,16 @@ impl<F: Family> Driver<F> {
         // Entered at once: a DRIVER_CANCEL on the next line must find it.
         let entry = self.turns.enter(request.vm);
         let driver = Rc::clone(self);
+        let ended = driver.may_be_ended(&request, &entry);
         tokio::task::spawn_local(async move {
             let answered = driver.answer(&request, &entry);
             let (action, vm) = (request.action.clone(), request.vm);
             // A panic in one request is that request's failure, not the end of all the others.
             let (reply, id) = match catch_panic(answered).await {
+                // oned has not given it up: it waits for the answer.
+                Ok((None, id)) if ended.get() => {
+                    (Some(Reply::failure(action, vm, "it was cancelled".to_owned())), id)
+                }
                 Ok(answer) => answer,
                 Err(panic) => (Some(Reply::failure(action, vm, format!("internal error: {panic}"))), None),
             };
@@ -215,6 +232,10 @@ impl<F: Family> Driver<F> {
                     driver.journal.note(&id, &Note::End { ok });
                 }
                 driver.places.forget(&id);
+            }
+            drop(entry);
+            if let Some(other) = F::ends(&request.action) {
+                driver.end(vm, &other).await;
             }
         });
     }
@@ -268,6 +289,36 @@ impl<F: Family> Driver<F> {
         }
     }
 
+    /// Enters a request where one that is to end it finds it; tells whether it was ended.
+    fn may_be_ended(&self, request: &Request, entry: &Entry) -> Rc<Cell<bool>> {
+        let ended = Rc::new(Cell::new(false));
+        let under_way = UnderWay {
+            vm: request.vm,
+            action: request.action.clone(),
+            cancel: Arc::downgrade(&entry.canceller()),
+            ended: Rc::clone(&ended),
+        };
+        let mut table = self.under_way.borrow_mut();
+        table.retain(|other| other.cancel.strong_count() > 0);
+        table.push(under_way);
+        ended
+    }
+
+    /// Ends the requests of that action, if they do not end by themselves: a script that was told to end by another one
+    /// may have something to tidy up.
+    async fn end(&self, vm: VmId, action: &Action) {
+        let is_meant = |other: &UnderWay| other.vm == vm && other.action == *action;
+        let meant: Vec<UnderWay> =
+            self.under_way.borrow().iter().filter(|other| is_meant(other)).cloned().collect();
+        tokio::time::sleep(TIDYING).await;
+        for other in meant {
+            if let Some(cancel) = other.cancel.upgrade() {
+                other.ended.set(true);
+                cancel.send_replace(true);
+            }
+        }
+    }
+
     /// An engine on this process's places.
     pub(super) fn engine<'a, L: engine::Log>(
         &'a self,
@@ -294,6 +345,16 @@ impl<F: Family> Driver<F> {
     fn adopted(&self) -> std::sync::MutexGuard<'_, HashMap<VmId, Vec<Arc<watch::Sender<bool>>>>> {
         self.adopted.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A request that has been taken in.
+#[derive(Clone)]
+struct UnderWay {
+    vm: VmId,
+    action: Action,
+    /// Gone when the request is over.
+    cancel: Weak<watch::Sender<bool>>,
+    ended: Rc<Cell<bool>>,
 }
 
 /// What a request says, and the turn that it has meanwhile.

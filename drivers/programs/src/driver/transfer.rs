@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use causeway_core::answer::{Failure, Kind};
 use causeway_core::document::{Envelope, TmCommand, encode};
 use causeway_core::plan::{Input, InputName, Slot, Step};
-use causeway_tm::facts::{VmFacts, gather};
-use causeway_tm::plan::{Source, needs};
+use causeway_tm::facts::{VmFacts, gather, lcm};
+use causeway_tm::plan::{Source, Stdin, needs, reading, stdin_of};
 
-use super::expand::{Doer, Known, at_home, doer, foreign, not_built};
+use super::expand::{Doer, Known, at_home, doer, foreign, not_built, read};
 use super::serve::Driver;
 use super::vmm::Vmm;
 
@@ -28,14 +28,9 @@ impl<'a> Transfers<'a> {
     pub async fn prepare(driver: &'a Driver<Vmm>, envelope: &Envelope) -> Result<Self, Failure> {
         let mut transfers = Transfers { driver, expanded: BTreeMap::new(), inputs: BTreeMap::new() };
         let mut sources = BTreeMap::new();
-        let verbs = ["", "PRE", "POST", "FAIL"];
         for (index, command) in envelope.tm_command.iter().chain(&envelope.tm_rollback).enumerate() {
-            // MIGRATE stands for three commands; every other one for itself.
-            let prefixes = if command.action() == "MIGRATE" { &verbs[1..] } else { &verbs[..1] };
-            for prefix in prefixes {
-                let command = command
-                    .with_action(&format!("{prefix}{}", command.action()))
-                    .map_err(|e| Failure::new(Kind::Input, e))?;
+            for action in actions(command, envelope.vm.lcm_state) {
+                let command = command.with_action(&action).map_err(|e| Failure::new(Kind::Input, e))?;
                 if let Some(steps) = transfers.ours(&command, envelope, index, &mut sources).await? {
                     transfers.expanded.insert(command.to_string(), steps);
                 }
@@ -84,14 +79,36 @@ impl<'a> Transfers<'a> {
             known.take_vm(need.vm(), in_request(envelope, need.vm()));
         }
         known.ask(&self.driver.oned, &needs).await;
-        let facts = gather(&needs, &known)?;
-        let stdin = encode(envelope.vm_xml().as_bytes());
+        let mut facts = gather(&needs, &known)?;
         let settings = self.driver.config.transfer_settings();
+        if let Some(mut reading) = reading(&slot, &command.args, &facts, &settings)? {
+            let inputs = self.driver.front.sources(std::mem::take(&mut reading.inputs)).await?;
+            let id = self.driver.new_id();
+            facts.take_reading(&read(&self.driver.places, id, envelope.vm.id, reading, inputs).await?)?;
+        }
+        let stdin = match stdin_of(&slot) {
+            Stdin::Plain => envelope.vm_xml().to_owned(),
+            Stdin::Encoded | Stdin::Nothing => encode(envelope.vm_xml().as_bytes()),
+        };
         let transfer = causeway_tm::plan::steps(&slot, &command.args, stdin.as_bytes(), &facts, &settings)?;
         let transfer = if index == 0 { transfer } else { transfer.prefixed(&format!("{index}:")) };
         sources.extend(transfer.inputs);
         Ok(Some(at_home(transfer.steps)))
     }
+}
+
+/// The commands that one of a request stands for: MIGRATE for three; BACKUP for two, which have other names while the
+/// guest runs (contract VMM 2.4); a snapshot is one of a running guest here, for which oned has no word of its own
+/// (contract TM 1.4); every other one for itself.
+fn actions(command: &TmCommand, state: Option<u32>) -> Vec<String> {
+    let action = command.action();
+    let (prefixes, suffix): (&[&str], _) = match action {
+        "MIGRATE" => (&["PRE", "POST", "FAIL"], ""),
+        "BACKUP" => (&["PRE", "POST"], if state == Some(lcm::BACKUP) { "_LIVE" } else { "" }),
+        "SNAP_CREATE" => (&[""], "_LIVE"),
+        _ => (&[""], ""),
+    };
+    prefixes.iter().map(|prefix| format!("{prefix}{action}{suffix}")).collect()
 }
 
 fn slot_of(command: &TmCommand) -> Result<Slot, Failure> {
@@ -111,4 +128,21 @@ fn in_request(envelope: &Envelope, id: causeway_core::names::VmId) -> Result<VmF
     let now = envelope.vm.history.ds_id;
     facts.datastores = before.into_iter().chain(now).collect();
     Ok(facts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_command_stands_for() {
+        let at = |text: &str, state| actions(&TmCommand::parse(text, "TM_COMMAND").unwrap(), Some(state));
+        let of = |text: &str| at(text, 3);
+        assert_eq!(of("MIGRATE qcow2 h1 h2 /ds/0/7 7 0"), ["PREMIGRATE", "POSTMIGRATE", "FAILMIGRATE"]);
+        assert_eq!(of("SNAP_CREATE.ssh qcow2 h1:/ds/0/7/disk.0 0 7 1"), ["SNAP_CREATE_LIVE"]);
+        let backup = "BACKUP qcow2 h1:/ds/0/7 0 one-7 - 7 0";
+        assert_eq!(at(backup, lcm::BACKUP), ["PREBACKUP_LIVE", "POSTBACKUP_LIVE"]);
+        assert_eq!(of(backup), ["PREBACKUP", "POSTBACKUP"]);
+        assert_eq!(of("CPDS qcow2 h1:/ds/0/7/disk.0 /ds/1/x -1 7 1"), ["CPDS"]);
+    }
 }

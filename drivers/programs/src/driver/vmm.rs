@@ -33,6 +33,10 @@ impl Family for Vmm {
         *action != Action::BackupCancel
     }
 
+    fn ends(action: &Action) -> Option<Action> {
+        (*action == Action::BackupCancel).then_some(Action::Backup)
+    }
+
     async fn plan(
         driver: &Driver<Vmm>,
         request: &Request,

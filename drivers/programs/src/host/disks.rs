@@ -7,15 +7,16 @@ use std::time::{Duration, Instant};
 
 use causeway_core::answer::{Failure, Kind};
 use causeway_core::names::{DeployId, DiskName, RequestId};
-use causeway_core::plan::{CopyFormat, DiskOrder, Quiesce};
+use causeway_core::plan::{BackupRest, BackupTarget, CopyFormat, DiskOrder, Quiesce, Tracking};
 use causeway_core::reach::wire::{Done, Effect, Severity};
 use causeway_core::reach::worker::Workers;
 use causeway_domain::Hypervisor;
+use causeway_domain::disk::backup::{back_up, end_backup};
 use causeway_domain::disk::chain::Remembered;
 use causeway_domain::disk::follow::{INTERVAL, SETTLE, follow};
 use causeway_domain::disk::rest::{self, How, Rest};
 use causeway_domain::disk::snapshot::snapshot;
-use causeway_domain::disk::{Control, Ended, Format, Goal, Hold, Names, Progress, Watchdog};
+use causeway_domain::disk::{Backup, Control, Ended, Format, Goal, Hold, Moment, Names, Progress, Watchdog};
 use tokio::sync::watch;
 
 use super::files::{Reply, Request};
@@ -116,7 +117,7 @@ fn perform(
     match order {
         DiskOrder::Snapshot { disk, overlay, quiesce } => {
             let how = quiesce.map(how);
-            within(id, disk, "snapshot", how, around, |control| {
+            within(id, disk.as_str(), "snapshot", how, around, |control| {
                 snapshot(host, id, disk.as_str(), &path(overlay), how, control)
             })
         }
@@ -137,8 +138,41 @@ fn perform(
             let goal = Goal::Copy { to: path(to), format, rest: quiesce.map(how) };
             job(host, id, disk, &goal, *speed, around)
         }
+        DiskOrder::Backup { targets, tracking, rest } => {
+            let backup = backup(targets, tracking.as_ref());
+            let moment = rest.map(moment);
+            let how = moment.map(|moment| How { agent: wait(moment), or_suspend: false });
+            let disks = backup.disks().join(", ");
+            within(id, &disks, "backup", how, around, |control| back_up(host, id, &backup, moment, control))
+        }
+        DiskOrder::EndBackup { below } => within(id, "the guest", "backup", None, around, |control| {
+            end_backup(host, id, &path(below), control)
+        }),
         DiskOrder::Freeze { quiesce, seconds } => freeze(host, id, *quiesce, *seconds, around),
         DiskOrder::Thaw { agent_seconds } => thaw(host, id, *agent_seconds, around),
+    }
+}
+
+fn backup(targets: &[BackupTarget], tracking: Option<&Tracking>) -> Backup {
+    let target = |t: &BackupTarget| (t.disk.as_str().to_owned(), t.to.path().display().to_string());
+    Backup {
+        targets: targets.iter().map(target).collect(),
+        begin: tracking.map(|tracking| tracking.begin.clone()),
+        since: tracking.and_then(|tracking| tracking.since.clone()),
+    }
+}
+
+fn moment(rest: BackupRest) -> Moment {
+    match rest {
+        BackupRest::Agent { seconds } => Moment::Frozen(Duration::from_secs(seconds.into())),
+        BackupRest::Suspend => Moment::Suspended,
+    }
+}
+
+fn wait(moment: Moment) -> Duration {
+    match moment {
+        Moment::Frozen(wait) => wait,
+        Moment::Suspended => Duration::ZERO,
     }
 }
 
@@ -159,7 +193,7 @@ fn job(
         Goal::Pull { .. } => ("pull", None),
         Goal::Copy { rest, .. } => ("copy", *rest),
     };
-    within(id, disk, word, how, around, |control| {
+    within(id, disk.as_str(), word, how, around, |control| {
         follow(host, id, disk.as_str(), goal, speed.unwrap_or(0), control)
     })
 }
@@ -168,7 +202,7 @@ fn job(
 /// the way back.
 fn within(
     id: &DeployId,
-    disk: &DiskName,
+    disk: &str,
     word: &str,
     how: Option<How>,
     around: &Around<'_>,

@@ -35,6 +35,13 @@ impl Far {
         }
     }
 
+    /// Lets it know an image by this document.
+    pub(super) fn know_image(&self, id: u32, document: &str) {
+        if let Some(api) = &self.api {
+            api.know_image(id, document);
+        }
+    }
+
     /// Lets it know a datastore by this document.
     pub(super) fn know_datastore(&self, id: u32, document: &str) {
         if let Some(api) = &self.api {

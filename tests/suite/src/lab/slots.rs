@@ -30,13 +30,26 @@ impl<'a> Slots<'a> {
         self.far.know_datastore(id, document);
     }
 
+    /// Lets oned know an image by this document.
+    pub fn know_image(&self, id: u32, document: &str) {
+        self.far.know_image(id, document);
+    }
+
     /// Runs one: its name and its arguments.
     ///
     /// # Errors
     /// It fails; its words are told.
     pub fn run(&self, words: &[&str]) -> Result<String, LabError> {
+        self.run_with(words, "")
+    }
+
+    /// As [`run`](Slots::run), with this on standard input.
+    ///
+    /// # Errors
+    /// It fails; its words are told.
+    pub fn run_with(&self, words: &[&str], input: &str) -> Result<String, LabError> {
         let oned = format!("ONE_XMLRPC={}", self.far.endpoint());
         let program = format!("{LIBEXEC}/causeway-tm");
-        self.lab.run(&[&["one", FRONT_END, "env", &oned, &program, "slot"], words].concat())
+        self.lab.run_with(&[&["one", FRONT_END, "env", &oned, &program, "slot"], words].concat(), input)
     }
 }

@@ -81,6 +81,11 @@ impl Api {
         self.lock().objects.insert(("one.datastore.info".to_owned(), id), document.to_owned());
     }
 
+    /// Lets an image be known as this document.
+    pub fn know_image(&self, id: u32, document: &str) {
+        self.lock().objects.insert(("one.image.info".to_owned(), id), document.to_owned());
+    }
+
     /// From now on connections are accepted and closed without an answer, or no longer so.
     pub fn be_deaf(&self, deaf: bool) {
         self.lock().deaf = deaf;

@@ -8,6 +8,7 @@ use causeway_core::locks::Mode;
 
 use super::super::image::Reading;
 use super::super::{ImageFile, Inside, copy_data, while_copying};
+use super::upload::is_luks;
 use super::{During, StorageError, Stored, Worker, convert, lock, publish, ready};
 use crate::place::Image;
 use crate::store::layers::Layers;
@@ -69,6 +70,8 @@ pub(super) fn copy(
     let _locks = lock::images(worker, &[(original, Mode::Shared), (image, Mode::Exclusive)])?;
     let head = head(original, stored)?;
     worker.at("image opened");
+    // As `cp` leaves it: what is in an encrypted disk is not ours to read.
+    let format = if stored == Stored::Raw && is_luks(&head.file, &head.path)? { Stored::Raw } else { format };
     let folder = ready(image, worker)?;
     let made = folder.temporary(image.name());
     if head.whole && stored == format {

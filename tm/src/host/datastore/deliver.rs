@@ -16,11 +16,13 @@ use causeway_core::answer::{Failure, Kind};
 use serde::{Deserialize, Serialize};
 
 use super::import::{compare, descriptor, import, named, script};
+use super::remote::Remote;
 use super::upload::is_packed;
-use super::{DatastoreCall, During, Origin, StorageError, Worker};
+use super::{DatastoreCall, During, Origin, StorageError, Worker, rbd};
+use crate::host::restore;
 
 /// Most bytes of a frame.
-const FRAME: usize = 64 << 10;
+pub(super) const FRAME: usize = 64 << 10;
 /// Most bytes of an answer.
 const ANSWER: u64 = 64 << 10;
 
@@ -39,12 +41,12 @@ pub(super) fn deliver(
     ssh: &[String],
     worker: &Worker<'_>,
 ) -> Result<String, StorageError> {
-    let DatastoreCall::Import { image, origin, format, opened, sparse } = call else {
-        return Err(refused("only an import can be sent to a host"));
-    };
+    let origin =
+        call.origin().ok_or_else(|| refused("only what is imported or staged can be sent to a host"))?;
     let (file, checksum) = match origin {
         Origin::File { path, dirs, checksum, .. } => (Some(named(path, dirs)?), checksum),
         Origin::Address { checksum, .. } | Origin::Stream { checksum, .. } => (None, checksum),
+        Origin::Host { .. } => (None, &None),
     };
     let unpacked = match (origin, &file) {
         (Origin::File { path, unpack: Some(_), .. }, Some(file)) => is_packed(file, &path.path())?,
@@ -58,13 +60,7 @@ pub(super) fn deliver(
     let promised = checksum.is_some();
     // The sum of what is downloaded is that of the archive; to unpack it on the way would be too early.
     let refuses = promised && matches!(origin, Origin::Address { fetch, .. } if fetch.decompress);
-    let call = DatastoreCall::Import {
-        image: image.clone(),
-        origin: Origin::Stream { checksum, unpacked: refuses },
-        format: *format,
-        opened: *opened,
-        sparse: *sparse,
-    };
+    let call = call.clone().made_of(Origin::Stream { checksum, unpacked: refuses });
     let left = worker.deadline.saturating_duration_since(Instant::now());
     let order = Order { call, deadline_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX) };
     let order = serde_json::to_vec(&order).map_err(|e| refused(&e.to_string()))?;
@@ -78,6 +74,16 @@ pub(super) fn deliver(
             let tool = script(by, by.address.as_deref().unwrap_or_default(), by.decompress && !promised);
             Ok(tool.stream(worker, |mut pipe| session.pass(&mut pipe)))
         }
+        (Origin::Host { ssh, image, stored }, _) => Ok(match Remote::open(ssh, image, *stored, worker) {
+            Ok(mut remote) => match session.pass(&mut remote.bytes()) {
+                Ok(()) => Ok(Ok(())),
+                Err(e) => match remote.why(broken_off()) {
+                    said @ StorageError::Host { .. } => Err(said),
+                    _ => Ok(Err(e)),
+                },
+            },
+            Err(error) => Err(error),
+        }),
         (_, Some(file)) => Ok(Ok(session.pass(&mut &*file))),
         _ => Err(io::ErrorKind::InvalidInput.into()),
     });
@@ -93,7 +99,12 @@ pub(super) fn deliver(
     }
 }
 
-fn refused(why: &str) -> StorageError {
+/// What stands for a stream without an end until somebody says why.
+pub(super) fn broken_off() -> StorageError {
+    StorageError::Incomplete { path: "what was sent".into(), why: "the stream broke off".to_owned() }
+}
+
+pub(super) fn refused(why: &str) -> StorageError {
     StorageError::Host { failure: Failure::new(Kind::Bug, why) }
 }
 
@@ -126,10 +137,7 @@ impl Session {
     }
 
     fn frame(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
-        let input = self.input.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
-        input.write_all(&length.to_be_bytes())?;
-        input.write_all(bytes)
+        write_frame(self.input.as_mut().ok_or(io::ErrorKind::BrokenPipe)?, bytes)
     }
 
     fn pass(&mut self, from: &mut impl Read) -> io::Result<()> {
@@ -199,16 +207,30 @@ pub fn receive(
     let order: Order = serde_json::from_slice(&first).map_err(|e| wrong(&e))?;
     let deadline = Instant::now() + Duration::from_millis(order.deadline_ms.min(30 * 24 * 3_600_000));
     let worker = Worker { between, ..Worker::new(locks, deadline) };
-    let DatastoreCall::Import { image, origin: origin @ Origin::Stream { .. }, format, opened, sparse } =
-        &order.call
-    else {
-        return Err(wrong(&"another call"));
+    let mut frames = Frames::new(input);
+    let made = match (order.call.origin(), &order.call) {
+        (
+            Some(origin @ Origin::Stream { .. }),
+            DatastoreCall::Import { image, format, opened, sparse, .. },
+        ) => import(image, origin, *format, *opened, *sparse, Some(&mut frames), &worker),
+        (Some(Origin::Stream { .. }), DatastoreCall::Volume(call)) => {
+            rbd::perform_on_image(call, Some(&mut frames), &worker)
+        }
+        (Some(Origin::Stream { .. }), DatastoreCall::Stage { staged, .. }) => {
+            restore::stage(staged, &mut frames, &worker).map(|()| String::new())
+        }
+        _ => return Err(wrong(&"another call")),
     };
-    let mut frames = Frames { input, rest: io::Cursor::new(Vec::new()), ended: false };
-    import(image, origin, *format, *opened, *sparse, Some(&mut frames), &worker).map_err(Failure::from)
+    made.map_err(Failure::from)
 }
 
-fn frame(input: &mut impl Read) -> io::Result<Vec<u8>> {
+pub(super) fn write_frame(output: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
+    let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
+    output.write_all(&length.to_be_bytes())?;
+    output.write_all(bytes)
+}
+
+pub(super) fn frame(input: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut length = [0; 4];
     input.read_exact(&mut length)?;
     let length = usize::try_from(u32::from_be_bytes(length)).map_err(io::Error::other)?;
@@ -221,10 +243,21 @@ fn frame(input: &mut impl Read) -> io::Result<Vec<u8>> {
 }
 
 /// The bytes inside the frames, up to the empty one; an earlier end is an error.
-struct Frames<R> {
+pub(super) struct Frames<R> {
     input: R,
     rest: io::Cursor<Vec<u8>>,
     ended: bool,
+}
+
+impl<R> Frames<R> {
+    pub(super) fn new(input: R) -> Self {
+        Frames { input, rest: io::Cursor::new(Vec::new()), ended: false }
+    }
+
+    /// Whether the empty frame has come.
+    pub(super) fn ended(&self) -> bool {
+        self.ended
+    }
 }
 
 impl<R: Read> Read for Frames<R> {
@@ -261,7 +294,7 @@ mod tests {
             stream.extend([0; 4]);
             let read = |stream: &[u8]| {
                 let mut all = Vec::new();
-                let mut frames = Frames { input: stream, rest: io::Cursor::new(Vec::new()), ended: false };
+                let mut frames = Frames::new(stream);
                 frames.read_to_end(&mut all).map(|_| all)
             };
             prop_assert_eq!(read(&stream).unwrap(), pieces.concat());

@@ -14,6 +14,7 @@ use rustix::fs::{CWD, OFlags, openat};
 use sha1::Sha1;
 
 use super::super::{copy_data, while_copying};
+use super::remote::Remote;
 use super::upload::{self, Upload};
 use super::{
     Checksum, Dirs, During, Fetch, Home, Origin, StorageError, Stored, Temporary, Tool, Worker, convert,
@@ -22,7 +23,7 @@ use super::{
 use crate::place::{FileName, Image};
 
 /// What `qemu-img check` says of an image that is whole and has space that nothing refers to.
-const LEAKS: i32 = 3;
+pub(in crate::host) const LEAKS: i32 = 3;
 /// Bytes that are written, or left out, at once.
 const GRAIN: usize = 64 << 10;
 
@@ -39,7 +40,7 @@ pub(super) fn import(
     // Before anything is made: what must not be read leaves no trace.
     let file = match origin {
         Origin::File { path, dirs, .. } => Some(named(path, dirs)?),
-        Origin::Address { .. } | Origin::Stream { .. } => None,
+        Origin::Address { .. } | Origin::Stream { .. } | Origin::Host { .. } => None,
     };
     let _locks = lock::images(worker, &[(image, Mode::Exclusive)])?;
     let folder = ready(image, worker)?;
@@ -53,6 +54,12 @@ pub(super) fn import(
                 let why = "it is an archive, and one with a promised sum can't be unpacked on the way to a host: \
                            take the sum away, or unpack it first";
                 return Err(StorageError::Upload { path: asked(origin), why: why.to_owned() });
+            }
+        }
+        (Origin::Host { ssh, image: from, stored }, _) => {
+            let mut remote = Remote::open(ssh, from, *stored, worker)?;
+            if let Err(error) = arrive(remote.bytes(), None, &copy, &made, sparse) {
+                return Err(remote.why(error));
             }
         }
         _ => take(origin, file.as_ref(), &copy, &made, (&folder, image.name()), (sparse, worker))?,
@@ -83,6 +90,14 @@ pub(super) fn import(
         publish(made, image, &folder, worker)?;
         return Ok(name.to_owned());
     };
+    if matches!(found, Upload::Qcow2(_)) && upload::is_encrypted(&copy, &made.path())? {
+        let why = format!(
+            "its content is encrypted, and {} can't be made of it without its key: say CONVERT=NO in the datastore, or \
+             upload a raw LUKS image (`qemu-img convert -O luks`)",
+            wanted.as_str()
+        );
+        return Err(StorageError::Upload { path: asked(origin), why });
+    }
     let converted = folder.temporary(image.name());
     let size = if matches!(found, Upload::Other(_)) { 0 } else { size };
     convert_to((&made.path(), name), size, (&converted, wanted), sparse, worker)?;
@@ -113,6 +128,7 @@ fn convert_to(
 fn asked(origin: &Origin) -> PathBuf {
     match origin {
         Origin::File { path, .. } => path.path(),
+        Origin::Host { image, .. } => image.path(),
         Origin::Address { .. } | Origin::Stream { .. } => "what was downloaded".into(),
     }
 }
@@ -185,7 +201,7 @@ fn take(
             worker.at("archive aside");
             fetch(by, &descriptor(&packed), copy, made, sparse, worker)
         }
-        (Origin::File { .. } | Origin::Stream { .. }, _) => {
+        (Origin::File { .. } | Origin::Stream { .. } | Origin::Host { .. }, _) => {
             Err(StorageError::NotAFile { path: asked(origin) })
         }
     }
@@ -245,7 +261,7 @@ pub(super) fn script(by: &Fetch, address: &str, decompress: bool) -> Tool {
 }
 
 /// Writes a stream into a new file; what is zero is left out. How many bytes came.
-fn pour(pipe: &mut (impl Read + ?Sized), into: &File, sparse: bool) -> std::io::Result<u64> {
+pub(crate) fn pour(pipe: &mut (impl Read + ?Sized), into: &File, sparse: bool) -> std::io::Result<u64> {
     let mut buffer = vec![0; GRAIN];
     let mut at: u64 = 0;
     loop {
@@ -269,7 +285,7 @@ fn pour(pipe: &mut (impl Read + ?Sized), into: &File, sparse: bool) -> std::io::
     }
 }
 
-pub(super) fn compare(wanted: &Checksum, file: &File, path: &Path) -> Result<(), StorageError> {
+pub(crate) fn compare(wanted: &Checksum, file: &File, path: &Path) -> Result<(), StorageError> {
     let (wanted, found) = match wanted {
         Checksum::Md5(sum) => (sum, sum_of::<Md5>(file)),
         Checksum::Sha1(sum) => (sum, sum_of::<Sha1>(file)),

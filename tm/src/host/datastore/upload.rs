@@ -9,7 +9,7 @@ use crate::store::header::Header;
 
 /// What an upload is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Upload {
+pub(crate) enum Upload {
     /// A copy-on-write image that needs no other file.
     Qcow2(Header),
     /// Another format, by QEMU's name for it, of a kind that names no other file.
@@ -32,7 +32,7 @@ const ARCHIVES: [&[u8]; 3] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0"];
 ///
 /// # Errors
 /// It must not become an image: it names a backing file or another file, or may do so.
-pub(super) fn kind(file: &File, path: &Path) -> Result<Upload, StorageError> {
+pub(crate) fn kind(file: &File, path: &Path) -> Result<Upload, StorageError> {
     let image = |why: String| StorageError::Upload { path: path.to_owned(), why };
     if let Some(header) = Header::read(file).map_err(image)? {
         if let Some(backing) = &header.backing {
@@ -56,7 +56,7 @@ pub(super) fn kind(file: &File, path: &Path) -> Result<Upload, StorageError> {
 }
 
 /// Whether the content of a qcow2 image is encrypted: QEMU then needs a key to look at it.
-pub(super) fn is_encrypted(file: &File, path: &Path) -> Result<bool, StorageError> {
+pub(crate) fn is_encrypted(file: &File, path: &Path) -> Result<bool, StorageError> {
     Ok(first(file, path)?.get(32..36).is_some_and(|method| method != [0; 4]))
 }
 

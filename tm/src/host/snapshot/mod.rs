@@ -122,7 +122,7 @@ pub(super) fn usage(path: &std::path::Path) -> Result<Use, StorageError> {
 ///
 /// # Errors
 /// [`StorageError::InUse`].
-pub(super) fn not_in_use(path: &std::path::Path) -> Result<(), StorageError> {
+pub(crate) fn not_in_use(path: &std::path::Path) -> Result<(), StorageError> {
     match usage(path)? {
         Use::Open => Err(StorageError::InUse { path: path.to_owned() }),
         // Nor could QEMU have locked it there.

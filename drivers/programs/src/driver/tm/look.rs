@@ -77,10 +77,10 @@ async fn plan(
 ) -> Result<Transfer, Failure> {
     let settings = driver.config.transfer_settings();
     let mut facts = gather(needs, known)?;
-    if let Some(step) = reading(slot, &command.argv, &facts, &settings)? {
+    if let Some(mut reading) = reading(slot, &command.argv, &facts, &settings)? {
         let vm = facts.vm.as_ref().map_or(VmId(0), |vm| vm.id);
-        let step = at_home(vec![step]).remove(0);
-        facts.take_reading(&read(&driver.places, driver.new_id(), vm, step).await?)?;
+        let inputs = driver.front.sources(std::mem::take(&mut reading.inputs)).await?;
+        facts.take_reading(&read(&driver.places, driver.new_id(), vm, reading, inputs).await?)?;
     }
     Ok(steps(slot, &command.argv, b"", &facts, &settings)?)
 }

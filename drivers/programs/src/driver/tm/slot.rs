@@ -15,7 +15,7 @@ use causeway_core::names::{RequestId, VmId};
 use causeway_core::plan::{Answer, Plan, Slot};
 use causeway_core::protocol::{Severity, TmOptions};
 use causeway_tm::facts::{VmFacts, VmNeed, gather};
-use causeway_tm::plan::{built, needs, reading, steps};
+use causeway_tm::plan::{Stdin, built, needs, reading, stdin_of, steps};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -56,6 +56,9 @@ impl SlotRun {
         if causeway_tm::datastore::built(&self.slot) {
             return super::datastore::run(&self.slot, &self.argv, self.dry_run, &config).await;
         }
+        if self.verb().starts_with("prebackup") {
+            be_found_by_stock();
+        }
         let plan = match self.plan(&config).await {
             Ok(plan) => plan,
             Err(failure) => return Ok(failed(&failure)),
@@ -87,19 +90,20 @@ impl SlotRun {
             return Err(not_built(&self.slot));
         }
         let needs = needs(&self.slot, &self.argv)?;
-        let stdin = if self.has_stdin() { read_stdin()? } else { Vec::new() };
+        let form = stdin_of(&self.slot);
+        let stdin = if form == Stdin::Nothing { Vec::new() } else { read_stdin()? };
         let mut known = Known::default();
         if let Some(VmNeed::Document(id)) = needs.vm.filter(|_| !stdin.trim_ascii().is_empty()) {
-            known.take_vm(id, facts_in(&stdin));
+            known.take_vm(id, facts_in(&stdin, form));
         }
         known.ask(&config.oned(), &needs).await;
         let mut facts = gather(&needs, &known)?;
         let settings = config.transfer_settings();
-        if let Some(step) = reading(&self.slot, &self.argv, &facts, &settings)? {
+        if let Some(mut reading) = reading(&self.slot, &self.argv, &facts, &settings)? {
             let front = config.front().map_err(|e| Failure::new(Kind::HostState, e))?;
             let id = RequestId::new(0, std::process::id(), 1);
-            let step = at_home(vec![step]).remove(0);
-            facts.take_reading(&read(&config.places(front), id, self.vm()?, step).await?)?;
+            let inputs = front.sources(std::mem::take(&mut reading.inputs)).await?;
+            facts.take_reading(&read(&config.places(front), id, self.vm()?, reading, inputs).await?)?;
         }
         let transfer = steps(&self.slot, &self.argv, &stdin, &facts, &settings)?;
         // A dry run reads no files either: the steps are the same without them.
@@ -121,17 +125,13 @@ impl SlotRun {
         self.slot.verb().split('.').next().unwrap_or_default()
     }
 
-    /// Whether the contract gives the verb a VM on standard input (TM 1.4). For any other it is left alone: at a
-    /// terminal it would have no end.
-    fn has_stdin(&self) -> bool {
-        matches!(self.verb(), "premigrate" | "postmigrate" | "failmigrate")
-    }
-
     /// The VM that the arguments are about (contract TM 1.4): a host does one thing for a VM at a time.
     fn vm(&self) -> Result<VmId, Failure> {
         let from_end = match self.verb() {
             // `Hsrc Hdst VMDIR vmid dsid [TM]`
             "premigrate" | "postmigrate" | "failmigrate" => Some(3),
+            // `Hsrc:VMDIR vmid img_id inc_id disk_id`
+            "restore" => Some(1),
             // `... vmid dsid`
             _ => self.argv.len().checked_sub(2),
         };
@@ -159,10 +159,13 @@ pub(super) fn read_stdin() -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
-/// The facts of the document on standard input: a VM in base64.
-fn facts_in(stdin: &[u8]) -> Result<VmFacts, Failure> {
+/// The facts of the document on standard input.
+fn facts_in(stdin: &[u8], form: Stdin) -> Result<VmFacts, Failure> {
     let wrong = |e: &dyn std::error::Error| Failure::new(Kind::Input, e).context("standard input");
-    let bytes = decode(stdin).map_err(|e| wrong(&e))?;
+    let bytes = match form {
+        Stdin::Encoded => decode(stdin).map_err(|e| wrong(&e))?,
+        Stdin::Nothing | Stdin::Plain => stdin.to_vec(),
+    };
     let vm = VmDocument::parse(&bytes).map_err(|e| wrong(&e))?;
     Ok(VmFacts::of(&vm)?)
 }
@@ -182,6 +185,14 @@ pub(super) fn cancelled_by_signal() -> std::io::Result<watch::Receiver<bool>> {
         sender.closed().await;
     });
     Ok(receiver)
+}
+
+/// The stock `backup_cancel` looks for the processes of `prebackup` by the name of the interpreter that stock's run in
+/// (contract TM 2.3), and sends them SIGTERM.
+fn be_found_by_stock() {
+    if let Err(error) = std::fs::write("/proc/self/comm", "ruby") {
+        tracing::debug!(%error, "backup_cancel will not find this process");
+    }
 }
 
 pub(super) fn failed(failure: &Failure) -> ExitCode {
@@ -219,7 +230,8 @@ mod tests {
         assert!(run("--dry-run tm/qcow2/delete h1:/ds/100/7 7 100").unwrap().dry_run);
         let moved = run("tm/shared/postmigrate h1 h2 /ds/100/8 8 100 ceph").unwrap();
         assert_eq!(moved.vm().unwrap(), VmId(8));
-        assert!(moved.has_stdin() && !clone.has_stdin());
+        let restored = run("tm/qcow2/restore h1:/ds/100/9 9 39 -1 -1").unwrap();
+        assert_eq!(restored.vm().unwrap(), VmId(9));
         assert_eq!(
             run("tm/qcow2/context /x/context.sh h1:/ds/100/9/disk.1 9 100").unwrap().vm().unwrap(),
             VmId(9)

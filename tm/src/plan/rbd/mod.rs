@@ -3,17 +3,25 @@
 use causeway_core::names::HostName;
 use causeway_core::plan::{Slot, Step};
 
-use super::{Transfer, chain, files, one, probe, step};
+mod local;
+
+use super::live::Live;
+use super::{Transfer, carry, chain, files, one, step};
+use crate::carry::Part;
+use crate::datastore::choose;
 use crate::error::TmError;
 use crate::facts::{CephFacts, DiskFacts, Facts, Needs, VmFacts, VmNeed, lcm};
-use crate::host::{Blank, Call, SnapshotOrder};
+use crate::host::{Blank, Call, Kept, SnapshotOrder};
 use crate::place::{VmDir, VmFile};
 use crate::rbd::{PoolName, RbdCall, RbdWork, Volume};
-use crate::request::{Migration, Request, Source, Verb};
+use crate::request::{Migration, Request, Service, Source, Verb};
 use crate::settings::TmSettings;
 
 /// What must be known before a plan can be made.
-pub(super) fn needs(request: &Request) -> Needs {
+pub(super) fn needs(service: Service, request: &Request) -> Needs {
+    if service.local {
+        return local::needs(request);
+    }
     let mut needs = Needs::default();
     let mut vm = |dir: &VmDir| needs.vm = Some(VmNeed::Document(dir.vm()));
     match request {
@@ -26,15 +34,22 @@ pub(super) fn needs(request: &Request) -> Needs {
         | Request::DeleteFile { file, datastore, .. } => {
             vm(file.dir());
             needs.datastores.insert(*datastore);
+            needs.hosts = true;
         }
         Request::DeleteDir { dir, .. } => {
             vm(dir);
             needs.datastores.insert(dir.datastore().id());
+            needs.hosts = true;
         }
         Request::MvDir { to: (_, dir), .. } => vm(dir),
         Request::Resize { file, .. } | Request::Snapshot { file, .. } => vm(file.dir()),
         Request::Migrate(migration) if chain::passed_on(migration) => vm(&migration.dir),
-        Request::Migrate(_) | Request::Mvds { .. } | Request::MvFile { .. } | Request::Context { .. } => {}
+        Request::Migrate(_)
+        | Request::Mvds { .. }
+        | Request::MvFile { .. }
+        | Request::Context { .. }
+        | Request::Backup(_)
+        | Request::Restore(_) => {}
     }
     needs
 }
@@ -42,12 +57,15 @@ pub(super) fn needs(request: &Request) -> Needs {
 /// The steps of a request that is about a disk or a VM's directory.
 pub(super) fn plan(
     slot: &Slot,
-    verb: Verb,
+    service: Service,
     request: Request,
     facts: &Facts,
     settings: &TmSettings,
 ) -> Result<Transfer, TmError> {
-    let planner = Planner { slot, verb, facts, settings };
+    let planner = Planner { slot, verb: service.verb, facts, settings };
+    if service.local {
+        return planner.local(request);
+    }
     match request {
         Request::Give { image, host, file, .. } => planner.give(&image, host, &file).map(one),
         Request::Mvds { host, file, .. } => {
@@ -61,14 +79,16 @@ pub(super) fn plan(
         Request::DeleteDir { host, dir } => planner.delete_dir(host, dir),
         Request::Make { size_mb, format, host, file } => planner.make(size_mb, &format, host, file).map(one),
         Request::Resize { host, file, size_mb } => planner.resize(host, &file, size_mb),
-        Request::Snapshot { host, file, snapshot } => planner.snapshot(host, &file, snapshot).map(one),
+        Request::Snapshot { host, file, snapshot } => planner.snapshot(host, &file, snapshot),
         Request::MvDir { from, to } => planner.move_dir(from, to),
-        Request::Context { .. } | Request::Migrate(_) => Err(TmError::NotBuilt { slot: slot.to_string() }),
+        Request::Context { .. } | Request::Migrate(_) | Request::Backup(_) | Request::Restore(_) => {
+            Err(TmError::NotBuilt { slot: slot.to_string() })
+        }
     }
 }
 
-/// `premigrate`, `postmigrate`, `failmigrate`: the disks are where they were. The VM's small files are too, where both hosts
-/// see one directory, and `premigrate` finds that out before the guest leaves.
+/// `premigrate`, `postmigrate`, `failmigrate`: the disks are where they were. The VM's small files are copied before the
+/// guest leaves, and go from one end when it is known where it stays; unless both hosts see one directory.
 pub(super) fn migrate(
     slot: &Slot,
     migration: &Migration,
@@ -87,10 +107,19 @@ pub(super) fn migrate(
         _ if *chained => {
             nothing("the VM's files are another transfer manager's; its disks here are seen by every host")?
         }
-        Verb::Premigrate if from == to => nothing("the VM's files stay on their host")?,
-        Verb::Premigrate => probe::shared(slot, dir, from, to, settings)?,
-        Verb::Failmigrate => nothing("nothing was prepared on the destination")?,
-        _ => nothing("both hosts see the VM's files where they are")?,
+        _ if from == to => nothing("the VM's files stay on their host")?,
+        verb => {
+            let part = match verb {
+                Verb::Premigrate => Part::Copy,
+                Verb::Postmigrate => Part::Leave,
+                _ => Part::Drop,
+            };
+            let ends = ((from.clone(), dir.clone()), (to.clone(), dir.clone()));
+            let name = format!("{}:{}", slot.verb(), slot.driver());
+            let step = carry::part(name, ends.0, ends.1, (part, false), settings)?;
+            // That the guest stayed is what is told, whatever else fails.
+            one(if part == Part::Drop { step.ignored() } else { step })
+        }
     };
     if chain::passed_on(migration) {
         chain::pass_on(&mut transfer, slot, argv, stdin, facts.vm(dir.vm())?, settings)?;
@@ -218,7 +247,7 @@ impl Planner<'_> {
         self.step(file, host, work, Time::Short).map(one)
     }
 
-    fn snapshot(&self, host: HostName, file: &VmFile, id: u32) -> Result<Step, TmError> {
+    fn snapshot(&self, host: HostName, file: &VmFile, id: u32) -> Result<Transfer, TmError> {
         let (vm, disk) = self.disk(file)?;
         if disk.disk_type.as_deref() != Some("RBD") {
             return Err(TmError::Attribute {
@@ -232,9 +261,28 @@ impl Planner<'_> {
             Verb::SnapCreate => (SnapshotOrder::Create, Time::Short),
             Verb::SnapRevert => (SnapshotOrder::Revert, Time::Removal),
             Verb::SnapDelete => (SnapshotOrder::Delete, Time::Removal),
-            _ => return Err(TmError::NotBuilt { slot: self.slot.to_string() }),
+            _ => return self.live_snapshot(host, file, id),
         };
-        self.step(file, host, RbdWork::Snapshot { disk: self.volume(file)?, order, id }, time)
+        let work = RbdWork::Snapshot { disk: self.volume(file)?, order, id, running: false };
+        self.step(file, host, work, time).map(one)
+    }
+
+    /// Of a running guest's disk: its agent, where there is one, writes out what it has and waits for the moment. Without
+    /// one the snapshot is what a loss of power would leave, as with the stock driver.
+    fn live_snapshot(&self, host: HostName, file: &VmFile, id: u32) -> Result<Transfer, TmError> {
+        let at = (host.clone(), file.clone());
+        let live =
+            Live::of("snap_create_live", self.vm(file.dir())?, at, (Kept::Beside, false), self.settings)?;
+        let work = |order, running| -> Result<RbdWork, TmError> {
+            Ok(RbdWork::Snapshot { disk: self.volume(file)?, order, id, running })
+        };
+        let mut made = self.step(file, host.clone(), work(SnapshotOrder::Create, true)?, Time::Short)?;
+        let mut removed = self.step(file, host, work(SnapshotOrder::Delete, false)?, Time::Removal)?;
+        made.name.push_str(":snapshot");
+        removed.name.push_str(":drop");
+        let made = made.undone_by(vec![removed]);
+        let [freeze, thaw] = live.rest();
+        Ok(Transfer { steps: vec![freeze, made, thaw], ..Transfer::default() })
     }
 
     fn move_dir(&self, from: (HostName, VmDir), to: (HostName, VmDir)) -> Result<Transfer, TmError> {
@@ -255,7 +303,7 @@ impl Planner<'_> {
         if from == to {
             return nothing("the VM's files stay on their host");
         }
-        probe::shared(self.slot, &dir, &from, &to, self.settings)
+        carry::directory((from, old), (to, dir), false, self.settings).map(one)
     }
 
     /// The volume that a VM's disk is (contract TM 2.2, *Naming*).
@@ -291,24 +339,21 @@ impl Planner<'_> {
     fn data_pool(&self, datastore: u32) -> Result<Option<PoolName>, TmError> {
         let ceph = &self.facts.datastore(datastore)?.ceph;
         let object = format!("datastore {datastore}");
-        let format = ceph.format.as_deref().unwrap_or(&self.settings.ceph.format);
-        if format != "2" {
-            return Err(TmError::Attribute {
-                attribute: "RBD_FORMAT".to_owned(),
-                object,
-                value: format.to_owned(),
-                accepted: "2: Ceph makes no other any more".into(),
-            });
-        }
+        ceph.check_format(&object, &self.settings.ceph.format)?;
         ceph.data_pool(&object)
     }
 
-    /// One of the hosts that may be asked to work on a datastore (`BRIDGE_LIST`); the one that is named if there is none.
+    /// One of the hosts that may be asked to work on a datastore (`BRIDGE_LIST`), of those that are up; the one that is
+    /// named if there is no list.
     fn bridge(&self, host: HostName, vm: &VmFacts, datastore: u32) -> Result<HostName, TmError> {
         let bridges = &self.facts.datastore(datastore)?.bridges;
-        let count = u32::try_from(bridges.len()).unwrap_or(u32::MAX);
-        let index = vm.id.0.checked_rem(count).and_then(|index| usize::try_from(index).ok());
-        Ok(index.and_then(|index| bridges.get(index)).cloned().unwrap_or(host))
+        if bridges.is_empty() {
+            return Ok(host);
+        }
+        let unknown = || TmError::Missing { what: "HOST".to_owned(), object: "the pool of hosts".to_owned() };
+        let hosts = self.facts.hosts.as_ref().ok_or_else(unknown)?;
+        let chosen = choose(bridges, hosts, vm.id.0).cloned();
+        chosen.map_err(|failure| TmError::LookUp { what: format!("datastore {datastore}"), failure })
     }
 
     fn nothing(&self, file: &VmFile, host: HostName, reason: &str) -> Result<Transfer, TmError> {

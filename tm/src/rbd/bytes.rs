@@ -1,0 +1,214 @@
+//! A volume's bytes as a plain file, a plain file's as a volume, and whether the two are the same.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use super::error::RbdError;
+use super::name::{PoolName, Volume};
+use super::tool::{Rbd, with_data};
+use crate::host::{During, StorageError, next_data};
+
+/// Bytes that are compared at once.
+const BLOCK: usize = 1 << 20;
+/// How `rbd export-diff` begins (Ceph's `doc/dev/rbd-diff.rst`, version 1).
+const HEADER: &[u8] = b"rbd diff v1\n";
+
+impl Rbd<'_> {
+    /// Makes a volume of a file's bytes, its holes left out.
+    pub(crate) fn import(
+        &self,
+        file: &Path,
+        volume: &Volume,
+        data: Option<&PoolName>,
+    ) -> Result<(), StorageError> {
+        let (on, file) = (volume.to_string(), file.to_string_lossy());
+        self.call(&["import"], &on, &with_data(data, &["--no-progress", &file, &on])).map(drop)
+    }
+
+    /// Makes a file, which must not be there, of the bytes of a volume or of a snapshot; zeros become holes.
+    pub(super) fn export(&self, from: &str, file: &Path) -> Result<(), StorageError> {
+        let file = file.to_string_lossy();
+        self.call(&["export"], from, &["--no-progress", from, &file]).map(drop)
+    }
+
+    /// Compares every byte of a volume with a file's; of both only what holds data is read.
+    ///
+    /// # Errors
+    /// [`RbdError::Incomplete`], or what could not be read.
+    pub(super) fn compare(&self, volume: &Volume, file: &File, path: &Path) -> Result<(), StorageError> {
+        let on = volume.to_string();
+        let read = |out| differs(BufReader::with_capacity(BLOCK, out), file);
+        let found = self.stream("export-diff", &on, &["--no-progress", "--whole-object", &on, "-"], read)?;
+        match found.during("compare", path)? {
+            None => Ok(()),
+            Some(at) => {
+                let why = format!("it differs from {} at byte {at}", path.display());
+                Err(RbdError::Incomplete { volume: volume.clone(), why }.into())
+            }
+        }
+    }
+}
+
+/// Where a volume, told as a difference from nothing, differs from a file: at which byte.
+fn differs(mut diff: impl Read, file: &File) -> io::Result<Option<u64>> {
+    let malformed = || io::Error::new(io::ErrorKind::InvalidData, "rbd export-diff printed something else");
+    let length = file.metadata()?.len();
+    let mut header = [0; HEADER.len()];
+    diff.read_exact(&mut header)?;
+    if header != HEADER {
+        return Err(malformed());
+    }
+    let (mut at, mut buffer) = (0, vec![0; BLOCK]);
+    loop {
+        let mut tag = [0];
+        diff.read_exact(&mut tag)?;
+        match tag {
+            [b'e'] => return zeros(file, at, length),
+            [b's'] => {
+                let size = number(&mut diff)?;
+                if size != length {
+                    return Ok(Some(size.min(length)));
+                }
+            }
+            [kind @ (b'w' | b'z')] => {
+                let (start, size) = (number(&mut diff)?, number(&mut diff)?);
+                let end = start.checked_add(size).filter(|_| start >= at).ok_or_else(malformed)?;
+                if let Some(found) = zeros(file, at, start)? {
+                    return Ok(Some(found));
+                }
+                let found = if kind == b'w' {
+                    same(&mut diff, file, start, end, &mut buffer)?
+                } else {
+                    zeros(file, start, end.min(length))?
+                };
+                if found.is_some() {
+                    return Ok(found);
+                }
+                at = end;
+            }
+            _ => return Err(malformed()),
+        }
+    }
+}
+
+fn number(diff: &mut impl Read) -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    diff.read_exact(&mut bytes)?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+/// Where what comes next differs from that part of a file.
+fn same(
+    diff: &mut impl Read,
+    file: &File,
+    start: u64,
+    end: u64,
+    buffer: &mut [u8],
+) -> io::Result<Option<u64>> {
+    let mut theirs = vec![0; buffer.len()];
+    let mut at = start;
+    while at < end {
+        let size = usize::try_from(end - at).unwrap_or(BLOCK).min(buffer.len());
+        let (Some(ours), Some(theirs)) = (buffer.get_mut(..size), theirs.get_mut(..size)) else {
+            return Ok(Some(at));
+        };
+        diff.read_exact(theirs)?;
+        match file.read_exact_at(ours, at) {
+            Ok(()) if ours == theirs => {}
+            Ok(()) => return Ok(Some(at)),
+            // The volume holds more than the file has.
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(Some(at)),
+            Err(e) => return Err(e),
+        }
+        at += u64::try_from(size).unwrap_or(0);
+    }
+    Ok(None)
+}
+
+/// Where a part of a file is something else than zeros: at the beginning of that block.
+fn zeros(file: &File, start: u64, end: u64) -> io::Result<Option<u64>> {
+    let mut buffer = vec![0; BLOCK.min(usize::try_from(end.saturating_sub(start)).unwrap_or(BLOCK))];
+    let mut at = start;
+    while let Some((from, to)) = next_data(file, at, end)? {
+        at = from;
+        while at < to {
+            let size = usize::try_from(to - at).unwrap_or(BLOCK).min(buffer.len());
+            let Some(block) = buffer.get_mut(..size) else { return Ok(Some(at)) };
+            file.read_exact_at(block, at)?;
+            if block.iter().any(|byte| *byte != 0) {
+                return Ok(Some(at));
+            }
+            at += u64::try_from(size).unwrap_or(0);
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::io::Write;
+
+    /// What a volume of these extents would print: start, bytes, and whether they are said to be zeros.
+    fn diff(size: u64, extents: &[(u64, Vec<u8>, bool)]) -> Vec<u8> {
+        let mut text = HEADER.to_vec();
+        text.push(b's');
+        text.extend(size.to_le_bytes());
+        for (start, bytes, hole) in extents {
+            text.push(if *hole { b'z' } else { b'w' });
+            text.extend(start.to_le_bytes());
+            text.extend((bytes.len() as u64).to_le_bytes());
+            if !hole {
+                text.extend(bytes);
+            }
+        }
+        text.push(b'e');
+        text
+    }
+
+    fn file(content: &[u8]) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(content).unwrap();
+        file
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn any_byte_that_is_another_is_found(
+            parts in proptest::collection::vec((0_usize..9000, proptest::collection::vec(1_u8.., 1..5000), any::<bool>()), 0..5),
+            tail in 0_usize..5000, change in any::<proptest::sample::Index>(),
+        ) {
+            let (mut content, mut extents) = (Vec::new(), Vec::new());
+            for (gap, bytes, hole) in parts {
+                content.resize(content.len() + gap, 0);
+                let bytes = if hole { vec![0; bytes.len()] } else { bytes };
+                extents.push((content.len() as u64, bytes.clone(), hole));
+                content.extend(bytes);
+            }
+            content.resize(content.len() + tail, 0);
+            let told = diff(content.len() as u64, &extents);
+            prop_assert_eq!(differs(&told[..], &file(&content)).unwrap(), None);
+            if !content.is_empty() {
+                let at = change.index(content.len());
+                content[at] = !content[at];
+                let found = differs(&told[..], &file(&content)).unwrap();
+                prop_assert!(found.is_some_and(|found| found <= at as u64), "{:?}", found);
+            }
+            content.push(0);
+            prop_assert!(differs(&told[..], &file(&content)).unwrap().is_some());
+            // Cut off, it is no comparison.
+            prop_assert!(differs(&told[..told.len() - 1], &file(&content[..content.len() - 1])).is_err()
+                || !content.is_empty());
+        }
+
+        #[test]
+        fn no_answer_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = differs(&bytes[..], &file(b"abc"));
+            let _ = differs(&[HEADER, &bytes].concat()[..], &file(b"abc"));
+        }
+    }
+}
