@@ -10,6 +10,7 @@ use causeway_core::settings::{SettingsError, ShellRc};
 
 use crate::carry::Manner;
 use crate::datastore::Front;
+use crate::facts::reading::{TRUTHS, truth};
 use crate::rbd::PoolName;
 
 /// `SUPPORTED_FS` as it is shipped.
@@ -51,10 +52,8 @@ impl CephSettings {
             settings.pool = pool.parse().map_err(wrong)?;
         }
         if let Some(trash) = file.get("CEPH_TRASH")? {
-            settings.trash = trash.eq_ignore_ascii_case("yes");
-            if !settings.trash && !trash.eq_ignore_ascii_case("no") {
-                return Err(SettingsError::value(file.file(), "CEPH_TRASH", trash, "yes or no"));
-            }
+            let wrong = || SettingsError::value(file.file(), "CEPH_TRASH", trash, TRUTHS);
+            settings.trash = truth(trash).ok_or_else(wrong)?;
         }
         if let Some(staging) = file.get("STAGING_DIR")? {
             let wrong = |e| SettingsError::value(file.file(), "STAGING_DIR", staging, e);

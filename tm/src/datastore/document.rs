@@ -5,6 +5,7 @@ use causeway_core::names::{DiskPath, HostName, NameError};
 use md5::{Digest, Md5};
 
 use crate::error::TmError;
+use crate::facts::reading::{TRUTHS, truth};
 use crate::facts::{CephFacts, Format};
 use crate::place::{DatastoreDir, FileName, Image, plain};
 use crate::rbd::Volume;
@@ -280,9 +281,7 @@ impl DatastoreFacts {
         };
         let flag = |name: &str| match set(template, name) {
             None => Ok(None),
-            Some(text) if text.eq_ignore_ascii_case("yes") => Ok(Some(true)),
-            Some(text) if text.eq_ignore_ascii_case("no") => Ok(Some(false)),
-            Some(text) => Err(wrong(name, &text, "YES or NO")),
+            Some(text) => truth(&text).map(Some).ok_or_else(|| wrong(name, &text, TRUTHS)),
         };
         let words = |name: &str| -> Vec<String> {
             let text = set(template, name).unwrap_or_default();
