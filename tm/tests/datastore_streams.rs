@@ -6,7 +6,9 @@ mod common;
 
 use std::io::Write;
 use std::os::unix::fs::symlink;
+use std::time::Instant;
 
+use causeway_tm::host::Worker;
 use common::images::{Images, raw_of};
 use common::{Datastores, picture, tool};
 use serde_json::{Value, json};
@@ -15,7 +17,8 @@ use serde_json::{Value, json};
 #[test]
 fn a_stream_that_ends_too_early_is_no_image() {
     let on = Datastores::new();
-    let receive = |stream: &[u8]| causeway_tm::host::receive(stream, &on.locks, &|_| {});
+    let worker = Worker::new(&on.locks, Instant::now());
+    let receive = |stream: &[u8]| causeway_tm::host::receive(stream, &worker);
     let order = json!({"call": on.import(json!({"stream": {"checksum": null, "unpacked": false}}), json!("qcow2"))["datastore"], "deadline_ms": 60_000});
     let mut stream = Vec::new();
     for frame in [order.to_string().into_bytes(), vec![7; 60_000], vec![0; 65_536], vec![9; 1000], Vec::new()]
@@ -46,12 +49,13 @@ fn a_stream_that_ends_too_early_is_no_image() {
 #[test]
 fn an_image_is_sent_whole_or_without_an_end() {
     let on = Datastores::new();
+    let worker = Worker::new(&on.locks, Instant::now());
     on.chained_image();
     let send = |stored: &str| {
         let order = json!({"image": on.text("1/abc"), "stored": stored, "deadline_ms": 60_000}).to_string();
         let order = [&u32::try_from(order.len()).unwrap().to_be_bytes(), order.as_bytes()].concat();
         let mut output = Vec::new();
-        causeway_tm::host::send(order.as_slice(), &mut output, &on.locks, &|_| {}).map(|()| output)
+        causeway_tm::host::send(order.as_slice(), &mut output, &worker).map(|()| output)
     };
     let mut bytes = Vec::new();
     let mut stream = send("qcow2").unwrap();
@@ -71,7 +75,7 @@ fn an_image_is_sent_whole_or_without_an_end() {
     on.nothing_half_made();
     std::fs::remove_file(on.path("1/abc")).unwrap();
     assert!(send("raw").is_err());
-    assert!(causeway_tm::host::send(&b"x"[..], Vec::new(), &on.locks, &|_| {}).is_err());
+    assert!(causeway_tm::host::send(&b"x"[..], Vec::new(), &worker).is_err());
 }
 
 /// W52, and a VM's persistent disk whose bytes lie with its image.

@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Instant;
 
 use causeway_core::answer::Failure;
+use causeway_tm::host::Worker;
 use serde_json::{Value, json};
 
 use super::Stage;
@@ -99,7 +101,9 @@ impl Stage {
             stream.extend(u32::try_from(frame.len()).unwrap().to_be_bytes());
             stream.extend(frame);
         }
-        causeway_tm::host::receive(stream.as_slice(), &self.dir().join("locks"), between)
+        let locks = self.dir().join("locks");
+        let worker = Worker { between, ..Worker::new(&locks, Instant::now()) };
+        causeway_tm::host::receive(stream.as_slice(), &worker)
     }
 
     /// Nothing lies where uploads are prepared.

@@ -279,7 +279,8 @@ impl Datastores {
         if !cut {
             frame(&[]);
         }
-        causeway_tm::host::receive(stream.as_slice(), &self.locks, between)
+        let worker = Worker { between, ..Worker::new(&self.locks, Instant::now()) };
+        causeway_tm::host::receive(stream.as_slice(), &worker)
     }
 
     pub fn resize(&self, qcow2: bool, persistent: bool, size_mb: u64, sparse: bool) -> Value {

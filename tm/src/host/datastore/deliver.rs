@@ -196,17 +196,13 @@ impl Session {
 ///
 /// # Errors
 /// As the call; the stream is broken, or ended too early.
-pub fn receive(
-    mut input: impl Read,
-    locks: &std::path::Path,
-    between: &dyn Fn(&'static str),
-) -> Result<String, Failure> {
+pub fn receive(mut input: impl Read, worker: &Worker<'_>) -> Result<String, Failure> {
     let wrong =
         |e: &dyn std::fmt::Display| Failure::new(Kind::Input, format!("a stream that is no image: {e}"));
     let first = frame(&mut input).map_err(|e| wrong(&e))?;
     let order: Order = serde_json::from_slice(&first).map_err(|e| wrong(&e))?;
     let deadline = Instant::now() + Duration::from_millis(order.deadline_ms.min(30 * 24 * 3_600_000));
-    let worker = Worker { between, ..Worker::new(locks, deadline) };
+    let worker = Worker { deadline, ..*worker };
     let mut frames = Frames::new(input);
     let made = match (order.call.origin(), &order.call) {
         (

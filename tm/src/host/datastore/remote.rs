@@ -8,7 +8,6 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -108,21 +107,16 @@ impl Drop for Remote {
     }
 }
 
-/// The other end: sends the image that is asked for on `input`.
+/// The other end: sends the image that is asked for on `input`, within the time that the order gives.
 ///
 /// # Errors
 /// As `clone`; the stream then ends without its last frame.
-pub fn send(
-    mut input: impl Read,
-    mut output: impl Write,
-    locks: &Path,
-    between: &dyn Fn(&'static str),
-) -> Result<(), Failure> {
+pub fn send(mut input: impl Read, mut output: impl Write, worker: &Worker<'_>) -> Result<(), Failure> {
     let wrong = |e: &dyn std::fmt::Display| Failure::new(Kind::Input, format!("no order for an image: {e}"));
     let order: Order =
         serde_json::from_slice(&frame(&mut input).map_err(|e| wrong(&e))?).map_err(|e| wrong(&e))?;
     let deadline = Instant::now() + Duration::from_millis(order.deadline_ms.min(30 * 24 * 3_600_000));
-    let worker = Worker { between, ..Worker::new(locks, deadline) };
+    let worker = Worker { deadline, ..*worker };
     let Order { image, stored, .. } = &order;
     let _locks = lock::images(&worker, &[(image, Mode::Shared)])?;
     let head = head(image, *stored)?;
@@ -132,7 +126,7 @@ pub fn send(
     } else {
         // Beside the image, where there is room for images; without a name.
         let made = Scratch::new(&image.datastore().path())?;
-        let mut tool = Tool::qemu_img("convert", &head.path);
+        let mut tool = Tool::convert(&head.path, &made.path(), &worker);
         tool.args(["-f", stored.as_str(), "-O", stored.as_str()]).arg(&head.path).arg(made.path());
         tool.run(&worker)?;
         Whole::Made(made)
