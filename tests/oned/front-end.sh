@@ -25,7 +25,9 @@ install_stock() { # BUILT
 }
 
 loader() { # its packages bring gems, and a file that says where; here gems are Debian's, found where Ruby looks anyway
-  : >"$(ruby -e 'puts RbConfig::CONFIG["vendordir"]')/load_opennebula_paths.rb"
+  # Some scripts take the place of OpenNebula's own libraries from it.
+  printf '%s\n' "RUBY_LIB_LOCATION = '/usr/lib/one/ruby' unless defined?(RUBY_LIB_LOCATION)" \
+    >"$(ruby -e 'puts RbConfig::CONFIG["vendordir"]')/load_opennebula_paths.rb"
 }
 
 package_database() { # what dpkg would know

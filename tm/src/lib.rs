@@ -2,7 +2,7 @@
 //!
 //! [`plan`] turns the arguments of a slot into steps and is pure; [`host`] performs the calls that those steps carry,
 //! in a child of the resident that can be killed; [`carry`] moves a VM's directory between two hosts; [`front`] reads
-//! the files of the front-end, likewise in a child; [`datastore`] is the same for the actions of a file datastore;
+//! the files of the front-end, likewise in a child; [`datastore`] is the same for the actions of datastores;
 //! [`script`] reads the scripts that oned hands to the transfer manager's process.
 //!
 //! Built for the drivers `shared` and `qcow2`, which are one (contract TM 0), and for `ceph`; [`built`] says which of their

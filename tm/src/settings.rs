@@ -1,6 +1,7 @@
 //! What an admin can set.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use causeway_core::names::DiskPath;
@@ -9,6 +10,7 @@ use causeway_core::settings::{SettingsError, ShellRc};
 
 use crate::carry::Manner;
 use crate::datastore::Front;
+use crate::facts::reading::{TRUTHS, truth};
 use crate::rbd::PoolName;
 
 /// `SUPPORTED_FS` as it is shipped.
@@ -23,11 +25,18 @@ pub struct CephSettings {
     pub format: String,
     /// `CEPH_TRASH`: removed volumes go to the trash.
     pub trash: bool,
+    /// `STAGING_DIR`: where hosts of `BRIDGE_LIST` keep what is to become an image.
+    pub staging: PathBuf,
 }
 
 impl Default for CephSettings {
     fn default() -> Self {
-        CephSettings { pool: PoolName::default(), format: "2".to_owned(), trash: false }
+        CephSettings {
+            pool: PoolName::default(),
+            format: "2".to_owned(),
+            trash: false,
+            staging: "/var/tmp".into(),
+        }
     }
 }
 
@@ -43,10 +52,12 @@ impl CephSettings {
             settings.pool = pool.parse().map_err(wrong)?;
         }
         if let Some(trash) = file.get("CEPH_TRASH")? {
-            settings.trash = trash.eq_ignore_ascii_case("yes");
-            if !settings.trash && !trash.eq_ignore_ascii_case("no") {
-                return Err(SettingsError::value(file.file(), "CEPH_TRASH", trash, "yes or no"));
-            }
+            let wrong = || SettingsError::value(file.file(), "CEPH_TRASH", trash, TRUTHS);
+            settings.trash = truth(trash).ok_or_else(wrong)?;
+        }
+        if let Some(staging) = file.get("STAGING_DIR")? {
+            let wrong = |e| SettingsError::value(file.file(), "STAGING_DIR", staging, e);
+            settings.staging = staging.parse().map(|path: DiskPath| path.path()).map_err(wrong)?;
         }
         if let Some(format) = file.get("RBD_FORMAT")? {
             settings.format = format.to_owned();
@@ -153,10 +164,11 @@ mod tests {
     #[test]
     fn the_settings_of_ceph() {
         let read = |text: &str| CephSettings::read(&ShellRc::parse("ceph.conf", text));
-        assert_eq!(read("STAGING_DIR=/var/tmp\n").unwrap(), CephSettings::default());
+        assert_eq!(read("STAGING_DIR=/var/tmp/\n").unwrap(), CephSettings::default());
         let set = read("POOL_NAME=\"two\"\nRBD_FORMAT=1\nCEPH_TRASH=YES\n").unwrap();
         assert_eq!((set.pool.as_str(), set.format.as_str(), set.trash), ("two", "1", true));
-        for wrong in ["POOL_NAME=a/b", "POOL_NAME=-x", "CEPH_TRASH=maybe"] {
+        assert_eq!(read("STAGING_DIR=/srv").unwrap().staging, PathBuf::from("/srv"));
+        for wrong in ["STAGING_DIR=tmp", "POOL_NAME=a/b", "POOL_NAME=-x", "CEPH_TRASH=maybe"] {
             assert!(read(wrong).unwrap_err().to_string().contains("ceph.conf"), "{wrong}");
         }
     }

@@ -298,6 +298,29 @@ fn a_raw_image_is_copied_byte_by_byte_whatever_it_looks_like() {
 }
 
 #[test]
+fn an_encrypted_disk_stays_what_it_is() {
+    let on = Datastores::new();
+    let upload = on.beside("secret").display().to_string();
+    let words = "create -q --object secret,id=s,data=x -f qcow2 -o encrypt.format=luks,encrypt.key-secret=s";
+    let words: Vec<&str> = words.split(' ').chain([upload.as_str(), "1M"]).collect();
+    tool("qemu-img", &words);
+    assert_eq!(on.perform(&file(&on, Path::new(&upload), json!("qcow2")), &[]).unwrap(), "qcow2");
+    std::fs::remove_file(on.path("1/new")).unwrap();
+    let failure = on.failure(&file(&on, Path::new(&upload), json!("raw")));
+    assert!(failure.kind == Kind::Input && failure.text.contains("CONVERT=NO"), "{failure}");
+    assert!(!on.path("1/new").exists());
+    on.nothing_half_made();
+    let mut luks = b"LUKS\xba\xbe\0\x02".to_vec();
+    luks.resize(1 << 20, 7);
+    std::fs::write(&upload, &luks).unwrap();
+    std::fs::write(on.path("1/abc"), &luks).unwrap();
+    for call in [file(&on, Path::new(&upload), json!("qcow2")), on.copy("raw", "qcow2")] {
+        assert_eq!(on.perform(&call, &[]).unwrap(), "raw");
+        assert!(std::fs::read(on.path("1/new")).unwrap() == luks);
+    }
+}
+
+#[test]
 fn an_image_goes_with_its_own_files_and_no_others() {
     let on = Datastores::new();
     on.chained_image();

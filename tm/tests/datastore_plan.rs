@@ -44,6 +44,7 @@ fn front() -> Front {
         restricted: vec!["/var/lib/one".into(), "/etc/one".into()],
         ssh: vec!["/usr/bin/ssh".to_owned(), "-T".to_owned()],
         receiver: "exec receiver".to_owned(),
+        sender: "exec sender".to_owned(),
     }
 }
 
@@ -64,7 +65,9 @@ fn read(verb: &str, id: &str, stdin: &[u8]) -> Result<Request, Failure> {
 /// The one step of a request: its place, and its call as text.
 fn step(request: &Request) -> Result<(Place, String), Failure> {
     let host = request.bridges().first();
-    let transfer = request.steps(host, &front(), &TmSettings::default()).map_err(Failure::from)?;
+    let transfer = request
+        .steps(host, request.sources().first(), &front(), &TmSettings::default())
+        .map_err(Failure::from)?;
     assert_eq!((transfer.steps.len(), transfer.inputs.len()), (1, 0));
     let Work::Transfer { call, .. } = &transfer.steps[0].work else { panic!("{:?}", transfer.steps) };
     Ok((transfer.steps[0].place.clone(), format!("{} {call}", transfer.steps[0].name)))
@@ -112,7 +115,7 @@ fn the_recorded_calls_become_the_known_steps() {
 fn answers_have_the_recorded_form() {
     let answer = |verb: &str, id: &str, edits: &[(&str, &str)], output: &str| {
         let request = read(verb, id, &edited(verb, edits)).unwrap();
-        request.answer(output, None).unwrap().stdout
+        request.answer(output, None, &TmSettings::default()).unwrap().stdout
     };
     // md5 of "1795197465:34\n": the image's registration and its number, under BASE_PATH as oned writes it.
     let name = "/var/lib/one//datastores/103/";
@@ -134,7 +137,8 @@ fn answers_have_the_recorded_form() {
     assert_eq!(answer("monitor", "1", &[], usage), "USED_MB=1000\nTOTAL_MB=100000\nFREE_MB=99000\n");
     assert_eq!(answer("system", "102", &[], usage), format!("{usage}\n"));
     let told = read("system", "102", &edited("system", &[])).unwrap();
-    let told = told.answer(&format!("{usage}\n[{{\"vm\":7,\"disks\":[]}}]"), None).unwrap();
+    let told =
+        told.answer(&format!("{usage}\n[{{\"vm\":7,\"disks\":[]}}]"), None, &TmSettings::default()).unwrap();
     assert_eq!(told.sizes.len(), 1);
 }
 
@@ -145,7 +149,7 @@ fn an_export_tells_where_the_file_is() {
     let output = r#"exported {"name":"abc","md5":"0123","format":"qcow2","dispose":false}"#;
     let answer = |host: Option<&str>| {
         let host = host.map(|host| host.parse().unwrap());
-        request.answer(output, host.as_ref()).unwrap().stdout
+        request.answer(output, host.as_ref(), &TmSettings::default()).unwrap().stdout
     };
     let path = "/var/lib/one//datastores/103/abc";
     let form = |source: &str| {
@@ -214,7 +218,7 @@ fn a_pool_is_asked_for_on_a_host_of_the_list() {
     assert!(request.prints() && request.turn().is_none() && built(&slot("pool")));
     let printed = "USED_MB=2 TOTAL_MB=12 FREE_MB=10\n\
                    [{\"vm\":7,\"disks\":[{\"id\":0,\"size_mb\":4,\"snapshots\":{\"12\":2}}]}]";
-    let answer = request.answer(printed, None).unwrap();
+    let answer = request.answer(printed, None, &TmSettings::default()).unwrap();
     assert_eq!((answer.stdout.as_str(), answer.sizes.len()), ("USED_MB=2 TOTAL_MB=12 FREE_MB=10\n", 1));
 }
 
@@ -303,7 +307,7 @@ fn documents_that_fit_nothing_are_refused() {
         let failure = Failure::from(Request::read(&slot("rm"), &argv, &stdin).unwrap_err());
         assert!(failure.text.contains(says), "{} does not say {says}", failure.text);
     }
-    assert!(!built(&"datastore/ceph/cp".parse().unwrap()) && !built(&"datastore/fs/backup".parse().unwrap()));
+    assert!(!built(&"datastore/lvm/cp".parse().unwrap()) && !built(&"datastore/fs/backup".parse().unwrap()));
 }
 
 /// A failed `cp` left no SOURCE; what it may have left is under the name that it would have had.
@@ -395,4 +399,34 @@ fn strings(value: &serde_json::Value, found: &mut Vec<String>) {
         serde_json::Value::Object(values) => values.values().for_each(|value| strings(value, found)),
         _ => {}
     }
+}
+
+/// `SOURCE_BRIDGE_LIST`, which stands beside the datastore: one host has the image, another one makes the copy.
+#[test]
+fn a_clone_comes_from_the_host_that_has_the_image() {
+    let from = |list: &'static str| ("<DATASTORE><ID>", list);
+    let away = from("<SOURCE_BRIDGE_LIST>s1 s2</SOURCE_BRIDGE_LIST><DATASTORE><ID>");
+    let to = ("<CLONE_TARGET>", "<BRIDGE_LIST>h1 h2</BRIDGE_LIST><CLONE_TARGET>");
+    let (place, call) = planned("clone", "34", &[away]).unwrap();
+    assert_eq!(place, Place::FrontEnd);
+    let origin = r#""origin":{"host":{"image":"/var/lib/one/datastores/1/0123456789abcdef3","ssh":["/usr/bin/ssh","-T","s1","exec sender"],"stored":"qcow2"}}"#;
+    assert!(call.contains(r#""format":"qcow2""#) && call.contains(origin), "{call}");
+    let (place, call) = planned("clone", "34", &[away, to]).unwrap();
+    assert_eq!(place, Place::FrontEnd);
+    assert!(
+        call.contains(origin) && call.contains(r#""ssh":["/usr/bin/ssh","-T","h1","exec receiver"]"#),
+        "{call}"
+    );
+    // A raw image is plain bytes, whatever a guest has made them look like.
+    let raw = ("<FORMAT><![CDATA[qcow2]]>", "<FORMAT><![CDATA[raw]]>");
+    assert!(planned("clone", "34", &[away, raw]).unwrap().1.contains(r#""opened":false"#));
+    // The host that makes it has it: nothing goes anywhere.
+    let same = from("<SOURCE_BRIDGE_LIST>h1 h2</SOURCE_BRIDGE_LIST><DATASTORE><ID>");
+    let (place, call) = planned("clone", "34", &[same, to]).unwrap();
+    assert_eq!(place, Place::Host("h1".parse().unwrap()));
+    assert!(call.contains(r#""copy""#), "{call}");
+    let odd = from("<SOURCE_BRIDGE_LIST>-oProxyCommand=x</SOURCE_BRIDGE_LIST><DATASTORE><ID>");
+    assert!(
+        planned("clone", "34", &[odd]).unwrap_err().text.starts_with("SOURCE_BRIDGE_LIST of the document")
+    );
 }

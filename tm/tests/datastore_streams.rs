@@ -4,8 +4,11 @@
 
 mod common;
 
+use std::io::Write;
 use std::os::unix::fs::symlink;
+use std::time::Instant;
 
+use causeway_tm::host::Worker;
 use common::images::{Images, raw_of};
 use common::{Datastores, picture, tool};
 use serde_json::{Value, json};
@@ -14,7 +17,8 @@ use serde_json::{Value, json};
 #[test]
 fn a_stream_that_ends_too_early_is_no_image() {
     let on = Datastores::new();
-    let receive = |stream: &[u8]| causeway_tm::host::receive(stream, &on.locks, &|_| {});
+    let worker = Worker::new(&on.locks, Instant::now());
+    let receive = |stream: &[u8]| causeway_tm::host::receive(stream, &worker);
     let order = json!({"call": on.import(json!({"stream": {"checksum": null, "unpacked": false}}), json!("qcow2"))["datastore"], "deadline_ms": 60_000});
     let mut stream = Vec::new();
     for frame in [order.to_string().into_bytes(), vec![7; 60_000], vec![0; 65_536], vec![9; 1000], Vec::new()]
@@ -22,18 +26,56 @@ fn a_stream_that_ends_too_early_is_no_image() {
         stream.extend(u32::try_from(frame.len()).unwrap().to_be_bytes());
         stream.extend(frame);
     }
-    for cut in [0, 3, 40, 30_000, stream.len() - 1004, stream.len() - 4, stream.len() - 1] {
+    let edges = [0, 3, 40, 30_000, stream.len() - 1004, stream.len() - 4, stream.len() - 1];
+    let step = if std::env::var_os("CAUSEWAY_TEST_LONG").is_some() { 211 } else { 9973 };
+    let cuts: Vec<usize> = edges.into_iter().chain((0..stream.len()).step_by(step)).collect();
+    for &cut in &cuts {
         let failure = receive(&stream[..cut]).unwrap_err();
         assert!(!failure.text.is_empty(), "{cut}");
         assert!(!on.path("1/new").exists(), "{cut}");
         on.nothing_half_made();
     }
+    let text = format!("datastore_streams: cp to a host, cut at {} bytes, no half image\n", cuts.len());
+    std::io::stderr().write_all(text.as_bytes()).unwrap();
     assert_eq!(receive(&stream).unwrap(), "qcow2");
     let bytes = raw_of(&on.path("1/new"), "qcow2");
     assert!(bytes.starts_with(&[7; 60_000]) && bytes.len() >= 126_536);
     let other = json!({"call": on.remove()["datastore"], "deadline_ms": 1}).to_string();
     let other = [&u32::try_from(other.len()).unwrap().to_be_bytes(), other.as_bytes()].concat();
     assert!(receive(&other).unwrap_err().text.contains("another call"));
+}
+
+/// What a host sends of an image is what a guest wrote to it last, in one file; what it can't send has no end.
+#[test]
+fn an_image_is_sent_whole_or_without_an_end() {
+    let on = Datastores::new();
+    let worker = Worker::new(&on.locks, Instant::now());
+    on.chained_image();
+    let send = |stored: &str| {
+        let order = json!({"image": on.text("1/abc"), "stored": stored, "deadline_ms": 60_000}).to_string();
+        let order = [&u32::try_from(order.len()).unwrap().to_be_bytes(), order.as_bytes()].concat();
+        let mut output = Vec::new();
+        causeway_tm::host::send(order.as_slice(), &mut output, &worker).map(|()| output)
+    };
+    let mut bytes = Vec::new();
+    let mut stream = send("qcow2").unwrap();
+    loop {
+        let length = u32::from_be_bytes(stream[..4].try_into().unwrap()) as usize;
+        if length == 0 {
+            break;
+        }
+        bytes.extend(&stream[4..4 + length]);
+        stream.drain(..4 + length);
+    }
+    assert_eq!(stream.len(), 4, "nothing follows the end");
+    std::fs::write(on.beside("sent"), &bytes).unwrap();
+    let raw = raw_of(&on.beside("sent"), "qcow2");
+    assert_eq!((raw[4 << 20], raw[5 << 20]), (0x11, 0x22));
+    assert!(!tool("qemu-img", &["info", &on.beside("sent").display().to_string()]).contains("backing file"));
+    on.nothing_half_made();
+    std::fs::remove_file(on.path("1/abc")).unwrap();
+    assert!(send("raw").is_err());
+    assert!(causeway_tm::host::send(&b"x"[..], Vec::new(), &worker).is_err());
 }
 
 /// W52, and a VM's persistent disk whose bytes lie with its image.

@@ -7,7 +7,7 @@ use std::path::Path;
 use causeway_core::answer::{Failure, Kind};
 use causeway_core::document::{VmDocument, decode};
 use causeway_core::names::{DeployId, VmId};
-use causeway_core::plan::{Input, Place, Plan, Slot, Work};
+use causeway_core::plan::{Input, OnFailure, Place, Plan, Slot, Work};
 use causeway_testing::golden;
 use causeway_tm::carry::Manner;
 use causeway_tm::facts::{DatastoreFacts, DiskFacts, Facts, Format, VmFacts, VmNeed, lcm};
@@ -339,6 +339,31 @@ fn the_recorded_document_serves_a_premigrate() {
     let failure =
         Failure::from(steps(&slot("tm/qcow2/postmigrate"), &argv, bytes, &facts, &plain).unwrap_err());
     assert_eq!(failure.text, "the history record before the last is not in the document of VM 0");
+}
+
+/// W53: the stock script does not look at how the others ended, and a later one looks at the first disk only.
+#[test]
+fn every_transfer_manager_of_a_vm_prepares_its_move() {
+    for driver in ["qcow2", "ceph"] {
+        let mut facts = facts(7, &Format::Raw, 100);
+        let disks = &mut facts.vm.as_mut().unwrap().disks;
+        for (disk, mad) in disks.iter_mut().zip([driver, "vendor", "other"]) {
+            disk.tm_mad = Some(mad.to_owned());
+        }
+        let argv = words("h1 h2 /d/100/7 7 100");
+        for (verb, ignored) in [("premigrate", false), ("postmigrate", true), ("failmigrate", true)] {
+            let slot = slot(&format!("tm/{driver}/{verb}"));
+            let transfer = steps(&slot, &argv, b"", &facts, &TmSettings::default()).unwrap();
+            let others = transfer.steps.iter().filter_map(|step| match &step.work {
+                Work::Slot { slot, .. } => {
+                    Some((slot.driver().to_owned(), step.on_failure == OnFailure::Warn))
+                }
+                _ => None,
+            });
+            let all = ["vendor", "other"].map(|name| (name.to_owned(), ignored));
+            assert_eq!(others.collect::<Vec<_>>(), all, "{slot}");
+        }
+    }
 }
 
 fn refused(name: &str, argv: &str, facts: &Facts) -> Failure {

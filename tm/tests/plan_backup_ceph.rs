@@ -50,6 +50,7 @@ fn settings() -> TmSettings {
         downloader: "/var/lib/one/remotes/datastore/downloader.sh".into(),
         restricted: Vec::new(),
         ssh: vec!["/usr/bin/ssh".to_owned()],
+        sender: String::new(),
         receiver: "exec /usr/libexec/causeway/causeway-host receive".to_owned(),
     };
     TmSettings { front: Some(front), ..TmSettings::default() }

@@ -38,6 +38,7 @@ fn settings() -> TmSettings {
         restricted: Vec::new(),
         ssh: words("/usr/bin/ssh"),
         receiver: "exec /usr/libexec/causeway/causeway-host receive".to_owned(),
+        sender: String::new(),
     };
     TmSettings { front: Some(front), ..TmSettings::default() }
 }

@@ -295,6 +295,46 @@ fn inner_full_disk() {
     assert_eq!(on.path("100/7/disk.0").metadata().unwrap().len(), 64 * MIB);
 }
 
+/// The same of a file system that can't be written any more.
+#[test]
+fn a_read_only_datastore_keeps_what_it_has_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    inside_tmpfs("inner_read_only", dir.path(), "16m");
+}
+
+#[test]
+#[ignore = "run by a_read_only_datastore_keeps_what_it_has_and_says_so in a mount namespace"]
+fn inner_read_only() {
+    let dir = std::env::var("CAUSEWAY_TEST_DIR").unwrap();
+    let on = Datastores::below(Path::new(&dir));
+    on.qcow2_image();
+    on.done(&on.overlay());
+    on.done(&on.snapshot("create", 0, true, false));
+    let before = on.picture();
+    let calls = [
+        on.overlay(),
+        on.flat(),
+        on.link("chain"),
+        on.delete("disk.0"),
+        on.delete_dir(),
+        on.snapshot("create", 1, true, false),
+        on.snapshot("revert", 0, true, false),
+        on.snapshot("delete", 0, true, false),
+        on.save(true, false, None, "1/saved"),
+        on.resize(true, false, 64, true),
+        on.move_dir("101/7"),
+        on.make(false, json!("swap")),
+    ];
+    common::tool("mount", &["-o", "remount,ro", &dir]);
+    for call in &calls {
+        let failure = on.perform(call, &[]).unwrap_err();
+        assert!(failure.text.contains("Read-only file system"), "{call}: {}", failure.text);
+        assert_eq!(on.picture(), before);
+    }
+    common::tool("mount", &["-o", "remount,rw", &dir]);
+    on.done(&on.snapshot("delete", 0, true, false));
+}
+
 /// A file system mounted in a VM's directory is not emptied.
 #[test]
 fn removing_stops_at_a_mounted_file_system() {

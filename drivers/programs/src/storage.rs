@@ -121,14 +121,32 @@ pub fn serve_carry(end: End, state: &Path) -> Result<(), Failure> {
     Ok(causeway_tm::carry::serve(end, std::io::stdin(), std::io::stdout(), &worker)?)
 }
 
-/// Makes an image of what comes on standard input; its locks lie below `state`. The answer, a result as JSON, goes to
-/// standard output.
+/// Makes an image of what comes on standard input, as this machine's settings say; its locks lie below `state`. The answer,
+/// a result as JSON, goes to standard output.
 ///
 /// # Errors
 /// Standard output is closed.
-pub fn receive(state: &Path) -> io::Result<()> {
-    let result = causeway_tm::host::receive(io::stdin().lock(), &state.join("locks"), &|_| {});
+pub fn receive(state: &Path, causeway: &Causeway) -> io::Result<()> {
+    let result =
+        at_the_pace(causeway, state, |worker| causeway_tm::host::receive(io::stdin().lock(), worker));
     let mut output = io::stdout().lock();
     serde_json::to_writer(&mut output, &result)?;
     output.flush()
+}
+
+/// Sends the image that is asked for on standard input, as this machine's settings say; its locks lie below `state`.
+///
+/// # Errors
+/// What it failed of: the stream has no end then.
+pub fn send(state: &Path, causeway: &Causeway) -> Result<(), Failure> {
+    let output = io::BufWriter::new(io::stdout().lock());
+    at_the_pace(causeway, state, |worker| causeway_tm::host::send(io::stdin().lock(), output, worker))
+}
+
+/// Does something with a worker that has no deadline of its own yet, and that nobody hears.
+fn at_the_pace<T>(causeway: &Causeway, state: &Path, work: impl FnOnce(&Worker<'_>) -> T) -> T {
+    let (pace, locks) = (Pace::of(causeway), state.join("locks"));
+    let copying = Copying { bytes_per_second: pace.bytes_per_second, ..Copying::default() };
+    let _idle = pace.idle.then(Idle::begin);
+    work(&Worker { copying, ..Worker::new(&locks, Instant::now()) })
 }

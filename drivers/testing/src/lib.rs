@@ -10,6 +10,7 @@
 //! * [`faults`] generates every fault for every step of a plan: a new step is covered without a new test.
 //! * [`plans`] are small plans of the shapes that matter.
 //! * [`golden`] compares a text with a file next to the test.
+//! * [`tracer`] runs a program and decides over each of its system calls: it passes, fails, or is the program's last.
 //! * [`host`] is the far end of a session and [`worker`] a file worker, well-behaved or not; the program
 //!   `causeway-fake-host` is both.
 
@@ -18,6 +19,8 @@ pub mod golden;
 pub mod host;
 pub mod plans;
 pub mod promise;
+#[cfg(target_arch = "x86_64")]
+pub mod tracer;
 pub mod trial;
 pub mod worker;
 pub mod world;

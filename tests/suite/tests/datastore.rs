@@ -9,140 +9,14 @@
 use std::fs;
 use std::net::UdpSocket;
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use causeway_suite::front_end::{Ear, FrontEnd};
 use causeway_suite::programs::program;
 
-const SECRET: &str = "hush-hush-7d1f";
-
-/// A front-end with our wrappers in the slots of the datastore, and oned's ear.
-struct Stage {
-    front_end: FrontEnd,
-    ear: Ear,
-}
-
-impl Stage {
-    fn new() -> Stage {
-        let front_end = FrontEnd::new().unwrap();
-        let var = front_end.var();
-        fs::create_dir_all(var.join(".one")).unwrap();
-        fs::write(var.join(".one/one_auth"), "oneadmin:secret\n").unwrap();
-        for id in [1, 100] {
-            fs::create_dir_all(var.join(format!("datastores/{id}"))).unwrap();
-        }
-        fs::create_dir_all(front_end.root().join("uploads")).unwrap();
-        let slots = [
-            "cp",
-            "clone",
-            "rm",
-            "mkfs",
-            "stat",
-            "monitor",
-            "snap_delete",
-            "snap_revert",
-            "snap_flatten",
-            "export",
-        ];
-        let slots = slots.map(|verb| format!("datastore/fs/{verb}"));
-        for slot in slots.iter().map(String::as_str).chain(["tm/qcow2/monitor"]) {
-            let text =
-                format!("#!/bin/sh\nexec {} slot {slot} \"$@\"\n", program("causeway-tm").unwrap().display());
-            put(&var.join("remotes").join(slot), &text);
-        }
-        Stage { front_end, ear: Ear::open().unwrap() }
-    }
-
-    fn command(&self, slot: &str, id: &str) -> Command {
-        let mut command = Command::new(self.front_end.var().join("remotes").join(slot));
-        command.arg(id).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.env("ONE_LOCATION", self.front_end.location()).env("ONE_XMLRPC", self.ear.endpoint());
-        // As that process has it, with its home where oned's files are.
-        command.env("HOME", self.front_end.var()).env("PRIORITY", "19").env("ONE_MAD_DEBUG", "");
-        command.current_dir(self.front_end.var());
-        command
-    }
-
-    fn start(&self, slot: &str, id: &str, document: &str) -> Child {
-        use std::io::Write;
-        let mut child = self.command(slot, id).spawn().unwrap();
-        let packed = causeway_core::document::encode(document.as_bytes());
-        let _ = child.stdin.take().unwrap().write_all(packed.as_bytes());
-        child
-    }
-
-    fn run(&self, slot: &str, id: &str, document: &str) -> Output {
-        self.start(slot, id, document).wait_with_output().unwrap()
-    }
-
-    /// Runs a slot that must succeed; what it printed.
-    fn done(&self, slot: &str, id: &str, document: &str) -> String {
-        let output = self.run(slot, id, document);
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert!(output.status.success(), "{slot}: {said}");
-        let marked = |line: &str| {
-            line.starts_with("INFO: ") || line.starts_with("WARN: ") || line.starts_with("DEBUG: ")
-        };
-        assert!(said.lines().all(marked), "{said}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// Runs a slot that must fail; its exit code and the one line that oned takes for the reason.
-    fn failure(&self, slot: &str, id: &str, document: &str) -> (i32, String) {
-        let output = self.run(slot, id, document);
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.stdout, b"", "{slot}");
-        let unmarked =
-            said.lines().filter(|line| !["INFO: ", "WARN: ", "ERROR: "].iter().any(|m| line.starts_with(m)));
-        let unmarked: Vec<&str> = unmarked.collect();
-        assert_eq!(unmarked.len(), 1, "{said}");
-        (output.status.code().unwrap(), unmarked.concat())
-    }
-
-    fn datastores(&self) -> String {
-        // As oned writes it.
-        format!("{}//datastores", self.front_end.var().display())
-    }
-
-    fn stored(&self, name: &str) -> PathBuf {
-        self.front_end.var().join("datastores/1").join(name)
-    }
-
-    fn upload(&self, name: &str) -> String {
-        self.front_end.root().join("uploads").join(name).display().to_string()
-    }
-
-    /// The document of an image of that number, and of datastore 1.
-    fn document(&self, id: u32, image: &str, template: &str) -> String {
-        let safe = self.front_end.root().join("uploads");
-        format!(
-            "<DS_DRIVER_ACTION_DATA><IMAGE><ID>{id}</ID><TYPE>0</TYPE><REGTIME>1795195882</REGTIME>{image}</IMAGE>\
-             <DATASTORE><ID>1</ID><DS_MAD>fs</DS_MAD><TM_MAD>shared</TM_MAD><BASE_PATH>{}/1</BASE_PATH><TYPE>0</TYPE>\
-             <TEMPLATE><SAFE_DIRS>{}</SAFE_DIRS><RESTRICTED_DIRS>/</RESTRICTED_DIRS><SECRET>{SECRET}</SECRET>{template}\
-             </TEMPLATE></DATASTORE></DS_DRIVER_ACTION_DATA>",
-            self.datastores(),
-            safe.display()
-        )
-    }
-
-    fn downloader(&self, script: &str) {
-        put(&self.front_end.var().join("remotes/datastore/downloader.sh"), script);
-    }
-}
-
-fn put(path: &std::path::Path, text: &str) {
-    use std::os::unix::fs::PermissionsExt;
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
-    fs::write(path, text).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-}
-
-fn tool(program: &str, args: &[&str]) -> String {
-    let run = Command::new(program).args(args).output().unwrap();
-    assert!(run.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&run.stderr));
-    String::from_utf8(run.stdout).unwrap()
-}
+#[path = "datastore/stage.rs"]
+mod stage;
+use stage::{SECRET, Stage, tool};
 
 #[test]
 fn an_image_lives_and_goes() {
@@ -364,6 +238,60 @@ fn sends_an_image(stage: &Stage, list: &str) {
     assert!(left.iter().all(|name| !name.starts_with(".causeway-tmp")), "{left:?}");
 }
 
+/// An image that another host has goes from there to the host that is to have its copy.
+#[test]
+fn an_image_is_cloned_from_one_host_to_another() {
+    let stage = Stage::new();
+    let host = |name: &str| format!("<HOST><ID>1</ID><NAME>{name}</NAME><STATE>2</STATE></HOST>");
+    let up = format!("<HOST_POOL>{}{}</HOST_POOL>", host("node1"), host("node2"));
+    stage.ear.tell("one.hostpool.info", u32::MAX, &up);
+    let bytes = [vec![0; 3 << 20], vec![0x5a; 2 << 20]].concat();
+    fs::write(stage.stored("abc"), &bytes).unwrap();
+    let image = format!("<PATH>{}/1/abc</PATH><FORMAT>raw</FORMAT><SIZE>5</SIZE>", stage.datastores());
+    let clone = |template: &str, image: &str| {
+        let document = stage.document(9, image, template);
+        let sources = "<SOURCE_BRIDGE_LIST>node2</SOURCE_BRIDGE_LIST></DS_DRIVER_ACTION_DATA>";
+        document.replace("</DS_DRIVER_ACTION_DATA>", sources)
+    };
+    for (template, format) in [
+        ("", "raw"),
+        ("<BRIDGE_LIST>node1</BRIDGE_LIST><DRIVER>qcow2</DRIVER>", "qcow2"),
+        ("<BRIDGE_LIST>node2</BRIDGE_LIST>", "raw"),
+    ] {
+        let printed = stage.done("datastore/fs/clone", "9", &clone(template, &image));
+        let (source, found) = printed.trim_end().rsplit_once(' ').unwrap();
+        assert_eq!(found, format);
+        assert_eq!(
+            tool(
+                "qemu-img",
+                &["compare", "-f", "raw", "-F", format, &stage.stored("abc").display().to_string(), source]
+            )
+            .trim(),
+            "Images are identical."
+        );
+        fs::remove_file(source).unwrap();
+    }
+    // What that host can't send is no image, and the reason is its own.
+    let gone = image.replace("/1/abc", "/1/gone");
+    for template in ["", "<BRIDGE_LIST>node1</BRIDGE_LIST>"] {
+        let (code, why) = stage.failure("datastore/fs/clone", "9", &clone(template, &gone));
+        assert!(code == 4 && why.contains("node2: ") && why.contains("gone"), "{code} {why}");
+    }
+    // A receiver whose session was ended cleans up by itself, after us.
+    let waited = Instant::now();
+    loop {
+        let left = fs::read_dir(stage.front_end.var().join("datastores/1")).unwrap();
+        let mut left: Vec<String> =
+            left.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        left.sort();
+        if left == [".causeway", "abc"] {
+            break;
+        }
+        assert!(waited.elapsed() < Duration::from_secs(10), "{left:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// W52: oned learns how full the datastore is, and monitord how large disks and snapshots are.
 #[test]
 fn a_system_datastore_and_its_disks_are_told() {
@@ -400,21 +328,41 @@ fn a_system_datastore_and_its_disks_are_told() {
     // When they are not wanted, nothing is sent; when they can't be, the datastore is told of all the same.
     monitord.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
     stage.done("tm/qcow2/monitor", "100", &document(0));
-    fs::write(&conf, "NETWORK = [ PUBKEY = \"/etc/one/key\" ]\n").unwrap();
+    let key = stage.front_end.etc().join("monitord.pub");
+    let named = |port: u16| format!("NETWORK = [ PORT = {port}, PUBKEY = \"{}\" ]\n", key.display());
+    fs::write(&conf, named(port)).unwrap();
     let output = stage.run("tm/qcow2/monitor", "100", &document(1));
     assert!(output.status.success());
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("WARN: monitord was not told of disks"), "{said}");
+    assert!(said.contains(&format!("PUBKEY {}", key.display())), "{said}");
     assert!(monitord.recv(&mut datagram).is_err());
+    // With the key, only monitord can read it.
+    let own = stage.front_end.etc().join("monitord.key").display().to_string();
+    tool("openssl", &["genrsa", "-out", &own, "2048"]);
+    tool("openssl", &["rsa", "-in", &own, "-RSAPublicKey_out", "-out", &key.display().to_string()]);
+    stage.done("tm/qcow2/monitor", "100", &document(1));
+    let length = monitord.recv(&mut datagram).unwrap();
+    let text = String::from_utf8(datagram[..length].to_vec()).unwrap();
+    let payload = text.strip_prefix("MONITOR_VM SUCCESS -1 0 ").unwrap();
+    let sealed = inflated(&causeway_core::document::decode(payload.as_bytes()).unwrap());
+    let block = stage.front_end.etc().join("block").display().to_string();
+    fs::write(&block, sealed).unwrap();
+    let read = tool("openssl", &["pkeyutl", "-decrypt", "-inkey", &own, "-in", &block]);
+    assert!(read.starts_with("VM=[ID=41, MONITOR=\""), "{read}");
 }
 
 /// By Python, so that it is not our packer that says whether it packs right.
 fn unpack(bytes: &[u8]) -> String {
+    String::from_utf8(inflated(bytes)).unwrap()
+}
+
+fn inflated(bytes: &[u8]) -> Vec<u8> {
     use std::io::Write;
     let script = "import sys, zlib; sys.stdout.buffer.write(zlib.decompress(sys.stdin.buffer.read()))";
     let mut python = Command::new("python3");
     let mut python =
         python.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     python.stdin.take().unwrap().write_all(bytes).unwrap();
-    String::from_utf8(python.wait_with_output().unwrap().stdout).unwrap()
+    python.wait_with_output().unwrap().stdout
 }

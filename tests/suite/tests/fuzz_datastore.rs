@@ -20,11 +20,12 @@ fn fuzz_datastore_documents() {
         restricted: vec!["/var/lib/one".into()],
         ssh: vec!["ssh".into()],
         receiver: "receive".into(),
+        sender: "send".into(),
     };
     let settings = TmSettings::default();
     let slots = VERBS
         .iter()
-        .map(|verb| Slot::new("datastore", "fs", verb))
+        .flat_map(|verb| ["fs", "ceph"].map(|store| Slot::new("datastore", store, verb)))
         .chain([Slot::new("tm", "qcow2", "monitor")]);
     let slots: Vec<Slot> = slots.map(|slot| slot.unwrap_or_else(|error| panic!("{error}"))).collect();
     seeded::fuzz("datastore", |bytes| {
@@ -40,7 +41,9 @@ fn fuzz_datastore_documents() {
                 }
             };
             let host = request.bridges().first();
-            let Ok(transfer) = request.steps(host, &front, &settings) else { continue };
+            let Ok(transfer) = request.steps(host, request.sources().first(), &front, &settings) else {
+                continue;
+            };
             for step in &transfer.steps {
                 if let Place::Host(host) = &step.place {
                     assert!(!host.as_str().starts_with('-'));
@@ -49,7 +52,7 @@ fn fuzz_datastore_documents() {
                 check(call, "");
             }
             // An answer is whole lines, whatever a worker prints.
-            if let Ok(answer) = request.answer("raw", host) {
+            if let Ok(answer) = request.answer("raw", host, &settings) {
                 assert!(answer.stdout.is_empty() || answer.stdout.ends_with('\n'), "{answer:?}");
             }
         }
@@ -65,6 +68,15 @@ fn fuzz_datastore_documents() {
 fn check(value: &Value, key: &str) {
     match value {
         Value::String(text) => match key {
+            "image" | "original" if !text.starts_with('/') => {
+                // A volume.
+                let names: Vec<&str> = text.split('/').collect();
+                assert!(names.len() == 2 && names.iter().all(|name| !name.is_empty()), "{text:?}");
+                assert!(!text.starts_with('-') && !text.contains("/-") && !text.contains('@'), "{text:?}");
+                assert!(!text.contains(char::is_control), "{text:?}");
+            }
+            "user" | "pool" | "data_pool" => assert!(!text.starts_with('-'), "{text:?}"),
+            "conf" | "key" | "staging" => assert!(text.starts_with('/'), "{text:?}"),
             "image" | "original" | "datastore" => {
                 assert!(text.starts_with('/') && !text.split('/').any(|part| part == ".."), "{text:?}");
                 assert!(!text.contains(char::is_control), "{text:?}");

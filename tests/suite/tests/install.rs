@@ -92,9 +92,9 @@ fn wrappers_programs_and_settings_are_where_the_drivers_look() {
     machine.install_all();
     let root = machine.root();
     let remotes = root.join(REMOTES);
-    let files = DATASTORE_SLOTS.map(|verb| format!("datastore/fs/{verb}"));
+    let images = ["fs", "ceph"].map(|store| DATASTORE_SLOTS.map(|verb| format!("datastore/{store}/{verb}")));
     let transfers = TM_SLOTS.map(|verb| format!("tm/qcow2/{verb}"));
-    for slot in SLOTS.map(str::to_owned).into_iter().chain(transfers).chain(files) {
+    for slot in SLOTS.map(str::to_owned).into_iter().chain(transfers).chain(images.into_iter().flatten()) {
         assert_eq!(standing(&remotes, &slot.parse().unwrap()), Standing::Ours, "{slot}");
     }
     assert_eq!(machine.read(&format!("{REMOTES}/tm/common/context")), "#!/bin/bash\n# stock context\n");

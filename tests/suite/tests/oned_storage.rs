@@ -23,6 +23,10 @@ use set_up::{
 const UNDEPLOYED: Stage = Stage(9, 0);
 const STOPPED: Stage = Stage(4, 0);
 
+/// Backups by the stock driver `rsync`, on the other host.
+const BACKUPS: &str =
+    "NAME=backups\nTYPE=BACKUP_DS\nDS_MAD=rsync\nTM_MAD=-\nRSYNC_USER=oneadmin\nRSYNC_HOST=h2\n";
+
 /// MiB of every image.
 const SIZE: &str = "16M";
 
@@ -35,6 +39,7 @@ struct Road<'a> {
     system: u32,
     images: u32,
     network: u32,
+    backups: u32,
 }
 
 /// One image as a VM's disk.
@@ -54,7 +59,8 @@ fn disks_live_under_a_real_oned() {
     has_hosts(&cloud);
     let network = has_network(&cloud);
     hosts_are_ready(&cloud);
-    let mut road = Road { lab, cloud, driver: "", format: "", system: 0, images: 0, network };
+    let backups = cloud.create("onedatastore", BACKUPS, &[]).unwrap();
+    let mut road = Road { lab, cloud, driver: "", format: "", system: 0, images: 0, network, backups };
     for (driver, format) in [("qcow2", "qcow2"), ("shared", "raw")] {
         (road.driver, road.format) = (driver, format);
         (road.system, road.images) = has_datastores(&road.cloud, driver);
@@ -69,7 +75,8 @@ impl Road<'_> {
     /// A VM with every kind of disk, from its images to its end.
     fn is_lived(&self) {
         let [base, kept] = self.has_images();
-        let vm = self.creates(base, kept);
+        self.is_backed_up_and_restored(base, kept);
+        let vm = self.creates(base, kept, "");
         self.deploys(vm, "h1");
         self.has_its_disks(vm);
         self.is_worked_on_while_it_runs(vm);
@@ -160,11 +167,12 @@ impl Road<'_> {
     }
 
     /// Every kind of disk: a copy or layer, the image itself, one with a file system, one to swap on, the context.
-    fn creates(&self, base: u32, kept: u32) -> u32 {
+    fn creates(&self, base: u32, kept: u32, more: &str) -> u32 {
         let template = format!(
             "NAME=disks-{format}\n{}DISK=[ IMAGE_ID={base}, TARGET=\"vda\" ]\nDISK=[ IMAGE_ID={kept}, TARGET=\"vdb\" ]\n
             DISK=[ TYPE=\"fs\", FS=\"ext4\", SIZE=16, FORMAT=\"{format}\", TARGET=\"vdc\" ]\n
-            DISK=[ TYPE=\"swap\", SIZE=16, TARGET=\"vdd\" ]\n",
+            DISK=[ TYPE=\"swap\", SIZE=16, TARGET=\"vdd\" ]\n
+            {more}",
             template_of(self.lab, self.network),
             format = self.format,
         );
@@ -231,6 +239,51 @@ impl Road<'_> {
         self.at(vm, stage);
         self.holds(&self.source(image), byte);
         self.is_removed(image);
+    }
+
+    /// PREBACKUP_LIVE, PREBACKUP, POSTBACKUP and RESTORE around the stock driver of a backup datastore: a backup of a guest
+    /// that runs, one of a VM that is off, and both ways back.
+    fn is_backed_up_and_restored(&self, base: u32, kept: u32) {
+        let mode = if self.format == "qcow2" { "INCREMENT" } else { "FULL" };
+        let config = format!("BACKUP_CONFIG=[ MODE=\"{mode}\", FS_FREEZE=\"NONE\", KEEP_LAST=\"8\" ]\n");
+        let vm = self.creates(base, kept, &config);
+        self.deploys(vm, "h1");
+        let (id, off) = (vm.to_string(), Stage::POWEROFF);
+        let paths = ["0", "1"].map(|number| format!("{}/disk.{number}", self.directory(vm)));
+        let hold = |byte| paths.iter().for_each(|path| self.holds(path, byte));
+        let write = |byte| paths.iter().for_each(|path| self.write(Disk { number: "", path }, byte));
+        let first = self.is_backed_up(vm, Stage::RUNNING);
+        self.ask(&["onevm", "poweroff", "--hard", &id]);
+        self.at(vm, off);
+        write(33);
+        let second = self.is_backed_up(vm, off);
+        assert_eq!(first == second, self.format == "qcow2", "increments of one image, or an image each");
+        write(44);
+        self.ask(&["onevm", "restore", &id, &second]);
+        self.at(vm, off);
+        hold(33);
+        write(55);
+        let beginning: &[&str] = if first == second { &["--increment", "0"] } else { &[] };
+        self.ask(&[&["onevm", "restore", &id, &first], beginning].concat());
+        self.at(vm, off);
+        hold(17);
+        self.ask(&["onevm", "resume", &id]);
+        self.at(vm, Stage::RUNNING);
+        self.ends(vm, kept);
+    }
+
+    /// The image of its last backup.
+    fn is_backed_up(&self, vm: u32, stage: Stage) -> String {
+        let log = format!("{vm}.log");
+        let before = self.cloud.log(&log).matches("New LCM state is BACKUP").count();
+        self.ask(&["onevm", "backup", &vm.to_string(), "-d", &self.backups.to_string()]);
+        self.at(vm, stage);
+        let document = self.cloud.show("onevm", &vm.to_string()).unwrap();
+        let ids = document.find("BACKUPS/BACKUP_IDS").unwrap_or_else(|| panic!("{}", self.cloud.log(&log)));
+        assert!(self.cloud.log(&log).matches("New LCM state is BACKUP").count() > before);
+        let last = ids.children().last().unwrap_or_else(|| panic!("{}", self.cloud.log(&log)));
+        is_in_state(&self.cloud, "oneimage", &last.text(), READY);
+        last.text()
     }
 
     /// SNAP_CREATE_LIVE, SNAP_DELETE, CPDS, RESIZE of a guest that runs; disks come and go.

@@ -200,12 +200,12 @@ fn nothing_of_a_script_runs_that_cannot_run_whole() {
     let bad: [(&[u8], &str); 9] = [
         (b"MKSWAP ssh 16 h:/d/0/7/disk.1 7 0", "line 2, MKSWAP ssh: Transfer Driver 'ssh' not available"),
         (b"CLONE nosuch a b c d", "Transfer Driver 'nosuch' not available"),
-        (b"RESTORE ceph a b", "line 2, RESTORE ceph: tm/ceph/restore is not built"),
+        (b"LATER ceph a b", "line 2, LATER ceph: tm/ceph/later is not built"),
         (b"DELETE", "is followed by no transfer manager"),
         (b"DELETE ../../../bin x", "slot part \"../../../bin\" is not"),
         (b"../X ceph x", "slot part \"../x\" is not"),
         (b"DELETE ceph \xff\xfe", "line 2: not UTF-8"),
-        (b"RESTORE qcow2 h:/d/0/7 7 1 -1 0", "tm/qcow2/restore is not built"),
+        (b"LATER qcow2 h:/d/0/7 7 1 -1 0", "tm/qcow2/later is not built"),
         (b"DELETE qcow2 h:/d/0/7/../8 7 0\nCLONE ceph a b", ""),
     ];
     // The last one is ours and malformed.
@@ -450,7 +450,7 @@ fn a_slot_by_itself_does_the_same_for_the_stock_processes() {
     };
     assert_eq!(code(&["tm/qcow2/clone", &source, &target, "7"]), 2);
     assert_eq!(code(&["tm/qcow2/clone", &source, &target, "8", "1"]), 2);
-    assert_eq!(code(&["tm/qcow2/restore", &target, "7", "1", "-1", "0"]), 8);
+    assert_eq!(code(&["tm/lvm/restore", &target, "7", "1", "-1", "0"]), 8);
     assert_eq!(code(&["tm/qcow2/clone", &source, "nodown:/d/100/7/disk.0", "7", "1"]), 6);
     assert_eq!(code(&["tm/qcow2/clone", &format!("vm:{image}x"), &target, "7", "1"]), 3);
 

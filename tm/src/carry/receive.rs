@@ -59,7 +59,7 @@ pub fn receive(
         Say::Removed => finish(&new, carry, ours, link, worker),
         // None of ours, or not any more.
         Say::Done if carry.part == Part::Drop => {
-            new.as_folder()?.sweep(&FileName::from(to.vm().0))?;
+            new.as_folder()?.sweep(FileName::from(to.vm().0))?;
             Ok(Ended::Dropped)
         }
         Say::Drop if ours => {
@@ -108,7 +108,7 @@ fn finish(
         worker.at("origin removed");
         home.sync()?;
     }
-    new.as_folder()?.sweep(&FileName::from(to.vm().0))?;
+    new.as_folder()?.sweep(FileName::from(to.vm().0))?;
     worker.at("destination swept");
     link.outgoing.say(Say::Done)?;
     Ok(Ended::Moved)

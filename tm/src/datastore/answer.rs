@@ -8,7 +8,8 @@ use causeway_core::document::tree::{Element, Node, Text};
 use causeway_core::names::HostName;
 use flate2::{Compression, write::ZlibEncoder};
 
-use super::{Request, Verb, source};
+use super::{PublicKey, Request, Store, Verb, source};
+use crate::TmSettings;
 use crate::host::{Exported, VmSizes};
 
 /// Most bytes of VMs in one datagram, before they are packed; a datagram has room for 65507.
@@ -28,7 +29,12 @@ impl Request {
     ///
     /// # Errors
     /// [`Kind::Bug`]: that was not what the step prints.
-    pub fn answer(&self, output: &str, host: Option<&HostName>) -> Result<Answer, Failure> {
+    pub fn answer(
+        &self,
+        output: &str,
+        host: Option<&HostName>,
+        settings: &TmSettings,
+    ) -> Result<Answer, Failure> {
         let confused = || Failure::new(Kind::Bug, format!("{}: a worker printed {output:?}", self.slot));
         let document = &self.document;
         let mut answer = Answer::default();
@@ -37,9 +43,9 @@ impl Request {
             Verb::Cp | Verb::Clone => {
                 let format =
                     Some(output).filter(|word| !word.is_empty() && !word.contains(char::is_whitespace));
-                format!("{} {}\n", self.new_source()?, format.ok_or_else(confused)?)
+                format!("{} {}\n", self.new_source(settings)?, format.ok_or_else(confused)?)
             }
-            Verb::Mkfs => format!("{}\n", self.new_source()?),
+            Verb::Mkfs => format!("{}\n", self.new_source(settings)?),
             Verb::Stat => {
                 let stated = || source::stated_size(image().ok()?.path().ok()?);
                 let size: Option<u64> = if output.is_empty() { stated() } else { output.parse().ok() };
@@ -47,7 +53,7 @@ impl Request {
             }
             Verb::Rm | Verb::SnapDelete | Verb::SnapRevert | Verb::SnapFlatten => String::new(),
             Verb::Monitor => format!("{}\n", usage(output).ok_or_else(confused)?.join("\n")),
-            Verb::System | Verb::Pool => {
+            Verb::System => {
                 let (first, sizes) = output.split_once('\n').unwrap_or((output, "[]"));
                 answer.sizes = serde_json::from_str(sizes).map_err(|_| confused())?;
                 format!("{}\n", usage(first).ok_or_else(confused)?.join(" "))
@@ -55,8 +61,13 @@ impl Request {
             Verb::Export => {
                 let told: Exported =
                     serde_json::from_str(output.trim_start_matches("exported ")).map_err(|_| confused())?;
-                let path = format!("{}/{}", document.datastore.base_path, told.name);
-                let from = host.map_or_else(|| path.clone(), |host| format!("ssh://{host}:{path}"));
+                let from = match self.store {
+                    Store::Files => {
+                        let path = format!("{}/{}", document.datastore.base_path, told.name);
+                        host.map_or_else(|| path.clone(), |host| format!("ssh://{host}:{path}"))
+                    }
+                    Store::Ceph => self.volume_address(host.ok_or_else(confused)?)?,
+                };
                 let dispose = if told.dispose { "YES" } else { "NO" };
                 let size = image()?.size_mb().map_err(Failure::from)?.to_string();
                 let parts = [
@@ -79,7 +90,10 @@ impl Request {
     }
 
     /// `SOURCE` of a new image: with the doubled slashes of `BASE_PATH`.
-    fn new_source(&self) -> Result<String, Failure> {
+    fn new_source(&self, settings: &TmSettings) -> Result<String, Failure> {
+        if self.store == Store::Ceph {
+            return Ok(self.own_volume(settings)?.to_string());
+        }
         let name = self.new_name().map_err(Failure::from)?;
         Ok(format!("{}/{name}", self.document.datastore.base_path))
     }
@@ -98,8 +112,8 @@ fn usage(text: &str) -> Option<Vec<&str>> {
 /// The datagrams that tell monitord of the disks of VMs (contract TM 3.1).
 ///
 /// # Errors
-/// Packing into memory failed, which it does not.
-pub fn datagrams(vms: &[VmSizes]) -> std::io::Result<Vec<String>> {
+/// Packing into memory failed, which it does not; there are no random bytes for a key's padding.
+pub fn datagrams(vms: &[VmSizes], key: Option<&PublicKey>) -> std::io::Result<Vec<String>> {
     let mut texts = vec![String::new()];
     for vm in vms {
         let one = line(vm);
@@ -109,7 +123,7 @@ pub fn datagrams(vms: &[VmSizes]) -> std::io::Result<Vec<String>> {
         }
     }
     let filled = texts.into_iter().filter(|text| !text.is_empty());
-    filled.map(|text| Ok(format!("MONITOR_VM SUCCESS -1 0 {}", packed(&text)?))).collect()
+    filled.map(|text| Ok(format!("MONITOR_VM SUCCESS -1 0 {}", packed(&text, key)?))).collect()
 }
 
 fn line(vm: &VmSizes) -> String {
@@ -124,9 +138,13 @@ fn line(vm: &VmSizes) -> String {
     format!("VM=[ID={}, MONITOR=\"{}\"]\n", vm.vm, encode(inner.as_bytes()))
 }
 
-fn packed(text: &str) -> std::io::Result<String> {
+/// Encrypted before it is packed, as monitord takes it apart.
+fn packed(text: &str, key: Option<&PublicKey>) -> std::io::Result<String> {
     let mut packer = ZlibEncoder::new(Vec::new(), Compression::best());
-    packer.write_all(text.as_bytes())?;
+    match key {
+        Some(key) => packer.write_all(&key.seal(text.as_bytes())?)?,
+        None => packer.write_all(text.as_bytes())?,
+    }
     Ok(encode(&packer.finish()?))
 }
 
@@ -151,14 +169,14 @@ mod tests {
     #[test]
     fn monitord_is_told_of_every_disk_and_snapshot() {
         let disk = DiskSizes { id: 12, size_mb: 7, snapshots: [(0, 3), (10, 4)].into() };
-        let told = datagrams(&[VmSizes { vm: VmId(41), disks: vec![disk] }]).unwrap();
+        let told = datagrams(&[VmSizes { vm: VmId(41), disks: vec![disk] }], None).unwrap();
         let text = unpacked(&told[0]);
         let inner = text.strip_prefix("VM=[ID=41, MONITOR=\"").unwrap().strip_suffix("\"]\n").unwrap();
         assert_eq!(
             String::from_utf8(decode(inner.as_bytes()).unwrap()).unwrap(),
             "DISK_SIZE=[ID=12,SIZE=7]\nSNAPSHOT_SIZE=[ID=0,DISK_ID=12,SIZE=3]\nSNAPSHOT_SIZE=[ID=10,DISK_ID=12,SIZE=4]\n"
         );
-        assert_eq!(datagrams(&[]).unwrap(), [""; 0]);
+        assert_eq!(datagrams(&[], None).unwrap(), [""; 0]);
     }
 
     proptest! {
@@ -169,7 +187,7 @@ mod tests {
                 vm: VmId(vm),
                 disks: (0..disks).map(|id| DiskSizes { id, size_mb: 9, snapshots: [(1, 2)].into() }).collect(),
             };
-            let told = datagrams(&(0..count).map(of).collect::<Vec<_>>()).unwrap();
+            let told = datagrams(&(0..count).map(of).collect::<Vec<_>>(), None).unwrap();
             prop_assert!(told.iter().all(|datagram| datagram.len() < 65_000));
             let all: String = told.iter().map(|datagram| unpacked(datagram)).collect();
             prop_assert_eq!(all.matches("VM=[ID=").count(), usize::try_from(count).unwrap());

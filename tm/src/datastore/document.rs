@@ -5,8 +5,10 @@ use causeway_core::names::{DiskPath, HostName, NameError};
 use md5::{Digest, Md5};
 
 use crate::error::TmError;
+use crate::facts::reading::{TRUTHS, truth};
 use crate::facts::{CephFacts, Format};
 use crate::place::{DatastoreDir, FileName, Image, plain};
+use crate::rbd::Volume;
 
 /// The name of the root element.
 const ROOT: &str = "DS_DRIVER_ACTION_DATA";
@@ -21,6 +23,20 @@ fn set(element: &Element, name: &str) -> Option<String> {
     element.value(name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
 }
 
+/// Names of hosts with blanks between them.
+fn hosts(element: &Element, attribute: &str, object: &str) -> Result<Vec<HostName>, TmError> {
+    let text = set(element, attribute).unwrap_or_default();
+    let read = |name: &str| {
+        name.parse().map_err(|_| TmError::Attribute {
+            attribute: attribute.to_owned(),
+            object: object.to_owned(),
+            value: NameError::new("", name, "").value,
+            accepted: "names of hosts with blanks between them".into(),
+        })
+    };
+    text.split_ascii_whitespace().map(read).collect()
+}
+
 /// The document.
 #[derive(Debug, Clone)]
 pub(super) struct Document {
@@ -28,6 +44,8 @@ pub(super) struct Document {
     pub datastore: DatastoreFacts,
     /// `DATASTORE_LOCATION`, in the document of a system datastore.
     pub location: Option<String>,
+    /// `SOURCE_BRIDGE_LIST`: who has the image that a `clone` is made of; none means those of `BRIDGE_LIST`.
+    pub source_bridges: Vec<HostName>,
     /// `MONITOR_VM_DISKS`: this time the sizes of the VMs' disks are wanted.
     pub vm_disks: bool,
 }
@@ -43,6 +61,7 @@ impl Document {
             image: root.first("IMAGE").map(|image| ImageFacts::read(image)).transpose()?,
             datastore: DatastoreFacts::read(datastore)?,
             location: set(root, "DATASTORE_LOCATION"),
+            source_bridges: hosts(root, "SOURCE_BRIDGE_LIST", "the document")?,
             vm_disks: set(root, "MONITOR_VM_DISKS").as_deref() == Some("1"),
         })
     }
@@ -164,6 +183,23 @@ impl ImageFacts {
         self.source.is_some()
     }
 
+    /// `REGTIME`, seconds since 1970.
+    pub(super) fn registered(&self) -> Result<u64, TmError> {
+        self.registered.filter(|seconds| *seconds > 0).ok_or_else(|| self.missing("REGTIME"))
+    }
+
+    /// `SOURCE` or `PATH`, by its name, as a volume.
+    pub(super) fn volume(&self, attribute: &'static str) -> Result<Volume, TmError> {
+        let text = if attribute == "SOURCE" { &self.source } else { &self.path };
+        let text = text.as_ref().ok_or_else(|| self.missing(attribute))?;
+        text.parse().map_err(|e: NameError| TmError::Attribute {
+            attribute: attribute.to_owned(),
+            object: self.id.map_or_else(|| "the image".to_owned(), |id| format!("image {id}")),
+            value: NameError::new("", text, "").value,
+            accepted: e.accepted.into(),
+        })
+    }
+
     /// `SOURCE`, which must be an image of this very datastore.
     pub(super) fn stored(&self, datastore: &DatastoreFacts) -> Result<Image, TmError> {
         let source = self.source.as_ref().ok_or_else(|| self.missing("SOURCE"))?;
@@ -192,8 +228,7 @@ impl ImageFacts {
 
     /// md5 of `<epoch seconds>:<image id>` and a line feed, in hexadecimal digits (contract TM 3.2).
     pub(super) fn name_for(&self, id: u32) -> Result<FileName, TmError> {
-        let registered = self.registered.filter(|seconds| *seconds > 0);
-        let registered = registered.ok_or_else(|| self.missing("REGTIME"))?;
+        let registered = self.registered()?;
         let sum = Md5::digest(format!("{registered}:{id}\n"));
         let digits: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
         digits.parse().map_err(|source| TmError::Argument { slot: "SOURCE".to_owned(), position: 0, source })
@@ -226,9 +261,10 @@ pub(super) struct DatastoreFacts {
     /// Unless `SPARSE` says no.
     pub sparse: bool,
     pub nfs_auto: bool,
-    pub source_bridges: Option<String>,
-    /// Its cluster, where it is a pool.
+    /// The cluster, of a datastore that is one.
     pub ceph: CephFacts,
+    /// `STAGING_DIR`.
+    pub staging: Option<String>,
 }
 
 impl DatastoreFacts {
@@ -245,17 +281,12 @@ impl DatastoreFacts {
         };
         let flag = |name: &str| match set(template, name) {
             None => Ok(None),
-            Some(text) if text.eq_ignore_ascii_case("yes") => Ok(Some(true)),
-            Some(text) if text.eq_ignore_ascii_case("no") => Ok(Some(false)),
-            Some(text) => Err(wrong(name, &text, "YES or NO")),
+            Some(text) => truth(&text).map(Some).ok_or_else(|| wrong(name, &text, TRUTHS)),
         };
         let words = |name: &str| -> Vec<String> {
             let text = set(template, name).unwrap_or_default();
             text.split_ascii_whitespace().map(str::to_owned).collect()
         };
-        let bridges = words("BRIDGE_LIST").into_iter().map(|name| {
-            name.parse().map_err(|_| wrong("BRIDGE_LIST", &name, "names of hosts with blanks between them"))
-        });
         let driver = match set(template, "DRIVER") {
             None => None,
             Some(text) => match Format::read(&text) {
@@ -271,7 +302,7 @@ impl DatastoreFacts {
             id,
             files: set(datastore, "TYPE").as_deref() == Some("2"),
             base_path: set(datastore, "BASE_PATH").ok_or_else(|| missing("BASE_PATH"))?,
-            bridges: bridges.collect::<Result<_, _>>()?,
+            bridges: hosts(template, "BRIDGE_LIST", &object)?,
             driver,
             convert: flag("CONVERT")?.unwrap_or(true),
             no_decompress: flag("NO_DECOMPRESS")?,
@@ -280,8 +311,8 @@ impl DatastoreFacts {
             restricted_dirs: words("RESTRICTED_DIRS"),
             sparse: flag("SPARSE")?.unwrap_or(true),
             nfs_auto: flag("NFS_AUTO_ENABLE")?.unwrap_or(false),
-            source_bridges: set(template, "SOURCE_BRIDGE_LIST"),
             ceph: CephFacts::of(template),
+            staging: set(template, "STAGING_DIR"),
         })
     }
 

@@ -1,5 +1,5 @@
-//! The file datastore: the actions of `datastore/fs`, which the stock datastore process starts (contract TM 3), and
-//! `monitor` of a shared system datastore, of files or a pool, which it starts among the transfer manager's slots.
+//! Datastores of images: the actions of `datastore/fs` and `datastore/ceph`, which the stock datastore process starts
+//! (contract TM 3), and `monitor` of a shared system datastore, of files or a pool, which it starts among the transfer manager's slots.
 //!
 //! ```text
 //! argv: an id     ─┐
@@ -14,7 +14,9 @@ mod bridge;
 mod document;
 mod monitord;
 mod plan;
+mod seal;
 pub(crate) mod source;
+mod volumes;
 
 use causeway_core::document::decode;
 use causeway_core::names::HostName;
@@ -28,6 +30,7 @@ pub use answer::{Answer, datagrams};
 pub use bridge::{Hosts, choose};
 pub use monitord::Monitord;
 pub use plan::Front;
+pub use seal::PublicKey;
 
 /// What an action of a datastore is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,28 +47,43 @@ pub(crate) enum Verb {
     Export,
     /// `monitor` of a system datastore.
     System,
-    /// `monitor` of a system datastore that is a pool of a Ceph cluster.
-    Pool,
+}
+
+/// Where a datastore keeps what it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Store {
+    /// In files of a directory.
+    Files,
+    /// In volumes of a Ceph cluster.
+    Ceph,
+}
+
+impl Store {
+    /// What keeps it, and what is to be done.
+    fn of(slot: &Slot) -> Option<(Self, Verb)> {
+        Some(match (slot.family(), slot.driver(), slot.verb()) {
+            ("tm", "shared" | "qcow2", "monitor") => (Store::Files, Verb::System),
+            ("tm", "ceph", "monitor") => (Store::Ceph, Verb::System),
+            ("datastore", "fs", verb) => (Store::Files, Verb::named(verb)?),
+            ("datastore", "ceph", verb) => (Store::Ceph, Verb::named(verb)?),
+            _ => return None,
+        })
+    }
 }
 
 impl Verb {
-    fn of(slot: &Slot) -> Option<Self> {
-        Some(match (slot.family(), slot.driver(), slot.verb()) {
-            ("tm", "shared" | "qcow2", "monitor") => Verb::System,
-            ("tm", "ceph", "monitor") => Verb::Pool,
-            ("datastore", "fs", verb) => match verb {
-                "cp" => Verb::Cp,
-                "clone" => Verb::Clone,
-                "rm" => Verb::Rm,
-                "mkfs" => Verb::Mkfs,
-                "stat" => Verb::Stat,
-                "monitor" => Verb::Monitor,
-                "snap_delete" => Verb::SnapDelete,
-                "snap_revert" => Verb::SnapRevert,
-                "snap_flatten" => Verb::SnapFlatten,
-                "export" => Verb::Export,
-                _ => return None,
-            },
+    fn named(verb: &str) -> Option<Self> {
+        Some(match verb {
+            "cp" => Verb::Cp,
+            "clone" => Verb::Clone,
+            "rm" => Verb::Rm,
+            "mkfs" => Verb::Mkfs,
+            "stat" => Verb::Stat,
+            "monitor" => Verb::Monitor,
+            "snap_delete" => Verb::SnapDelete,
+            "snap_revert" => Verb::SnapRevert,
+            "snap_flatten" => Verb::SnapFlatten,
+            "export" => Verb::Export,
             _ => return None,
         })
     }
@@ -78,13 +96,14 @@ impl Verb {
 
 /// Whether a slot is one of these.
 pub fn built(slot: &Slot) -> bool {
-    Verb::of(slot).is_some()
+    Store::of(slot).is_some()
 }
 
 /// One call of a slot, read and checked.
 #[derive(Debug, Clone)]
 pub struct Request {
     slot: Slot,
+    store: Store,
     verb: Verb,
     /// The argument: an image, a datastore for `monitor`, a number without a meaning for `stat`.
     id: u32,
@@ -97,7 +116,7 @@ impl Request {
     /// # Errors
     /// [`TmError`]: not one of these slots, not one id, not a document, or one about another object than the id.
     pub fn read(slot: &Slot, argv: &[String], stdin: &[u8]) -> Result<Self, TmError> {
-        let verb = Verb::of(slot).ok_or_else(|| TmError::NotBuilt { slot: slot.to_string() })?;
+        let (store, verb) = Store::of(slot).ok_or_else(|| TmError::NotBuilt { slot: slot.to_string() })?;
         let [id] = argv else {
             return Err(TmError::Arguments { slot: slot.to_string(), form: "ID", count: argv.len() });
         };
@@ -111,7 +130,7 @@ impl Request {
         let root = causeway_core::document::parse(&bytes)
             .map_err(|source| TmError::Document { object, source: source.into() })?;
         let document = Document::read(&root)?;
-        let request = Request { slot: slot.clone(), verb, id, document };
+        let request = Request { slot: slot.clone(), store, verb, id, document };
         request.check()?;
         Ok(request)
     }
@@ -119,7 +138,7 @@ impl Request {
     fn check(&self) -> Result<(), TmError> {
         let told = match self.verb {
             Verb::Stat => None,
-            Verb::Monitor | Verb::System | Verb::Pool => Some(("DATASTORE ID", self.document.datastore.id)),
+            Verb::Monitor | Verb::System => Some(("DATASTORE ID", self.document.datastore.id)),
             _ => Some(("IMAGE ID", self.document.image()?.id()?)),
         };
         match told {
@@ -129,16 +148,12 @@ impl Request {
                 value: id.to_string(),
                 accepted: format!("{}, the argument", self.id).into(),
             }),
+            _ if self.store == Store::Ceph => self.check_volumes(),
             _ if self.document.datastore.nfs_auto => Err(TmError::NotYet(format!(
                 "{}: datastore {} has NFS_AUTO_ENABLE; mounting it by itself is not built: mount it where it is \
                  used, and take the attribute away",
                 self.slot, self.document.datastore.id
             ))),
-            // The front-end need not reach the cluster (contract TM 2.2).
-            _ if self.verb == Verb::Pool && self.document.datastore.bridges.is_empty() => {
-                let object = format!("datastore {}", self.document.datastore.id);
-                Err(TmError::Missing { what: "BRIDGE_LIST".to_owned(), object })
-            }
             _ => Ok(()),
         }
     }
@@ -152,15 +167,24 @@ impl Request {
         }
     }
 
+    /// The hosts of which one has the image that a `clone` is made of (`SOURCE_BRIDGE_LIST`); none means that whoever
+    /// makes the new one has it.
+    pub fn sources(&self) -> &[HostName] {
+        match (self.store, self.verb) {
+            (Store::Files, Verb::Clone) => &self.document.source_bridges,
+            _ => &[],
+        }
+    }
+
     /// By which number a host of `BRIDGE_LIST` is chosen; none means by chance (contract TM 3.2).
     pub fn turn(&self) -> Option<u32> {
-        (!matches!(self.verb, Verb::Monitor | Verb::System | Verb::Pool | Verb::Stat)).then_some(self.id)
+        (!matches!(self.verb, Verb::Monitor | Verb::System | Verb::Stat)).then_some(self.id)
     }
 
     /// Whether the step prints what the answer is made of.
     pub fn prints(&self) -> bool {
         match self.verb {
-            Verb::Cp | Verb::Clone | Verb::Monitor | Verb::System | Verb::Pool | Verb::Export => true,
+            Verb::Cp | Verb::Clone | Verb::Monitor | Verb::System | Verb::Export => true,
             Verb::Stat => self.document.image().is_ok_and(|image| !source::tells_its_size(image)),
             Verb::Rm | Verb::Mkfs | Verb::SnapDelete | Verb::SnapRevert | Verb::SnapFlatten => false,
         }

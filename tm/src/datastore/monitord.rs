@@ -1,6 +1,7 @@
 //! Where monitord listens: `NETWORK` of `monitord.conf`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 
 use causeway_core::answer::{Failure, Kind};
 
@@ -8,12 +9,12 @@ use causeway_core::answer::{Failure, Kind};
 const PORT: u16 = 4124;
 
 /// monitord, as far as we speak to it. It runs beside oned, on this machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Monitord {
     /// Where it takes datagrams.
     pub address: SocketAddr,
-    /// Whether it wants them encrypted (`PUBKEY`).
-    pub encrypted: bool,
+    /// The file of the key that it wants them encrypted with (`PUBKEY`).
+    pub key: Option<PathBuf>,
 }
 
 impl Monitord {
@@ -40,7 +41,7 @@ impl Monitord {
             None => PORT,
             Some(text) => text.parse().map_err(|_| wrong("PORT", &text))?,
         };
-        Ok(Monitord { address: SocketAddr::new(ip, port), encrypted: value(&network, "PUBKEY").is_some() })
+        Ok(Monitord { address: SocketAddr::new(ip, port), key: value(&network, "PUBKEY").map(PathBuf::from) })
     }
 }
 
@@ -72,11 +73,11 @@ mod tests {
         let shipped = "# NETWORK = [ PORT = 1 ]\nDB = [ CONNECTIONS = 15 ]\n\nNETWORK = [\n    ADDRESS         = \"0.0.0.0\",\n    \
                        MONITOR_ADDRESS = \"auto\",\n    PORT            = 4124,\n    THREADS = 8, # many\n    \
                        PUBKEY          = \"\",\n    PRIKEY          = \"\"\n]\n";
-        let here = Monitord { address: "127.0.0.1:4124".parse().unwrap(), encrypted: false };
-        assert_eq!(Monitord::parse(shipped), Ok(here));
+        let here = Monitord { address: "127.0.0.1:4124".parse().unwrap(), key: None };
+        assert_eq!(Monitord::parse(shipped), Ok(here.clone()));
         assert_eq!(Monitord::parse(""), Ok(here));
         let own = Monitord::parse("NETWORK=[ADDRESS=10.0.0.1,PORT=\"5\",PUBKEY=\"/etc/one/key\"]").unwrap();
-        assert_eq!((own.address.to_string().as_str(), own.encrypted), ("10.0.0.1:5", true));
+        assert_eq!((own.address.to_string().as_str(), own.key), ("10.0.0.1:5", Some("/etc/one/key".into())));
         assert_eq!(Monitord::parse("NETWORK=[ADDRESS=\"::\"]").unwrap().address.to_string(), "[::1]:4124");
         for text in ["NETWORK = [ ADDRESS = \"monitor\" ]", "NETWORK = [ PORT = 70000 ]"] {
             assert!(Monitord::parse(text).is_err(), "{text}");

@@ -6,12 +6,14 @@ use std::path::PathBuf;
 use causeway_core::names::HostName;
 use causeway_core::plan::{Place, Step, Work};
 
+use super::document::ImageFacts;
 use super::source::{self, Named};
-use super::{Request, Verb};
+use super::{Request, Store, Verb};
 use crate::error::TmError;
 use crate::facts::Format;
 use crate::host::{Blank, Call, DatastoreCall, ImageOrder, Origin, Stored};
 use crate::plan::Transfer;
+use crate::rbd::ImageWork;
 use crate::settings::TmSettings;
 
 /// What the plans need to know of the front-end.
@@ -25,21 +27,25 @@ pub struct Front {
     pub ssh: Vec<String>,
     /// What makes an image, on a host, of what comes on its standard input.
     pub receiver: String,
+    /// What sends an image, on a host.
+    pub sender: String,
 }
 
 impl Request {
-    /// The step, in its place: a host of [`bridges`](Request::bridges), or the front-end.
+    /// The step, in its place: a host of [`bridges`](Request::bridges), or the front-end; `from` is one of
+    /// [`sources`](Request::sources).
     ///
     /// # Errors
     /// [`TmError`]; nothing has been changed.
     pub fn steps(
         &self,
         host: Option<&HostName>,
+        from: Option<&HostName>,
         front: &Front,
         settings: &TmSettings,
     ) -> Result<Transfer, TmError> {
-        let call = match (self.call(front, settings)?, host) {
-            (Call::Datastore(import @ DatastoreCall::Import { .. }), Some(host)) => {
+        let call = match (self.call(from.filter(|from| host != Some(from)), front, settings)?, host) {
+            (Call::Datastore(import), Some(host)) if import.origin().is_some() => {
                 let mut ssh = front.ssh.clone();
                 ssh.extend([host.to_string(), front.receiver.clone()]);
                 Call::Datastore(DatastoreCall::Deliver { import: Box::new(import), ssh })
@@ -48,7 +54,8 @@ impl Request {
         };
         let name = format!("{}:{}", self.slot.verb(), self.id);
         // What an import is made of is on the front-end.
-        let here = !call.touches_storage() || self.verb == Verb::Cp;
+        let here = !call.touches_storage()
+            || matches!(call, Call::Datastore(DatastoreCall::Deliver { .. } | DatastoreCall::Import { .. }));
         let place = match host.filter(|_| !here) {
             Some(host) => Place::Host(host.clone()),
             None => Place::FrontEnd,
@@ -56,18 +63,33 @@ impl Request {
         let encoded = serde_json::to_value(&call);
         let call_value =
             encoded.map_err(|e| TmError::Unwritable { step: name.clone(), why: e.to_string() })?;
-        let long = copies(&call);
-        let deadline = if long { settings.copy_deadline } else { settings.short_deadline };
+        let time = Time::of(&call);
+        let deadline = if time == Time::Short { settings.short_deadline } else { settings.copy_deadline };
         let work = Work::Transfer { call: call_value, inputs: Vec::new() };
         let step = Step::new(name, place, work, deadline);
-        Ok(Transfer { steps: vec![if long { step.long() } else { step }], inputs: BTreeMap::new() })
+        Ok(Transfer {
+            steps: vec![if time == Time::Copy { step.long() } else { step }],
+            inputs: BTreeMap::new(),
+        })
     }
 
-    fn call(&self, front: &Front, settings: &TmSettings) -> Result<Call, TmError> {
+    fn call(&self, from: Option<&HostName>, front: &Front, settings: &TmSettings) -> Result<Call, TmError> {
+        match self.store {
+            Store::Files => self.file_call(from, front, settings),
+            Store::Ceph => self.volume_call(front, settings),
+        }
+    }
+
+    fn file_call(
+        &self,
+        from: Option<&HostName>,
+        front: &Front,
+        settings: &TmSettings,
+    ) -> Result<Call, TmError> {
         let nothing = |reason: &str| Ok(Call::Nothing { reason: reason.to_owned() });
         Ok(Call::Datastore(match self.verb {
             Verb::Cp => self.import(front)?,
-            Verb::Clone => self.copy()?,
+            Verb::Clone => self.copy(from, front)?,
             Verb::Mkfs if self.document.image()?.is_save_as() => {
                 return nothing("only a name is chosen: a disk will be saved under it");
             }
@@ -82,7 +104,6 @@ impl Request {
                 Some(call) => call,
                 None => return nothing("its address tells its size"),
             },
-            Verb::Pool => return self.pool(settings),
             Verb::Monitor => DatastoreCall::Usage { datastore: self.document.datastore.dir()?, disks: false },
             Verb::System => DatastoreCall::Usage {
                 datastore: self.document.datastore.located(self.location()?)?,
@@ -93,13 +114,6 @@ impl Request {
             Verb::SnapFlatten => self.snapshot(ImageOrder::Flatten)?,
             Verb::Export => DatastoreCall::Export { image: self.image()?, stored: self.stored("export")? },
         }))
-    }
-
-    fn pool(&self, settings: &TmSettings) -> Result<Call, TmError> {
-        let (datastore, object) =
-            (&self.document.datastore, format!("datastore {}", self.document.datastore.id));
-        let pool = datastore.ceph.pool(&object)?.unwrap_or_else(|| settings.ceph.pool.clone());
-        Ok(Call::PoolUsage { cluster: datastore.ceph.cluster(&object)?, pool, disks: self.document.vm_disks })
     }
 
     fn location(&self) -> Result<&str, TmError> {
@@ -123,17 +137,22 @@ impl Request {
         })
     }
 
-    fn copy(&self) -> Result<DatastoreCall, TmError> {
+    fn copy(&self, from: Option<&HostName>, front: &Front) -> Result<DatastoreCall, TmError> {
         let (image, datastore) = (self.document.image()?, &self.document.datastore);
-        if let Some(hosts) = &datastore.source_bridges
-            && *hosts != bridge_list(&datastore.bridges)
-        {
-            return Err(TmError::NotYet(format!(
-                "{}: datastore {} has a SOURCE_BRIDGE_LIST; copying an image from one host to another is not built",
-                self.slot, datastore.id
-            )));
-        }
         let stored = self.stored("clone")?;
+        if let Some(from) = from {
+            let mut ssh = front.ssh.clone();
+            ssh.extend([from.to_string(), front.sender.clone()]);
+            let format = datastore.driver.as_ref().and_then(Stored::of).unwrap_or(stored);
+            return Ok(DatastoreCall::Import {
+                image: self.image()?,
+                origin: Origin::Host { ssh, image: image.original(datastore)?, stored },
+                format: Some(format),
+                // What it is oned says, never its bytes: a guest may have written them.
+                opened: stored == Stored::Qcow2,
+                sparse: datastore.sparse,
+            });
+        }
         Ok(DatastoreCall::Copy {
             original: image.original(datastore)?,
             stored,
@@ -145,7 +164,18 @@ impl Request {
 
     fn blank(&self, settings: &TmSettings) -> Result<DatastoreCall, TmError> {
         let image = self.document.image()?;
-        let blank = match &image.fs {
+        let blank = self.blank_of(image, settings)?;
+        Ok(DatastoreCall::Blank {
+            image: self.image()?,
+            size_mb: image.size_mb()?,
+            format: self.stored("mkfs")?,
+            blank,
+        })
+    }
+
+    /// What a new image is to have in it.
+    pub(super) fn blank_of(&self, image: &ImageFacts, settings: &TmSettings) -> Result<Blank, TmError> {
+        Ok(match &image.fs {
             None => Blank::Empty,
             Some(kind) => {
                 let options = settings.file_systems.get(kind).cloned().ok_or_else(|| {
@@ -159,17 +189,11 @@ impl Request {
                 })?;
                 Blank::FileSystem { kind: kind.clone(), options }
             }
-        };
-        Ok(DatastoreCall::Blank {
-            image: self.image()?,
-            size_mb: image.size_mb()?,
-            format: self.stored("mkfs")?,
-            blank,
         })
     }
 
     /// How to find out the size; none where the address says it.
-    fn measure(&self, front: &Front) -> Result<Option<DatastoreCall>, TmError> {
+    pub(super) fn measure(&self, front: &Front) -> Result<Option<DatastoreCall>, TmError> {
         let (path, datastore) = (self.document.image()?.path()?, &self.document.datastore);
         let origin = match Named::read(path)? {
             Named::File(path) => {
@@ -209,17 +233,27 @@ impl Request {
     }
 }
 
-fn bridge_list(hosts: &[HostName]) -> String {
-    hosts.iter().map(HostName::as_str).collect::<Vec<_>>().join(" ")
+/// How long a call may take, and whom it holds up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Time {
+    Short,
+    /// It removes data, as long as that takes; whoever waits for that waits for room.
+    Removal,
+    /// It may copy an image's data.
+    Copy,
 }
 
-/// Whether a call may copy an image's data.
-fn copies(call: &Call) -> bool {
-    use DatastoreCall::{AskSize, Measure, Remove, Usage};
-    match call {
-        Call::Datastore(call) => {
-            !matches!(call, Remove { .. } | Usage { .. } | Measure { .. } | AskSize { .. })
+impl Time {
+    fn of(call: &Call) -> Self {
+        use DatastoreCall::{AskSize, Measure, Remove, Usage, Volume};
+        match call {
+            Call::Datastore(Remove { .. } | Usage { .. } | Measure { .. } | AskSize { .. }) => Time::Short,
+            Call::Datastore(Volume(call)) => match &call.work {
+                ImageWork::Remove { trash: false, .. } => Time::Removal,
+                _ => Time::Copy,
+            },
+            Call::Datastore(_) => Time::Copy,
+            _ => Time::Short,
         }
-        _ => false,
     }
 }

@@ -4,6 +4,7 @@ use causeway_core::document::tree::Element;
 use causeway_core::names::NameError;
 
 use crate::error::TmError;
+use crate::facts::reading::{TRUTHS, truth};
 use crate::rbd::{Cluster, PoolName};
 
 /// The attributes as they came. They are checked when a plan needs them: those of a disk that lies elsewhere are nobody's
@@ -68,6 +69,17 @@ impl CephFacts {
         read("EC_POOL_NAME", object, self.data_pool.as_deref())
     }
 
+    /// Refuses a datastore whose new volumes would be of format 1; `shipped` is what counts where it says nothing.
+    ///
+    /// # Errors
+    /// It says another format than 2.
+    pub fn check_format(&self, object: &str, shipped: &str) -> Result<(), TmError> {
+        match self.format.as_deref().unwrap_or(shipped) {
+            "2" => Ok(()),
+            other => Err(wrong("RBD_FORMAT", object, other, "2: Ceph makes no other any more".to_owned())),
+        }
+    }
+
     /// Whether volumes are kept in the trash, if it is said.
     ///
     /// # Errors
@@ -75,9 +87,11 @@ impl CephFacts {
     pub fn trash(&self, object: &str) -> Result<Option<bool>, TmError> {
         match self.trash.as_deref() {
             None => Ok(None),
-            Some(text) if text.eq_ignore_ascii_case("yes") => Ok(Some(true)),
-            Some(text) if text.eq_ignore_ascii_case("no") => Ok(Some(false)),
-            Some(text) => Err(wrong("CEPH_TRASH", object, text, "YES or NO".to_owned())),
+            Some(text) => {
+                let found =
+                    truth(text).ok_or_else(|| wrong("CEPH_TRASH", object, text, TRUTHS.to_owned()))?;
+                Ok(Some(found))
+            }
         }
     }
 }
@@ -135,5 +149,6 @@ mod tests {
         assert!(refused("<CEPH_CONF>../x</CEPH_CONF>").starts_with("CEPH_CONF of DISK 0"));
         assert!(facts("<POOL_NAME>a/b</POOL_NAME>").pool("x").is_err());
         assert!(facts("<CEPH_TRASH>1</CEPH_TRASH>").trash("x").is_err());
+        assert_eq!(facts("<CEPH_TRASH>true</CEPH_TRASH>").trash("x"), Ok(Some(true)));
     }
 }

@@ -7,7 +7,7 @@
 mod backup;
 mod ceph;
 mod datastore;
-mod reading;
+pub(crate) mod reading;
 mod restore;
 mod vm;
 

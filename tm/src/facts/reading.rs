@@ -4,7 +4,7 @@ use causeway_core::document::tree::Element;
 
 use crate::error::TmError;
 
-/// A YES or NO.
+/// A flag.
 ///
 /// # Errors
 /// Any other value.
@@ -16,10 +16,17 @@ pub(super) fn flag(
 ) -> Result<Option<bool>, TmError> {
     match element.value(name) {
         None => Ok(None),
-        Some(text) if text.eq_ignore_ascii_case("yes") => Ok(Some(true)),
-        Some(text) if text.eq_ignore_ascii_case("no") => Ok(Some(false)),
-        Some(value) => Err(wrong(attribute, object, value, "YES or NO")),
+        Some(text) => truth(&text).map(Some).ok_or_else(|| wrong(attribute, object, text, TRUTHS)),
     }
+}
+
+/// What a flag may say, for messages.
+pub(crate) const TRUTHS: &str = "YES or NO, TRUE or FALSE";
+
+/// What a flag says. The stock scripts take anything else for a no (contract TM 1.5).
+pub(crate) fn truth(text: &str) -> Option<bool> {
+    let is_one_of = |words: [&str; 2]| words.iter().any(|word| text.eq_ignore_ascii_case(word));
+    if is_one_of(["yes", "true"]) { Some(true) } else { is_one_of(["no", "false"]).then_some(false) }
 }
 
 /// A number.

@@ -303,7 +303,7 @@ mod tests {
         assert_eq!((set.disk(0).unwrap().standalone, set.disk(0).unwrap().sparse), (true, false));
         assert_eq!(set.format(0), Ok(&Format::Raw));
         let odd = VmFacts::of(&vm("<SPARSE>maybe</SPARSE>", "")).unwrap_err();
-        assert_eq!(odd.to_string(), "DISK 0 SPARSE of VM 7 is \"maybe\", not YES or NO");
+        assert_eq!(odd.to_string(), "DISK 0 SPARSE of VM 7 is \"maybe\", not YES or NO, TRUE or FALSE");
     }
 
     #[test]

@@ -23,6 +23,16 @@ pub enum StorageError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A copy failed, at one end of it or the other.
+    #[error("cannot copy {} to {}", from.display(), to.display())]
+    Copy {
+        /// What was copied.
+        from: PathBuf,
+        /// Where to.
+        to: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// A datastore that is not on this host. Nothing can be said about what should be in it.
     #[error("datastore {} is not on this host: there is no {datastore}", datastore.id())]
     NoDatastore {
@@ -245,6 +255,15 @@ impl From<StorageError> for Failure {
     fn from(error: StorageError) -> Failure {
         Failure::from_chain(error.kind(), &error)
     }
+}
+
+/// Says what was being copied, and where to.
+pub(crate) fn while_copying(
+    from: impl AsRef<Path>,
+    to: impl AsRef<Path>,
+) -> impl FnOnce(io::Error) -> StorageError {
+    let (from, to) = (from.as_ref().to_owned(), to.as_ref().to_owned());
+    |source| StorageError::Copy { from, to, source }
 }
 
 /// Says what was being done to what when the kernel said no.

@@ -87,9 +87,20 @@ impl Datastore {
     /// Has the host's probes monitor it: it lies on the host's own disk.
     pub(crate) fn say_local(&self) -> Result<(), StorageError> {
         let folder = self.as_folder()?;
-        let made = folder.temporary(MONITOR);
-        made.create(0o666)?.write_all(MONITORED_BY).during("write", made.path())?;
-        made.publish(MONITOR)
+        let mut tries = 8;
+        loop {
+            // Calls for other VMs do the same at this moment: what they are about to rename may be what is removed here,
+            // and the other way round.
+            folder.sweep(MONITOR)?;
+            let made = folder.temporary(MONITOR);
+            made.create(0o666)?.write_all(MONITORED_BY).during("write", made.path())?;
+            tries -= 1;
+            match made.publish(MONITOR) {
+                Err(StorageError::Io { source, .. })
+                    if tries > 0 && source.kind() == std::io::ErrorKind::NotFound => {}
+                done => return done,
+            }
+        }
     }
 
     /// Whether "not there" can be believed in this datastore: it holds something, or a file system is mounted at it.
@@ -329,7 +340,7 @@ impl Home {
     }
 
     /// Removes what killed calls left of `name`.
-    pub(crate) fn sweep(&self, name: &FileName) -> Result<(), StorageError> {
+    pub(crate) fn sweep(&self, name: impl std::fmt::Display) -> Result<(), StorageError> {
         self.sweep_names(&format!("{TEMPORARY}{name}."), None)
     }
 

@@ -7,6 +7,7 @@
 //!
 //! The order is fixed: the VM's, then the image's.
 
+use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 use causeway_core::locks::{Held, Locks as Numbered, Mode};
@@ -64,7 +65,7 @@ pub(crate) fn hold_named(
 ///
 /// # Errors
 /// As [`hold`].
-pub(crate) fn images(worker: &Worker<'_>, images: &[(&Image, Mode)]) -> Result<Locks, StorageError> {
+pub(crate) fn images<T: Display>(worker: &Worker<'_>, images: &[(&T, Mode)]) -> Result<Locks, StorageError> {
     let held = images.iter().map(|(image, mode)| one(worker, &image.to_string(), *mode));
     Ok(Locks { _held: held.collect::<Result<_, _>>()? })
 }

@@ -1,5 +1,7 @@
 //! `mkimage`, `mkswap`: an empty disk, made beside and renamed.
 
+use std::path::Path;
+
 use super::{Blank, During, Home, Recipient, StorageError, Temporary, Tool, Worker, lock, remove};
 use crate::place::{FileName, VmFile};
 use crate::store::file::MIB;
@@ -95,21 +97,29 @@ pub(crate) fn fill(
 ) -> Result<(), StorageError> {
     made.create(0o666)?.set_len(size).during("grow", made.path())?;
     worker.at("file made");
+    format(&made.path(), blank, worker)
+}
+
+/// Puts into an empty file what is to be in it.
+///
+/// # Errors
+/// The program that does it failed.
+pub(crate) fn format(path: &Path, blank: &Blank, worker: &Worker<'_>) -> Result<(), StorageError> {
     let mut tool = match blank {
         Blank::Empty => return Ok(()),
         Blank::Swap => {
-            let mut tool = Tool::new("mkswap", &made.path());
+            let mut tool = Tool::new("mkswap", path);
             tool.args(["-L", "swap"]);
             tool
         }
         Blank::FileSystem { kind, options } => {
-            let mut tool = Tool::new(&format!("mkfs.{kind}"), &made.path());
+            let mut tool = Tool::new(&format!("mkfs.{kind}"), path);
             // Both force it upon what is no block device; mke2fs would ask.
             tool.arg(if kind == "xfs" { "-f" } else { "-F" }).args(options);
             tool
         }
     };
-    tool.arg(made.path()).run(worker)?;
+    tool.arg(path).run(worker)?;
     worker.at("formatted");
     Ok(())
 }

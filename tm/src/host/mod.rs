@@ -39,6 +39,7 @@ mod remove;
 mod resize;
 mod restore;
 mod save;
+mod scratch;
 mod snapshot;
 mod take_back;
 mod tool;
@@ -49,7 +50,9 @@ pub use call::{Blank, Call, CopyKind, CopyOf, Kept, Layout, LivePart, SnapshotOr
 pub(crate) use datastore::raw_to_qcow2;
 pub use datastore::{
     Checksum, DatastoreCall, Dirs, DiskSizes, Exported, Fetch, ImageOrder, Origin, Stored, VmSizes, receive,
+    send,
 };
+pub(crate) use datastore::{Upload, compare, is_encrypted, kind, pour};
 pub use error::StorageError;
 pub use idle::Idle;
 pub(crate) use live::{copy_name as live_copy, copy_path};
@@ -59,14 +62,15 @@ pub(crate) use restore::{qcow2_to_raw, staged};
 pub(crate) use snapshot::not_in_use;
 
 pub(crate) use copy::{copy_data, next_data, same_data};
-pub(crate) use error::During;
+pub(crate) use error::{During, while_copying};
 pub(crate) use home::{Datastore, Home, Temporary};
 pub(crate) use image::{ImageFile, Inside};
-pub(crate) use lock::{hold, hold_named};
-pub(crate) use make::fill;
+pub(crate) use lock::{hold, hold_named, images as hold_images};
+pub(crate) use make::{fill, format};
 pub(crate) use meter::Meter;
 pub(crate) use move_dir::{ORIGIN, make_relative, retire};
 pub(crate) use remove::remove;
+pub(crate) use scratch::Scratch;
 pub(crate) use tool::Tool;
 
 use image::Reading;

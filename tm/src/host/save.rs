@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use causeway_core::locks::Mode;
 
 use super::snapshot::not_in_use;
-use super::{Datastore, During, Home, Inside, Kept, StorageError, Temporary, Tool, Worker, copy_data, lock};
+use super::{
+    Datastore, During, Home, Inside, Kept, StorageError, Temporary, Tool, Worker, copy_data, lock,
+    while_copying,
+};
 use crate::place::{Image, VmFile};
 use crate::store::header::Header;
 use crate::store::layers::Layers;
@@ -129,7 +132,7 @@ fn copy(from: &Path, made: &Temporary<'_>, worker: &Worker<'_>) -> Result<(), St
     let length = source.metadata().during("look at", from)?.len();
     let copy = made.create(0o666)?;
     worker.at("file made");
-    copy_data((from, &source), &copy, length, worker).during("copy", from)?;
+    copy_data((from, &source), &copy, length, worker).map_err(while_copying(from, made.path()))?;
     worker.at("data copied");
     copy.sync_all().during("write out", made.path())?;
     worker.at("data on disk");

@@ -171,10 +171,7 @@ impl Tool {
             Some(status) if status.success() => Ok(()),
             Some(status) if status.code().is_some() && status.code() == self.allowed => Ok(()),
             Some(status) => {
-                let words = said.lines().map(str::trim).filter(|line| !line.is_empty());
-                let words = words.map(|line| line.trim_start_matches("qemu-img: ")).rev().take(lines);
-                let mut words: Vec<&str> = words.collect();
-                words.reverse();
+                let words = last_words(said, lines);
                 let said = if words.is_empty() { status.to_string() } else { words.join("; ") };
                 Err(StorageError::Tool { tool: tool(), path: self.path.clone(), said })
             }
@@ -189,6 +186,15 @@ pub(crate) struct Ended {
     pub out: Vec<u8>,
     /// The first part of what it complained.
     pub err: String,
+}
+
+/// The last so many lines, and all that `qemu-img` says in its own name: its very last line may leave out the cause.
+fn last_words(said: &str, lines: usize) -> Vec<&str> {
+    const OWN: &str = "qemu-img: ";
+    let words: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let last = words.len().saturating_sub(lines);
+    let own = words.iter().position(|line| line.starts_with(OWN));
+    words.into_iter().skip(own.unwrap_or(last).min(last)).map(|line| line.trim_start_matches(OWN)).collect()
 }
 
 /// Waits for a child's end; at the deadline it is killed and there is no status.
@@ -267,6 +273,11 @@ mod tests {
             .arg("a b")
             .run(&worker(&program, Duration::from_secs(20)));
         assert_eq!(error.unwrap_err().to_string(), "qemu-img create of /x: /x: no space; create -q a b");
+        let words = "qemu-img: /y: Could not open '/y': Input/output error\nCould not open backing image.\n";
+        assert_eq!(
+            last_words(&format!("Formatting\n{words}"), 1).join("; "),
+            "/y: Could not open '/y': Input/output error; Could not open backing image."
+        );
         let program = script(dir.path(), "exit 3");
         let error = Tool::qemu_img("resize", Path::new("/x")).run(&worker(&program, Duration::from_secs(20)));
         assert_eq!(error.unwrap_err().to_string(), "qemu-img resize of /x: exit status: 3");

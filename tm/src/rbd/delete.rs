@@ -14,13 +14,18 @@ use crate::host::StorageError;
 pub(super) fn delete(rbd: &Rbd<'_>, volume: &Volume, trash: bool) -> Result<(), StorageError> {
     let family = Family::read(rbd, volume)?;
     // All looked at before any is touched: nothing goes of a disk that can't go.
-    if let Some(current) = family.current() {
-        rbd.idle(&current.volume)?;
-    }
-    strangers(rbd, &family)?;
+    refuse_in_use(rbd, &family)?;
     rbd.worker().at("volumes read");
     let removal = if trash { Removal::Trash } else { Removal::Gone };
     remove_all(rbd, &family.leaves_first(true), removal)
+}
+
+/// Refuses what somebody has open, or whose snapshots somebody else has cloned.
+pub(super) fn refuse_in_use(rbd: &Rbd<'_>, family: &Family) -> Result<(), StorageError> {
+    if let Some(current) = family.current() {
+        rbd.idle(&current.volume)?;
+    }
+    strangers(rbd, family)
 }
 
 /// Refuses a disk whose snapshots somebody else has cloned.
@@ -28,7 +33,8 @@ pub(super) fn strangers(rbd: &Rbd<'_>, family: &Family) -> Result<(), StorageErr
     let members = family.leaves_first(true);
     let ours: Vec<String> = members.iter().map(|member| member.volume.to_string()).collect();
     for member in &members {
-        for snapshot in member.snapshots.iter().filter(|snapshot| snapshot.protected) {
+        // Of an unprotected one, too: newer clusters clone those.
+        for snapshot in &member.snapshots {
             let clones = rbd.clones(&member.volume, &snapshot.name)?;
             let others: Vec<String> = clones.into_iter().filter(|clone| !ours.contains(clone)).collect();
             if !others.is_empty() {

@@ -19,6 +19,7 @@ mod clone;
 mod delete;
 mod diff;
 mod error;
+mod image;
 mod increment;
 mod link;
 mod local;
@@ -44,6 +45,8 @@ use crate::host::{BackupPlace, Blank, Datastore, SnapshotOrder, StorageError, Wo
 use crate::place::{VmDir, VmFile};
 
 pub use error::RbdError;
+pub(crate) use image::perform as perform_on_image;
+pub use image::{ImageCall, ImageWork, New};
 pub use name::{PoolName, UserName, Volume};
 pub use tool::Cluster;
 

@@ -22,6 +22,9 @@ const STRAY: Duration = Duration::from_secs(7 * 86_400);
 /// What `rbd info` says of a volume.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(crate) struct Info {
+    /// The cluster's own name for it, which no other volume of the pool ever gets.
+    #[serde(default)]
+    pub id: String,
     /// Bytes.
     pub size: u64,
     /// 2, or 1 for volumes of before 2012.
@@ -213,7 +216,8 @@ fn member(rbd: &Rbd<'_>, role: Role, volume: Volume) -> Result<Option<Member>, S
         Ok((info, snapshots)) => Ok(Some(Member { role, volume, info, snapshots })),
         // A call was killed while it was being made: it has a name and nothing else, and can be removed.
         Err(StorageError::Rbd(error)) if error.is(code::ENOENT) && role == Role::HalfMade => {
-            let info = Info { size: 0, format: 2, order: None, data_pool: None, parent: None };
+            let info =
+                Info { id: String::new(), size: 0, format: 2, order: None, data_pool: None, parent: None };
             Ok(Some(Member { role, volume, info, snapshots: Vec::new() }))
         }
         // It went since the pool was listed.
@@ -237,7 +241,7 @@ mod tests {
         Member {
             role: base.role(name).unwrap(),
             volume,
-            info: Info { size: 1 << 20, format: 2, order: None, data_pool: None, parent },
+            info: Info { id: String::new(), size: 1 << 20, format: 2, order: None, data_pool: None, parent },
             snapshots: snapshots.iter().map(snapshot).collect(),
         }
     }

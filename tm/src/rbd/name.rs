@@ -38,8 +38,11 @@ fn check(what: &'static str, text: &str) -> Result<(), NameError> {
         && !text.starts_with(['-', ' '])
         && !text.ends_with(' ')
         && !text.contains(['/', '@'])
+        // A name may become one of a file.
+        && text != "."
+        && text != ".."
         && !text.chars().any(char::is_control);
-    let form = "1 to 160 bytes without '/', '@' and control characters, not beginning with '-'";
+    let form = "1 to 160 bytes without '/', '@' and control characters, not beginning with '-', not '.' and not '..'";
     if ok { Ok(()) } else { Err(NameError::new(what, text, form)) }
 }
 
@@ -136,6 +139,11 @@ impl Volume {
     /// A VM's own copy of this image.
     pub fn disk(&self, vm: VmId, disk: u32) -> Self {
         self.followed_by(&format!("-{vm}-{disk}"))
+    }
+
+    /// An image.
+    pub fn image(pool: &PoolName, id: u32) -> Self {
+        Volume { pool: pool.clone(), name: format!("one-{id}") }
     }
 
     /// A VM's disk that has no image.
@@ -278,6 +286,11 @@ impl SnapshotName {
         }
     }
 
+    /// The one that a copy of its volume is made from; one for each copy, so that none removes another's.
+    pub(crate) fn for_copy(copy: &Volume) -> Self {
+        SnapshotName::Own(format!("{OWN_SNAPSHOT}for.{}", copy.name()))
+    }
+
     /// A new one of our own.
     pub(crate) fn own() -> Self {
         SnapshotName::Own(format!("{OWN_SNAPSHOT}{}", unique()))
@@ -379,9 +392,10 @@ mod tests {
 
     #[test]
     fn what_could_be_taken_for_something_else_is_no_name() {
-        for text in
-            ["", "one", "one/", "/x", "-p/x", "one/-x", "one/x@1", "one/a/b", "o@e/x", "one/x\n", " one/x"]
-        {
+        for text in [
+            "", "one", "one/", "/x", "-p/x", "one/-x", "one/x@1", "one/a/b", "o@e/x", "one/x\n", " one/x",
+            "one/..", "./x",
+        ] {
             assert!(text.parse::<Volume>().is_err(), "{text:?}");
         }
         for text in ["pool of mine/one-5", "p/one:5", "p/ü"] {

@@ -42,7 +42,7 @@ pub(super) fn remove_all(rbd: &Rbd<'_>, members: &[&Member], removal: Removal) -
 /// living one, and what stays is removed by the next call.
 pub(super) fn sweep(rbd: &Rbd<'_>, family: &Family) {
     for member in family.of(Role::HalfMade) {
-        match rbd.remove(&member.volume) {
+        match discard(rbd, &member.volume, &member.snapshots) {
             Ok(()) => rbd.worker().at("leftover removed"),
             Err(error) => tracing::debug!(volume = %member.volume, %error, "left for the next call"),
         }
@@ -54,6 +54,12 @@ pub(super) fn sweep(rbd: &Rbd<'_>, family: &Family) {
             }
         }
     }
+}
+
+/// Removes a volume that nobody needs, with its snapshots: one made of a backup came with them.
+fn discard(rbd: &Rbd<'_>, volume: &Volume, snapshots: &[Snapshot]) -> Result<(), StorageError> {
+    snapshots.iter().try_for_each(|snapshot| rbd.unsnap(volume, snapshot))?;
+    rbd.remove(volume)
 }
 
 /// Removes what calls left half-made days ago that were killed and never run again: of an image that never was nobody
@@ -79,7 +85,7 @@ pub(super) fn half_made(
         Ok(()) => Ok(made),
         Err(error) => {
             // The failure is what is told; what can't be removed now is removed by the next call.
-            let _ = rbd.remove(&made);
+            let _ = rbd.remove(&made).or_else(|_| discard(rbd, &made, &rbd.snapshots(&made)?));
             Err(error)
         }
     }

@@ -48,7 +48,7 @@ pub struct Cluster {
 pub(crate) struct Rbd<'a> {
     cluster: &'a Cluster,
     worker: &'a Worker<'a>,
-    program: &'a Path,
+    pub(super) program: &'a Path,
 }
 
 impl<'a> Rbd<'a> {
@@ -61,6 +61,7 @@ impl<'a> Rbd<'a> {
         self.worker
     }
 
+    /// Runs one verb; what it printed.
     pub(super) fn call(&self, verb: &[&str], on: &str, args: &[&str]) -> Result<Vec<u8>, StorageError> {
         let name = format!("rbd {}", verb.join(" "));
         self.run(self.program, &name, on, [verb, args].concat().as_slice())
@@ -78,7 +79,8 @@ impl<'a> Rbd<'a> {
         tool.arg(verb).args(args).stream(self.worker, read)
     }
 
-    fn tool(&self, program: &Path, name: &str, on: &str) -> Tool {
+    /// The tool, with the words that name the cluster.
+    pub(super) fn tool(&self, program: &Path, name: &str, on: &str) -> Tool {
         let mut tool = Tool::named(name, program, Path::new(on));
         let Cluster { conf, user, key } = self.cluster;
         for (option, value) in [
@@ -321,7 +323,7 @@ impl<'a> Rbd<'a> {
         self.call(&["image-meta", "set"], &on, &[&on, key, value]).map(drop)
     }
 
-    /// Takes a mark away, which is there.
+    /// Takes a mark away; one that is not there is as good.
     pub(super) fn unmark(&self, volume: &Volume, key: &str) -> Result<(), StorageError> {
         let on = volume.to_string();
         unless(code::ENOENT, self.call(&["image-meta", "remove"], &on, &[&on, key]))

@@ -5,7 +5,9 @@ use std::path::Path;
 
 use rustix::fs::{FallocateFlags, fallocate, symlinkat};
 
-use crate::host::{During, Home, ImageFile, Size, StorageError, Temporary, Worker, copy_data, remove};
+use crate::host::{
+    During, Home, ImageFile, Size, StorageError, Temporary, Worker, copy_data, remove, while_copying,
+};
 use crate::place::FileName;
 
 /// Bytes of a MiB, the unit of `SIZE`.
@@ -27,7 +29,8 @@ pub(crate) fn copy(
     let mode = image.file().metadata().during("look at", &path)?.mode() & 0o777;
     let made = temporary.create(mode)?;
     worker.at("file made");
-    copy_data((&path, image.file()), &made, image.length(), worker).during("copy", &path)?;
+    copy_data((&path, image.file()), &made, image.length(), worker)
+        .map_err(while_copying(&path, temporary.path()))?;
     worker.at("data copied");
     if size > image.length() {
         made.set_len(size).during("grow", temporary.path())?;

@@ -255,6 +255,7 @@ impl Layers {
     /// The word can't be written.
     pub(crate) fn leave_word(&self, id: u32, place: u32) -> Result<(), StorageError> {
         let name = format!("{id}.current");
+        self.folder.sweep(&name)?;
         let made = self.folder.temporary(&name);
         let mut file = made.create(0o666)?;
         let text = format!("{}\n", self.path(place).display());

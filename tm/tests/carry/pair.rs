@@ -4,8 +4,10 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use causeway_core::answer::Failure;
@@ -88,8 +90,36 @@ impl Pair {
         self.run(&self.order(runs_at, Manner::default()), NOWHERE, &[])
     }
 
+    /// Moves over a connection that is cut after so many bytes to the other end or from it; how many went each way.
+    pub fn cut(&self, order: &Carry, to: usize, from: usize) -> (Run, usize, usize) {
+        let passed = self.root.join("passed");
+        let _ = fs::remove_file(&passed);
+        let run = self.run_over(order, NOWHERE, &[], &|far| {
+            let words: Vec<&str> = far.get_args().map(|word| word.to_str().unwrap()).collect();
+            let mut wire = test("wire");
+            wire.envs(far.get_envs().filter_map(|(name, value)| Some((name, value?))));
+            wire.env("CAUSEWAY_TEST_WORDS", serde_json::to_string(&words).unwrap());
+            wire.env("CAUSEWAY_TEST_LIMITS", format!("[{to},{from}]")).env("CAUSEWAY_TEST_PASSED", &passed);
+            wire
+        });
+        // Cut at once, nothing went.
+        let counts = fs::read(&passed).map(|bytes| serde_json::from_slice(&bytes).unwrap());
+        let (to, from) = counts.unwrap_or_default();
+        (run, to, from)
+    }
+
     /// Moves, while the other end ends itself at a point the first time it is started.
     pub fn run(&self, order: &Carry, far: usize, pauses: &[Duration]) -> Run {
+        self.run_over(order, far, pauses, &|far| far)
+    }
+
+    fn run_over(
+        &self,
+        order: &Carry,
+        far: usize,
+        pauses: &[Duration],
+        wire: &dyn Fn(Command) -> Command,
+    ) -> Run {
         let points = self.root.join("points");
         fs::write(&points, "").unwrap();
         let passed = RefCell::new(Vec::new());
@@ -103,7 +133,7 @@ impl Pair {
             let courier = Courier {
                 worker: &worker,
                 reach: &|_: &HostName, end| {
-                    far_end(end, self.locks(end), &points, first.take().unwrap_or(NOWHERE))
+                    wire(far_end(end, self.locks(end), &points, first.take().unwrap_or(NOWHERE)))
                 },
                 log: &|_, text| log.borrow_mut().push(text.to_owned()),
                 pauses,
@@ -114,16 +144,31 @@ impl Pair {
         Run { result, log: log.into_inner(), near: passed.into_inner(), far }
     }
 
+    /// The move as a process that the tracer can watch, its other end too, and where it writes down what came of it.
+    #[cfg(target_arch = "x86_64")]
+    pub fn watched(&self, order: &Carry) -> (Command, PathBuf) {
+        let mut child = causeway_testing::tracer::command(std::env::current_exe().unwrap());
+        child.args(["--exact", "near_end", "--ignored"]);
+        self.tell(&mut child, order);
+        let answer = self.root.join("answer");
+        child.env("CAUSEWAY_TEST_ANSWER", &answer).stdout(Stdio::null()).stderr(Stdio::null());
+        (child, answer)
+    }
+
+    fn tell(&self, child: &mut Command, order: &Carry) {
+        child.env("CAUSEWAY_TEST_ORDER", serde_json::to_string(order).unwrap());
+        child.env("CAUSEWAY_TEST_LOCKS", self.locks(order.runs_at));
+        child.env("CAUSEWAY_TEST_FAR", self.locks(order.runs_at.other())).stdin(Stdio::null());
+    }
+
     /// Moves in a process that ends itself at a point.
     pub fn killed(&self, order: &Carry, point: usize) {
         use std::os::unix::process::ExitStatusExt;
         let pid = self.locks(order.runs_at.other()).with_extension("pid");
         let _ = fs::remove_file(&pid);
         let mut child = test("near_end");
-        child.env("CAUSEWAY_TEST_ORDER", serde_json::to_string(order).unwrap());
-        child.env("CAUSEWAY_TEST_LOCKS", self.locks(order.runs_at));
-        child.env("CAUSEWAY_TEST_FAR", self.locks(order.runs_at.other()));
-        child.env("CAUSEWAY_TEST_POINT", point.to_string()).stdin(Stdio::null());
+        self.tell(&mut child, order);
+        child.env("CAUSEWAY_TEST_POINT", point.to_string());
         let status = child.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
         assert_eq!(status.signal(), Some(9), "point {point}");
         let Ok(pid) = fs::read_to_string(pid) else { return };
@@ -180,7 +225,8 @@ fn variable(name: &str) -> String {
 /// Counts points, and ends the process at one.
 fn fatal(passed: &RefCell<usize>) {
     *passed.borrow_mut() += 1;
-    if passed.borrow().checked_sub(1) == variable("CAUSEWAY_TEST_POINT").parse().ok() {
+    let point = std::env::var("CAUSEWAY_TEST_POINT").ok().and_then(|text| text.parse().ok());
+    if point.is_some() && passed.borrow().checked_sub(1) == point {
         kill_process(getpid(), Signal::KILL).unwrap();
     }
 }
@@ -190,7 +236,6 @@ pub fn serve_far_end() {
     let (passed, locks) = (RefCell::new(0), PathBuf::from(variable("CAUSEWAY_TEST_LOCKS")));
     let worker = Worker {
         between: &|point| {
-            use std::io::Write;
             points.borrow_mut().write_all(format!("{point}\n").as_bytes()).unwrap();
             fatal(&passed);
         },
@@ -214,5 +259,71 @@ pub fn run_near_end() {
     let far = PathBuf::from(variable("CAUSEWAY_TEST_FAR"));
     let reach = |_: &HostName, end| far_end(end, &far, Path::new("/dev/null"), NOWHERE);
     let courier = Courier { worker: &worker, reach: &reach, log: &|_, _| {}, pauses: &[] };
-    carry(&order, &courier).unwrap();
+    let came = carry(&order, &courier).map_err(Failure::from);
+    match std::env::var("CAUSEWAY_TEST_ANSWER") {
+        Ok(answer) => fs::write(answer, serde_json::to_vec(&came.map(drop)).unwrap()).unwrap(),
+        Err(_) => drop(came.unwrap()),
+    }
+}
+
+/// A connection to the other end, which breaks in both directions when one of them has carried so many bytes.
+pub fn be_a_wire() {
+    let words: Vec<String> = serde_json::from_str(&variable("CAUSEWAY_TEST_WORDS")).unwrap();
+    let limits: [usize; 2] = serde_json::from_str(&variable("CAUSEWAY_TEST_LIMITS")).unwrap();
+    let mut far = Command::new("sh");
+    let mut far = far.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut inner = (far.stdout.take().unwrap(), far.stdin.take());
+    let mut outer = (
+        File::open("/proc/self/fd/3").unwrap(),
+        File::options().write(true).open("/proc/self/fd/4").unwrap(),
+    );
+    let (passed, far) = (Mutex::new([0, 0]), Mutex::new(far));
+    let end = || {
+        let mut far = far.lock().unwrap();
+        let _ = far.kill();
+        let _ = far.wait();
+        std::process::exit(0);
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut to = inner.1.take().unwrap();
+            if pass(&mut outer.0, &mut to, (0, limits[0]), &passed) {
+                end();
+            }
+        });
+        pass(&mut inner.0, &mut outer.1, (1, limits[1]), &passed);
+        end();
+    });
+}
+
+/// Carries bytes as they come, and writes down how many; whether it was cut.
+fn pass(
+    from: &mut impl Read,
+    to: &mut impl Write,
+    (way, limit): (usize, usize),
+    passed: &Mutex<[usize; 2]>,
+) -> bool {
+    let (path, mut buffer) = (PathBuf::from(variable("CAUSEWAY_TEST_PASSED")), [0; 4096]);
+    loop {
+        let left = (limit - passed.lock().unwrap()[way]).min(buffer.len());
+        if left == 0 {
+            return true;
+        }
+        match from.read(&mut buffer[..left]) {
+            Ok(0) | Err(_) => return false,
+            Ok(read) => {
+                {
+                    let mut passed = passed.lock().unwrap();
+                    passed[way] += read;
+                    // Whoever waits for the end may not wait for ours.
+                    let half = path.with_extension("half");
+                    fs::write(&half, serde_json::to_vec(&*passed).unwrap()).unwrap();
+                    fs::rename(&half, &path).unwrap();
+                }
+                if to.write_all(&buffer[..read]).is_err() {
+                    return true;
+                }
+            }
+        }
+    }
 }

@@ -14,6 +14,8 @@ use causeway_core::answer::Failure;
 use causeway_tm::host::{Call, Worker, perform};
 use serde_json::{Value, json};
 
+pub mod images;
+
 pub const MIB: u64 = 1 << 20;
 
 /// The cluster, if there is one. `tests/run ceph` starts one and sets the variable.
@@ -79,7 +81,7 @@ impl Stage {
     }
 
     /// The words that name the cluster, as user `one`.
-    fn access(&self) -> [String; 6] {
+    pub fn access(&self) -> [String; 6] {
         let beside = |name: &str| self.conf.with_file_name(name).display().to_string();
         let conf = self.conf.display().to_string();
         [
@@ -265,9 +267,14 @@ impl Stage {
         }
     }
 
-    fn call(&self, work: Value) -> Value {
+    /// The cluster, as a call names it.
+    fn cluster_words(&self) -> Value {
         let [_, conf, _, user, _, key] = self.access();
-        json!({"rbd": {"cluster": {"conf": conf, "user": user, "key": key}, "vm": 7, "work": work}})
+        json!({"conf": conf, "user": user, "key": key})
+    }
+
+    fn call(&self, work: Value) -> Value {
+        json!({"rbd": {"cluster": self.cluster_words(), "vm": 7, "work": work}})
     }
 
     pub fn vm_dir(&self) -> PathBuf {

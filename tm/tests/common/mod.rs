@@ -1,6 +1,10 @@
 //! A root of datastores in a temporary directory, calls on it, and a picture of what they leave.
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
+#[cfg(target_arch = "x86_64")]
+pub mod fault;
+#[cfg(target_arch = "x86_64")]
+pub mod hostile;
 pub mod images;
 pub mod kill;
 
@@ -24,6 +28,34 @@ pub struct Datastores {
     pub locks: PathBuf,
 }
 
+/// A copy of directories as they were.
+pub struct Kept {
+    copy: tempfile::TempDir,
+    dirs: Vec<PathBuf>,
+}
+
+impl Kept {
+    pub fn of(dirs: Vec<PathBuf>) -> Self {
+        let copy = tempfile::tempdir().unwrap();
+        for (number, dir) in dirs.iter().enumerate().filter(|(_, dir)| dir.exists()) {
+            let to = copy.path().join(number.to_string());
+            tool("cp", &["-a", dir.to_str().unwrap(), to.to_str().unwrap()]);
+        }
+        Kept { copy, dirs }
+    }
+
+    /// Puts everything back.
+    pub fn restore(&self) {
+        for (number, dir) in self.dirs.iter().enumerate() {
+            let _ = std::fs::remove_dir_all(dir);
+            let from = self.copy.path().join(number.to_string());
+            if from.exists() {
+                tool("cp", &["-a", from.to_str().unwrap(), dir.to_str().unwrap()]);
+            }
+        }
+    }
+}
+
 impl Datastores {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -34,13 +66,25 @@ impl Datastores {
 
     /// In a directory that somebody else keeps.
     pub fn below(dir: &Path) -> Self {
+        let on = Self::at(dir);
+        for id in ["1", "100", "101"] {
+            std::fs::create_dir_all(on.path(id)).unwrap();
+        }
+        on
+    }
+
+    /// That are there already.
+    pub fn at(dir: &Path) -> Self {
         // As the kernel names it: a temporary directory may be reached through a link.
         let dir = dir.canonicalize().unwrap();
-        let root = dir.join("datastores");
-        std::fs::create_dir_all(root.join("1")).unwrap();
-        std::fs::create_dir_all(root.join("100")).unwrap();
-        std::fs::create_dir_all(root.join("101")).unwrap();
-        Datastores { _dir: None, other: Default::default(), root, locks: dir.join("locks") }
+        let (root, locks) = (dir.join("datastores"), dir.join("locks"));
+        Datastores { _dir: None, other: Default::default(), root, locks }
+    }
+
+    /// Where everything of these datastores lies.
+    pub fn dirs(&self) -> Vec<PathBuf> {
+        let other = self.other.get().map(|dir| dir.path().to_owned());
+        [self.root.clone(), self.locks.clone()].into_iter().chain(other).collect()
     }
 
     /// Puts datastore 101 into another file system, as a mount would.
@@ -235,7 +279,8 @@ impl Datastores {
         if !cut {
             frame(&[]);
         }
-        causeway_tm::host::receive(stream.as_slice(), &self.locks, between)
+        let worker = Worker { between, ..Worker::new(&self.locks, Instant::now()) };
+        causeway_tm::host::receive(stream.as_slice(), &worker)
     }
 
     pub fn resize(&self, qcow2: bool, persistent: bool, size_mb: u64, sparse: bool) -> Value {

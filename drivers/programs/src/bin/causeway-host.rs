@@ -8,7 +8,7 @@ use anyhow::Context;
 use causeway_core::answer::one_line;
 use causeway_core::names::DeployId;
 use causeway_core::reach::wire::LEASE;
-use causeway_programs::host::{Options, files, guard, resident, slot::SlotRun, work};
+use causeway_programs::host::{Options, files, guard, resident, settings, slot::SlotRun, work};
 use causeway_programs::{start, storage};
 use causeway_tm::carry::End;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -57,6 +57,19 @@ enum Command {
         /// Our state on this host, the unprivileged user's part.
         #[arg(long, env = "CAUSEWAY_STATE", default_value = "/var/lib/causeway")]
         state: PathBuf,
+        /// Our own settings.
+        #[arg(long, env = "CAUSEWAY_SETTINGS", default_value = "/etc/causeway/causeway.toml")]
+        settings: PathBuf,
+    },
+    /// Sends an image that is asked for on standard input. Started over ssh by causeway-tm.
+    #[command(hide = true)]
+    Send {
+        /// Our state on this host, the unprivileged user's part.
+        #[arg(long, env = "CAUSEWAY_STATE", default_value = "/var/lib/causeway")]
+        state: PathBuf,
+        /// Our own settings.
+        #[arg(long, env = "CAUSEWAY_SETTINGS", default_value = "/etc/causeway/causeway.toml")]
+        settings: PathBuf,
     },
     /// Answers file requests on the standard streams. Started by the other two.
     #[command(hide = true)]
@@ -155,7 +168,14 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                 return Ok(ExitCode::from(failure.kind.exit_code()));
             }
         }
-        Command::Receive { state } => storage::receive(&state)?,
+        Command::Receive { state, settings: path } => storage::receive(&state, &settings::causeway(&path)?)?,
+        Command::Send { state, settings: path } => {
+            if let Err(failure) = storage::send(&state, &settings::causeway(&path)?) {
+                // The last line is what whoever asked is told.
+                eprintln!("{}", one_line(&failure.text));
+                return Ok(ExitCode::from(failure.kind.exit_code()));
+            }
+        }
         Command::Guard { uri, id } => guard::serve(&uri, &id)?,
         Command::Resident { place, delegated } => {
             start::run_local(resident::serve(place.options(delegated)))??;

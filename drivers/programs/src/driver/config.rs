@@ -311,7 +311,8 @@ impl<O: Options> Config<O> {
             downloader: self.remotes.join("datastore/downloader.sh"),
             restricted: self.restricted_directories(),
             ssh: self.ssh_client(),
-            receiver: self.receiver(),
+            receiver: self.remote("receive"),
+            sender: self.remote("send"),
         }
     }
 
@@ -321,10 +322,10 @@ impl<O: Options> Config<O> {
         Ssh::kept(&client, "", self.causeway.deadlines.connect.duration()).client
     }
 
-    /// What a remote shell runs to make an image of what is sent to it.
-    pub fn receiver(&self) -> String {
+    /// What a remote shell runs to make an image of what is sent to it (`receive`), or to send one (`send`).
+    pub fn remote(&self, command: &str) -> String {
         let program = quoted(&self.causeway.libexec_dir.join("causeway-host").display().to_string());
-        let command = format!("exec {program} receive");
+        let command = format!("exec {program} {command}");
         match self.options.shell() {
             "bash" => command,
             shell => format!("{} -c {}", quoted(shell), quoted(&command)),

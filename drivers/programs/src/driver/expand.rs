@@ -263,7 +263,7 @@ mod tests {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         };
         put("tm/qcow2/clone", "#!/bin/sh\nexec /x/causeway-tm slot tm/qcow2/clone \"$@\"\n");
-        put("tm/qcow2/restore", "#!/bin/sh\nexec /x/causeway-tm slot tm/qcow2/restore \"$@\"\n");
+        put("tm/qcow2/later", "#!/bin/sh\nexec /x/causeway-tm slot tm/qcow2/later \"$@\"\n");
         put("tm/qcow2/delete", "#!/bin/sh\necho mine\n");
         let of = |slot: &str| doer(remotes.path(), &slot.parse().unwrap());
         let (ours, foreign) =
@@ -277,7 +277,7 @@ mod tests {
         assert_eq!(of("tm/qcow2/delete"), foreign("tm/qcow2/delete"));
         assert_eq!(of("tm/qcow2/delete.ssh"), foreign("tm/qcow2/delete"));
         // A wrapper in a slot that this version does not fill, and an empty slot of another driver.
-        assert_eq!(of("tm/qcow2/restore"), Doer::Nobody);
+        assert_eq!(of("tm/qcow2/later"), Doer::Nobody);
         assert_eq!(of("tm/lvm/clone"), Doer::Nobody);
         assert_eq!(of("tm/ceph/clone"), ours("tm/ceph/clone"));
         assert_eq!(of("tm/ceph/snap_create_live"), ours("tm/ceph/snap_create_live"));

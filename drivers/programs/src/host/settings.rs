@@ -26,6 +26,9 @@ pub fn read(options: &Options) -> anyhow::Result<(String, Settings)> {
 }
 
 /// Our own settings of this host.
-fn causeway(path: &Path) -> anyhow::Result<Causeway> {
+///
+/// # Errors
+/// The file can't be read, or has what it must not.
+pub fn causeway(path: &Path) -> anyhow::Result<Causeway> {
     Ok(Causeway::parse(&path.display().to_string(), &read_file(path)?.unwrap_or_default())?)
 }

@@ -95,7 +95,7 @@ fn copy(place: &BackupPlace, disk: &BackupDisk, worker: &Worker<'_>) -> Result<(
     let size = size(&from, disk.qcow2)?;
     let folder = folder::open(place)?;
     worker.at("disk read");
-    folder.sweep(&disk.result())?;
+    folder.sweep(disk.result())?;
     worker.at("leftovers removed");
     let made = folder.temporary(disk.result());
     let whole = |made: &Temporary<'_>| {
@@ -128,7 +128,7 @@ fn copy(place: &BackupPlace, disk: &BackupDisk, worker: &Worker<'_>) -> Result<(
 fn make_target(place: &BackupPlace, disk: &BackupDisk, worker: &Worker<'_>) -> Result<(), StorageError> {
     let size = size(&source(disk)?, disk.qcow2)?;
     let folder = folder::open(place)?;
-    folder.sweep(&disk.result())?;
+    folder.sweep(disk.result())?;
     worker.at("leftovers removed");
     empty(&place.target(disk), size, worker)?;
     worker.at("file made");

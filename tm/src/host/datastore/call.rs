@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::super::{Blank, Staged};
 use crate::facts::Format;
 use crate::place::{DatastoreDir, Image};
+use crate::rbd::{ImageCall, ImageWork};
 
 /// One call about a datastore, in checked types.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,6 +106,36 @@ pub enum DatastoreCall {
         /// The snapshot.
         id: u32,
     },
+    /// Works on an image that is a volume of a Ceph cluster.
+    Volume(Box<ImageCall>),
+}
+
+impl DatastoreCall {
+    /// What a new image is to be made of, where that comes from outside of the datastore.
+    pub(crate) fn origin(&self) -> Option<&Origin> {
+        match self {
+            DatastoreCall::Import { origin, .. } | DatastoreCall::Stage { origin, .. } => Some(origin),
+            DatastoreCall::Volume(call) => match &call.work {
+                ImageWork::Import { origin, .. } => Some(origin),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// The same call with something else to make the image of.
+    pub(super) fn made_of(mut self, other: Origin) -> Self {
+        match &mut self {
+            DatastoreCall::Import { origin, .. } | DatastoreCall::Stage { origin, .. } => *origin = other,
+            DatastoreCall::Volume(call) => {
+                if let ImageWork::Import { origin, .. } = &mut call.work {
+                    *origin = other;
+                }
+            }
+            _ => {}
+        }
+        self
+    }
 }
 
 /// A format that we make and read.
@@ -169,6 +200,15 @@ pub enum Origin {
         checksum: Option<Checksum>,
         /// Whether an archive is refused: one that nobody unpacked on the way.
         unpacked: bool,
+    },
+    /// An image of another host.
+    Host {
+        /// Starts the sender there.
+        ssh: Vec<String>,
+        /// The image.
+        image: Image,
+        /// How its bytes are laid out.
+        stored: Stored,
     },
     /// Something elsewhere.
     Address {

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use causeway_core::locks::Mode;
 
 use super::super::image::Reading;
-use super::super::{ImageFile, Inside, copy_data};
+use super::super::{ImageFile, Inside, copy_data, while_copying};
+use super::upload::is_luks;
 use super::{During, StorageError, Stored, Worker, convert, lock, publish, ready};
 use crate::place::Image;
 use crate::store::layers::Layers;
@@ -69,13 +70,16 @@ pub(super) fn copy(
     let _locks = lock::images(worker, &[(original, Mode::Shared), (image, Mode::Exclusive)])?;
     let head = head(original, stored)?;
     worker.at("image opened");
+    // As `cp` leaves it: what is in an encrypted disk is not ours to read.
+    let format = if stored == Stored::Raw && is_luks(&head.file, &head.path)? { Stored::Raw } else { format };
     let folder = ready(image, worker)?;
     let made = folder.temporary(image.name());
     if head.whole && stored == format {
         let found = head.file.metadata().during("look at", &head.path)?;
         let copy = made.create(found.mode() & 0o777)?;
         worker.at("file made");
-        copy_data((&head.path, &head.file), &copy, found.len(), worker).during("copy", &head.path)?;
+        copy_data((&head.path, &head.file), &copy, found.len(), worker)
+            .map_err(while_copying(&head.path, made.path()))?;
         worker.at("data copied");
         copy.sync_all().during("write out", made.path())?;
         let length = copy.metadata().during("look at", made.path())?.len();

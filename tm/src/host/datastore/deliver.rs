@@ -16,13 +16,13 @@ use causeway_core::answer::{Failure, Kind};
 use serde::{Deserialize, Serialize};
 
 use super::import::{compare, descriptor, import, named, script};
+use super::remote::Remote;
 use super::upload::is_packed;
+use super::{DatastoreCall, During, Origin, StorageError, Worker, rbd};
 use crate::host::restore;
 
-use super::{DatastoreCall, During, Origin, StorageError, Worker};
-
 /// Most bytes of a frame.
-const FRAME: usize = 64 << 10;
+pub(super) const FRAME: usize = 64 << 10;
 /// Most bytes of an answer.
 const ANSWER: u64 = 64 << 10;
 
@@ -41,15 +41,17 @@ pub(super) fn deliver(
     ssh: &[String],
     worker: &Worker<'_>,
 ) -> Result<String, StorageError> {
-    let (DatastoreCall::Import { origin, .. } | DatastoreCall::Stage { origin, .. }) = call else {
-        return Err(refused("only what is imported or staged can be sent to a host"));
-    };
+    let origin =
+        call.origin().ok_or_else(|| refused("only what is imported or staged can be sent to a host"))?;
     let (file, checksum) = match origin {
         Origin::File { path, dirs, checksum, .. } => (Some(named(path, dirs)?), checksum),
         Origin::Address { checksum, .. } | Origin::Stream { checksum, .. } => (None, checksum),
+        Origin::Host { .. } => (None, &None),
     };
-    let packed = file.as_ref().is_some_and(is_packed);
-    let unpacked = matches!(origin, Origin::File { unpack: Some(_), .. }) && packed;
+    let unpacked = match (origin, &file) {
+        (Origin::File { path, unpack: Some(_), .. }, Some(file)) => is_packed(file, &path.path())?,
+        _ => false,
+    };
     // What is unpacked on the way is compared before; anything else where it arrives.
     if let (true, Some(wanted), Some(file), Origin::File { path, .. }) = (unpacked, checksum, &file, origin) {
         compare(wanted, file, &path.path())?;
@@ -58,10 +60,7 @@ pub(super) fn deliver(
     let promised = checksum.is_some();
     // The sum of what is downloaded is that of the archive; to unpack it on the way would be too early.
     let refuses = promised && matches!(origin, Origin::Address { fetch, .. } if fetch.decompress);
-    let mut call = call.clone();
-    if let DatastoreCall::Import { origin, .. } | DatastoreCall::Stage { origin, .. } = &mut call {
-        *origin = Origin::Stream { checksum, unpacked: refuses };
-    }
+    let call = call.clone().made_of(Origin::Stream { checksum, unpacked: refuses });
     let left = worker.deadline.saturating_duration_since(Instant::now());
     let order = Order { call, deadline_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX) };
     let order = serde_json::to_vec(&order).map_err(|e| refused(&e.to_string()))?;
@@ -75,6 +74,16 @@ pub(super) fn deliver(
             let tool = script(by, by.address.as_deref().unwrap_or_default(), by.decompress && !promised);
             Ok(tool.stream(worker, |mut pipe| session.pass(&mut pipe)))
         }
+        (Origin::Host { ssh, image, stored }, _) => Ok(match Remote::open(ssh, image, *stored, worker) {
+            Ok(mut remote) => match session.pass(&mut remote.bytes()) {
+                Ok(()) => Ok(Ok(())),
+                Err(e) => match remote.why(broken_off()) {
+                    said @ StorageError::Host { .. } => Err(said),
+                    _ => Ok(Err(e)),
+                },
+            },
+            Err(error) => Err(error),
+        }),
         (_, Some(file)) => Ok(Ok(session.pass(&mut &*file))),
         _ => Err(io::ErrorKind::InvalidInput.into()),
     });
@@ -88,6 +97,11 @@ pub(super) fn deliver(
             Err(failed)
         }
     }
+}
+
+/// What stands for a stream without an end until somebody says why.
+pub(super) fn broken_off() -> StorageError {
+    StorageError::Incomplete { path: "what was sent".into(), why: "the stream broke off".to_owned() }
 }
 
 pub(super) fn refused(why: &str) -> StorageError {
@@ -123,10 +137,7 @@ impl Session {
     }
 
     fn frame(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
-        let input = self.input.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
-        input.write_all(&length.to_be_bytes())?;
-        input.write_all(bytes)
+        write_frame(self.input.as_mut().ok_or(io::ErrorKind::BrokenPipe)?, bytes)
     }
 
     fn pass(&mut self, from: &mut impl Read) -> io::Result<()> {
@@ -185,32 +196,37 @@ impl Session {
 ///
 /// # Errors
 /// As the call; the stream is broken, or ended too early.
-pub fn receive(
-    mut input: impl Read,
-    locks: &std::path::Path,
-    between: &dyn Fn(&'static str),
-) -> Result<String, Failure> {
+pub fn receive(mut input: impl Read, worker: &Worker<'_>) -> Result<String, Failure> {
     let wrong =
         |e: &dyn std::fmt::Display| Failure::new(Kind::Input, format!("a stream that is no image: {e}"));
     let first = frame(&mut input).map_err(|e| wrong(&e))?;
     let order: Order = serde_json::from_slice(&first).map_err(|e| wrong(&e))?;
     let deadline = Instant::now() + Duration::from_millis(order.deadline_ms.min(30 * 24 * 3_600_000));
-    let worker = Worker { between, ..Worker::new(locks, deadline) };
-    let mut frames = Frames { input, rest: io::Cursor::new(Vec::new()), ended: false };
-    match &order.call {
-        DatastoreCall::Import { image, origin: origin @ Origin::Stream { .. }, format, opened, sparse } => {
-            import(image, origin, *format, *opened, *sparse, Some(&mut frames), &worker)
-                .map_err(Failure::from)
+    let worker = Worker { deadline, ..*worker };
+    let mut frames = Frames::new(input);
+    let made = match (order.call.origin(), &order.call) {
+        (
+            Some(origin @ Origin::Stream { .. }),
+            DatastoreCall::Import { image, format, opened, sparse, .. },
+        ) => import(image, origin, *format, *opened, *sparse, Some(&mut frames), &worker),
+        (Some(Origin::Stream { .. }), DatastoreCall::Volume(call)) => {
+            rbd::perform_on_image(call, Some(&mut frames), &worker)
         }
-        DatastoreCall::Stage { staged, origin: Origin::Stream { .. } } => {
-            restore::stage(staged, &mut frames, &worker)?;
-            Ok(String::new())
+        (Some(Origin::Stream { .. }), DatastoreCall::Stage { staged, .. }) => {
+            restore::stage(staged, &mut frames, &worker).map(|()| String::new())
         }
-        _ => Err(wrong(&"another call")),
-    }
+        _ => return Err(wrong(&"another call")),
+    };
+    made.map_err(Failure::from)
 }
 
-fn frame(input: &mut impl Read) -> io::Result<Vec<u8>> {
+pub(super) fn write_frame(output: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
+    let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
+    output.write_all(&length.to_be_bytes())?;
+    output.write_all(bytes)
+}
+
+pub(super) fn frame(input: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut length = [0; 4];
     input.read_exact(&mut length)?;
     let length = usize::try_from(u32::from_be_bytes(length)).map_err(io::Error::other)?;
@@ -223,10 +239,21 @@ fn frame(input: &mut impl Read) -> io::Result<Vec<u8>> {
 }
 
 /// The bytes inside the frames, up to the empty one; an earlier end is an error.
-struct Frames<R> {
+pub(super) struct Frames<R> {
     input: R,
     rest: io::Cursor<Vec<u8>>,
     ended: bool,
+}
+
+impl<R> Frames<R> {
+    pub(super) fn new(input: R) -> Self {
+        Frames { input, rest: io::Cursor::new(Vec::new()), ended: false }
+    }
+
+    /// Whether the empty frame has come.
+    pub(super) fn ended(&self) -> bool {
+        self.ended
+    }
 }
 
 impl<R: Read> Read for Frames<R> {
@@ -263,7 +290,7 @@ mod tests {
             stream.extend([0; 4]);
             let read = |stream: &[u8]| {
                 let mut all = Vec::new();
-                let mut frames = Frames { input: stream, rest: io::Cursor::new(Vec::new()), ended: false };
+                let mut frames = Frames::new(stream);
                 frames.read_to_end(&mut all).map(|_| all)
             };
             prop_assert_eq!(read(&stream).unwrap(), pieces.concat());

@@ -13,7 +13,8 @@ use md5::{Digest, Md5};
 use rustix::fs::{CWD, OFlags, openat};
 use sha1::Sha1;
 
-use super::super::copy_data;
+use super::super::{copy_data, while_copying};
+use super::remote::Remote;
 use super::upload::{self, Upload};
 use super::{
     Checksum, Dirs, During, Fetch, Home, Origin, StorageError, Stored, Temporary, Tool, Worker, convert,
@@ -39,7 +40,7 @@ pub(super) fn import(
     // Before anything is made: what must not be read leaves no trace.
     let file = match origin {
         Origin::File { path, dirs, .. } => Some(named(path, dirs)?),
-        Origin::Address { .. } | Origin::Stream { .. } => None,
+        Origin::Address { .. } | Origin::Stream { .. } | Origin::Host { .. } => None,
     };
     let _locks = lock::images(worker, &[(image, Mode::Exclusive)])?;
     let folder = ready(image, worker)?;
@@ -49,10 +50,16 @@ pub(super) fn import(
     match (origin, stream) {
         (Origin::Stream { checksum, unpacked }, Some(mut stream)) => {
             arrive(&mut stream, checksum.as_ref(), &copy, &made, sparse)?;
-            if *unpacked && upload::is_packed(&copy) {
+            if *unpacked && upload::is_packed(&copy, &asked(origin))? {
                 let why = "it is an archive, and one with a promised sum can't be unpacked on the way to a host: \
                            take the sum away, or unpack it first";
                 return Err(StorageError::Upload { path: asked(origin), why: why.to_owned() });
+            }
+        }
+        (Origin::Host { ssh, image: from, stored }, _) => {
+            let mut remote = Remote::open(ssh, from, *stored, worker)?;
+            if let Err(error) = arrive(remote.bytes(), None, &copy, &made, sparse) {
+                return Err(remote.why(error));
             }
         }
         _ => take(origin, file.as_ref(), &copy, &made, (&folder, image.name()), (sparse, worker))?,
@@ -64,7 +71,7 @@ pub(super) fn import(
         return Err(StorageError::Upload { path: asked(origin), why: "it is empty".to_owned() });
     }
     let found = if opened { upload::kind(&copy, &asked(origin))? } else { Upload::Plain };
-    if matches!(found, Upload::Qcow2(_)) && !upload::is_encrypted(&copy) {
+    if matches!(found, Upload::Qcow2(_)) && !upload::is_encrypted(&copy, &asked(origin))? {
         // What is missing at the end of a file would be read as zeros.
         let mut tool = Tool::qemu_img("check", &asked(origin));
         // Space that nothing refers to does no harm.
@@ -76,11 +83,21 @@ pub(super) fn import(
         Upload::Other(name) => (*name, length),
         Upload::Plain => ("raw", length),
     };
-    let wanted = format.filter(|wanted| wanted.as_str() != name && !is_luks(&copy));
+    // An encrypted disk stays what it is, as with the stock script: what is in it is not ours to read.
+    let luks = upload::is_luks(&copy, &asked(origin))?;
+    let wanted = format.filter(|wanted| wanted.as_str() != name && !luks);
     let Some(wanted) = wanted else {
         publish(made, image, &folder, worker)?;
         return Ok(name.to_owned());
     };
+    if matches!(found, Upload::Qcow2(_)) && upload::is_encrypted(&copy, &made.path())? {
+        let why = format!(
+            "its content is encrypted, and {} can't be made of it without its key: say CONVERT=NO in the datastore, or \
+             upload a raw LUKS image (`qemu-img convert -O luks`)",
+            wanted.as_str()
+        );
+        return Err(StorageError::Upload { path: asked(origin), why });
+    }
     let converted = folder.temporary(image.name());
     let size = if matches!(found, Upload::Other(_)) { 0 } else { size };
     convert_to((&made.path(), name), size, (&converted, wanted), sparse, worker)?;
@@ -107,16 +124,11 @@ fn convert_to(
     file.sync_all().during("write out", &path)
 }
 
-/// An encrypted disk stays what it is, as with the stock script: what is in it is not ours to read.
-fn is_luks(file: &File) -> bool {
-    let mut first = [0; 6];
-    file.read_exact_at(&mut first, 0).is_ok() && first == *b"LUKS\xba\xbe"
-}
-
 /// What was asked for, for messages. Not the address: it may hold a password.
 fn asked(origin: &Origin) -> PathBuf {
     match origin {
         Origin::File { path, .. } => path.path(),
+        Origin::Host { image, .. } => image.path(),
         Origin::Address { .. } | Origin::Stream { .. } => "what was downloaded".into(),
     }
 }
@@ -154,14 +166,16 @@ fn take(
 ) -> Result<(), StorageError> {
     match (origin, file) {
         (Origin::File { path, unpack, checksum, .. }, Some(file)) => {
-            let packed = unpack.as_ref().filter(|_| upload::is_packed(file));
-            if let Some(by) = packed {
+            if let Some(by) = unpack
+                && upload::is_packed(file, &path.path())?
+            {
                 // The sum is that of the archive.
                 checksum.iter().try_for_each(|wanted| compare(wanted, file, &path.path()))?;
                 return fetch(by, &descriptor(file), copy, made, sparse, worker);
             }
             let length = file.metadata().during("look at", path.path())?.len();
-            copy_data((&path.path(), file), copy, length, worker).during("copy", path.path())?;
+            copy_data((&path.path(), file), copy, length, worker)
+                .map_err(while_copying(path.path(), made.path()))?;
             // That of the copy: what was read and what was written are then one.
             checksum.iter().try_for_each(|wanted| compare(wanted, copy, &path.path()))
         }
@@ -175,18 +189,19 @@ fn take(
             fetch(&plain, by.address.as_deref().unwrap_or_default(), copy, made, sparse, worker)?;
             worker.at("downloaded");
             compare(wanted, copy, &asked(origin))?;
-            if !by.decompress || !upload::is_packed(copy) {
+            if !by.decompress || !upload::is_packed(copy, &asked(origin))? {
                 return Ok(());
             }
             let archive = folder.temporary(name);
             let packed = archive.create(0o600)?;
             let length = copy.metadata().during("look at", made.path())?.len();
-            copy_data((&made.path(), copy), &packed, length, worker).during("copy", made.path())?;
+            copy_data((&made.path(), copy), &packed, length, worker)
+                .map_err(while_copying(made.path(), archive.path()))?;
             copy.set_len(0).during("empty", made.path())?;
             worker.at("archive aside");
             fetch(by, &descriptor(&packed), copy, made, sparse, worker)
         }
-        (Origin::File { .. } | Origin::Stream { .. }, _) => {
+        (Origin::File { .. } | Origin::Stream { .. } | Origin::Host { .. }, _) => {
             Err(StorageError::NotAFile { path: asked(origin) })
         }
     }
@@ -246,11 +261,7 @@ pub(super) fn script(by: &Fetch, address: &str, decompress: bool) -> Tool {
 }
 
 /// Writes a stream into a new file; what is zero is left out. How many bytes came.
-pub(in crate::host) fn pour(
-    pipe: &mut (impl Read + ?Sized),
-    into: &File,
-    sparse: bool,
-) -> std::io::Result<u64> {
+pub(crate) fn pour(pipe: &mut (impl Read + ?Sized), into: &File, sparse: bool) -> std::io::Result<u64> {
     let mut buffer = vec![0; GRAIN];
     let mut at: u64 = 0;
     loop {
@@ -274,7 +285,7 @@ pub(in crate::host) fn pour(
     }
 }
 
-pub(super) fn compare(wanted: &Checksum, file: &File, path: &Path) -> Result<(), StorageError> {
+pub(crate) fn compare(wanted: &Checksum, file: &File, path: &Path) -> Result<(), StorageError> {
     let (wanted, found) = match wanted {
         Checksum::Md5(sum) => (sum, sum_of::<Md5>(file)),
         Checksum::Sha1(sum) => (sum, sum_of::<Sha1>(file)),

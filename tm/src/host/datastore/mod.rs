@@ -6,6 +6,7 @@ use causeway_core::locks::Mode;
 
 use super::{Datastore, During, Home, StorageError, Temporary, Tool, Worker, lock, make, remove, snapshot};
 use crate::place::Image;
+use crate::rbd;
 use crate::store::file::MIB;
 use crate::store::header::Header;
 
@@ -16,6 +17,7 @@ mod export;
 mod flatten;
 mod import;
 mod measure;
+mod remote;
 mod removal;
 mod upload;
 mod usage;
@@ -24,7 +26,10 @@ pub use call::{
     Checksum, DatastoreCall, Dirs, DiskSizes, Exported, Fetch, ImageOrder, Origin, Stored, VmSizes,
 };
 pub use deliver::receive;
-pub(super) use import::{LEAKS, pour};
+pub(super) use import::LEAKS;
+pub(crate) use import::{compare, pour};
+pub use remote::send;
+pub(crate) use upload::{Upload, is_encrypted, kind};
 
 /// Performs one call; what it prints.
 ///
@@ -49,6 +54,7 @@ pub(super) fn perform(call: &DatastoreCall, worker: &Worker<'_>) -> Result<Strin
             quiet(publish(made, image, &folder, worker))
         }
         DatastoreCall::Remove { image } => quiet(removal::remove_image(image, worker)),
+        DatastoreCall::Volume(call) => rbd::perform_on_image(call, None, worker),
         DatastoreCall::Measure { origin } => measure::measure(origin),
         DatastoreCall::AskSize { address } => measure::ask(address, worker),
         DatastoreCall::Usage { datastore, disks } => usage::usage(datastore, *disks),

@@ -4,12 +4,12 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::super::StorageError;
+use super::super::{During, StorageError};
 use crate::store::header::Header;
 
 /// What an upload is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Upload {
+pub(crate) enum Upload {
     /// A copy-on-write image that needs no other file.
     Qcow2(Header),
     /// Another format, by QEMU's name for it, of a kind that names no other file.
@@ -32,7 +32,7 @@ const ARCHIVES: [&[u8]; 3] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0"];
 ///
 /// # Errors
 /// It must not become an image: it names a backing file or another file, or may do so.
-pub(super) fn kind(file: &File, path: &Path) -> Result<Upload, StorageError> {
+pub(crate) fn kind(file: &File, path: &Path) -> Result<Upload, StorageError> {
     let image = |why: String| StorageError::Upload { path: path.to_owned(), why };
     if let Some(header) = Header::read(file).map_err(image)? {
         if let Some(backing) = &header.backing {
@@ -42,7 +42,7 @@ pub(super) fn kind(file: &File, path: &Path) -> Result<Upload, StorageError> {
         }
         return Ok(Upload::Qcow2(header));
     }
-    let first = first(file);
+    let first = first(file, path)?;
     if let Some((_, name)) = REFUSED.iter().find(|(magic, _)| first.starts_with(magic)) {
         return Err(image(format!(
             "it is a {name} image, which may name other files: convert it to qcow2 or raw, and upload that"
@@ -56,30 +56,35 @@ pub(super) fn kind(file: &File, path: &Path) -> Result<Upload, StorageError> {
 }
 
 /// Whether the content of a qcow2 image is encrypted: QEMU then needs a key to look at it.
-pub(super) fn is_encrypted(file: &File) -> bool {
-    first(file).get(32..36).is_some_and(|method| method != [0; 4])
+pub(crate) fn is_encrypted(file: &File, path: &Path) -> Result<bool, StorageError> {
+    Ok(first(file, path)?.get(32..36).is_some_and(|method| method != [0; 4]))
+}
+
+/// Whether it is encrypted as a whole.
+pub(super) fn is_luks(file: &File, path: &Path) -> Result<bool, StorageError> {
+    Ok(first(file, path)?.starts_with(b"LUKS\xba\xbe"))
 }
 
 /// Whether it is an archive.
-pub(super) fn is_packed(file: &File) -> bool {
-    let first = first(file);
-    ARCHIVES.iter().any(|magic| first.starts_with(magic))
+pub(super) fn is_packed(file: &File, path: &Path) -> Result<bool, StorageError> {
+    let first = first(file, path)?;
+    Ok(ARCHIVES.iter().any(|magic| first.starts_with(magic)))
 }
 
 /// How many bytes a gzip archive says that it holds, modulo 4 GiB; none for anything else.
 pub(super) fn unpacked_size(file: &File, length: u64) -> Option<u64> {
     let mut last = [0; 4];
-    first(file).starts_with(ARCHIVES.first()?).then_some(())?;
+    first(file, Path::new("")).ok()?.starts_with(ARCHIVES.first()?).then_some(())?;
     file.read_exact_at(&mut last, length.checked_sub(4)?).ok()?;
     Some(u32::from_le_bytes(last).into())
 }
 
-/// The first bytes; fewer of a short file, none of one that can't be read, which the copy will say.
-fn first(file: &File) -> Vec<u8> {
+/// The first bytes; fewer of a short file. What can't be read is never taken for something harmless.
+fn first(file: &File, path: &Path) -> Result<Vec<u8>, StorageError> {
     let mut bytes = vec![0; 128];
-    let count = file.read_at(&mut bytes, 0).unwrap_or(0);
+    let count = file.read_at(&mut bytes, 0).during("read", path)?;
     bytes.truncate(count);
-    bytes
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -112,11 +117,25 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_read_is_not_taken_for_plain_bytes() {
+        // The first bytes of a directory can't be read.
+        let (unreadable, path) = (File::open("/").unwrap(), Path::new("/x"));
+        for error in [
+            is_packed(&unreadable, path).unwrap_err(),
+            is_luks(&unreadable, path).unwrap_err(),
+            is_encrypted(&unreadable, path).unwrap_err(),
+            kind(&unreadable, path).unwrap_err(),
+        ] {
+            assert!(error.to_string().contains("/x"), "{error}");
+        }
+    }
+
+    #[test]
     fn archives_are_known_by_their_first_bytes() {
         for (bytes, packed) in
             [(&b"\x1f\x8b\x08"[..], true), (b"BZh9", true), (b"\xfd7zXZ\0\0", true), (b"PK", false)]
         {
-            assert_eq!(is_packed(&file(bytes)), packed);
+            assert_eq!(is_packed(&file(bytes), Path::new("x")).unwrap(), packed);
         }
         let bytes = [b"\x1f\x8b".as_slice(), &[0; 20], &7_u32.to_le_bytes()].concat();
         assert_eq!(unpacked_size(&file(&bytes), 26), Some(7));

@@ -123,7 +123,8 @@ fn overlay(
 /// Makes `above` stand on what `gone` stands on, with all that it had from there.
 ///
 /// `qemu-img rebase` first copies what differs, and writes the new name last: cut off anywhere, the layer still stands on
-/// the old one, and holds some of it twice.
+/// the old one, and holds some of it twice. That is so only without its cache: with one, the name may be there before the
+/// data are, and data that find no room are lost without a word.
 fn stand(layers: &Layers, above: u32, gone: u32, worker: &Worker<'_>) -> Result<(), StorageError> {
     let path = layers.path(above);
     let base = layers.get(gone).map_or(&Base::Nothing, |layer| &layer.base);
@@ -133,7 +134,7 @@ fn stand(layers: &Layers, above: u32, gone: u32, worker: &Worker<'_>) -> Result<
         Base::File { name, qcow2 } => (name.clone(), Some(if *qcow2 { "qcow2" } else { "raw" })),
     };
     let mut tool = Tool::qemu_img("rebase", &path);
-    tool.args(["-f", "qcow2", "-b", &name]);
+    tool.args(["-t", "writethrough", "-f", "qcow2", "-b", &name]);
     if let Some(format) = format {
         tool.args(["-F", format]);
     }

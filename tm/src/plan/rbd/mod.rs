@@ -349,15 +349,7 @@ impl Planner<'_> {
     fn data_pool(&self, datastore: u32) -> Result<Option<PoolName>, TmError> {
         let ceph = &self.facts.datastore(datastore)?.ceph;
         let object = format!("datastore {datastore}");
-        let format = ceph.format.as_deref().unwrap_or(&self.settings.ceph.format);
-        if format != "2" {
-            return Err(TmError::Attribute {
-                attribute: "RBD_FORMAT".to_owned(),
-                object,
-                value: format.to_owned(),
-                accepted: "2: Ceph makes no other any more".into(),
-            });
-        }
+        ceph.check_format(&object, &self.settings.ceph.format)?;
         ceph.data_pool(&object)
     }
 

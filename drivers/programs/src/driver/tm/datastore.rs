@@ -13,7 +13,7 @@ use causeway_core::journal::Journal;
 use causeway_core::names::{HostName, RequestId, VmId};
 use causeway_core::plan::{Answer, Plan, Slot};
 use causeway_core::protocol::{Severity, TmOptions};
-use causeway_tm::datastore::{Monitord, Request, choose, datagrams};
+use causeway_tm::datastore::{Monitord, PublicKey, Request, choose, datagrams};
 use causeway_tm::host::VmSizes;
 use tokio::net::UdpSocket;
 
@@ -86,9 +86,9 @@ struct Planned {
 
 async fn plan(slot: &Slot, argv: &[String], config: &Config<TmOptions>) -> Result<Planned, Failure> {
     let request = Request::read(slot, argv, &read_stdin()?)?;
-    let host = bridge(&request, config).await?;
+    let [host, from] = bridges(&request, config).await?;
     let front = config.fetching();
-    let transfer = request.steps(host.as_ref(), &front, &config.transfer_settings())?;
+    let transfer = request.steps(host.as_ref(), from.as_ref(), &front, &config.transfer_settings())?;
     let steps = at_home(transfer.steps);
     let answer = match steps.first().filter(|_| request.prints()) {
         Some(step) => Answer::Output(step.name.clone()),
@@ -107,18 +107,22 @@ async fn plan(slot: &Slot, argv: &[String], config: &Config<TmOptions>) -> Resul
     Ok(Planned { request, host, plan })
 }
 
-/// The host that is to do it, where one is.
-async fn bridge(request: &Request, config: &Config<TmOptions>) -> Result<Option<HostName>, Failure> {
-    let bridges = request.bridges();
-    if bridges.is_empty() {
-        return Ok(None);
+/// The host that is to do it, and the one that has what it is made of, where there are such.
+async fn bridges(request: &Request, config: &Config<TmOptions>) -> Result<[Option<HostName>; 2], Failure> {
+    let lists = [request.bridges(), request.sources()];
+    if lists.iter().all(|list| list.is_empty()) {
+        return Ok([None, None]);
     }
     // A look-up that fails is no host that is up (R4).
     let hosts = config.oned().hosts().await?;
     // By chance, where the contract leaves it to chance: to spread them is all that it is for.
     let chance = || std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.subsec_micros());
     let turn = request.turn().unwrap_or_else(chance);
-    choose(bridges, &hosts, turn).cloned().map(Some)
+    let one = |list: &[HostName]| match list {
+        [] => Ok(None),
+        list => choose(list, &hosts, turn).cloned().map(Some),
+    };
+    Ok([one(lists[0])?, one(lists[1])?])
 }
 
 async fn answer(
@@ -127,7 +131,7 @@ async fn answer(
     host: Option<&HostName>,
     config: &Config<TmOptions>,
 ) -> Result<String, Failure> {
-    let answer = request.answer(output, host)?;
+    let answer = request.answer(output, host, &config.transfer_settings())?;
     if !answer.sizes.is_empty()
         && let Err(failure) = tell(&answer.sizes, config).await
     {
@@ -140,13 +144,16 @@ async fn answer(
 /// Tells monitord how much room the disks of VMs take.
 async fn tell(sizes: &[VmSizes], config: &Config<TmOptions>) -> Result<(), Failure> {
     let monitord = Monitord::parse(&config.monitord_conf()?)?;
-    if monitord.encrypted {
-        return Err(Failure::new(Kind::NotBuilt, "monitord.conf has a PUBKEY, and encrypting is not built"));
-    }
+    let key = monitord.key.as_deref().map(|path| {
+        let text = std::fs::read_to_string(path);
+        let unread = |e| Failure::new(Kind::HostState, e).context(format!("PUBKEY {}", path.display()));
+        text.map_err(unread).and_then(|text| PublicKey::parse(&text))
+    });
+    let key = key.transpose()?;
     let broken = |e: std::io::Error| Failure::new(Kind::HostState, e).context(monitord.address);
     let any = if monitord.address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let socket = UdpSocket::bind(any).await.map_err(broken)?;
-    for datagram in datagrams(sizes).map_err(broken)? {
+    for datagram in datagrams(sizes, key.as_ref()).map_err(broken)? {
         socket.send_to(datagram.as_bytes(), monitord.address).await.map_err(broken)?;
     }
     Ok(())
