@@ -191,3 +191,27 @@ fn an_empty_disk_takes_a_stale_link_s_place() {
     );
     assert!(!on.path("100/7").exists());
 }
+
+/// A disk is never saved over what it stands on itself.
+#[test]
+fn a_disk_is_not_saved_over_its_own_image() {
+    for persistent in [false, true] {
+        let on = Datastores::new();
+        on.qcow2_image();
+        on.done(&if persistent { on.link("chain") } else { on.overlay() });
+        on.done(&on.snapshot("create", 0, true, persistent));
+        on.guest_writes("qcow2", "100/7/disk.0", 0, 7);
+        let before = on.picture();
+        let failure = on.failure(&on.save(true, persistent, None, "1/abc"));
+        let said = if persistent { "it has snapshots" } else { "stands on it" };
+        assert!(failure.text.contains(said), "{failure}");
+        if persistent {
+            // The first snapshot of an image is the image.
+            on.done(&on.save(true, persistent, Some(0), "1/abc"));
+        } else {
+            assert!(on.failure(&on.save(true, persistent, Some(0), "1/abc")).text.contains(said));
+        }
+        assert_eq!(on.picture(), before);
+        on.done(&on.save(true, persistent, None, "1/saved"));
+    }
+}

@@ -224,7 +224,6 @@ fn the_wrong_snapshot_is_refused() {
     on.done(&on.snapshot("create", 0, true, false));
     let before = picture(&on.root);
     for (order, id, said) in [
-        ("create", 3, "snapshot 3 can't be made of it: what it holds is layer 1"),
         ("revert", 1, "layer 1 is what it holds now, not snapshot 1"),
         ("revert", 7, "there is no snapshot 7 of it"),
         ("delete", 1, "layer 1 is what it holds now"),
@@ -305,6 +304,8 @@ fn a_layer_in_use_is_not_removed() {
 enum Deed {
     Write(u64, u8),
     Create,
+    /// A snapshot fails: its number is not given out again.
+    Fail,
     Revert(usize),
     Delete(usize),
 }
@@ -313,6 +314,7 @@ fn deeds() -> impl Strategy<Value = Vec<Deed>> {
     let deed = prop_oneof![
         4 => (0_u64..4, 1_u8..200).prop_map(|(at, byte)| Deed::Write(at, byte)),
         3 => Just(Deed::Create),
+        1 => Just(Deed::Fail),
         2 => any::<usize>().prop_map(Deed::Revert),
         2 => any::<usize>().prop_map(Deed::Delete),
     ];
@@ -346,6 +348,7 @@ proptest! {
                     kept.push((next, now.clone()));
                     next += 1;
                 }
+                Deed::Fail => next += 1,
                 Deed::Revert(which) if !kept.is_empty() => {
                     let (id, bytes) = kept[which % kept.len()].clone();
                     on.done(&on.snapshot("revert", id, !raw, persistent));
@@ -363,6 +366,39 @@ proptest! {
             on.done(&on.snapshot("revert", id, !raw, persistent));
             prop_assert_eq!(on.guest_reads(format, "100/7/disk.0", 4), bytes);
         }
+    }
+}
+
+/// oned gives numbers of snapshots that failed to no other one.
+#[test]
+fn a_snapshot_that_failed_leaves_the_next_one_its_way() {
+    for (on, persistent) in chains() {
+        on.guest_writes("qcow2", "100/7/disk.0", 0, 1);
+        on.done(&on.snapshot("create", 0, true, persistent));
+        on.guest_writes("qcow2", "100/7/disk.0", 0, 2);
+        // Snapshot 1 failed after its layer was made, and 2 before.
+        let snap = if persistent { "1/abc.snap" } else { "100/7/disk.0.snap" };
+        let below = if persistent { on.text("1/abc.snap/1") } else { "disk.0.snap/1".to_owned() };
+        let layer = on.text(&format!("{snap}/2"));
+        tool("qemu-img", &["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", &below, &layer]);
+        on.done(&on.snapshot("create", 3, true, persistent));
+        assert!(!on.path(&format!("{snap}/2")).exists() && on.target("100/7/disk.0").ends_with("/4"));
+        // Whoever did not hear of it asks again.
+        on.done(&on.snapshot("create", 3, true, persistent));
+        on.guest_writes("qcow2", "100/7/disk.0", 0, 3);
+        for (id, byte) in [(3, 2), (0, 1)] {
+            on.done(&on.snapshot("revert", id, true, persistent));
+            assert_eq!(on.guest_reads("qcow2", "100/7/disk.0", 1), [byte], "snapshot {id}");
+        }
+        // One that a guest wrote to is somebody's.
+        let layer = on.text(&format!("{snap}/5"));
+        let below = if persistent { on.text("1/abc.snap/4") } else { "disk.0.snap/4".to_owned() };
+        tool("qemu-img", &["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", &below, &layer]);
+        tool("qemu-io", &["-f", "qcow2", "-c", "write -q -P 9 0 64k", &layer]);
+        let before = picture(&on.root);
+        let failure = on.failure(&on.snapshot("create", 6, true, persistent));
+        assert!(failure.text.contains("layer 5 has something of its own"), "{failure}");
+        assert_eq!(picture(&on.root), before);
     }
 }
 

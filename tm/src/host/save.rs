@@ -14,6 +14,9 @@ use crate::place::{Image, VmFile};
 use crate::store::header::Header;
 use crate::store::layers::Layers;
 
+/// Longest chain that is followed.
+const CHAIN_LIMIT: usize = 256;
+
 /// What is to be saved.
 pub(crate) struct Disk<'a> {
     /// The VM's disk.
@@ -40,6 +43,7 @@ pub(crate) fn save(disk: &Disk<'_>, image: &Image, worker: &Worker<'_>) -> Resul
     if from.canonicalize().ok() == image.path().canonicalize().ok() {
         return Ok(());
     }
+    disk.is_not_on(&from, image)?;
     worker.at("disk read");
     folder.sweep(image.name())?;
     worker.at("leftovers removed");
@@ -71,6 +75,30 @@ impl Disk<'_> {
             (Ok(None), _) => Err(no_disk()),
             (Err(e), _) => Err(e),
         }
+    }
+
+    /// Refuses an image that the disk needs itself: to replace it would take the disk's own bytes, or its snapshots, away.
+    fn is_not_on(&self, from: &Path, image: &Image) -> Result<(), StorageError> {
+        let refused = |why: &str| Err(StorageError::Image { path: image.path(), why: why.to_owned() });
+        let Ok(target) = image.path().canonicalize() else { return Ok(()) };
+        if image.path().with_file_name(image.name().snap()).exists() {
+            return refused("it has snapshots: a disk is saved as an image of its own");
+        }
+        let mut next = Some(from.to_owned());
+        for _ in 0..CHAIN_LIMIT {
+            let Some(path) = next.take() else { return Ok(()) };
+            if path.canonicalize().ok().as_ref() == Some(&target) {
+                return refused("the disk that is to be saved stands on it");
+            }
+            if !self.qcow2 {
+                return Ok(());
+            }
+            let file = File::open(&path).during("open", &path)?;
+            let header =
+                Header::read(&file).map_err(|why| StorageError::Image { path: path.clone(), why })?;
+            next = header.and_then(|header| header.backing).and_then(|name| Some(path.parent()?.join(name)));
+        }
+        refused("the disk's chain of files does not end")
     }
 
     fn layer(&self) -> Result<PathBuf, StorageError> {

@@ -279,6 +279,11 @@ impl Layers {
         }
     }
 
+    /// Layers with a higher number.
+    pub(crate) fn beyond(&self, number: u32) -> Vec<u32> {
+        self.layers.keys().copied().filter(|layer| *layer > number).collect()
+    }
+
     /// The layers that stand on this one.
     pub(crate) fn above(&self, number: u32) -> Vec<u32> {
         let stands = |(above, layer): (&u32, &Layer)| (layer.base == Base::Layer(number)).then_some(*above);

@@ -141,7 +141,8 @@ pub(super) fn stage(staged: &Staged, stream: &mut dyn Read, worker: &Worker<'_>)
     folder.sweep(&name)?;
     worker.at("leftovers removed");
     let made = folder.temporary(format!("{name}.fetched"));
-    let copy = made.create(0o600)?;
+    // As every image: the umask says who else may read it.
+    let copy = made.create(0o666)?;
     let length = pour(stream, &copy, true).during("receive", made.path())?;
     copy.set_len(length).during("grow", made.path())?;
     copy.sync_all().during("write out", made.path())?;

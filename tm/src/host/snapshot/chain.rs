@@ -1,6 +1,7 @@
 //! Snapshots that are layers of a chain.
 
 use super::super::{During, StorageError, Temporary, Tool, Worker, remove};
+use super::not_in_use;
 use crate::place::FileName;
 use crate::store::header::Header;
 use crate::store::layers::{Base, Layers};
@@ -32,8 +33,7 @@ pub(in crate::host) fn make_layer(layers: &Layers, id: u32, worker: &Worker<'_>)
         return Ok(());
     }
     if layers.of_snapshot(id) != Some(active) {
-        let why = format!("snapshot {id} can't be made of it: what it holds is layer {active}");
-        return Err(refused(layers, why));
+        pass_over(layers, id, worker)?;
     }
     if layers.get(next).is_some() && !layers.above(next).is_empty() {
         return Err(refused(layers, format!("layer {next} is there already, and another stands on it")));
@@ -47,6 +47,58 @@ pub(in crate::host) fn make_layer(layers: &Layers, id: u32, worker: &Worker<'_>)
     made.publish(name.as_str())?;
     worker.at("layer in place");
     layers.folder.sync()
+}
+
+/// Lets snapshot `id` be in the active layer, which has a lower number: oned gives a number to a snapshot that then fails,
+/// and never gives it out again.
+fn pass_over(layers: &Layers, id: u32, worker: &Worker<'_>) -> Result<(), StorageError> {
+    let active = layers.active();
+    if id < active || layers.has_moved(id) {
+        let why = format!("snapshot {id} can't be made of it: what it holds is layer {active}");
+        return Err(refused(layers, why));
+    }
+    // What a snapshot that failed may have left. The guest may write it all the same, if it failed late.
+    for left in layers.beyond(active) {
+        let path = layers.path(left);
+        not_in_use(&path)?;
+        if !layers.above(left).is_empty() || !stands_on(layers, left, active) || !is_empty(&path, worker)? {
+            let why = format!(
+                "the disk leads to layer {active}, and layer {left} has something of its own: let the snapshot that failed \
+                 be made again (`onevm recover --retry`), or remove {} if it is not wanted",
+                path.display()
+            );
+            return Err(refused(layers, why));
+        }
+        remove(layers.folder.handle(), &left.to_string(), &path)?;
+        worker.at("layer of a failed snapshot removed");
+    }
+    layers.leave_word(id, active)?;
+    worker.at("pointer written");
+    layers.folder.sync()
+}
+
+/// Whether nothing was written to a layer since it was made.
+fn is_empty(path: &std::path::Path, worker: &Worker<'_>) -> Result<bool, StorageError> {
+    // The one verb that does not know how to be quiet.
+    let mut tool = Tool::named("qemu-img map", worker.qemu_img, path);
+    tool.args(["map", "-f", "qcow2", "--output=json"]).arg(path);
+    let ended = tool.output(worker, MAP_LIMIT)?;
+    let extents: Vec<Extent> = match serde_json::from_slice(&ended.out) {
+        Ok(extents) if ended.status.success() => extents,
+        // One that can't be told, or has so many extents, has something.
+        _ => return Ok(false),
+    };
+    Ok(extents.iter().all(|extent| extent.depth > 0 || !extent.present))
+}
+
+/// Bytes of the map of a layer that is taken for one without data.
+const MAP_LIMIT: u64 = 1 << 20;
+
+/// A stretch of a disk, as `qemu-img map` describes it: how many layers down it is, and whether it is there at all.
+#[derive(serde::Deserialize)]
+struct Extent {
+    depth: u32,
+    present: bool,
 }
 
 /// Makes the disk hold again what it held when snapshot `id` was made: the active layer is made anew upon that one.
