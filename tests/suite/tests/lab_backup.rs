@@ -14,14 +14,11 @@ use std::time::{Duration, Instant};
 use causeway_suite::lab::slots::Slots;
 use causeway_suite::lab::{Lab, LabError, Standing};
 
+#[path = "lab/writer.rs"]
+mod writer;
+use writer::{DATASTORE, GUEST, domain, newest};
+
 const HOST: &str = "h1";
-const GUEST: &str = "one-7";
-const DATASTORE: &str = "/var/lib/one/datastores/0/7";
-
-/// What the guest writes at a time, and the disk's blocks.
-const BLOCK: usize = 64 << 10;
-const BLOCKS: usize = 256;
-
 /// Longest wait for what takes a moment.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -47,7 +44,7 @@ struct Bench<'a> {
 fn a_guest_is_backed_up_while_it_runs() {
     let lab = Standing::start().unwrap();
     lab.run(&["one", HOST, "sh", "-c", LAYOUT, "sh", DATASTORE]).unwrap();
-    lab.write(HOST, "/tmp/guest.xml", &domain(lab.directory())).unwrap();
+    lab.write(HOST, "/tmp/guest.xml", &domain(lab.directory(), "disk.1", "")).unwrap();
     lab.write("fe", "/var/lib/one/remotes/etc/vmm/kvm/kvmrc", "export VIRSH_TIMEOUT=5\n").unwrap();
     let bench = Bench { lab: &lab, slots: Slots::start(&lab).unwrap() };
     bench.begins();
@@ -290,52 +287,5 @@ fn document(config: &str) -> String {
          <DISK_ID>1</DISK_ID><FORMAT>raw</FORMAT><TARGET>vdb</TARGET><TYPE>fs</TYPE></DISK></TEMPLATE>\
          <HISTORY_RECORDS><HISTORY><SEQ>0</SEQ><HOSTNAME>{HOST}</HOSTNAME><DS_ID>0</DS_ID><VM_MAD>qemu</VM_MAD>\
          </HISTORY></HISTORY_RECORDS><BACKUPS><BACKUP_CONFIG>{config}</BACKUP_CONFIG></BACKUPS></VM>"
-    )
-}
-
-/// The newest number on the disk; and that it is the disk of one moment: numbers count up from the first block to it, and
-/// from the one behind it to the last block there are those of the round before. One block may be `torn` where nothing
-/// kept the guest from being cut off in the middle of it.
-fn newest(disk: &[u8], torn: bool) -> u64 {
-    assert_eq!(disk.len(), BLOCK * BLOCKS);
-    let numbers = |block: &[u8]| {
-        let words = block.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap()));
-        let all: Vec<u64> = words.collect();
-        (all[0], all.iter().all(|number| *number == all[0]))
-    };
-    let blocks: Vec<(u64, bool)> = disk.chunks(BLOCK).map(numbers).collect();
-    let mixed = blocks.iter().filter(|(_, whole)| !whole).count();
-    assert!(mixed <= usize::from(torn), "{mixed} blocks are torn");
-    let newest = blocks.iter().map(|(number, _)| *number).max().unwrap();
-    let round = u64::try_from(BLOCKS).unwrap();
-    for (at, (number, whole)) in (0_u64..).zip(&blocks) {
-        let last = newest.checked_sub(1).and_then(|last| last.checked_sub((last + round - at) % round));
-        let expected = last.map_or(0, |last| last + 1);
-        assert!(
-            *number == expected || !whole,
-            "block {at} is {number}, not {expected}; the newest is {newest}"
-        );
-    }
-    newest
-}
-
-fn domain(lab: &std::path::Path) -> String {
-    let lab = lab.display();
-    format!(
-        "<domain type='qemu'><name>{GUEST}</name><uuid>3f1f4c1e-6a0d-4b52-9a0e-5d6a2f0c7b12</uuid>
-        <memory unit='MiB'>128</memory><vcpu>1</vcpu>
-        <os><type arch='x86_64' machine='pc'>hvm</type><kernel>{lab}/cache/guest/vmlinux</kernel>
-        <initrd>{lab}/cache/guest/initrd.gz</initrd>
-        <cmdline>console=ttyS0 quiet panic=-1 mitigations=off write=/dev/vda,100</cmdline></os>
-        <features><acpi/><tcg><tb-cache unit='MiB'>32</tb-cache></tcg></features>
-        <cpu mode='custom' match='exact' check='none'><model fallback='allow'>qemu64</model></cpu>
-        <devices><emulator>/usr/bin/qemu-kvm-one</emulator>
-        <controller type='usb' model='none'/><memballoon model='none'/>
-        <disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='none'/>
-        <source file='{DATASTORE}/disk.0.snap/0'/><target dev='vda' bus='virtio'/></disk>
-        <disk type='file' device='disk'><driver name='qemu' type='raw'/>
-        <source file='{DATASTORE}/disk.1'/><target dev='vdb' bus='virtio'/></disk>
-        <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
-        </devices></domain>"
     )
 }

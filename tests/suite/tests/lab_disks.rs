@@ -22,16 +22,11 @@ use causeway_suite::lab::slots::Slots;
 use causeway_suite::lab::strike::{Outage, mend, strike};
 use causeway_suite::lab::{Lab, Standing, guest};
 
+#[path = "lab/writer.rs"]
+mod writer;
+use writer::{DATASTORE, GUEST, domain, newest};
+
 const HOST: &str = "h1";
-const GUEST: &str = "one-7";
-const DATASTORE: &str = "/var/lib/one/datastores/0/7";
-
-/// What the guest writes at a time.
-const BLOCK: usize = 64 << 10;
-
-/// The disk's blocks.
-const BLOCKS: usize = 256;
-
 /// Longest wait for what takes a moment.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -94,7 +89,9 @@ const THAW: DiskOrder = DiskOrder::Thaw { agent_seconds: 5 };
 fn a_disk_is_worked_on_while_its_guest_writes() {
     let lab = Standing::start().unwrap();
     lab.run(&["one", HOST, "sh", "-c", LAYOUT, "sh", DATASTORE]).unwrap();
-    lab.write(HOST, "/tmp/guest.xml", &domain(lab.directory())).unwrap();
+    let serial =
+        format!("<serial type='file'><source path='{DATASTORE}/console'/><target port='0'/></serial>");
+    lab.write(HOST, "/tmp/guest.xml", &domain(lab.directory(), "other", &serial)).unwrap();
     lab.run(&["exec", HOST, "virsh", "-q", "create", "/tmp/guest.xml"]).unwrap();
     let resident = Resident::start(&lab, HOST).unwrap();
     let mut bench = Bench { lab: &lab, resident, id: GUEST.parse().unwrap() };
@@ -379,53 +376,5 @@ fn document(state: u32) -> String {
         <SOURCE>/var/lib/one//datastores/1/abc</SOURCE><TM_MAD>qcow2</TM_MAD></DISK></TEMPLATE>
         <HISTORY_RECORDS><HISTORY><SEQ>0</SEQ><HOSTNAME>{HOST}</HOSTNAME><DS_ID>0</DS_ID><VM_MAD>qemu</VM_MAD></HISTORY>
         </HISTORY_RECORDS></VM>"
-    )
-}
-
-/// The newest number on the disk; and that it is the disk of one moment: numbers count up from the first block to it, and
-/// from the one behind it to the last block there are those of the round before. One block may be `torn` where nothing
-/// kept the guest from being cut off in the middle of it.
-fn newest(disk: &[u8], torn: bool) -> u64 {
-    assert_eq!(disk.len(), BLOCK * BLOCKS);
-    let numbers = |block: &[u8]| {
-        let words = block.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap()));
-        let all: Vec<u64> = words.collect();
-        (all[0], all.iter().all(|number| *number == all[0]))
-    };
-    let blocks: Vec<(u64, bool)> = disk.chunks(BLOCK).map(numbers).collect();
-    let mixed = blocks.iter().filter(|(_, whole)| !whole).count();
-    assert!(mixed <= usize::from(torn), "{mixed} blocks are torn");
-    let newest = blocks.iter().map(|(number, _)| *number).max().unwrap();
-    let round = u64::try_from(BLOCKS).unwrap();
-    for (at, (number, whole)) in (0_u64..).zip(&blocks) {
-        let last = newest.checked_sub(1).and_then(|last| last.checked_sub((last + round - at) % round));
-        let expected = last.map_or(0, |last| last + 1);
-        assert!(
-            *number == expected || !whole,
-            "block {at} is {number} and not {expected}, the newest is {newest}"
-        );
-    }
-    newest
-}
-
-fn domain(lab: &std::path::Path) -> String {
-    let lab = lab.display();
-    format!(
-        "<domain type='qemu'><name>{GUEST}</name><uuid>3f1f4c1e-6a0d-4b52-9a0e-5d6a2f0c7b12</uuid>
-        <memory unit='MiB'>128</memory><vcpu>1</vcpu>
-        <os><type arch='x86_64' machine='pc'>hvm</type><kernel>{lab}/cache/guest/vmlinux</kernel>
-        <initrd>{lab}/cache/guest/initrd.gz</initrd>
-        <cmdline>console=ttyS0 quiet panic=-1 mitigations=off write=/dev/vda,100</cmdline></os>
-        <features><acpi/><tcg><tb-cache unit='MiB'>32</tb-cache></tcg></features>
-        <cpu mode='custom' match='exact' check='none'><model fallback='allow'>qemu64</model></cpu>
-        <devices><emulator>/usr/bin/qemu-kvm-one</emulator>
-        <controller type='usb' model='none'/><memballoon model='none'/>
-        <disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='none'/>
-        <source file='{DATASTORE}/disk.0.snap/0'/><target dev='vda' bus='virtio'/></disk>
-        <disk type='file' device='disk'><driver name='qemu' type='raw'/>
-        <source file='{DATASTORE}/other'/><target dev='vdb' bus='virtio'/></disk>
-        <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
-        <serial type='file'><source path='{DATASTORE}/console'/><target port='0'/></serial>
-        </devices></domain>"
     )
 }

@@ -87,8 +87,10 @@ impl BackupFacts {
     /// A value that is none, or a way of working that is not built.
     pub fn extent(&self, object: &str) -> Result<Extent, TmError> {
         if self.interactive.as_deref().is_some_and(|text| text.eq_ignore_ascii_case("yes")) {
-            let what = "INTERACTIVE=YES, where another program takes the data out, is not built";
-            return Err(TmError::NotYet(format!("BACKUP_CONFIG of {object} has {what}")));
+            return Err(TmError::NotYet(format!(
+                "BACKUP_CONFIG of {object} has INTERACTIVE=YES: backups that another program reads are not built; set it to \
+                 NO, or keep the stock scripts (`install.sh frontend --keep tm/<driver>/prebackup`, and its kin)"
+            )));
         }
         match self.mode.as_deref() {
             None | Some("FULL") => return Ok(Extent::Full),

@@ -114,6 +114,10 @@ pub(crate) fn format(path: &Path, blank: &Blank, worker: &Worker<'_>) -> Result<
         }
         Blank::FileSystem { kind, options } => {
             let mut tool = Tool::new(&format!("mkfs.{kind}"), path);
+            if kind == "xfs" {
+                // It goes on with how it is called.
+                tool.first_words();
+            }
             // Both force it upon what is no block device; mke2fs would ask.
             tool.arg(if kind == "xfs" { "-f" } else { "-F" }).args(options);
             tool

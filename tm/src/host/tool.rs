@@ -31,6 +31,8 @@ pub(crate) struct Tool {
     allowed: Option<i32>,
     /// What is copied, by a tool that says how far it is.
     copied: Option<PathBuf>,
+    /// Whether its first words are the reason of a failure, not its last.
+    first: bool,
 }
 
 impl Tool {
@@ -43,6 +45,7 @@ impl Tool {
             args: Vec::new(),
             allowed: None,
             copied: None,
+            first: false,
         }
     }
 
@@ -70,6 +73,12 @@ impl Tool {
     /// With a status besides 0 that is no failure.
     pub(crate) fn allow(&mut self, status: i32) -> &mut Self {
         self.allowed = Some(status);
+        self
+    }
+
+    /// With its reason in what it says first.
+    pub(crate) fn first_words(&mut self) -> &mut Self {
+        self.first = true;
         self
     }
 
@@ -171,7 +180,11 @@ impl Tool {
             Some(status) if status.success() => Ok(()),
             Some(status) if status.code().is_some() && status.code() == self.allowed => Ok(()),
             Some(status) => {
-                let words = last_words(said, lines);
+                let words = if self.first {
+                    said.lines().map(str::trim).filter(|line| !line.is_empty()).take(1).collect()
+                } else {
+                    last_words(said, lines)
+                };
                 let said = if words.is_empty() { status.to_string() } else { words.join("; ") };
                 Err(StorageError::Tool { tool: tool(), path: self.path.clone(), said })
             }
@@ -281,6 +294,15 @@ mod tests {
         let program = script(dir.path(), "exit 3");
         let error = Tool::qemu_img("resize", Path::new("/x")).run(&worker(&program, Duration::from_secs(20)));
         assert_eq!(error.unwrap_err().to_string(), "qemu-img resize of /x: exit status: 3");
+    }
+
+    #[test]
+    fn its_first_words_are_the_reason_where_its_last_tell_how_it_is_called() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = script(dir.path(), "printf 'too small\\nUsage: mkfs\\n' >&2; exit 1");
+        let worker = worker(Path::new("/none"), Duration::from_secs(20));
+        let error = Tool::named("mkfs.xfs", &program, Path::new("/x")).first_words().run(&worker);
+        assert_eq!(error.unwrap_err().to_string(), "mkfs.xfs of /x: too small");
     }
 
     #[test]
