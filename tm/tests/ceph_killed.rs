@@ -145,8 +145,9 @@ fn child(on: &Stage, case: &Case, point: usize) -> Command {
 
 fn kill_at(on: &Stage, case: &Case, point: usize) {
     use std::os::unix::process::ExitStatusExt;
-    let status = child(on, case, point).status().unwrap();
-    assert_eq!(status.signal(), Some(9), "{}, point {point}", case.name);
+    let ended = child(on, case, point).stderr(Stdio::piped()).output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.signal(), Some(9), "{}, point {point}: {said}", case.name);
 }
 
 /// What a killed call leaves: under every name of a volume what was there before or is to be there in the end, and what the

@@ -26,7 +26,7 @@ pub(super) fn remove_all(rbd: &Rbd<'_>, members: &[&Member], removal: Removal) -
             rbd.worker().at("volume made whole");
         }
         for snapshot in &member.snapshots {
-            rbd.unsnap(volume, snapshot)?;
+            rbd.patiently(|| rbd.unsnap(volume, snapshot))?;
         }
         if keep {
             rbd.patiently(|| rbd.trash(volume))?;
