@@ -79,7 +79,7 @@ impl Vm<'_> {
     }
 }
 
-/// Tells oned's ear of the datastores.
+/// Tells oned's ear of the datastores, and of a host that is up.
 pub fn announce_datastores(ear: &Ear, cluster: Option<&Cluster>) {
     let mut all = String::new();
     for id in [IMAGES, SYSTEM, VOLUMES] {
@@ -93,5 +93,7 @@ pub fn announce_datastores(ear: &Ear, cluster: Option<&Cluster>) {
         ear.tell("one.datastore.info", id, &datastore);
         all += &datastore;
     }
+    let hosts = "<HOST_POOL><HOST><ID>0</ID><NAME>node1</NAME><STATE>2</STATE></HOST></HOST_POOL>";
+    ear.tell_all("one.hostpool.info", hosts);
     ear.tell_all("one.datastorepool.info", &format!("<DATASTORE_POOL>{all}</DATASTORE_POOL>"));
 }
