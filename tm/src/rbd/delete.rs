@@ -4,7 +4,7 @@
 //! The image's `@snap` stays. The stock driver drops it with the last clone, while another host may be about to clone it
 //! (W36); `ln` removes it when it is in the way, and so does the removal of the image.
 
-use super::error::{RbdError, code};
+use super::error::RbdError;
 use super::model::Family;
 use super::name::Volume;
 use super::place::{Removal, remove_all};
@@ -36,12 +36,7 @@ pub(super) fn strangers(rbd: &Rbd<'_>, family: &Family) -> Result<(), StorageErr
         // Of an unprotected one, too: newer clusters clone those.
         for snapshot in &member.snapshots {
             let clones = rbd.clones(&member.volume, &snapshot.name)?;
-            let mut others: Vec<String> = clones.into_iter().filter(|clone| !ours.contains(clone)).collect();
-            for remnant in others.iter().filter_map(|clone| family.relative(clone)).collect::<Vec<_>>() {
-                if finish_removal(rbd, &remnant)? {
-                    others.retain(|clone| *clone != remnant.to_string());
-                }
-            }
+            let others: Vec<String> = clones.into_iter().filter(|clone| !ours.contains(clone)).collect();
             if !others.is_empty() {
                 let snapshot = format!("{}@{}", member.volume, snapshot.name);
                 return Err(RbdError::Clones { snapshot, clones: others.join(", ") }.into());
@@ -49,17 +44,4 @@ pub(super) fn strangers(rbd: &Rbd<'_>, family: &Family) -> Result<(), StorageErr
         }
     }
     Ok(())
-}
-
-/// Removes what is left of a volume whose removal was cut off: a name, and nothing that has it. Whether that was so.
-fn finish_removal(rbd: &Rbd<'_>, remnant: &Volume) -> Result<bool, StorageError> {
-    match rbd.info(remnant) {
-        Ok(_) => Ok(false),
-        Err(StorageError::Rbd(error)) if error.is(code::ENOENT) => {
-            rbd.remove(remnant)?;
-            rbd.worker().at("removal finished");
-            Ok(true)
-        }
-        Err(error) => Err(error),
-    }
 }

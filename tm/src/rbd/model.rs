@@ -169,13 +169,6 @@ impl Family {
         &self.strays
     }
 
-    /// A volume that would be one of this disk's by its name (`pool/name`), the disk itself excepted.
-    pub(crate) fn relative(&self, named: &str) -> Option<Volume> {
-        let name = named.strip_prefix(self.volume.pool().as_str())?.strip_prefix('/')?;
-        let role = self.volume.role(name).filter(|role| *role != Role::Current);
-        role.and_then(|_| Volume::in_pool(self.volume.pool(), name))
-    }
-
     /// The volume that a guest uses, if it is there.
     pub(crate) fn current(&self) -> Option<&Member> {
         self.members.iter().find(|member| member.role == Role::Current)
