@@ -10,6 +10,7 @@
 
 pub mod carry;
 mod chain;
+mod confine;
 pub mod datastore;
 mod error;
 pub mod facts;
@@ -26,6 +27,7 @@ mod settings;
 mod store;
 
 pub use chain::{Beneath, Chain};
+pub use confine::Confined;
 pub use error::TmError;
 pub use plan::{Source, Transfer, built, needs, steps};
 pub use settings::{CephSettings, TmSettings};

@@ -129,6 +129,7 @@ pub fn needs(slot: &Slot, argv: &[String]) -> Result<Needs, TmError> {
         Request::Mvds { file, .. } if service.local => needs.vm = Some(VmNeed::Document(file.dir().vm())),
         Request::Backup(backup) if service.verb.keeps_document() => {
             needs.vm = Some(VmNeed::Document(backup.dir.vm()));
+            needs.limits = true;
         }
         Request::Restore(restore) => {
             needs.vm = Some(VmNeed::Document(restore.dir.vm()));

@@ -78,6 +78,13 @@ enum Command {
         #[arg(long)]
         state: PathBuf,
     },
+    /// Does one call within limits that it was started with. Started by a worker.
+    #[command(hide = true)]
+    Confined {
+        /// Our state on this host.
+        #[arg(long)]
+        state: PathBuf,
+    },
     /// Lets a guest run again that was brought to rest, when whoever started this says so no more. Started by the
     /// resident.
     #[command(hide = true)]
@@ -158,6 +165,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     start::log_to(None);
     match command {
         Command::Worker { state } => files::serve(&state)?,
+        Command::Confined { state } => storage::serve_confined(&state)?,
         Command::Carry { end, state } => {
             let end = match end {
                 Direction::Send => End::Source,
