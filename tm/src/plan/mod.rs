@@ -20,6 +20,7 @@ use causeway_core::names::{DiskPath, HostName};
 use causeway_core::plan::{Input, InputName, Place, Slot, Step, Work};
 use serde::{Deserialize, Serialize};
 
+use crate::address::WebAddress;
 use crate::error::TmError;
 use crate::facts::{Facts, Needs, VmNeed};
 use crate::host::Call;
@@ -34,6 +35,8 @@ pub enum Source {
     Bytes(Input),
     /// A file on the front-end; [`read_sources`](crate::front::read_sources) reads it in a child.
     File(DiskPath),
+    /// What an address brings, fetched by the same child.
+    Address(WebAddress),
 }
 
 /// Steps, and the inputs they name.
