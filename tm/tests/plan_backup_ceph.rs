@@ -51,6 +51,7 @@ fn settings() -> TmSettings {
         restricted: Vec::new(),
         ssh: vec!["/usr/bin/ssh".to_owned()],
         sender: String::new(),
+        now: 1_369_353_600,
         receiver: "exec /usr/libexec/causeway/causeway-host receive".to_owned(),
     };
     TmSettings { front: Some(front), ..TmSettings::default() }

@@ -14,6 +14,7 @@ mod bridge;
 mod document;
 mod monitord;
 mod plan;
+mod s3;
 mod seal;
 pub(crate) mod source;
 mod volumes;

@@ -313,6 +313,7 @@ impl<O: Options> Config<O> {
             ssh: self.ssh_client(),
             receiver: self.remote("receive"),
             sender: self.remote("send"),
+            now: std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()),
         }
     }
 
