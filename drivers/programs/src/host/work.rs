@@ -159,11 +159,26 @@ impl Place {
             (Standing::Foreign(path), _) => foreign(&path, &call, out).await,
             (_, "vmm") => self.hypervisor(&call, cancelled, out).await,
             (_, "vnm") => self.network.run(&call, &self.remotes, out).await,
+            (_, "tm") => self.probe(&call).await,
             (_, family) => {
                 let text =
                     format!("no executable in the slot {}, and {family} has no work on a host", call.slot);
                 Err(Failure::new(Kind::NotBuilt, text))
             }
+        }
+    }
+
+    /// What the host's own probes ask a transfer manager for.
+    async fn probe(&self, call: &SlotCall<'_>) -> Result<Done, Failure> {
+        let Some(work) = causeway_tm::datastore::of_a_probe(call.slot, &call.argv)? else {
+            let text = format!("no executable in the slot {}, which has no work on a host", call.slot);
+            return Err(Failure::new(Kind::NotBuilt, text));
+        };
+        let work = serde_json::to_value(&work).map_err(|e| Failure::new(Kind::Bug, e))?;
+        let transfer = Transfer::new(work, Vec::new(), call.deadline, &self.settings.causeway);
+        match self.workers.call(&Request::Transfer(transfer), call.deadline).await? {
+            Reply::Done(output) => Ok(Done { output, effect: Effect::Made }),
+            Reply::Guest(_) => Err(Failure::new(Kind::Bug, "a file worker gave another answer")),
         }
     }
 
