@@ -360,7 +360,7 @@ fn what_a_download_needs_is_in_the_call_and_no_more() {
     let request = read("cp", "0", &edited("cp", &[app, ("</DS_DRIVER", keys)])).unwrap();
     assert!(!format!("{request:?}").contains("hush"));
     let keyless = planned("cp", "0", &[app]).unwrap_err();
-    assert_eq!(keyless.text, "MARKETPLACE is not in the document of image 0");
+    assert!(keyless.text.contains("not an app of an S3 marketplace"), "{keyless}");
     // A file datastore takes what it is given.
     let files = ("</BASE_PATH><TYPE>0</TYPE>", "</BASE_PATH><TYPE>2</TYPE>");
     let driver = ("<CLONE_TARGET>", "<DRIVER>qcow2</DRIVER><CLONE_TARGET>");

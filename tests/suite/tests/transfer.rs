@@ -18,6 +18,8 @@ use causeway_suite::request::Request;
 
 #[path = "transfer/carry.rs"]
 mod carry;
+#[path = "transfer/context.rs"]
+mod context;
 #[path = "transfer/copies.rs"]
 mod copies;
 #[path = "transfer/stage.rs"]

@@ -144,11 +144,16 @@ impl Request {
         let image = self.document.image()?;
         let signed = match image.path()?.split_once("://") {
             Some((scheme, object)) if scheme.eq_ignore_ascii_case("s3") => {
-                let missing = || TmError::Missing {
-                    what: "MARKETPLACE".to_owned(),
+                let keyless = || TmError::Attribute {
+                    attribute: "PATH".to_owned(),
                     object: format!("image {}", self.id),
+                    value: format!("s3://{object}"),
+                    accepted:
+                        "an app of an S3 marketplace, with which its keys come: import the app, or fetch the \
+                               object first and give its path"
+                            .into(),
                 };
-                let store = self.document.store.as_ref().ok_or_else(missing)?;
+                let store = self.document.store.as_ref().ok_or_else(keyless)?;
                 Some(store.signed(object, front.now, settings.copy_deadline)?)
             }
             _ => None,
