@@ -437,6 +437,7 @@ fn automatic_mounts_are_refused_by_name() {
             "{}",
             failure.text
         );
+        assert!(failure.text.ends_with("set NFS_AUTO_ENABLE to NO"), "{failure}");
     }
 }
 

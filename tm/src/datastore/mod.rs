@@ -169,11 +169,9 @@ impl Request {
                 accepted: format!("{}, the argument", self.id).into(),
             }),
             _ if self.store == Store::Ceph => self.check_volumes(),
-            _ if self.document.datastore.nfs_auto => Err(TmError::NotYet(format!(
-                "{}: datastore {} has NFS_AUTO_ENABLE; mounting it by itself is not built: mount it where it is \
-                 used, and take the attribute away",
-                self.slot, self.document.datastore.id
-            ))),
+            _ if self.document.datastore.nfs_auto => {
+                Err(TmError::mounts_itself(&self.slot, self.document.datastore.id))
+            }
             _ => Ok(()),
         }
     }
