@@ -151,10 +151,13 @@ impl Sshd {
     fn configure(&self, silent_port: u16) -> Result<(), SuiteError> {
         let here = |name: &str| self.directory.join(name).display().to_string();
         let port = self.port;
+        // A shell that sshd starts reads its user's `.bashrc` unless it is below another shell: that would be the
+        // developer's, with all that it starts.
         let mut server = format!(
             "Port {port}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nUsePAM no\nStrictModes no\n\
              PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\n\
-             AllowAgentForwarding yes\nMaxStartups 200\nMaxSessions 200\nUseDNS no\nPrintMotd no\nLogLevel ERROR\n",
+             AllowAgentForwarding yes\nMaxStartups 200\nMaxSessions 200\nUseDNS no\nPrintMotd no\nLogLevel ERROR\n\
+             SetEnv SHLVL=1\n",
             here("host_key"),
             here("authorized_keys")
         );
