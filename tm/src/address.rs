@@ -94,6 +94,20 @@ impl FromStr for WebAddress {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_address_makes_a_path_or_tells_a_password(rest in "[!-~]{0,40}", path in "[!-~]{0,20}") {
+            if let Ok(address) = format!("http://{rest}").parse::<WebAddress>()
+                && let Ok(name) = address.file_name()
+            {
+                prop_assert!(!name.as_str().contains('/') && name.as_str() != "..", "{}", name);
+            }
+            let address: WebAddress = format!("http://me:hush@h/{path}").parse().unwrap();
+            prop_assert!(address.told().starts_with("http://h/"), "{}", address.told());
+        }
+    }
 
     #[test]
     fn addresses_and_the_names_of_what_they_bring() {
