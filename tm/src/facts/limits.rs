@@ -49,7 +49,8 @@ pub struct Limits {
 impl LimitFacts {
     pub(super) fn of(datastore: u32, root: &Element, template: &Element) -> Self {
         let driver = root.value("DS_MAD").unwrap_or_default().to_ascii_uppercase();
-        let text = |end: &str| template.value(&format!("{driver}_{end}"));
+        // Without a driver there is nobody whose attributes they could be.
+        let text = |end: &str| template.value(&format!("{driver}_{end}")).filter(|_| !driver.is_empty());
         let texts = NAMES.map(|end| text(end).map(|text| text.trim().to_owned()).filter(|t| !t.is_empty()));
         LimitFacts { datastore, driver, texts }
     }
