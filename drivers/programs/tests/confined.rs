@@ -73,7 +73,7 @@ impl Stage {
         let record = format!("RECORD={}", self.dir.path().display());
         let state = self.path("state").display().to_string();
         let words =
-            ["env", &path, &record, "XDG_RUNTIME_DIR=/run/user/7", env!("CARGO_BIN_EXE_causeway-host")];
+            ["env", &path, &record, "XDG_RUNTIME_DIR=/run/user/7", env!("CARGO_BIN_EXE_causeway-disks")];
         let words = words.into_iter().chain(["worker", "--state", &state]).map(Into::into).collect();
         let workers = Workers::new(words, 1);
         let request = Request::Transfer(Transfer::new(call, inputs, deadline, &Causeway::default()));
@@ -121,7 +121,7 @@ fn all_backups_of_a_datastore_share_a_slice() {
     assert_eq!(told[5..], ["CPUQuota=50%", "MemoryMax=512M", "IOReadIOPSMax=", "IOWriteIOPSMax="]);
     let started = stage.recorded("systemd-run").replace('\n', " ");
     let words = "--user --scope --quiet --collect --slice=backup.110.slice -- nice -n 2 ";
-    assert!(started.starts_with(words) && started.contains("causeway-host confined --state "), "{started}");
+    assert!(started.starts_with(words) && started.contains("causeway-disks confined --state "), "{started}");
     assert_eq!(stage.recorded("nice"), (nice() + 2).min(19).to_string());
 }
 

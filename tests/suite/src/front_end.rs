@@ -81,13 +81,15 @@ impl FrontEnd {
             here("one/var/causeway")
         );
         write(&root.join("one/etc/causeway.toml"), &ours)?;
-        let host = format!(
-            "#!/bin/sh\nCAUSEWAY_STATE={} CAUSEWAY_SETTINGS={} exec {} \"$@\"\n",
-            here("state"),
-            here(HOST_SETTINGS),
-            program("causeway-host")?.display()
-        );
-        write_script(&root.join("libexec/causeway-host"), &host)?;
+        for name in ["causeway-host", "causeway-disks"] {
+            let text = format!(
+                "#!/bin/sh\nCAUSEWAY_STATE={} CAUSEWAY_SETTINGS={} exec {} \"$@\"\n",
+                here("state"),
+                here(HOST_SETTINGS),
+                program(name)?.display()
+            );
+            write_script(&root.join("libexec").join(name), &text)?;
+        }
         let sshd = Sshd::start(&root.join("ssh"))?;
         Ok(FrontEnd { directory, sshd })
     }
