@@ -19,6 +19,7 @@ mod clone;
 mod delete;
 mod diff;
 mod error;
+mod ghost;
 mod image;
 mod increment;
 mod link;

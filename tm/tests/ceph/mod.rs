@@ -14,7 +14,9 @@ use causeway_core::answer::Failure;
 use causeway_tm::host::{Call, Worker, perform};
 use serde_json::{Value, json};
 
+pub mod cases;
 pub mod images;
+pub mod kill;
 
 pub const MIB: u64 = 1 << 20;
 
@@ -33,6 +35,8 @@ pub struct Stage {
     _dir: Option<tempfile::TempDir>,
     dir: PathBuf,
     pub image: u32,
+    /// As whom calls are made; the key is beside the configuration.
+    pub user: String,
 }
 
 /// One volume, as it is compared.
@@ -63,7 +67,8 @@ impl Stage {
     /// One that somebody else made.
     pub fn at(conf: &Path, dir: &Path, image: u32) -> Self {
         std::fs::create_dir_all(dir.join("datastores")).unwrap();
-        Stage { conf: conf.to_owned(), _dir: None, dir: dir.canonicalize().unwrap(), image }
+        let dir = dir.canonicalize().unwrap();
+        Stage { conf: conf.to_owned(), _dir: None, dir, image, user: "one".to_owned() }
     }
 
     pub fn dir(&self) -> &Path {
@@ -269,8 +274,8 @@ impl Stage {
 
     /// The cluster, as a call names it.
     fn cluster_words(&self) -> Value {
-        let [_, conf, _, user, _, key] = self.access();
-        json!({"conf": conf, "user": user, "key": key})
+        let key = self.conf.with_file_name(format!("{}.key", self.user));
+        json!({"conf": self.conf, "user": self.user, "key": key})
     }
 
     fn call(&self, work: Value) -> Value {
