@@ -13,11 +13,13 @@ use std::path::Path;
 
 use super::error::{RbdError, code};
 use super::name::Volume;
-use super::tool::{Rbd, unless};
+use super::tool::Rbd;
 use crate::host::StorageError;
 
 /// How the object is called that leads from a volume's name to the volume.
 const LEADS: &str = "rbd_id.";
+/// How `rados` says that an object is not there.
+const NOT_THERE: &str = ": (2) ";
 
 impl Rbd<'_> {
     /// Gives a volume another name, which no other one has. What a killed renaming left of that name is in its way no more.
@@ -45,9 +47,15 @@ impl Rbd<'_> {
         }
         let (pool, object) = (name.pool().as_str(), format!("{LEADS}{}", name.name()));
         let words = ["--pool", pool, "rm", &object];
-        unless(code::ENOENT, self.run(Path::new("rados"), "rados rm", &name.to_string(), &words))?;
-        self.worker().at("name freed");
-        Ok(())
+        match self.run(Path::new("rados"), "rados rm", &name.to_string(), &words) {
+            // Unlike `rbd`, it ends with 1 whatever it was.
+            Err(StorageError::Rbd(RbdError::Tool { said, .. })) if said.contains(NOT_THERE) => Ok(()),
+            other => {
+                other?;
+                self.worker().at("name freed");
+                Ok(())
+            }
+        }
     }
 
     fn is_listed(&self, volume: &Volume) -> Result<bool, StorageError> {

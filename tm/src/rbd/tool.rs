@@ -356,7 +356,7 @@ pub(super) fn with_data<'w>(data: Option<&'w PoolName>, words: &[&'w str]) -> Ve
 }
 
 /// Takes one way of failing for success.
-pub(super) fn unless(errno: i32, result: Result<Vec<u8>, StorageError>) -> Result<(), StorageError> {
+fn unless(errno: i32, result: Result<Vec<u8>, StorageError>) -> Result<(), StorageError> {
     match result {
         Ok(_) => Ok(()),
         Err(StorageError::Rbd(error)) if error.is(errno) => Ok(()),

@@ -15,6 +15,7 @@ use causeway_tm::host::{Call, Worker, perform};
 use serde_json::{Value, json};
 
 pub mod cases;
+pub mod faults;
 pub mod images;
 pub mod kill;
 
@@ -40,7 +41,7 @@ pub struct Stage {
 }
 
 /// One volume, as it is compared.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Seen {
     /// MiB.
     pub size: u64,
@@ -230,8 +231,13 @@ impl Stage {
         let ours = names.iter().filter(|name| {
             name.strip_prefix(&base).is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
         });
-        let mut seen: Picture =
-            ours.map(|name| (plain(name), self.see(&format!("one/{name}"), &plain))).collect();
+        let see = |name: &String| {
+            self.see(&format!("one/{name}"), &plain).map_or_else(
+                || (format!("{}, half removed", plain(name)), Seen::default()),
+                |seen| (plain(name), seen),
+            )
+        };
+        let mut seen: Picture = ours.map(see).collect();
         // Files beside them, and in a backup.
         for path in [self.vm_dir(), self.vm_dir().join("backup")].iter().flat_map(|dir| files(dir)) {
             let short = path.strip_prefix(self.vm_dir()).unwrap().to_str().unwrap();
@@ -252,8 +258,12 @@ impl Stage {
         seen
     }
 
-    fn see(&self, volume: &str, plain: &dyn Fn(&str) -> String) -> Seen {
-        let info = self.json(&format!("info {volume}"));
+    fn see(&self, volume: &str, plain: &dyn Fn(&str) -> String) -> Option<Seen> {
+        let info = self.rbd_with(&[], &["--format", "json", "info", volume]);
+        let info = match info {
+            Err(said) if said.contains("(2) No such file") => return None,
+            other => serde_json::from_slice::<Value>(&other.unwrap()).unwrap(),
+        };
         let parent = info.get("parent").map(|parent| {
             format!("{}@{}", plain(parent["image"].as_str().unwrap()), parent["snapshot"].as_str().unwrap())
         });
@@ -263,13 +273,13 @@ impl Stage {
             let content = self.content(&format!("{volume}@{name}"));
             (name, snapshot["protected"] == "true", content)
         };
-        Seen {
+        Some(Seen {
             size: info["size"].as_u64().unwrap() / MIB,
             parent,
             data_pool: info.get("data_pool").map(|pool| pool.as_str().unwrap().to_owned()),
             snapshots: list.as_array().unwrap().iter().map(snapshot).collect(),
             content: self.content(volume),
-        }
+        })
     }
 
     /// The cluster, as a call names it.
