@@ -36,6 +36,7 @@ mod snap_delete;
 mod snap_revert;
 mod tool;
 mod usage;
+mod whole;
 
 use causeway_core::locks::Mode;
 use causeway_core::names::VmId;
