@@ -24,6 +24,11 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, waitpid};
 
 /// So many calls are disturbed at once: a fault is one for the whole cluster.
 const AT_ONCE: usize = 6;
+/// So many calls the short form takes, others in each run.
+const SHORT: usize = 4;
+
+/// Whoever disturbs the cluster.
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// The child's part of the test below: stands still at its point until it is told to go on.
 #[test]
@@ -115,9 +120,10 @@ impl Drop for Standing<'_> {
 #[test]
 fn every_call_outlives_every_fault() {
     let Some(conf) = cluster() else { return };
+    let _alone = ALONE.lock().unwrap();
     faults::user(&conf);
     let cases = cases::all();
-    let chosen = ceph::share(&cases, AT_ONCE);
+    let chosen = ceph::share(&cases, SHORT);
     let known: Vec<Known<'_>> = collect(chosen, |case| learn(&conf, case));
     let mut table: BTreeMap<(Fault, &str), BTreeSet<&str>> = BTreeMap::new();
     let (mut tried, looked_at) = (0, AtomicU64::new(0));
@@ -145,6 +151,7 @@ fn every_call_outlives_every_fault() {
                 looked_at.fetch_add(bytes, Ordering::Relaxed);
             });
             tried += round.len();
+            println!("{fault:?}: {tried} points so far");
             for (known, point) in round {
                 table.entry((fault, known.case.name)).or_default().insert(known.passed[*point]);
             }
@@ -197,6 +204,7 @@ fn a_deadline_ends_a_call_that_waits_for_the_cluster() {
         println!("skipped: CAUSEWAY_TEST_LONG=1 runs it");
         return;
     }
+    let _alone = ALONE.lock().unwrap();
     for fault in [Fault::Cut, Fault::Full] {
         let on = Stage::new(&conf);
         on.snapshots();

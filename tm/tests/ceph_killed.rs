@@ -25,9 +25,9 @@ fn killed_child() {
 #[test]
 fn killed_anywhere_and_run_again_is_the_same() {
     let Some(conf) = cluster() else { return };
-    // In the short form half of the cases and every fourth point of theirs: each run has others.
+    // In the short form some of the cases and every fourth point of theirs: each run has others.
     let (points, tried) = (AtomicU32::new(0), AtomicU32::new(0));
-    at_once(ceph::share(&cases::all(), 7), |case| {
+    at_once(ceph::share(&cases::all(), 5), |case| {
         let on = Stage::new(&conf);
         (case.prepare)(&on);
         let before = on.picture();
@@ -67,7 +67,7 @@ fn killed_at_any_moment_and_run_again_is_the_same() {
     for case in cases.iter().filter(|case| names.contains(&case.name)) {
         trials.extend((1..=6).map(|share| (case, share)));
     }
-    at_once(ceph::share(&trials, 6), |(case, share)| {
+    at_once(ceph::share(&trials, 3), |(case, share)| {
         let on = Stage::new(&conf);
         (case.prepare)(&on);
         let begun = Instant::now();
