@@ -376,7 +376,7 @@ host() {
     "$from/causeway-host" --version >/dev/null 2>&1 || [ ! -x "$from/causeway-host" ] ||
       die "$from/causeway-host does not start on this host: apt-get install libvirt0"
   fi
-  put_programs causeway-host causeway-root causeway
+  put_programs causeway-host causeway-disks causeway-root causeway
   # The user's state; root keeps its own in a directory of it. Root owns the directory and the sticky bit is set, so
   # that the user can neither rename nor replace root's part.
   make_dir /var/lib/causeway 1770 root:oneadmin

@@ -16,6 +16,7 @@ use causeway_tm::host::{Call, Copying, Idle, Worker, perform};
 use serde::{Deserialize, Serialize};
 
 use crate::driver::config::quoted;
+use crate::host::DISKS;
 
 /// How a child reaches another host, for what takes a session of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,7 +30,7 @@ pub struct Away {
 impl Away {
     /// As the settings say. The agent is not forwarded any further.
     pub fn of(causeway: &Causeway) -> Self {
-        let program = quoted(&causeway.libexec_dir.join("causeway-host").display().to_string());
+        let program = quoted(&causeway.libexec_dir.join(DISKS).display().to_string());
         let client = causeway.ssh.display().to_string();
         let ssh = Ssh::kept(&client, &program, causeway.deadlines.connect.duration());
         Away { client: ssh.client, program: ssh.command }

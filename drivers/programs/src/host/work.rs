@@ -15,15 +15,15 @@ use causeway_core::reach::child;
 use causeway_core::reach::slots::{Standing, standing};
 use causeway_core::reach::wire::{Done, Effect, Exchange, FromResident, Owner, Severity, WireStep};
 use causeway_core::reach::worker::Workers;
-use causeway_domain::{DomainError, Hypervisor, Libvirt};
+use causeway_domain::{DomainError, Hypervisor};
 use tokio::sync::watch;
 
-use super::Options;
 use super::disks::DiskCall;
 use super::files::{self, Pooled, Reply, Request};
 use super::machine::Machine;
 use super::resident::Out;
 use super::turn::Turn;
+use super::{Connect, Options};
 use crate::storage::Transfer;
 
 /// How many file workers a resident keeps.
@@ -39,7 +39,8 @@ pub struct Place {
     pub(super) workers: Arc<Workers>,
     network: Arc<super::network::Network>,
     settings: causeway_vmm::host::Settings,
-    libvirt: Arc<Mutex<Option<Arc<Libvirt>>>>,
+    connect: Connect,
+    libvirt: Arc<Mutex<Option<Arc<dyn Hypervisor>>>>,
     root: Vec<String>,
     pub(super) rests: Arc<super::guard::Rests>,
 }
@@ -60,6 +61,7 @@ impl Place {
             rests: Arc::new(super::guard::Rests::new(&uri)?),
             uri,
             settings,
+            connect: options.connect,
             libvirt: Arc::default(),
             root: options.root.clone(),
         })
@@ -190,6 +192,7 @@ impl Place {
             remotes: self.remotes.clone(),
             root: self.root.clone(),
             uri: self.uri.clone(),
+            connect: self.connect,
             request: call.request.clone(),
             deadline: call.deadline,
             runtime: runtime.clone(),
@@ -240,13 +243,13 @@ impl Place {
 
     /// Gives the one libvirt client, made when it is first asked for. It mends its own connections after that.
     pub(super) fn connector(&self) -> impl Fn() -> Result<Arc<dyn Hypervisor>, DomainError> + Send + use<> {
-        let (uri, client) = (self.uri.clone(), Arc::clone(&self.libvirt));
+        let (connect, uri, client) = (self.connect, self.uri.clone(), Arc::clone(&self.libvirt));
         move || {
             let mut client = client.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(libvirt) = client.as_ref() {
-                return Ok(Arc::clone(libvirt) as Arc<dyn Hypervisor>);
+                return Ok(Arc::clone(libvirt));
             }
-            let libvirt = Arc::new(Libvirt::connect(&uri)?);
+            let libvirt = connect(&uri)?;
             *client = Some(Arc::clone(&libvirt));
             Ok(libvirt)
         }

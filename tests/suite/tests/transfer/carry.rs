@@ -14,14 +14,16 @@ use causeway_suite::programs::program;
 fn apart(stage: &Stage) {
     let root = stage.front_end.root();
     let (state, settings) = (root.join("state"), stage.front_end.etc().join("causeway.toml"));
-    let text = format!(
-        "#!/bin/sh\nset -e\nat=$(echo \"$SSH_CONNECTION\" | cut -d' ' -f3)\n\
-         CAUSEWAY_STATE={}-$at CAUSEWAY_SETTINGS={} exec {} \"$@\"\n",
-        state.display(),
-        settings.display(),
-        program("causeway-host").unwrap().display()
-    );
-    put(&root.join("libexec/causeway-host"), &text);
+    for name in ["causeway-host", "causeway-disks"] {
+        let text = format!(
+            "#!/bin/sh\nset -e\nat=$(echo \"$SSH_CONNECTION\" | cut -d' ' -f3)\n\
+             CAUSEWAY_STATE={}-$at CAUSEWAY_SETTINGS={} exec {} \"$@\"\n",
+            state.display(),
+            settings.display(),
+            program(name).unwrap().display()
+        );
+        put(&root.join("libexec").join(name), &text);
+    }
     put(
         &stage.front_end.var().join("remotes/tm/qcow2/mv.ssh"),
         &format!(
