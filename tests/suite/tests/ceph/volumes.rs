@@ -65,7 +65,7 @@ impl Cluster {
     /// A volume with that byte in its first block.
     pub fn volume(&self, name: &str, size_mb: usize, byte: u8) {
         let mut content = vec![0; size_mb << 20];
-        content[..4096].fill(byte);
+        content.iter_mut().take(4096).for_each(|at| *at = byte);
         self.rbd_with(&content, &format!("import --no-progress - {name}"));
     }
 
@@ -73,7 +73,7 @@ impl Cluster {
     pub fn first(&self, name: &str) -> char {
         let ran = self.tool().args(["export", "--no-progress", name, "-"]).output().unwrap();
         assert!(ran.status.success(), "{name}: {}", String::from_utf8_lossy(&ran.stderr));
-        char::from(ran.stdout[0])
+        char::from(*ran.stdout.first().unwrap())
     }
 
     /// Volumes of the pool of which `whose` says a name, with what is to be called so: size, what they stand on, snapshots,
