@@ -299,3 +299,19 @@ fn an_export_tells_the_sum_of_its_bytes() {
     let gone = Stage::new(&conf);
     assert!(gone.failure(gone.image_sum()).text.starts_with("there is no volume"));
 }
+
+/// An image that was gone back to stands on the older volume, and a copy of it must hold what it has from there.
+#[test]
+fn a_copy_of_a_reverted_image_is_whole() {
+    let Some(conf) = cluster() else { return };
+    let on = Stage::new(&conf);
+    on.import(&on.source(), "aaaabbbb");
+    on.rbd(&format!("snap create --no-progress {}@0", on.source()));
+    on.rbd(&format!("snap protect {}@0", on.source()));
+    on.write(&on.source(), b'w');
+    on.done(on.image_snapshot("revert", 0));
+    assert_eq!(on.perform_at(&on.image_copy(), &|_| {}).unwrap(), "raw");
+    assert_eq!(on.content(&on.new_image()), "aaaabbbb");
+    let left: Vec<String> = on.picture().into_keys().collect();
+    assert_eq!(left, ["one-5", "one-5-0", "one-5-new"]);
+}

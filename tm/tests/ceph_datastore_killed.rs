@@ -6,13 +6,10 @@
 mod ceph;
 
 use std::cell::RefCell;
-use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use ceph::kill::{self, ended};
 use ceph::{Picture, Stage, at_once, cluster};
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 /// One action, and the volumes before it.
@@ -58,32 +55,19 @@ fn act(on: &Stage, call: &Value, sent: &[u8], between: &dyn Fn(&'static str)) {
     done.unwrap_or_else(|failure| panic!("{call}: {failure}"));
 }
 
-/// The child's part: performs the call it is given and kills itself at the point it is given.
+/// The child's part of the tests below.
 #[test]
-#[ignore = "run by the test below, in processes of its own"]
+#[ignore = "run by the tests below, in processes of its own"]
 fn killed_child() {
-    let variable = |name| std::env::var(name).unwrap();
-    let (conf, dir) = (variable("CAUSEWAY_TEST_CEPH"), variable("CAUSEWAY_TEST_DIR"));
-    let on = Stage::at(Path::new(&conf), Path::new(&dir), variable("CAUSEWAY_TEST_IMAGE").parse().unwrap());
-    let call = serde_json::from_str(&variable("CAUSEWAY_TEST_CALL")).unwrap();
-    let sent = std::fs::read(on.dir().join("sent")).unwrap();
-    let at: usize = variable("CAUSEWAY_TEST_POINT").parse().unwrap();
-    let passed = RefCell::new(0);
-    act(&on, &call, &sent, &|_| {
-        *passed.borrow_mut() += 1;
-        if *passed.borrow() > at {
-            kill_process(Pid::from_raw(std::process::id() as i32).unwrap(), Signal::KILL).unwrap();
-        }
+    kill::child(|on, call, between| {
+        let sent = std::fs::read(on.dir().join("sent")).unwrap();
+        act(on, call, &sent, between);
     });
 }
 
 fn kill_at(on: &Stage, call: &Value, sent: &[u8], point: usize) {
     std::fs::write(on.dir().join("sent"), sent).unwrap();
-    let mut child = Command::new(std::env::current_exe().unwrap());
-    child.args(["--exact", "killed_child", "--ignored"]).stdout(Stdio::null()).stderr(Stdio::null());
-    child.env("CAUSEWAY_TEST_DIR", on.dir()).env("CAUSEWAY_TEST_IMAGE", on.image.to_string());
-    child.env("CAUSEWAY_TEST_CALL", call.to_string()).env("CAUSEWAY_TEST_POINT", point.to_string());
-    assert_eq!(child.status().unwrap().signal(), Some(9), "{call}, point {point}");
+    kill::at(on, call, point);
 }
 
 /// Under an image's name there is what was there or what is to be there; what the image held, and each of its snapshots
@@ -107,16 +91,6 @@ fn judge(case: &Case, point: &str, killed: &Picture, before: &Picture, after: &P
             assert!(found, "snapshot {id}: {}", context());
         }
     }
-}
-
-fn ended(on: &Stage) -> Picture {
-    let picture = on.picture();
-    let half_made: Vec<&String> = picture.keys().filter(|name| name.contains(".causeway-")).collect();
-    assert!(half_made.is_empty(), "{half_made:?}");
-    let own = picture.values().flat_map(|seen| &seen.snapshots).find(|s| s.0.starts_with("causeway-"));
-    assert_eq!(own, None);
-    on.nothing_staged();
-    picture
 }
 
 #[test]

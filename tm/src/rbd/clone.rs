@@ -5,7 +5,8 @@
 
 use super::MIB;
 use super::error::{RbdError, code};
-use super::model::{Family, UNFINISHED};
+use super::ghost::listed;
+use super::model::{Family, HALF_REMOVED};
 use super::name::{PoolName, SnapshotName, Volume};
 use super::place::{check, half_made, replace, sweep};
 use super::tool::Rbd;
@@ -21,12 +22,16 @@ pub(super) fn clone(
     grown_mb: Option<u64>,
     data: Option<&PoolName>,
 ) -> Result<(), StorageError> {
-    let source = source(rbd, image)?;
+    let names = rbd.names(image.pool())?;
+    let source = source(rbd, image, &names)?;
     let size = grown_mb.map_or(source, |size_mb| size_mb.saturating_mul(MIB));
     if size < source {
         return Err(RbdError::Shrinks { volume: image.clone(), have: source, want: size }.into());
     }
-    let family = Family::read(rbd, disk)?;
+    let family = match image.pool() == disk.pool() {
+        true => Family::among(rbd, disk, names)?,
+        false => Family::read(rbd, disk)?,
+    };
     if let Some(old) = family.current() {
         rbd.idle(&old.volume)?;
     }
@@ -44,8 +49,9 @@ pub(super) fn clone(
     replace(rbd, &family, &made, disk)
 }
 
-/// The image's size, bytes.
-pub(super) fn source(rbd: &Rbd<'_>, image: &Volume) -> Result<u64, StorageError> {
+/// The image's size, bytes; `names` are those of its pool.
+pub(super) fn source(rbd: &Rbd<'_>, image: &Volume, names: &[String]) -> Result<u64, StorageError> {
+    listed(image, names)?;
     let info = rbd.info(image).map_err(|error| absent(rbd, image, error))?;
     if info.format == 2 {
         return Ok(info.size);
@@ -59,11 +65,9 @@ pub(super) fn source(rbd: &Rbd<'_>, image: &Volume) -> Result<u64, StorageError>
 pub(super) fn absent(rbd: &Rbd<'_>, volume: &Volume, error: StorageError) -> StorageError {
     match error {
         StorageError::Rbd(found) if found.is(code::ENOENT) => match rbd.names(volume.pool()) {
-            Ok(names) => {
-                let family = names.iter().any(|name| volume.role(name).is_some());
-                let hint = if family { UNFINISHED } else { "" };
-                RbdError::NoVolume { volume: volume.clone(), hint }.into()
-            }
+            Ok(names) => listed(volume, &names).map_or_else(StorageError::from, |()| {
+                RbdError::NoVolume { volume: volume.clone(), hint: HALF_REMOVED }.into()
+            }),
             Err(error) => error,
         },
         other => other,

@@ -7,7 +7,7 @@
 use super::error::RbdError;
 use super::model::Family;
 use super::name::Volume;
-use super::place::{Removal, remove_all};
+use super::place::{Removal, finish, remove_all};
 use super::tool::Rbd;
 use crate::host::StorageError;
 
@@ -17,7 +17,13 @@ pub(super) fn delete(rbd: &Rbd<'_>, volume: &Volume, trash: bool) -> Result<(), 
     refuse_in_use(rbd, &family)?;
     rbd.worker().at("volumes read");
     let removal = if trash { Removal::Trash } else { Removal::Gone };
-    remove_all(rbd, &family.leaves_first(true), removal)
+    finish(rbd, &family)?;
+    remove_all(rbd, &family.leaves_first(true), removal)?;
+    if family.current().is_none() && !family.is_gone() {
+        // Of a renaming that was cut off its name may be left, and be in the way of the next disk that has it.
+        rbd.free(volume)?;
+    }
+    Ok(())
 }
 
 /// Refuses what somebody has open, or whose snapshots somebody else has cloned.
@@ -31,7 +37,9 @@ pub(super) fn refuse_in_use(rbd: &Rbd<'_>, family: &Family) -> Result<(), Storag
 /// Refuses a disk whose snapshots somebody else has cloned.
 pub(super) fn strangers(rbd: &Rbd<'_>, family: &Family) -> Result<(), StorageError> {
     let members = family.leaves_first(true);
-    let ours: Vec<String> = members.iter().map(|member| member.volume.to_string()).collect();
+    let unfinished = family.unfinished().iter().map(|(_, volume)| volume);
+    let ours = members.iter().map(|member| &member.volume).chain(unfinished);
+    let ours: Vec<String> = ours.map(Volume::to_string).collect();
     for member in &members {
         // Of an unprotected one, too: newer clusters clone those.
         for snapshot in &member.snapshots {

@@ -80,7 +80,9 @@ pub enum RbdError {
         at: String,
     },
     /// A snapshot that others stand on.
-    #[error("{snapshot} is still needed by {clones}")]
+    #[error(
+        "{snapshot} is still needed by {clones}: remove what is not used any more, or give it all its data by 'rbd flatten'"
+    )]
     Clones {
         /// The snapshot.
         snapshot: String,

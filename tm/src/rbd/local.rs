@@ -35,7 +35,7 @@ pub(super) fn fetch(
     grown_mb: Option<u64>,
 ) -> Result<(), StorageError> {
     let worker = rbd.worker();
-    let have = source(rbd, image)?;
+    let have = source(rbd, image, &rbd.names(image.pool())?)?;
     let want = grown_mb.map_or(have, |size_mb| size_mb.saturating_mul(MIB));
     if want < have {
         return Err(RbdError::Shrinks { volume: image.clone(), have, want }.into());

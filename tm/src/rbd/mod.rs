@@ -19,6 +19,7 @@ mod clone;
 mod delete;
 mod diff;
 mod error;
+mod ghost;
 mod image;
 mod increment;
 mod link;
@@ -35,6 +36,7 @@ mod snap_delete;
 mod snap_revert;
 mod tool;
 mod usage;
+mod whole;
 
 use causeway_core::locks::Mode;
 use causeway_core::names::VmId;

@@ -83,6 +83,9 @@ pub(crate) struct Member {
     pub info: Info,
     /// Oldest first.
     pub snapshots: Vec<Snapshot>,
+    /// Whether the pool lists its name twice: once more for a volume whose removal was killed, and that is in no list of
+    /// its own.
+    pub twin: bool,
 }
 
 impl Member {
@@ -110,11 +113,18 @@ impl Member {
 pub(super) const UNFINISHED: &str =
     ": a revert to one of its snapshots, or a restore, was not finished; do it again";
 
+/// What is the matter when a volume has a name and can't be opened.
+pub(super) const HALF_REMOVED: &str =
+    ": its name is there and nothing else, for its removal was cut off; remove it again";
+
 /// All volumes of a disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Family {
     volume: Volume,
     members: Vec<Member>,
+    /// Names without a volume that could be opened: it was killed who made it, or who removed it. The snapshot that it
+    /// stands on may be held by it as before.
+    unfinished: Vec<(Role, Volume)>,
     /// Half-made volumes of others that nobody will go on with.
     strays: Vec<Volume>,
 }
@@ -125,20 +135,41 @@ impl Family {
     /// # Errors
     /// The pool or a volume can't be read, or the volumes are none that this driver or the stock one makes.
     pub(crate) fn read(rbd: &Rbd<'_>, volume: &Volume) -> Result<Self, StorageError> {
-        let (mut members, mut strays) = (Vec::new(), Vec::new());
+        Family::among(rbd, volume, rbd.names(volume.pool())?)
+    }
+
+    /// The same, from the list of the pool.
+    ///
+    /// # Errors
+    /// Those of [`Family::read`].
+    pub(crate) fn among(
+        rbd: &Rbd<'_>,
+        volume: &Volume,
+        mut names: Vec<String>,
+    ) -> Result<Self, StorageError> {
+        let mut family = Family {
+            volume: volume.clone(),
+            members: Vec::new(),
+            unfinished: Vec::new(),
+            strays: Vec::new(),
+        };
         let now = UNIX_EPOCH.elapsed().unwrap_or_default();
-        for name in rbd.names(volume.pool())? {
-            let Some(role) = volume.role(&name) else {
-                if half_made_at(&name).is_some_and(|made| made + STRAY < now) {
-                    strays.extend(Volume::in_pool(volume.pool(), &name));
+        names.sort_unstable();
+        for same in names.chunk_by(|a, b| a == b) {
+            let [name, more @ ..] = same else { continue };
+            let Some(found) = Volume::in_pool(volume.pool(), name) else { continue };
+            let Some(role) = volume.role(name) else {
+                if half_made_at(name).is_some_and(|made| made + STRAY < now) {
+                    family.strays.push(found);
                 }
                 continue;
             };
-            let Some(volume) = Volume::in_pool(volume.pool(), &name) else { continue };
-            members.extend(member(rbd, role, volume)?);
+            match member(rbd, role, &found)? {
+                Some(member) => family.members.push(Member { twin: !more.is_empty(), ..member }),
+                None => family.unfinished.push((role, found)),
+            }
         }
-        members.sort_by(|a, b| (a.role, &a.volume).cmp(&(b.role, &b.volume)));
-        let family = Family { volume: volume.clone(), members, strays };
+        family.members.sort_by(|a, b| (a.role, &a.volume).cmp(&(b.role, &b.volume)));
         family.check()?;
         Ok(family)
     }
@@ -169,6 +200,17 @@ impl Family {
         &self.strays
     }
 
+    /// Names of the disk under which nothing can be opened, with what they are to it: to be removed before anything else
+    /// is, for a snapshot may be held by them.
+    pub(crate) fn unfinished(&self) -> &[(Role, Volume)] {
+        &self.unfinished
+    }
+
+    /// Whether nothing at all is left of the disk.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.members.is_empty() && self.unfinished.is_empty()
+    }
+
     /// The volume that a guest uses, if it is there.
     pub(crate) fn current(&self) -> Option<&Member> {
         self.members.iter().find(|member| member.role == Role::Current)
@@ -179,7 +221,12 @@ impl Family {
     /// # Errors
     /// It is not there.
     pub(crate) fn expect(&self) -> Result<&Member, RbdError> {
-        let hint = if self.members.is_empty() { "" } else { UNFINISHED };
+        let removed = self.unfinished.iter().any(|(role, _)| *role == Role::Current);
+        let hint = match (removed, self.members.is_empty()) {
+            (true, _) => HALF_REMOVED,
+            (false, true) => "",
+            (false, false) => UNFINISHED,
+        };
         self.current().ok_or_else(|| RbdError::NoVolume { volume: self.volume.clone(), hint })
     }
 
@@ -210,18 +257,14 @@ impl Family {
     }
 }
 
-fn member(rbd: &Rbd<'_>, role: Role, volume: Volume) -> Result<Option<Member>, StorageError> {
-    let read = rbd.info(&volume).and_then(|info| Ok((info, rbd.snapshots(&volume)?)));
+/// A volume; none if there is only its name.
+fn member(rbd: &Rbd<'_>, role: Role, volume: &Volume) -> Result<Option<Member>, StorageError> {
+    let read = rbd.info(volume).and_then(|info| Ok((info, rbd.snapshots(volume)?)));
     match read {
-        Ok((info, snapshots)) => Ok(Some(Member { role, volume, info, snapshots })),
-        // A call was killed while it was being made: it has a name and nothing else, and can be removed.
-        Err(StorageError::Rbd(error)) if error.is(code::ENOENT) && role == Role::HalfMade => {
-            let info =
-                Info { id: String::new(), size: 0, format: 2, order: None, data_pool: None, parent: None };
-            Ok(Some(Member { role, volume, info, snapshots: Vec::new() }))
+        Ok((info, snapshots)) => {
+            Ok(Some(Member { role, volume: volume.clone(), info, snapshots, twin: false }))
         }
-        // It went since the pool was listed.
-        Err(StorageError::Rbd(error)) if error.is(code::ENOENT) && role != Role::Current => Ok(None),
+        Err(StorageError::Rbd(error)) if error.is(code::ENOENT) => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -243,6 +286,7 @@ mod tests {
             volume,
             info: Info { id: String::new(), size: 1 << 20, format: 2, order: None, data_pool: None, parent },
             snapshots: snapshots.iter().map(snapshot).collect(),
+            twin: false,
         }
     }
 
@@ -253,7 +297,7 @@ mod tests {
         let volume: Volume = "one/one-5-7-0".parse().unwrap();
         let members =
             members.iter().map(|(name, parent, snaps)| member(&volume, name, *parent, snaps)).collect();
-        Family { volume, members, strays: Vec::new() }
+        Family { volume, members, unfinished: Vec::new(), strays: Vec::new() }
     }
 
     #[test]
@@ -289,8 +333,10 @@ mod tests {
         old.members[0].info.format = 1;
         assert!(old.check().unwrap_err().to_string().contains("it is of format 1"));
         assert_eq!(family(&[]).expect().unwrap_err().to_string(), "there is no volume one/one-5-7-0");
-        let between = family(&[("one-5-7-0-0", None, &["0"])]);
+        let mut between = family(&[("one-5-7-0-0", None, &["0"])]);
         assert!(between.expect().unwrap_err().to_string().ends_with("do it again"));
+        between.unfinished.push((Role::Current, between.volume.clone()));
+        assert!(between.expect().unwrap_err().to_string().ends_with("remove it again"));
     }
 
     #[test]

@@ -33,7 +33,21 @@ pub(super) fn remove_all(rbd: &Rbd<'_>, members: &[&Member], removal: Removal) -
         } else {
             rbd.patiently(|| rbd.remove(volume))?;
         }
+        if member.twin {
+            // The other one of that name, which the tool finds only now.
+            rbd.patiently(|| rbd.remove(volume))?;
+        }
         rbd.worker().at("volume removed");
+    }
+    Ok(())
+}
+
+/// Ends what killed removals have begun: of a volume there may be no more than a name in the pool's list, while the
+/// snapshot that it stood on is held by it still.
+pub(super) fn finish(rbd: &Rbd<'_>, family: &Family) -> Result<(), StorageError> {
+    for (_, volume) in family.unfinished() {
+        rbd.patiently(|| rbd.remove(volume))?;
+        rbd.worker().at("removal finished");
     }
     Ok(())
 }
@@ -41,6 +55,17 @@ pub(super) fn remove_all(rbd: &Rbd<'_>, members: &[&Member], removal: Removal) -
 /// Removes what killed calls left half-made, as far as nobody holds it any more: the cluster may take a dead client for a
 /// living one, and what stays is removed by the next call.
 pub(super) fn sweep(rbd: &Rbd<'_>, family: &Family) {
+    for (role, volume) in family.unfinished() {
+        // What is half-made is in nobody's way.
+        let removed = match role {
+            Role::HalfMade => rbd.remove(volume),
+            _ => rbd.patiently(|| rbd.remove(volume)),
+        };
+        match removed {
+            Ok(()) => rbd.worker().at("removal finished"),
+            Err(error) => tracing::debug!(%volume, %error, "left for the next call"),
+        }
+    }
     for member in family.of(Role::HalfMade) {
         match discard(rbd, &member.volume, &member.snapshots) {
             Ok(()) => rbd.worker().at("leftover removed"),

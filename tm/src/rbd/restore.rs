@@ -17,7 +17,7 @@ use super::delete::strangers;
 use super::error::RbdError;
 use super::model::{Family, Member};
 use super::name::{PoolName, Role, Volume};
-use super::place::{Removal, check, half_made, remove_all, sweep};
+use super::place::{Removal, check, finish, half_made, remove_all, sweep};
 use super::tool::Rbd;
 use crate::host::{Datastore, During, StorageError, qcow2_to_raw, staged};
 use crate::place::VmFile;
@@ -95,6 +95,7 @@ fn put(rbd: &Rbd<'_>, disk: &Volume, backup: u32) -> Result<(), StorageError> {
     let (made, old) = (disk.restored(backup), disk.replaced(backup));
     replaceable(rbd, &family)?;
     rbd.worker().at("volumes read");
+    finish(rbd, &family)?;
     if family.of(Role::HalfMade).any(|member| member.volume == made) {
         if let Some(current) = family.current() {
             // One that a restore from the same backup has left, which had come to its end but for that.
@@ -122,6 +123,7 @@ fn is_restored(rbd: &Rbd<'_>, family: &Family, backup: u32) -> Result<bool, Stor
 fn drop_made(rbd: &Rbd<'_>, disk: &Volume, backup: u32) -> Result<(), StorageError> {
     let family = Family::read(rbd, disk)?;
     rbd.worker().at("volumes read");
+    finish(rbd, &family)?;
     let old = disk.replaced(backup);
     if family.current().is_none() && family.of(Role::Aside).any(|member| member.volume == old) {
         rbd.rename(&old, disk)?;

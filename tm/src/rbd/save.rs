@@ -2,16 +2,18 @@
 //!
 //! ```text
 //!  snapshot of the disk ──> copy under another name ──> mark ──> rename to the image ──> remove the snapshot
+//!    (a clone's by way of a clone: see `whole`)
 //! ```
 //!
 //! The mark says what the image was made of: a call that is run again after it was done finds its own image, and any other
 //! volume of that name is refused.
 
 use super::error::RbdError;
-use super::model::Family;
+use super::model::{Family, Snapshot};
 use super::name::{PoolName, Role, SnapshotName, Volume};
 use super::place::{check, half_made, sweep, sweep_strays};
 use super::tool::Rbd;
+use super::whole;
 use crate::host::StorageError;
 
 /// Under this name a volume says what it was made of, itself included: a copy of it has the mark too.
@@ -50,22 +52,24 @@ pub(super) fn save(
     let Some(target) = saved(rbd, image, &mark)? else { return Ok(()) };
     sweep(rbd, &target);
     sweep_strays(rbd, &target);
-    let (from, size, own) = match snapshot {
+    let (volume, from, size) = match snapshot {
         Some(id) => {
-            let holder = family.holder(id).ok_or(RbdError::NoSnapshot { volume: disk.clone(), id })?;
-            (format!("{}@{id}", holder.volume), None, None)
+            let missing = || RbdError::NoSnapshot { volume: disk.clone(), id };
+            let holder = family.holder(id).ok_or_else(missing)?;
+            let found = holder.snapshot(&SnapshotName::Numbered(id)).ok_or_else(missing)?;
+            (&holder.volume, found.clone(), None)
         }
         None => {
             let current = family.expect()?;
-            let own = SnapshotName::own();
-            rbd.snap(&current.volume, &own)?;
+            let own = Snapshot { name: SnapshotName::own(), protected: false };
+            rbd.snap(&current.volume, &own.name)?;
             rbd.worker().at("snapshot made");
-            (format!("{}@{own}", current.volume), Some(current.info.size), Some((&current.volume, own)))
+            (&current.volume, own, Some(current.info.size))
         }
     };
     let made = half_made(rbd, image, |made| {
-        rbd.copy(&from, made, data)?;
-        rbd.worker().at("copied");
+        // Under a name of the disk: with the disk it goes, whatever becomes of the image.
+        whole::copy(rbd, (volume, &from), &disk.half_made(), made, data)?;
         if let Some(size) = size {
             check(rbd, made, None, size)?;
         }
@@ -75,9 +79,8 @@ pub(super) fn save(
         rbd.worker().at("image in place");
         Ok(())
     });
-    if let Some((volume, name)) = own {
-        let snapshot = super::model::Snapshot { name, protected: false };
-        let removed = rbd.unsnap(volume, &snapshot);
+    if snapshot.is_none() {
+        let removed = rbd.unsnap_any(volume, &from.name);
         if made.is_ok() {
             removed?;
         }

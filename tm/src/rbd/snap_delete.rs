@@ -12,6 +12,8 @@ pub(super) fn delete(rbd: &Rbd<'_>, disk: &Volume, id: u32) -> Result<(), Storag
     // A snapshot that is nowhere is gone only if its disk is there.
     let current = family.expect()?;
     rbd.worker().at("volumes read");
+    // First: what is left of a killed removal may stand on the snapshot.
+    sweep(rbd, &family);
     // Also of a guest that runs: its own volume is only rid of the snapshot.
     let holder = family.holder(id);
     if let Some(holder) = holder {
@@ -20,7 +22,6 @@ pub(super) fn delete(rbd: &Rbd<'_>, disk: &Volume, id: u32) -> Result<(), Storag
             rbd.unsnap(&holder.volume, snapshot)?;
         }
     }
-    sweep(rbd, &family);
     let tidy = holder.is_some_and(|holder| holder.volume != current.volume);
     // Renamed as it should have been by a call that was killed, too.
     let wrong = |member: &Member| disk.renamed(&member.numbers()) != member.volume;

@@ -14,7 +14,10 @@ use causeway_core::answer::Failure;
 use causeway_tm::host::{Call, Worker, perform};
 use serde_json::{Value, json};
 
+pub mod cases;
+pub mod faults;
 pub mod images;
+pub mod kill;
 
 pub const MIB: u64 = 1 << 20;
 
@@ -33,10 +36,12 @@ pub struct Stage {
     _dir: Option<tempfile::TempDir>,
     dir: PathBuf,
     pub image: u32,
+    /// As whom calls are made; the key is beside the configuration.
+    pub user: String,
 }
 
 /// One volume, as it is compared.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Seen {
     /// MiB.
     pub size: u64,
@@ -63,7 +68,8 @@ impl Stage {
     /// One that somebody else made.
     pub fn at(conf: &Path, dir: &Path, image: u32) -> Self {
         std::fs::create_dir_all(dir.join("datastores")).unwrap();
-        Stage { conf: conf.to_owned(), _dir: None, dir: dir.canonicalize().unwrap(), image }
+        let dir = dir.canonicalize().unwrap();
+        Stage { conf: conf.to_owned(), _dir: None, dir, image, user: "one".to_owned() }
     }
 
     pub fn dir(&self) -> &Path {
@@ -225,8 +231,13 @@ impl Stage {
         let ours = names.iter().filter(|name| {
             name.strip_prefix(&base).is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
         });
-        let mut seen: Picture =
-            ours.map(|name| (plain(name), self.see(&format!("one/{name}"), &plain))).collect();
+        let see = |name: &String| {
+            self.see(&format!("one/{name}"), &plain).map_or_else(
+                || (format!("{}, half removed", plain(name)), Seen::default()),
+                |seen| (plain(name), seen),
+            )
+        };
+        let mut seen: Picture = ours.map(see).collect();
         // Files beside them, and in a backup.
         for path in [self.vm_dir(), self.vm_dir().join("backup")].iter().flat_map(|dir| files(dir)) {
             let short = path.strip_prefix(self.vm_dir()).unwrap().to_str().unwrap();
@@ -247,8 +258,12 @@ impl Stage {
         seen
     }
 
-    fn see(&self, volume: &str, plain: &dyn Fn(&str) -> String) -> Seen {
-        let info = self.json(&format!("info {volume}"));
+    fn see(&self, volume: &str, plain: &dyn Fn(&str) -> String) -> Option<Seen> {
+        let info = self.rbd_with(&[], &["--format", "json", "info", volume]);
+        let info = match info {
+            Err(said) if said.contains("(2) No such file") => return None,
+            other => serde_json::from_slice::<Value>(&other.unwrap()).unwrap(),
+        };
         let parent = info.get("parent").map(|parent| {
             format!("{}@{}", plain(parent["image"].as_str().unwrap()), parent["snapshot"].as_str().unwrap())
         });
@@ -258,19 +273,19 @@ impl Stage {
             let content = self.content(&format!("{volume}@{name}"));
             (name, snapshot["protected"] == "true", content)
         };
-        Seen {
+        Some(Seen {
             size: info["size"].as_u64().unwrap() / MIB,
             parent,
             data_pool: info.get("data_pool").map(|pool| pool.as_str().unwrap().to_owned()),
             snapshots: list.as_array().unwrap().iter().map(snapshot).collect(),
             content: self.content(volume),
-        }
+        })
     }
 
     /// The cluster, as a call names it.
     fn cluster_words(&self) -> Value {
-        let [_, conf, _, user, _, key] = self.access();
-        json!({"conf": conf, "user": user, "key": key})
+        let key = self.conf.with_file_name(format!("{}.key", self.user));
+        json!({"conf": self.conf, "user": self.user, "key": key})
     }
 
     fn call(&self, work: Value) -> Value {

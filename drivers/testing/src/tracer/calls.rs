@@ -21,6 +21,8 @@ pub enum Does {
     Changes,
     /// Brings to the disk what was written.
     Syncs,
+    /// Says something to another process.
+    Sends,
 }
 
 /// One system call.
@@ -31,7 +33,7 @@ pub struct SystemCall {
     /// What it does.
     pub does: Does,
     /// To what: the name that was given or, for an open file, the one that it was opened by. Without `.` and `..`, links
-    /// in it as they are.
+    /// in it as they are; of a socket, what the kernel calls it.
     pub path: PathBuf,
     /// The other name of two (`rename`).
     pub other: Option<PathBuf>,
@@ -42,6 +44,8 @@ pub struct SystemCall {
 enum About {
     /// An open file.
     Open(usize),
+    /// A socket.
+    Socket(usize),
     /// A path from where the process is.
     Here(usize),
     /// A path from an open directory.
@@ -52,8 +56,8 @@ enum About {
     TwoAt([usize; 4]),
 }
 
-use About::{At, Here, Open, Two, TwoAt};
-use Does::{Changes, Fills, Opens, Reads, Syncs};
+use About::{At, Here, Open, Socket, Two, TwoAt};
+use Does::{Changes, Fills, Opens, Reads, Sends, Syncs};
 
 /// `open` and its like stand here as readers; their flags say more.
 const CALLS: &[(c_long, &str, Does, About)] = &[
@@ -102,6 +106,7 @@ const CALLS: &[(c_long, &str, Does, About)] = &[
     (libc::SYS_fsync, "fsync", Syncs, Open(0)),
     (libc::SYS_fdatasync, "fdatasync", Syncs, Open(0)),
     (libc::SYS_syncfs, "syncfs", Syncs, Open(0)),
+    (libc::SYS_sendmsg, "sendmsg", Sends, Socket(0)),
 ];
 
 /// Requests of `ioctl` that share the bytes of one file with another.
@@ -162,6 +167,7 @@ impl Args {
     fn call(&self, name: &'static str, does: Does, about: About) -> Option<SystemCall> {
         let (path, other) = match about {
             Open(file) => (self.open(file)?, None),
+            Socket(file) => (self.link(file)?, None),
             // `utimensat` and its like may be about the open file itself.
             At(dir, name) if self.value(name)? == 0 => (self.open(dir)?, None),
             Here(name) => (self.here()?.join(self.text(name)?), None),
@@ -174,9 +180,13 @@ impl Args {
 
     /// The name that an open file was opened by; none for a pipe or a socket.
     fn open(&self, number: usize) -> Option<PathBuf> {
+        self.link(number).filter(|path| path.is_absolute())
+    }
+
+    /// What the kernel calls an open file, a pipe or a socket.
+    fn link(&self, number: usize) -> Option<PathBuf> {
         let file = i32::try_from(self.value(number)? & 0xffff_ffff).ok()?;
-        let path = std::fs::read_link(format!("/proc/{}/fd/{file}", self.thread)).ok()?;
-        path.is_absolute().then_some(path)
+        std::fs::read_link(format!("/proc/{}/fd/{file}", self.thread)).ok()
     }
 
     fn here(&self) -> Option<PathBuf> {

@@ -1,5 +1,6 @@
 //! Runs a program with all that it starts, and decides over each system call that has to do with files: it passes, fails
-//! with an error of our choice, or is the last thing that the program does.
+//! with an error of our choice, or is the last thing that the program does. What it sends through a socket is seen, too: of
+//! a tool that changes nothing but a server's data these are its changes.
 //!
 //! This is how faults are made where the kernel would have none to offer at that moment: a disk that is full from the
 //! hundredth write on, a device that fails at one `fsync`. The call itself is not done then; to the program it looks as

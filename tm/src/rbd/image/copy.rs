@@ -11,6 +11,7 @@ use super::super::error::RbdError;
 use super::super::model::{Family, Snapshot};
 use super::super::name::{SnapshotName, Volume};
 use super::super::tool::Rbd;
+use super::super::whole;
 use super::{New, is_made, new_image};
 use crate::host::StorageError;
 
@@ -32,9 +33,10 @@ pub(super) fn copy(rbd: &Rbd<'_>, original: &Volume, image: &Volume, new: &New) 
     }
     rbd.snap(&current.volume, &name)?;
     rbd.worker().at("snapshot made");
+    let own = Snapshot { name: name.clone(), protected: false };
     let made = new_image(rbd, image, new, Some(current.info.size), |made| {
-        rbd.copy(&format!("{}@{name}", current.volume), made, new.data_pool.as_ref())?;
-        rbd.worker().at("copied");
+        let from = (&current.volume, &own);
+        whole::copy(rbd, from, &image.half_made(), made, new.data_pool.as_ref())?;
         // Had somebody removed it meanwhile, the copy would have holes.
         if rbd.snapshots(&current.volume)?.iter().any(|snapshot| snapshot.name == name) {
             return Ok(());
@@ -42,6 +44,6 @@ pub(super) fn copy(rbd: &Rbd<'_>, original: &Volume, image: &Volume, new: &New) 
         let why = format!("{original}@{name}, which it was copied from, has been removed meanwhile");
         Err(RbdError::Incomplete { volume: made.clone(), why }.into())
     });
-    let removed = rbd.unsnap(&current.volume, &Snapshot { name, protected: false });
+    let removed = rbd.unsnap_any(&current.volume, &name);
     made.and(removed)
 }

@@ -11,7 +11,7 @@
 use super::super::error::RbdError;
 use super::super::model::{Family, Member};
 use super::super::name::{SnapshotName, Volume};
-use super::super::place::{Removal, check, half_made, protected, remove_all, replace, sweep};
+use super::super::place::{Removal, check, finish, half_made, protected, remove_all, replace, sweep};
 use super::super::tool::Rbd;
 use super::delete;
 use crate::host::StorageError;
@@ -42,6 +42,7 @@ pub(super) fn flatten(rbd: &Rbd<'_>, image: &Volume, id: u32) -> Result<(), Stor
         replace(rbd, &family, &made, image)?;
     } else {
         rbd.worker().at("volumes read");
+        finish(rbd, &family)?;
         remove_all(rbd, &family.leaves_first(false), Removal::Gone)?;
     }
     rbd.worker().at("snapshots gone");

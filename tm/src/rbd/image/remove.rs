@@ -22,7 +22,7 @@ pub(super) fn remove_made_for(
     {
         return delete::delete(rbd, image, trash);
     }
-    if family.of(Role::HalfMade).next().is_some() {
+    if family.of(Role::HalfMade).next().is_some() || !family.unfinished().is_empty() {
         sweep(rbd, &family);
     }
     Ok(())

@@ -1,0 +1,135 @@
+//! Every call on a VM's volumes, with what is there before it, and what must be true whenever it is cut off.
+
+use serde_json::{Value, json};
+
+use super::{Picture, Seen, Stage};
+
+/// One call, and the volumes before it.
+pub struct Case {
+    pub name: &'static str,
+    pub prepare: fn(&Stage),
+    pub call: fn(&Stage) -> Value,
+    /// Whether what the disk held before is to be lost.
+    begins_anew: bool,
+    /// Whether a file takes the image's place.
+    returns: bool,
+}
+
+pub fn all() -> Vec<Case> {
+    let kept = |name, prepare, call| Case { name, prepare, call, begins_anew: false, returns: false };
+    let anew = |name, prepare, call| Case { name, prepare, call, begins_anew: true, returns: false };
+    let back = |name, prepare, call| Case { name, prepare, call, begins_anew: false, returns: true };
+    let snapshots_of_the_image: fn(&Stage) = |on| {
+        on.lent();
+        on.done(on.of_image("create", 0));
+        on.done(on.of_image("create", 1));
+    };
+    let persistent: fn(&Stage) = |on| {
+        on.image();
+        on.rbd(&format!("snap create --no-progress {}@snap", on.source()));
+        on.rbd(&format!("snap protect {}@snap", on.source()));
+    };
+    vec![
+        anew("clone, grown", Stage::image, |on| on.clone(Some(8))),
+        anew("clone over an older disk", Stage::family, |on| on.clone(None)),
+        kept("link", persistent, Stage::link),
+        kept("file of an image, grown", Stage::image, |on| on.fetch(false, Some(8))),
+        kept(
+            "file of an image over an older disk",
+            |on| {
+                on.lent();
+                on.done(on.take_back());
+                on.done(on.fetch(true, None))
+            },
+            |on| on.fetch(false, None),
+        ),
+        kept("image lent", persistent, |on| on.fetch(true, None)),
+        back("file back in its image's place", Stage::lent, Stage::take_back),
+        back("file back, the image's snapshots kept", snapshots_of_the_image, Stage::take_back),
+        kept("file saved", Stage::lent, |on| on.save_file(false)),
+        kept("snapshot while it is open", Stage::snapshots, |on| on.live_snapshot(7)),
+        kept("save", Stage::snapshots, |on| on.save(None)),
+        kept("save of a snapshot", Stage::family, |on| on.save(Some(0))),
+        anew("removal", Stage::family, |on| on.remove(&on.disk(), false)),
+        anew("removal into the trash", Stage::snapshots, |on| on.remove(&on.disk(), true)),
+        anew("empty disk over an older one", Stage::snapshots, |on| on.make(3, json!("empty"))),
+        kept("growth", Stage::snapshots, |on| on.resize(8)),
+        kept("snapshot", Stage::snapshots, |on| on.snapshot("create", 7)),
+        kept("removal of a snapshot of an older volume", Stage::family, |on| on.snapshot("delete", 1)),
+        kept("removal of the last snapshot of an older volume", Stage::family, |on| on.snapshot("delete", 2)),
+        kept("revert", Stage::snapshots, |on| on.snapshot("revert", 0)),
+        kept("revert of a disk without snapshots of its own", Stage::family, |on| on.snapshot("revert", 2)),
+        kept("backup made ready", earlier_backups, |on| on.back_up(&json!({"since": 1}), json!("ready"))),
+        kept("snapshot of a backup", earlier_backups, |on| {
+            on.back_up(&json!({"since": 2}), json!({"snapshot": {}}))
+        }),
+        kept("whole backup", to_copy, |on| on.back_up(&json!("full"), on.copy_part())),
+        kept("increment", to_copy, |on| on.back_up(&json!({"since": 0}), on.copy_part())),
+        kept("snapshot of a backup given up", earlier_backups, |on| {
+            on.back_up(&json!("full"), json!("drop"))
+        }),
+        kept("restored beside the disk", to_restore, |on| on.make_restored(8, None)),
+        kept("restored", restored_beside, |on| on.restore(json!("put"))),
+        kept("restored, given up", restored_beside, |on| on.restore(json!("drop"))),
+    ]
+}
+
+/// Snapshots of backups as the stock driver or a killed one of ours left them.
+fn earlier_backups(on: &Stage) {
+    on.snapshots();
+    for name in ["one_backup", "one_backup_0", "one_backup_1", "one_backup_2"] {
+        on.rbd(&format!("snap create --no-progress {}@{name}", on.disk()));
+        if name != "one_backup" {
+            on.rbd(&format!("snap protect {}@{name}", on.disk()));
+        }
+    }
+}
+
+fn to_copy(on: &Stage) {
+    earlier_backups(on);
+    std::fs::create_dir_all(on.vm_dir()).unwrap();
+    on.done(on.backup_dir("begin", false));
+}
+
+fn to_restore(on: &Stage) {
+    on.family();
+    on.fetched("xyz");
+}
+
+fn restored_beside(on: &Stage) {
+    to_restore(on);
+    on.done(on.make_restored(8, None));
+}
+
+/// What a call leaves that was cut off: under every name of a volume what was there before or is to be there in the end, and what the
+/// disk held is held by somebody.
+pub fn judge(case: &Case, point: &str, killed: &Picture, before: &Picture, after: &Picture) {
+    let context = || format!("{} at {point}: {killed:#?}", case.name);
+    let copies = ["file backup/disk.0.0", "file backup/disk.0.1", "one-5-7-0.new.00000013"];
+    for name in ["one-5", "one-5-7-0", "one-5-saved", "file disk.0"].into_iter().chain(copies) {
+        let Some(found) = killed.get(name) else { continue };
+        let (was, will) = (before.get(name), after.get(name));
+        let same = |other: Option<&Seen>| other.is_some_and(|other| other.content == found.content);
+        assert!(same(was) || same(will), "{name}: {}", context());
+    }
+    if case.returns {
+        // The guest's bytes are in the file until the image is whole.
+        let whole = killed.get("one-5").is_some_and(|seen| seen.content == after["one-5"].content);
+        let there =
+            killed.get("file disk.0").is_some_and(|seen| seen.content == before["file disk.0"].content);
+        assert!(whole || there, "{}", context());
+    } else {
+        assert_eq!(killed["one-5"].content, before["one-5"].content, "{}", context());
+    }
+    if let (Some(disk), false) = (before.get("one-5-7-0"), case.begins_anew) {
+        let held = killed.values().any(|seen| seen.content == disk.content);
+        let replaced = killed.get("one-5-7-0") == after.get("one-5-7-0");
+        assert!(held || replaced, "{}", context());
+        // Its snapshots stay readable, but for the one that is being removed.
+        for (id, _, content) in before.values().flat_map(|seen| &seen.snapshots) {
+            let there =
+                |of: &Picture| of.values().flat_map(|s| &s.snapshots).any(|s| (&s.0, &s.2) == (id, content));
+            assert!(there(killed) || !there(after), "snapshot {id}: {}", context());
+        }
+    }
+}
