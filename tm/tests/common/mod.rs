@@ -3,6 +3,7 @@
 
 #[cfg(target_arch = "x86_64")]
 pub mod fault;
+pub mod forms;
 #[cfg(target_arch = "x86_64")]
 pub mod hostile;
 pub mod images;
