@@ -135,8 +135,9 @@ impl TmSettings {
         }
         let agent_wait = match kvmrc.get("VIRSH_TIMEOUT")?.filter(|text| !text.is_empty()) {
             None => AGENT_WAIT,
-            Some(text) => Duration::from_secs(text.parse().map_err(|_| {
-                SettingsError::value(kvmrc.file(), "VIRSH_TIMEOUT", text, "a number of seconds")
+            // Of a larger one no end could be told.
+            Some(text) => Duration::from_secs(text.parse::<u32>().map(u64::from).map_err(|_| {
+                SettingsError::value(kvmrc.file(), "VIRSH_TIMEOUT", text, "a number of seconds below 2^32")
             })?),
         };
         let backup_base = match datastore.get("BACKUP_BASE_PATH")?.filter(|text| !text.is_empty()) {

@@ -314,6 +314,19 @@ mod tests {
     }
 
     #[test]
+    fn fuzz_progress_and_last_words() {
+        crate::seeded::fuzz("progress", |bytes| {
+            follow(bytes, |far| assert!(far <= 10_000));
+            let said = text(bytes);
+            assert!(
+                last_words(&said, 1)
+                    .iter()
+                    .all(|line| !line.contains('\n') && !line.trim().is_empty() || line.is_empty())
+            );
+        });
+    }
+
+    #[test]
     fn full_pipes_stop_nobody() {
         let dir = tempfile::tempdir().unwrap();
         let program = script(dir.path(), "head -c 1000000 /dev/zero; head -c 1000000 /dev/zero >&2");

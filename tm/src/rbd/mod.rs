@@ -19,6 +19,8 @@ mod clone;
 mod delete;
 mod diff;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod image;
 mod increment;
 mod link;

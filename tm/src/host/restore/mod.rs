@@ -11,6 +11,7 @@
 //! whole (W27).
 
 mod chain;
+mod tpm;
 
 use std::fs::File;
 use std::io::Read;
@@ -187,7 +188,7 @@ pub(super) fn perform(call: &RestoreCall, worker: &Worker<'_>) -> Result<(), Sto
             folder.sync()
         }
         (RestoreCall::Put(_), Staged::Disk(disk)) => put_disk(disk, staged, &folder, worker),
-        (RestoreCall::Put(_), Staged::Tpm(_)) => put_tpm(staged, &folder, worker),
+        (RestoreCall::Put(_), Staged::Tpm(_)) => tpm::put(staged, &folder, worker),
     }
 }
 
@@ -239,33 +240,6 @@ fn flat(disk: &RestoreDisk, staged: &Staged, folder: &Home, worker: &Worker<'_>)
     remove(folder.handle(), &snap, &folder.path().join(&snap))?;
     worker.at("snapshots removed");
     folder.sync()
-}
-
-fn put_tpm(staged: &Staged, home: &Home, worker: &Worker<'_>) -> Result<(), StorageError> {
-    let packed = home.path().join(staged.name());
-    if !home.has(&staged.name())? {
-        return Err(StorageError::NoDisk { path: packed });
-    }
-    // The archive has one directory, `tpm`: it is unpacked aside, through no link of the VM's.
-    let aside = format!("{TEMPORARY}tpm.unpacked");
-    remove(home.handle(), &aside, &home.path().join(&aside))?;
-    rustix::fs::mkdirat(home.handle(), aside.as_str(), rustix::fs::Mode::from_raw_mode(0o700))
-        .during("make", home.path().join(&aside))?;
-    worker.at("directory made");
-    let into = home.path().join(&aside);
-    let mut tool = Tool::new("tar", &packed);
-    tool.arg("-C").arg(&into).args(["--no-same-owner", "-xzf"]).arg(&packed).args(["--", TPM]).run(worker)?;
-    worker.at("unpacked");
-    let unpacked = home.folder(&aside)?.ok_or_else(|| StorageError::NotADirectory { path: into.clone() })?;
-    if unpacked.folder(TPM)?.is_none() {
-        return Err(StorageError::NotADirectory { path: into.join(TPM) });
-    }
-    remove(home.handle(), TPM, &home.path().join(TPM))?;
-    worker.at("old state removed");
-    rustix::fs::renameat(unpacked.handle(), TPM, home.handle(), TPM).during("rename", into.join(TPM))?;
-    worker.at("state in place");
-    remove(home.handle(), &aside, &into)?;
-    home.sync()
 }
 
 /// Nobody may have the disk open that is replaced, whatever it is: a missing or broken one is a reason to restore it.
