@@ -374,3 +374,32 @@ fn leftovers_of_a_file_go_with_the_next_call_for_it() {
     assert_eq!(left, [Path::new(".causeway-tmp.disk.1.99-1-0")]);
     on.done(&on.delete("disk.1"));
 }
+
+/// Neither a disk nor a VM's directory goes from under a guest, wherever in the chain it is.
+#[test]
+fn what_a_guest_has_open_is_not_removed() {
+    use causeway_tm::host::{Worker, perform};
+    use std::time::{Duration, Instant};
+    for (open, format) in
+        [("100/7/disk.0", "qcow2"), ("100/7/disk.0.snap/0", "qcow2"), ("100/7/disk.1", "raw")]
+    {
+        let on = Datastores::new();
+        on.vm_with_disk(true, false);
+        on.done(&on.snapshot("create", 0, true, false));
+        std::fs::write(on.path("100/7/disk.1"), vec![1; 1 << 20]).unwrap();
+        let before = on.picture();
+        let guest = on.opened(format, open);
+        let disk = if format == "raw" { "disk.1" } else { "disk.0" };
+        for call in [on.delete(disk), on.delete_dir()] {
+            // It is waited for while there is time: a guest may be about to end.
+            let worker = Worker::new(&on.locks, Instant::now() + Duration::from_millis(500));
+            let call = serde_json::from_value(call).unwrap();
+            let failure = perform(&call, &[], &worker).unwrap_err();
+            assert!(failure.text.contains("is open: a guest or a tool uses it"), "{open}: {failure}");
+        }
+        assert_eq!(on.picture(), before);
+        drop(guest);
+        on.done(&on.delete(disk));
+        on.done(&on.delete_dir());
+    }
+}

@@ -8,6 +8,7 @@ pub mod forms;
 pub mod hostile;
 pub mod images;
 pub mod kill;
+pub mod opened;
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
