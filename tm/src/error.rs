@@ -4,7 +4,9 @@ use std::borrow::Cow;
 
 use causeway_core::answer::{Failure, Kind};
 use causeway_core::document::DocumentError;
-use causeway_core::names::{NameError, VmId};
+use causeway_core::names::{DiskPath, NameError, VmId};
+
+use crate::place::FileName;
 
 /// A request that cannot become steps.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -54,6 +56,21 @@ pub enum TmError {
         path: String,
         /// The datastore.
         datastore: u32,
+    },
+    /// Two files of a context image that would have one name in it.
+    #[error(
+        "{slot}: {one} and {other} would both be called {name} in the context image: leave one of them out, or give it \
+         another name, as PATH:'NAME'"
+    )]
+    OneName {
+        /// The slot.
+        slot: String,
+        /// The first.
+        one: DiskPath,
+        /// The second.
+        other: DiskPath,
+        /// Their name.
+        name: FileName,
     },
     /// A look-up that the plan needs was refused; its words are oned's.
     #[error("cannot look up {what}: {}", failure.text)]
@@ -132,6 +149,7 @@ impl TmError {
             | TmError::Argument { .. }
             | TmError::OtherVm { .. }
             | TmError::OtherDatastore { .. }
+            | TmError::OneName { .. }
             | TmError::Missing { .. }
             | TmError::Document { .. }
             | TmError::Encoding { .. }

@@ -34,7 +34,14 @@ impl Args<'_> {
                     text.push_str(more);
                 }
             }
-            sources.push(self.context_source(position, &text)?);
+            let source = self.context_source(position, &text)?;
+            // Stock leaves out one of the two without a word.
+            let other = sources.iter().find(|other: &&ContextSource| other.name == source.name);
+            if let Some(other) = other.filter(|other| other.path != source.path) {
+                let (one, other) = (other.path.clone(), source.path);
+                return Err(TmError::OneName { slot: self.slot.to_string(), one, other, name: source.name });
+            }
+            sources.push(source);
         }
         Ok(sources)
     }
