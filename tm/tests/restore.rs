@@ -113,6 +113,29 @@ fn what_does_not_arrive_whole_replaces_nothing() {
     }
 }
 
+/// It is found out before anything is fetched, and once more before the disks are exchanged.
+#[test]
+fn a_disk_that_is_open_is_not_restored() {
+    for (qcow2, persistent) in FORMS {
+        let on = Datastores::new();
+        let (kept, _) = backed_up(&on, qcow2, persistent);
+        let staged = on.restored(qcow2, persistent, restored_sizes(qcow2));
+        let look = json!({"restore": {"look": staged}});
+        on.done(&look);
+        on.stage(&staged, &kept, false).unwrap();
+        let before = on.picture();
+        let guest = on.opened(format_of(qcow2), "100/7/disk.0");
+        for call in [&look, &put(&staged)] {
+            let failure = on.perform(call, &[]).unwrap_err();
+            assert!(failure.text.contains("is open: a guest or a tool uses it"), "{failure}");
+        }
+        assert_eq!(on.picture(), before);
+        drop(guest);
+        on.perform(&put(&staged), &[]).unwrap();
+        on.done(&drop_staged(&staged));
+    }
+}
+
 #[test]
 fn a_disk_that_was_grown_is_grown_again_and_what_was_staged_can_be_dropped() {
     let on = Datastores::new();

@@ -90,6 +90,14 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// Says what a step of [`reading`](crate::plan::reading) was for that failed.
+    pub fn unread(&self, failure: Failure) -> Failure {
+        match &self.backup {
+            Some(backup) => failure.context(backup.asked()),
+            None => failure,
+        }
+    }
+
     /// Takes in what the step of [`reading`](crate::plan::reading) printed.
     ///
     /// # Errors
@@ -97,8 +105,12 @@ impl Facts {
     pub fn take_reading(&mut self, output: &str) -> Result<(), TmError> {
         let unreadable =
             |e: serde_json::Error| TmError::Unwritable { step: "read".to_owned(), why: e.to_string() };
-        if self.backup.is_some() {
-            self.listing = Some(serde_json::from_str(output).map_err(unreadable)?);
+        if let Some(backup) = &self.backup {
+            let list = serde_json::from_str(output).map_err(|e| TmError::Refused {
+                what: backup.asked(),
+                why: format!("the answer is no list of disks: {e}"),
+            });
+            self.listing = Some(list?);
         } else {
             self.chain = Some(serde_json::from_str(output).map_err(unreadable)?);
         }

@@ -1,6 +1,7 @@
 //! `restore`: what was fetched of a backup becomes a VM's disk (contract TM 2.3).
 //!
 //! ```text
+//! look     is it open? then nothing is fetched
 //! stage    the bytes beside the disk, to the disk, looked at: a whole qcow2 image, by its check    .causeway-tmp.disk.0.restored
 //! put      grown to the disk's size, plain bytes again if the disk is of such; then it is the disk; then all else goes
 //! drop     what was staged goes, which `put` has only given further names
@@ -61,6 +62,8 @@ pub enum Staged {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum RestoreCall {
+    /// Sees to it that nobody has open what is to be replaced, before anything is fetched.
+    Look(Staged),
     /// Makes what was fetched what the VM has.
     Put(Staged),
     /// Removes what was fetched.
@@ -175,12 +178,14 @@ fn look(copy: &File, path: &Path, worker: &Worker<'_>) -> Result<(), StorageErro
 /// [`StorageError`]; the call can be repeated.
 pub(super) fn perform(call: &RestoreCall, worker: &Worker<'_>) -> Result<(), StorageError> {
     let staged = match call {
-        RestoreCall::Put(staged) | RestoreCall::Drop(staged) => staged,
+        RestoreCall::Look(staged) | RestoreCall::Put(staged) | RestoreCall::Drop(staged) => staged,
     };
     let _locks = staged.locked(worker)?;
     worker.at("locked");
     let folder = staged.folder()?;
     match (call, staged) {
+        (RestoreCall::Look(_), Staged::Disk(disk)) => not_open(disk, &folder),
+        (RestoreCall::Look(_), Staged::Tpm(_)) => Ok(()),
         (RestoreCall::Drop(_), _) => {
             worker.at("directory found");
             remove(folder.handle(), &staged.name(), &folder.path().join(staged.name()))?;

@@ -103,7 +103,8 @@ impl SlotRun {
             let front = config.front().map_err(|e| Failure::new(Kind::HostState, e))?;
             let id = RequestId::new(0, std::process::id(), 1);
             let inputs = front.sources(std::mem::take(&mut reading.inputs)).await?;
-            facts.take_reading(&read(&config.places(front), id, self.vm()?, reading, inputs).await?)?;
+            let said = read(&config.places(front), id, self.vm()?, reading, inputs).await;
+            facts.take_reading(&said.map_err(|failure| facts.unread(failure))?)?;
         }
         let transfer = steps(&self.slot, &self.argv, &stdin, &facts, &settings)?;
         // A dry run reads no files either: the steps are the same without them.
