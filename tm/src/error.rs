@@ -80,6 +80,9 @@ pub enum TmError {
         /// What came back.
         failure: Failure,
     },
+    /// Something was looked up, and has an attribute that is wrong; it says which.
+    #[error("{}", .0.text)]
+    Found(Failure),
     /// A fact that the document does not state; an absent one is never read as an empty one.
     #[error("{what} is not in the document of {object}")]
     Missing {
@@ -144,7 +147,7 @@ impl TmError {
             TmError::NotBuilt { .. } | TmError::NotYet(_) => Kind::NotBuilt,
             TmError::Unwritable { .. } => Kind::Bug,
             TmError::Refused { .. } => Kind::HostState,
-            TmError::LookUp { failure, .. } => failure.kind,
+            TmError::LookUp { failure, .. } | TmError::Found(failure) => failure.kind,
             TmError::Arguments { .. }
             | TmError::Argument { .. }
             | TmError::OtherVm { .. }

@@ -399,16 +399,6 @@ fn wrong_arguments_are_named() {
         ("tm/qcow2/context", "a h1:/d/100/7/disk.1 7 100", "argument 1: path \"a\""),
         ("tm/qcow2/context", "/a /b:'c h1:/d/100/7/disk.1 7 100", "argument 2: context file"),
         ("tm/qcow2/context", "/a /b:'../c' h1:/d/100/7/disk.1 7 100", "argument 2: file name \"../c\""),
-        (
-            "tm/qcow2/context",
-            "/a/x /b/x h1:/d/100/7/disk.1 7 100",
-            "/a/x and /b/x would both be called x in the context",
-        ),
-        (
-            "tm/qcow2/context",
-            "/a /b:'a' h1:/d/100/7/disk.1 7 100",
-            "leave one of them out, or give it another name",
-        ),
         ("tm/qcow2/premigrate", "h1 h2 /d/100/7 7", "takes FROM TO DIRECTORY VM DATASTORE [TM], not 4"),
         ("tm/qcow2/premigrate", "h1 h2 /d/100/7 7 100 a b", "not 7 arguments"),
         ("tm/qcow2/premigrate", "h1 h2 /d/100/7 7 101", "/d/100/7 is not in datastore 101"),

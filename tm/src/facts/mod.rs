@@ -13,7 +13,7 @@ mod vm;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use causeway_core::answer::Failure;
+use causeway_core::answer::{Failure, Kind};
 use causeway_core::names::VmId;
 
 use crate::chain::Chain;
@@ -168,27 +168,27 @@ pub fn gather(needs: &Needs, lookup: &dyn Lookup) -> Result<Facts, TmError> {
     let mut facts = Facts::default();
     if let Some(need) = needs.vm {
         let id = need.vm();
-        let found = lookup.vm(id).map_err(|failure| TmError::LookUp { what: format!("VM {id}"), failure })?;
-        facts.vm = Some(found);
+        facts.vm = Some(lookup.vm(id).map_err(looked_up(format!("VM {id}")))?);
     }
     if let Some(image) = needs.image(facts.vm.as_ref())? {
-        let found = lookup.backup(image);
-        let found =
-            found.map_err(|failure| TmError::LookUp { what: format!("backup image {image}"), failure });
-        facts.backup = Some(found?);
+        facts.backup = Some(lookup.backup(image).map_err(looked_up(format!("backup image {image}")))?);
     }
     for &id in &needs.datastores {
-        let found = lookup
-            .datastore(id)
-            .map_err(|failure| TmError::LookUp { what: format!("datastore {id}"), failure })?;
+        let found = lookup.datastore(id).map_err(looked_up(format!("datastore {id}")))?;
         facts.datastores.insert(id, found);
     }
     if needs.hosts {
-        let what = || "the pool of hosts".to_owned();
-        let found = lookup.hosts().map_err(|failure| TmError::LookUp { what: what(), failure })?;
-        facts.hosts = Some(found);
+        facts.hosts = Some(lookup.hosts().map_err(looked_up("the pool of hosts".to_owned()))?);
     }
     Ok(facts)
+}
+
+/// A refusal to look something up, or what is wrong with what was found.
+fn looked_up(what: String) -> impl FnOnce(Failure) -> TmError {
+    move |failure| match failure.kind {
+        Kind::Input => TmError::Found(failure),
+        _ => TmError::LookUp { what, failure },
+    }
 }
 
 #[cfg(test)]

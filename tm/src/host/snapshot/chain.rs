@@ -218,7 +218,7 @@ fn checked(path: &std::path::Path, backing: Option<&str>) -> Result<(), StorageE
 }
 
 fn refused(layers: &Layers, why: String) -> StorageError {
-    StorageError::Disk { path: layers.home.path().to_owned(), why }
+    StorageError::Disk { path: layers.disk.clone(), why }
 }
 
 #[cfg(test)]
