@@ -225,6 +225,19 @@ impl FrontEnd {
         Ok(())
     }
 
+    /// Opens a master connection to a host, as OpenNebula's wrapper for ssh does; the client's configuration names it.
+    ///
+    /// # Errors
+    /// There is no such connection after a while.
+    pub fn open_master(&mut self, host: &str) -> Result<(), SuiteError> {
+        self.sshd.open_master(host)
+    }
+
+    /// Has nobody open a new connection to a host; those that are open stay so.
+    pub fn close_ssh(&mut self) {
+        self.sshd.close();
+    }
+
     /// Kills the sshd and every session on it, as when the hosts' link is cut for good.
     pub fn cut_ssh(&mut self) {
         self.sshd.stop();

@@ -258,12 +258,21 @@ impl<O: Options> Config<O> {
         Oned::from_environment(&self.var)
     }
 
-    /// The places that this process reaches.
+    /// The places that a driver process reaches, over sessions that it keeps.
     pub fn places(&self, front: Rc<Front>) -> Places {
+        self.places_by(Ssh::kept, front)
+    }
+
+    /// The places that one call of a slot reaches.
+    pub fn places_in_passing(&self, front: Rc<Front>) -> Places {
+        self.places_by(Ssh::passing, front)
+    }
+
+    fn places_by(&self, session: fn(&str, &str, Duration) -> Ssh, front: Rc<Front>) -> Places {
         let client = self.causeway.ssh.display().to_string();
         let deadline = self.causeway.deadlines.connect.duration();
         Places {
-            hosts: Hosts::new(Ssh::kept(&client, &self.resident(false), deadline)),
+            hosts: Hosts::new(session(&client, &self.resident(false), deadline)),
             delegated: Ssh::delegated(&client, &self.resident(true), deadline),
             bare: Ssh::kept(&client, &self.resident(true), deadline),
             delegate: self.options.delegate().to_vec(),

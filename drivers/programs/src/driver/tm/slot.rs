@@ -67,7 +67,7 @@ impl SlotRun {
             print!("{}", plan.render());
             return Ok(ExitCode::SUCCESS);
         }
-        let places = config.places(config.front()?);
+        let places = config.places_in_passing(config.front()?);
         let journal = Journal::none();
         let cancelled = cancelled_by_signal()?;
         let engine = Engine {
@@ -103,7 +103,7 @@ impl SlotRun {
             let front = config.front().map_err(|e| Failure::new(Kind::HostState, e))?;
             let id = RequestId::new(0, std::process::id(), 1);
             let inputs = front.sources(std::mem::take(&mut reading.inputs)).await?;
-            let said = read(&config.places(front), id, self.vm()?, reading, inputs).await;
+            let said = read(&config.places_in_passing(front), id, self.vm()?, reading, inputs).await;
             facts.take_reading(&said.map_err(|failure| facts.unread(failure))?)?;
         }
         let transfer = steps(&self.slot, &self.argv, &stdin, &facts, &settings)?;
