@@ -40,27 +40,29 @@ fn killed_child() {
 
 #[test]
 fn either_disk_is_there_and_whole() {
-    let mut points = 0;
-    for (qcow2, persistent) in FORMS {
-        let put = |on: &Datastores| json!({"restore": {"put": on.restored(qcow2, persistent, 1)}});
-        let (on, _) = prepared(qcow2, persistent);
-        let passed = RefCell::new(Vec::new());
-        on.perform_at(&put(&on), &[], &|point| passed.borrow_mut().push(point)).unwrap();
-        let passed = passed.into_inner();
-        assert!(passed.len() > 3, "{passed:?}");
-        for (index, point) in passed.iter().enumerate() {
-            let (on, [old, new]) = prepared(qcow2, persistent);
-            kill::at(&on, &put(&on), None, index);
-            let now = read(&on, qcow2);
-            assert!(now == old || now == new, "{point}, qcow2 {qcow2}, persistent {persistent}");
-            on.perform(&put(&on), &[]).unwrap();
-            assert_eq!(read(&on, qcow2), new, "{point}");
-            on.done(&json!({"restore": {"drop": on.restored(qcow2, persistent, 1)}}));
-            assert_eq!(read(&on, qcow2), new, "{point}");
-            points += 1;
-        }
-    }
+    let points = kill::each(&FORMS, |(qcow2, persistent)| killed_anywhere(*qcow2, *persistent));
     println!("{points} points");
+}
+
+/// At how many points.
+fn killed_anywhere(qcow2: bool, persistent: bool) -> usize {
+    let put = |on: &Datastores| json!({"restore": {"put": on.restored(qcow2, persistent, 1)}});
+    let (on, _) = prepared(qcow2, persistent);
+    let passed = RefCell::new(Vec::new());
+    on.perform_at(&put(&on), &[], &|point| passed.borrow_mut().push(point)).unwrap();
+    let passed = passed.into_inner();
+    assert!(passed.len() > 3, "{passed:?}");
+    for (index, point) in passed.iter().enumerate() {
+        let (on, [old, new]) = prepared(qcow2, persistent);
+        kill::at(&on, &put(&on), None, index);
+        let now = read(&on, qcow2);
+        assert!(now == old || now == new, "{point}, qcow2 {qcow2}, persistent {persistent}");
+        on.perform(&put(&on), &[]).unwrap();
+        assert_eq!(read(&on, qcow2), new, "{point}");
+        on.done(&json!({"restore": {"drop": on.restored(qcow2, persistent, 1)}}));
+        assert_eq!(read(&on, qcow2), new, "{point}");
+    }
+    passed.len()
 }
 
 /// Whatever is cut off while it comes in, the disk is as it was.
