@@ -2,6 +2,7 @@
 //!
 //! Every file of `tests/fuzz/<target>/` is tried as it is; then, for `CAUSEWAY_FUZZ_SECONDS` seconds (1 unless set),
 //! edited copies of them and plain noise. The same targets run under a coverage-guided engine by `cargo bolero test`.
+//! What only a crate itself can call has its target there, beside it; all of them are called `fuzz_...`.
 //! An input that once failed belongs into the corpus.
 
 // clippy.toml allows unwrapping in tests, but takes only `#[test]` functions for tests, not what they call.
@@ -13,7 +14,7 @@ use std::time::Duration;
 use bolero::TypeGenerator;
 
 /// Pieces that mean something to one of the parsers.
-const TOKENS: [&[u8]; 32] = [
+const TOKENS: [&[u8]; 44] = [
     b"\n",
     b"\r\n",
     b"  ",
@@ -46,6 +47,18 @@ const TOKENS: [&[u8]; 32] = [
     b"'",
     b"*a",
     b"&a ",
+    b"QFI\xfb",
+    b"rbd diff v1\n",
+    b"\xff\xff\xff\xff\xff\xff\xff\xff",
+    b"\x00\x00\x00\x00\x00\x00\x00\x00",
+    b"\x80\x00\x00\x00\x00\x00\x00\x00",
+    b"18446744073709551615",
+    b"null",
+    b"[]",
+    b"{}",
+    b"/..",
+    b".causeway-tmp.",
+    b":",
 ];
 
 /// One small change of an input.
@@ -122,7 +135,10 @@ impl Edit {
 
 /// Runs `check` over everything described at the top.
 pub fn fuzz(target: &str, check: impl Fn(&[u8]) + std::panic::RefUnwindSafe) {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz").join(target);
+    // From whichever crate the target is of.
+    let above = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().map(|above| above.join("tests/fuzz"));
+    let directory = above.map(|corpora| corpora.join(target)).find(|corpus| corpus.is_dir());
+    let directory = directory.unwrap_or_else(|| panic!("there is no corpus tests/fuzz/{target}"));
     let mut seeds: Vec<(String, Vec<u8>)> = std::fs::read_dir(&directory)
         .expect("the corpus")
         .map(|entry| entry.unwrap().path())

@@ -7,6 +7,8 @@ use causeway_core::document::DocumentError;
 use causeway_core::names::{NameError, VmId};
 use causeway_core::plan::Slot;
 
+use crate::place::FileName;
+
 /// A request that cannot become steps.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TmError {
@@ -56,6 +58,21 @@ pub enum TmError {
         /// The datastore.
         datastore: u32,
     },
+    /// Two files of a context image that would have one name in it.
+    #[error(
+        "{slot}: {one} and {other} would both be called {name} in the context image: leave one of them out, or give it \
+         another name, as PATH:'NAME'"
+    )]
+    OneName {
+        /// The slot.
+        slot: String,
+        /// The first, as a message may name it.
+        one: String,
+        /// The second.
+        other: String,
+        /// Their name.
+        name: FileName,
+    },
     /// A look-up that the plan needs was refused; its words are oned's.
     #[error("cannot look up {what}: {}", failure.text)]
     LookUp {
@@ -64,6 +81,9 @@ pub enum TmError {
         /// What came back.
         failure: Failure,
     },
+    /// Something was looked up, and has an attribute that is wrong; it says which.
+    #[error("{}", .0.text)]
+    Found(Failure),
     /// A fact that the document does not state; an absent one is never read as an empty one.
     #[error("{what} is not in the document of {object}")]
     Missing {
@@ -137,11 +157,12 @@ impl TmError {
             TmError::NotBuilt { .. } | TmError::NotYet(_) => Kind::NotBuilt,
             TmError::Unwritable { .. } => Kind::Bug,
             TmError::Refused { .. } => Kind::HostState,
-            TmError::LookUp { failure, .. } => failure.kind,
+            TmError::LookUp { failure, .. } | TmError::Found(failure) => failure.kind,
             TmError::Arguments { .. }
             | TmError::Argument { .. }
             | TmError::OtherVm { .. }
             | TmError::OtherDatastore { .. }
+            | TmError::OneName { .. }
             | TmError::Missing { .. }
             | TmError::Document { .. }
             | TmError::Encoding { .. }

@@ -24,6 +24,9 @@ pub mod plan;
 pub mod rbd;
 mod request;
 pub mod script;
+#[cfg(test)]
+#[path = "../../tests/fuzz/seeded.rs"]
+mod seeded;
 mod settings;
 mod store;
 

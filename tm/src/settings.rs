@@ -135,8 +135,9 @@ impl TmSettings {
         }
         let agent_wait = match kvmrc.get("VIRSH_TIMEOUT")?.filter(|text| !text.is_empty()) {
             None => AGENT_WAIT,
-            Some(text) => Duration::from_secs(text.parse().map_err(|_| {
-                SettingsError::value(kvmrc.file(), "VIRSH_TIMEOUT", text, "a number of seconds")
+            // Of a larger one no end could be told.
+            Some(text) => Duration::from_secs(text.parse::<u32>().map(u64::from).map_err(|_| {
+                SettingsError::value(kvmrc.file(), "VIRSH_TIMEOUT", text, "a number of seconds below 2^32")
             })?),
         };
         let backup_base = match datastore.get("BACKUP_BASE_PATH")?.filter(|text| !text.is_empty()) {
@@ -183,5 +184,17 @@ mod tests {
         assert_eq!(found, [("btrfs", 0), ("ext4", 2)]);
         assert_eq!(read("").unwrap().file_systems, TmSettings::default().file_systems);
         assert!(read("SUPPORTED_FS='ext4,../x'").unwrap_err().to_string().contains("SUPPORTED_FS"));
+    }
+
+    /// No end could be told of so long a wait.
+    #[test]
+    fn a_wait_without_measure_is_refused() {
+        let none = ShellRc::parse("x", "");
+        let read = |text: &str| TmSettings::read(&none, &none, &ShellRc::parse("kvmrc", text));
+        for text in ["18446744073709551615", "4294967296", "-1", "x"] {
+            let error = read(&format!("export VIRSH_TIMEOUT={text}")).unwrap_err().to_string();
+            assert!(error.contains("VIRSH_TIMEOUT"), "{error}");
+        }
+        assert_eq!(read("export VIRSH_TIMEOUT=4294967295").unwrap().agent_seconds(), u32::MAX);
     }
 }

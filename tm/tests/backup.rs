@@ -8,25 +8,15 @@ mod common;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 use causeway_core::answer::Kind;
+use common::forms::{FORMS, format_of};
 use common::images::raw_of;
 use common::{Datastores, chain, tool};
 use serde_json::json;
 
 /// A disk of 16 MiB in some form, with something in it.
 fn disk(on: &Datastores, qcow2: bool, persistent: bool) {
-    on.vm_dir();
-    if qcow2 {
-        on.qcow2_image()
-    } else {
-        drop(on.raw_image())
-    }
-    on.done(&match (qcow2, persistent) {
-        (true, false) => on.overlay(),
-        (true, true) => on.link("chain"),
-        (false, false) => on.flat(),
-        (false, true) => on.link("image"),
-    });
-    on.guest_writes(if qcow2 { "qcow2" } else { "raw" }, "100/7/disk.0", 5, 7);
+    on.vm_with_disk(qcow2, persistent);
+    on.guest_writes(format_of(qcow2), "100/7/disk.0", 5, 7);
 }
 
 fn names(on: &Datastores) -> Vec<String> {
@@ -54,10 +44,10 @@ fn fetch(on: &Datastores, increment: u32) {
 
 #[test]
 fn a_backup_holds_what_the_guest_saw() {
-    for (qcow2, persistent) in [(true, false), (true, true), (false, false), (false, true)] {
+    for (qcow2, persistent) in FORMS {
         let on = Datastores::new();
         disk(&on, qcow2, persistent);
-        let format = if qcow2 { "qcow2" } else { "raw" };
+        let format = format_of(qcow2);
         let before = on.picture();
         on.begin_backup();
         on.done(&on.back_up(qcow2, persistent, json!("full")));

@@ -298,8 +298,13 @@ fn order_of(pair: &Pair) -> causeway_tm::carry::Carry {
 
 #[test]
 fn nothing_moves_where_both_see_one_directory() {
-    for end in ENDS {
+    // Two hosts with a directory that both see; and one host, with its locks, by two names.
+    for (end, one_host) in ENDS.into_iter().flat_map(|end| [(end, false), (end, true)]) {
         let pair = Pair::new();
+        if one_host {
+            fs::create_dir_all(&pair.source.locks).unwrap();
+            symlink(&pair.source.locks, &pair.destination.locks).unwrap();
+        }
         furnish(&pair.from());
         let before = tree(&pair.from());
         fs::remove_dir_all(pair.destination.path("100")).unwrap();
@@ -441,6 +446,7 @@ fn a_greeting_is_named_and_a_silent_end_is_given_up() {
         &pair.source.locks,
         std::time::Instant::now() + Duration::from_secs(1),
     );
+    let log = std::cell::RefCell::new(Vec::new());
     let say = |script: &'static str| {
         let courier = Courier {
             worker: &worker,
@@ -449,8 +455,8 @@ fn a_greeting_is_named_and_a_silent_end_is_given_up() {
                 command.args(["-c", script]);
                 command
             },
-            log: &|_, _| {},
-            pauses: &[],
+            log: &|_, text| log.borrow_mut().push(text.to_owned()),
+            pauses: &[Duration::from_secs(30)],
         };
         causeway_core::answer::Failure::from(carry(&order_of(&pair), &courier).unwrap_err())
     };
@@ -461,4 +467,9 @@ fn a_greeting_is_named_and_a_silent_end_is_given_up() {
         (Kind::Unreachable, "cannot reach h2: no route to host")
     );
     assert_eq!(say("exec sleep 600").kind, Kind::Unreachable);
+    // Reached, and nobody there: to try again does no better.
+    let absent = say("exec /nonexistent/causeway-host carry sink");
+    let said = "h2 has no /nonexistent/causeway-host: run `install.sh host` there";
+    assert_eq!((absent.kind, absent.text.as_str()), (Kind::HostState, said));
+    assert_eq!(*log.borrow(), [""; 0], "nothing was tried again");
 }

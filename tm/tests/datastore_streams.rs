@@ -45,6 +45,24 @@ fn a_stream_that_ends_too_early_is_no_image() {
     assert!(receive(&other).unwrap_err().text.contains("another call"));
 }
 
+/// A host without our program is told apart from one that does not answer, whichever way the bytes go.
+#[test]
+fn a_host_that_lacks_our_program_is_named() {
+    let on = Datastores::new();
+    let ssh = json!(["sh", "-c", "exec sh -c \"$1\"", "h2", "exec /nonexistent/causeway-host receive"]);
+    std::fs::write(on.path("up"), vec![7; 1 << 20]).unwrap();
+    let file = json!({"file": {"path": on.text("up"), "dirs": {"safe": [], "restricted": []}, "unpack": null, "checksum": null}});
+    let sent =
+        json!({"datastore": {"deliver": {"import": on.import(file, json!(null))["datastore"], "ssh": ssh}}});
+    let host = json!({"host": {"ssh": ssh, "image": on.text("1/abc"), "stored": "raw"}});
+    for call in [sent, on.import(host, json!(null))] {
+        let failure = on.failure(&call);
+        assert_eq!(failure.kind, causeway_core::answer::Kind::HostState);
+        assert_eq!(failure.text, "h2 has no /nonexistent/causeway-host: run `install.sh host` there");
+        on.nothing_half_made();
+    }
+}
+
 /// What a host sends of an image is what a guest wrote to it last, in one file; what it can't send has no end.
 #[test]
 fn an_image_is_sent_whole_or_without_an_end() {

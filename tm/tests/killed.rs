@@ -99,31 +99,30 @@ fn judge(case: &Case, point: &str, killed: &Picture, before: &Picture, after: &P
 
 #[test]
 fn killed_anywhere_and_run_again_is_the_same() {
-    let mut points = 0;
-    for case in cases() {
+    let points = kill::each(&cases(), |case| {
         let on = Datastores::new();
         (case.prepare)(&on);
-        let before = (end(&on, &case), reads(&on, &case));
+        let before = (end(&on, case), reads(&on, case));
         let input: Vec<Vec<u8>> = case.input.into_iter().map(|text| text.as_bytes().to_vec()).collect();
         let passed = RefCell::new(Vec::new());
         on.perform_at(&(case.call)(&on), &input, &|point| passed.borrow_mut().push(point)).unwrap();
         on.nothing_half_made();
-        let after = (end(&on, &case), reads(&on, &case));
+        let after = (end(&on, case), reads(&on, case));
         let passed = passed.into_inner();
         assert!(!passed.is_empty(), "{}: {passed:?}", case.name);
         for (index, point) in passed.iter().enumerate() {
             let on = Datastores::new();
             (case.prepare)(&on);
             kill::at(&on, &(case.call)(&on), case.input, index);
-            judge(&case, point, &end(&on, &case), &before.0, &after.0);
-            let now = reads(&on, &case);
+            judge(case, point, &end(&on, case), &before.0, &after.0);
+            let now = reads(&on, case);
             assert!(now == before.1 || now == after.1, "{} killed at {point}: {now:?}", case.name);
             on.perform(&(case.call)(&on), &input).unwrap();
             on.nothing_half_made();
-            assert_eq!((end(&on, &case), reads(&on, &case)), after, "{} killed at {point}", case.name);
-            points += 1;
+            assert_eq!((end(&on, case), reads(&on, case)), after, "{} killed at {point}", case.name);
         }
-    }
+        passed.len()
+    });
     println!("{points} points");
 }
 

@@ -227,8 +227,7 @@ fn is_of(path: &Path, image: &str) -> bool {
 /// W30, and what flattening an image may leave at no moment.
 #[test]
 fn an_action_of_a_datastore_killed_anywhere_and_run_again_is_the_same() {
-    let mut points = 0;
-    for case in datastore_cases() {
+    let points = kill::each(&datastore_cases(), |case| {
         let on = Datastores::new();
         (case.prepare)(&on);
         let before = end(&on);
@@ -246,7 +245,7 @@ fn an_action_of_a_datastore_killed_anywhere_and_run_again_is_the_same() {
             let on = Datastores::new();
             (case.prepare)(&on);
             kill::at(&on, &(case.call)(&on), None, index);
-            judge(&case, point, &end(&on), &before, &after);
+            judge(case, point, &end(&on), &before, &after);
             // At no moment does the image show anything but what it was, or what it is to be.
             let found = chained.then(|| newest(&on));
             assert!(found == head || found == became, "{} killed at {point}: {found:?}", case.name);
@@ -254,9 +253,9 @@ fn an_action_of_a_datastore_killed_anywhere_and_run_again_is_the_same() {
             on.nothing_half_made();
             assert_eq!(end(&on), after, "{} killed at {point}", case.name);
             assert!((case.holds)(&on), "{} killed at {point}", case.name);
-            points += 1;
         }
-    }
+        passed.len()
+    });
     println!("{points} points");
 }
 

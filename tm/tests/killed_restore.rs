@@ -8,6 +8,7 @@ mod common;
 use std::cell::RefCell;
 use std::path::PathBuf;
 
+use common::forms::{FORMS, format_of};
 use common::images::raw_of;
 use common::{Datastores, kill};
 use serde_json::json;
@@ -15,18 +16,7 @@ use serde_json::json;
 /// A disk with a snapshot, and the backup of what it was before, staged. What the guest would read, before and after.
 fn prepared(qcow2: bool, persistent: bool) -> (Datastores, [Vec<u8>; 2]) {
     let on = Datastores::new();
-    on.vm_dir();
-    if qcow2 {
-        on.qcow2_image()
-    } else {
-        drop(on.raw_image())
-    }
-    on.done(&match (qcow2, persistent) {
-        (true, false) => on.overlay(),
-        (true, true) => on.link("chain"),
-        (false, false) => on.flat(),
-        (false, true) => on.link("image"),
-    });
+    on.vm_with_disk(qcow2, persistent);
     on.begin_backup();
     on.done(&on.back_up(qcow2, persistent, json!("full")));
     let kept = on.path("100/7/backup/disk.0.0");
@@ -36,10 +26,6 @@ fn prepared(qcow2: bool, persistent: bool) -> (Datastores, [Vec<u8>; 2]) {
     on.stage(&on.restored(qcow2, persistent, 1), &kept, false).unwrap();
     let now = read(&on, qcow2);
     (on, [now, raw_of(&kept, "qcow2")])
-}
-
-fn format_of(qcow2: bool) -> &'static str {
-    if qcow2 { "qcow2" } else { "raw" }
 }
 
 fn read(on: &Datastores, qcow2: bool) -> Vec<u8> {
@@ -54,27 +40,29 @@ fn killed_child() {
 
 #[test]
 fn either_disk_is_there_and_whole() {
-    let mut points = 0;
-    for (qcow2, persistent) in [(true, false), (true, true), (false, false), (false, true)] {
-        let put = |on: &Datastores| json!({"restore": {"put": on.restored(qcow2, persistent, 1)}});
-        let (on, _) = prepared(qcow2, persistent);
-        let passed = RefCell::new(Vec::new());
-        on.perform_at(&put(&on), &[], &|point| passed.borrow_mut().push(point)).unwrap();
-        let passed = passed.into_inner();
-        assert!(passed.len() > 3, "{passed:?}");
-        for (index, point) in passed.iter().enumerate() {
-            let (on, [old, new]) = prepared(qcow2, persistent);
-            kill::at(&on, &put(&on), None, index);
-            let now = read(&on, qcow2);
-            assert!(now == old || now == new, "{point}, qcow2 {qcow2}, persistent {persistent}");
-            on.perform(&put(&on), &[]).unwrap();
-            assert_eq!(read(&on, qcow2), new, "{point}");
-            on.done(&json!({"restore": {"drop": on.restored(qcow2, persistent, 1)}}));
-            assert_eq!(read(&on, qcow2), new, "{point}");
-            points += 1;
-        }
-    }
+    let points = kill::each(&FORMS, |(qcow2, persistent)| killed_anywhere(*qcow2, *persistent));
     println!("{points} points");
+}
+
+/// At how many points.
+fn killed_anywhere(qcow2: bool, persistent: bool) -> usize {
+    let put = |on: &Datastores| json!({"restore": {"put": on.restored(qcow2, persistent, 1)}});
+    let (on, _) = prepared(qcow2, persistent);
+    let passed = RefCell::new(Vec::new());
+    on.perform_at(&put(&on), &[], &|point| passed.borrow_mut().push(point)).unwrap();
+    let passed = passed.into_inner();
+    assert!(passed.len() > 3, "{passed:?}");
+    for (index, point) in passed.iter().enumerate() {
+        let (on, [old, new]) = prepared(qcow2, persistent);
+        kill::at(&on, &put(&on), None, index);
+        let now = read(&on, qcow2);
+        assert!(now == old || now == new, "{point}, qcow2 {qcow2}, persistent {persistent}");
+        on.perform(&put(&on), &[]).unwrap();
+        assert_eq!(read(&on, qcow2), new, "{point}");
+        on.done(&json!({"restore": {"drop": on.restored(qcow2, persistent, 1)}}));
+        assert_eq!(read(&on, qcow2), new, "{point}");
+    }
+    passed.len()
 }
 
 /// Whatever is cut off while it comes in, the disk is as it was.

@@ -42,7 +42,11 @@ fn a_flat_copy_grows_with_and_without_taking_room() {
     assert!(blocks(&on.path("100/7/disk.0")) < MIB);
     assert!(blocks(&on.path("100/7/disk.1")) >= 59 * MIB);
     let failure = on.failure(&on.clone(json!("flat"), "disk.0", Some(4), true));
-    assert!(failure.text.contains("has 5242880 bytes, more than the 4194304"), "{}", failure.text);
+    assert!(
+        failure.text.contains("has 5242880 bytes and is to have 4194304: a disk only grows"),
+        "{}",
+        failure.text
+    );
 }
 
 /// Where the datastore is the host's own disk, its probes are told so, and the copy needs no other file.
@@ -119,7 +123,7 @@ fn an_overlay_grows_and_takes_the_admin_s_options() {
     assert!(blocks(&on.path("100/7/disk.0")) < MIB);
     assert!(blocks(&on.path("100/7/disk.1")) >= 16 * MIB, "SPARSE=NO sets room aside for what was added");
     let failure = on.failure(&on.clone(json!({"overlay": {}}), "disk.2", Some(8), true));
-    assert!(failure.text.contains("more than the 8388608 bytes"), "{}", failure.text);
+    assert!(failure.text.contains("is to have 8388608: a disk only grows"), "{}", failure.text);
 }
 
 #[test]

@@ -100,8 +100,8 @@ fn the_driver_is_asked_on_the_front_end_and_no_text_becomes_a_command() {
 fn a_backup_of_something_else_is_refused() {
     let refused = |argv: &str, listing: &str| plan(argv, listing).unwrap_err().text;
     for (listing, said) in [
-        ("", "read"),
-        ("[]", "read"),
+        ("", "what is in backup image 19, asked of datastore/rsync/ls: the answer is no list of disks"),
+        ("[]", "no list of disks"),
         ("{}", "it has no disk"),
         (r#"{"7": "x"}"#, "DISK 7 is not in the document of VM 4"),
         (r#"{"0.x": "x"}"#, "disk of backup image 19"),

@@ -241,7 +241,7 @@ fn an_image_that_is_no_file_or_has_no_end_is_refused() {
     // The same bytes as a raw disk say nothing: a guest may have written them.
     on.done(&on.flat());
     on.qcow2("1/abc", "1M", Some(("raw", "gone")));
-    assert!(on.failure(&on.overlay()).text.contains("1/gone: No such file"));
+    assert!(on.failure(&on.overlay()).text.contains("it stands on gone, and there is no "));
     std::fs::remove_file(on.path("1/abc")).unwrap();
     std::fs::create_dir(on.path("1/abc")).unwrap();
     assert!(on.failure(&on.flat()).text.ends_with("1/abc is not a regular file"));
@@ -255,7 +255,11 @@ fn a_newest_snapshot_with_a_relative_name_is_refused() {
     on.done(&on.link("chain"));
     on.qcow2("1/abc.snap/1", "16M", Some(("qcow2", "abc.snap/0")));
     let failure = on.failure(&on.link("chain"));
-    assert!(failure.text.contains("100/7/abc.snap/0: No such file"), "{}", failure.text);
+    assert!(
+        failure.text.contains("100/7/abc.snap/0: a name without a directory is looked for beside"),
+        "{}",
+        failure.text
+    );
     std::fs::remove_file(on.path("1/abc.snap/abc.snap")).unwrap();
     symlink("/", on.path("1/abc.snap/abc.snap")).unwrap();
     let failure = on.failure(&on.link("chain"));
@@ -373,4 +377,33 @@ fn leftovers_of_a_file_go_with_the_next_call_for_it() {
     let left: Vec<_> = picture(&dir).into_keys().filter(|path| half_made(path)).collect();
     assert_eq!(left, [Path::new(".causeway-tmp.disk.1.99-1-0")]);
     on.done(&on.delete("disk.1"));
+}
+
+/// Neither a disk nor a VM's directory goes from under a guest, wherever in the chain it is.
+#[test]
+fn what_a_guest_has_open_is_not_removed() {
+    use causeway_tm::host::{Worker, perform};
+    use std::time::{Duration, Instant};
+    for (open, format) in
+        [("100/7/disk.0", "qcow2"), ("100/7/disk.0.snap/0", "qcow2"), ("100/7/disk.1", "raw")]
+    {
+        let on = Datastores::new();
+        on.vm_with_disk(true, false);
+        on.done(&on.snapshot("create", 0, true, false));
+        std::fs::write(on.path("100/7/disk.1"), vec![1; 1 << 20]).unwrap();
+        let before = on.picture();
+        let guest = on.opened(format, open);
+        let disk = if format == "raw" { "disk.1" } else { "disk.0" };
+        for call in [on.delete(disk), on.delete_dir()] {
+            // It is waited for while there is time: a guest may be about to end.
+            let worker = Worker::new(&on.locks, Instant::now() + Duration::from_millis(500));
+            let call = serde_json::from_value(call).unwrap();
+            let failure = perform(&call, &[], &worker).unwrap_err();
+            assert!(failure.text.contains("is open: a guest or a tool uses it"), "{open}: {failure}");
+        }
+        assert_eq!(on.picture(), before);
+        drop(guest);
+        on.done(&on.delete(disk));
+        on.done(&on.delete_dir());
+    }
 }

@@ -6,24 +6,14 @@ mod common;
 
 use std::path::PathBuf;
 
+use common::forms::{FORMS, format_of};
 use common::images::raw_of;
 use common::{Datastores, chain, half_made, tool};
 use serde_json::{Value, json};
 
 /// A disk that was backed up, and changed since: with two snapshots, and other bytes.
 fn backed_up(on: &Datastores, qcow2: bool, persistent: bool) -> (PathBuf, Vec<u8>) {
-    on.vm_dir();
-    if qcow2 {
-        on.qcow2_image()
-    } else {
-        drop(on.raw_image())
-    }
-    on.done(&match (qcow2, persistent) {
-        (true, false) => on.overlay(),
-        (true, true) => on.link("chain"),
-        (false, false) => on.flat(),
-        (false, true) => on.link("image"),
-    });
+    on.vm_with_disk(qcow2, persistent);
     let format = format_of(qcow2);
     on.guest_writes(format, "100/7/disk.0", 5, 7);
     let bytes = raw_of(&on.path("100/7/disk.0"), format);
@@ -40,10 +30,6 @@ fn backed_up(on: &Datastores, qcow2: bool, persistent: bool) -> (PathBuf, Vec<u8
     (kept, bytes)
 }
 
-fn format_of(qcow2: bool) -> &'static str {
-    if qcow2 { "qcow2" } else { "raw" }
-}
-
 fn put(staged: &Value) -> Value {
     json!({"restore": {"put": staged}})
 }
@@ -56,11 +42,9 @@ fn restored_sizes(qcow2: bool) -> u64 {
     if qcow2 { 16 } else { 5 }
 }
 
-const KINDS: [(bool, bool); 4] = [(true, false), (true, true), (false, false), (false, true)];
-
 #[test]
 fn a_restored_disk_has_the_bytes_of_the_backup_and_the_layout_of_a_new_one() {
-    for (qcow2, persistent) in KINDS {
+    for (qcow2, persistent) in FORMS {
         let on = Datastores::new();
         let (kept, bytes) = backed_up(&on, qcow2, persistent);
         let staged = on.restored(qcow2, persistent, restored_sizes(qcow2));
@@ -103,7 +87,7 @@ fn a_restored_disk_has_the_bytes_of_the_backup_and_the_layout_of_a_new_one() {
 
 #[test]
 fn what_does_not_arrive_whole_replaces_nothing() {
-    for (qcow2, persistent) in KINDS {
+    for (qcow2, persistent) in FORMS {
         let on = Datastores::new();
         let (kept, _) = backed_up(&on, qcow2, persistent);
         let staged = on.restored(qcow2, persistent, restored_sizes(qcow2));
@@ -126,6 +110,29 @@ fn what_does_not_arrive_whole_replaces_nothing() {
         assert_eq!(on.picture(), before);
         assert!(on.failure(&put(&staged)).text.contains("there is no"), "nothing was staged");
         assert_eq!(on.picture(), before);
+    }
+}
+
+/// It is found out before anything is fetched, and once more before the disks are exchanged.
+#[test]
+fn a_disk_that_is_open_is_not_restored() {
+    for (qcow2, persistent) in FORMS {
+        let on = Datastores::new();
+        let (kept, _) = backed_up(&on, qcow2, persistent);
+        let staged = on.restored(qcow2, persistent, restored_sizes(qcow2));
+        let look = json!({"restore": {"look": staged}});
+        on.done(&look);
+        on.stage(&staged, &kept, false).unwrap();
+        let before = on.picture();
+        let guest = on.opened(format_of(qcow2), "100/7/disk.0");
+        for call in [&look, &put(&staged)] {
+            let failure = on.perform(call, &[]).unwrap_err();
+            assert!(failure.text.contains("is open: a guest or a tool uses it"), "{failure}");
+        }
+        assert_eq!(on.picture(), before);
+        drop(guest);
+        on.perform(&put(&staged), &[]).unwrap();
+        on.done(&drop_staged(&staged));
     }
 }
 

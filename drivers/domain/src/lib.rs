@@ -17,6 +17,9 @@ pub mod hypervisor;
 pub mod job;
 mod libvirt;
 pub mod migrate;
+#[cfg(test)]
+#[path = "../../../tests/fuzz/seeded.rs"]
+mod seeded;
 pub mod snapshot;
 pub mod watch;
 

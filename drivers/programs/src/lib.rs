@@ -4,5 +4,8 @@
 pub mod admin;
 pub mod driver;
 pub mod host;
+#[cfg(test)]
+#[path = "../../../tests/fuzz/seeded.rs"]
+mod seeded;
 pub mod start;
 pub mod storage;

@@ -12,6 +12,7 @@
 //! | `silent` | connects, never speaks |
 //! | `greeting` | greets like a login shell |
 //! | `refuses` | says why on standard error, and ends |
+//! | `missing` | is not there: the host's shell says so, and ends |
 //! | `schema-N` | says hello in schema N, with other fields than ours |
 //! | `babbles` | writes a megabyte that is neither text nor lines to standard error before each answer |
 //! | `dies` | ends in the middle of the first answer |
@@ -55,6 +56,10 @@ pub async fn play(host: &str, register: &str) -> io::Result<()> {
         ("refuses", 0) => {
             io::stderr().write_all(b"h1: Permission denied (publickey).\n")?;
             std::process::exit(255)
+        }
+        ("missing", 0) => {
+            io::stderr().write_all(b"sh: 1: exec: /x/causeway-host: not found\n")?;
+            std::process::exit(127)
         }
         ("schema", number) => {
             let hello = serde_json::json!({"hello": {"version": "9.9", "schema": number, "shoe_size": 44}});

@@ -223,6 +223,16 @@ fn what_ssh_complains_of_is_told() {
 }
 
 #[test]
+fn a_host_without_our_program_is_reached_and_it_is_said_what_it_lacks() {
+    run(async {
+        let failure = Field::new().open("missing").await.err().unwrap();
+        assert_eq!(failure.kind, Kind::HostState);
+        let said = failure.text.strip_prefix("missing has no /").unwrap_or_else(|| panic!("{failure}"));
+        assert!(said.ends_with(": run `install.sh host` there"), "{failure}");
+    });
+}
+
+#[test]
 fn a_host_that_babbles_on_standard_error_is_drained() {
     run(async {
         let place = Field::new();

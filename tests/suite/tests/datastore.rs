@@ -84,7 +84,7 @@ fn a_failure_is_one_line_and_leaves_nothing() {
         (stage.front_end.var().join(".one/one_auth").display().to_string(), 2, "RESTRICTED_DIRS"),
         (stage.upload("lies"), 2, "stands on another file, /etc/passwd"),
         (stage.upload("gone"), 2, "No such file"),
-        ("../x".to_owned(), 2, "is not an absolute path"),
+        ("../x".to_owned(), 2, "PATH of the image is \"../x\", not an absolute path"),
         ("http://h/x".to_owned(), 4, "curl: (6) no such host; Error copying"),
         ("s3://bucket/x".to_owned(), 2, "not an app of an S3 marketplace"),
     ] {

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Instant;
 
-use causeway_tm::carry::frame::{Frame, HEAD, LIMIT, Say, VERSION, decode, head};
+use causeway_tm::carry::frame::{Entry, Frame, HEAD, LIMIT, Say, VERSION, decode, head};
 use causeway_tm::carry::{End, Manner, Part, Spot, serve};
 use causeway_tm::host::Worker;
 
@@ -25,7 +25,9 @@ fn fuzz_frames() {
             let Some((body, after)) = after.split_at_checked(length) else { return };
             rest = after;
             let Ok(frame) = decode(kind, body) else { continue };
-            if let Frame::Enter { name, .. } | Frame::Link { name, .. } | Frame::File { name, .. } = &frame {
+            if let Frame::Entry(Entry::Enter { name, .. } | Entry::Link { name, .. })
+            | Frame::File { name, .. } = &frame
+            {
                 let leads_out = name.is_empty() || *name == b"." || *name == b".." || name.contains(&b'/');
                 assert!(!leads_out && !name.contains(&0), "{name:?}");
             }

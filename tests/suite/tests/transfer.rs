@@ -258,7 +258,7 @@ fn a_failed_look_up_is_a_failure_and_no_empty_value() {
     stage.vm7("qcow2", 1);
     stage.ear.tell("one.datastore.info", 1, "<DATASTORE><ID>1</ID></DATASTORE>");
     let (_, reason) = stage.transfer(&mut oned, 7, &clone);
-    assert!(reason.contains("cannot look up datastore 1: "), "{reason}");
+    assert!(reason.contains("DATASTORE/TEMPLATE is not in the document of datastore 1"), "{reason}");
     stage.vm7("", 1);
     let (_, reason) = stage.transfer(&mut oned, 7, &clone);
     assert!(reason.contains("DISK 0 FORMAT is not in the document of VM 7"), "{reason}");

@@ -2,12 +2,13 @@
 
 use std::io::Read;
 use std::os::fd::AsFd;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use causeway_core::names::HostName;
 use causeway_core::protocol::Severity;
+use causeway_core::reach::missing::not_started;
 
 use super::error::CarryError;
 use super::frame::{FrameError, Say, VERSION};
@@ -89,6 +90,7 @@ fn once(carry: &Carry, courier: &Courier<'_>, teller: &mut Teller<'_>) -> Result
     let mut command = (courier.reach)(host, carry.runs_at.other());
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut far = Far::start(&mut command).map_err(|e| lost(&e))?;
+    let ran = command.get_args().last().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
     let mut link = far.link(deadline).map_err(|e| lost(&e))?;
     let talked = talk(carry, courier.worker, &mut link, teller);
     match talked {
@@ -100,7 +102,11 @@ fn once(carry: &Carry, courier: &Courier<'_>, teller: &mut Teller<'_>) -> Result
                 Some(CarryError::Far(failure)) => CarryError::Far(failure.context(host)),
                 _ => {
                     let complaint = far.complaint();
-                    lost(if complaint.is_empty() { &why } else { &complaint })
+                    let absent = far.status().and_then(|status| not_started(status, host.as_str(), &ran));
+                    match absent {
+                        Some(failure) => CarryError::Far(failure),
+                        None => lost(if complaint.is_empty() { &why } else { &complaint }),
+                    }
                 }
             })
         }
@@ -238,6 +244,11 @@ impl Far {
         }
         let said = self.complaint.lock().unwrap_or_else(PoisonError::into_inner);
         said.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+    }
+
+    /// How it ended, if it has.
+    fn status(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
     }
 
     fn farewell(&mut self) {

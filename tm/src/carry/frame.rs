@@ -35,22 +35,8 @@ pub enum Frame<'a> {
     Say(Box<Say>),
     /// Still there.
     Beat,
-    /// A directory begins; what follows is in it.
-    Enter {
-        /// Permissions.
-        mode: u16,
-        /// Its name.
-        name: &'a [u8],
-    },
-    /// It ends.
-    Leave,
-    /// A link.
-    Link {
-        /// Its name.
-        name: &'a [u8],
-        /// Where it leads, as it is.
-        target: &'a [u8],
-    },
+    /// What of the tree has no bytes.
+    Entry(Entry<'a>),
     /// A file begins.
     File {
         /// What it is.
@@ -85,6 +71,27 @@ pub enum Frame<'a> {
     },
     /// The file has ended.
     EndFile(Hash),
+}
+
+/// What a tree has besides files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry<'a> {
+    /// A directory begins; what follows is in it.
+    Enter {
+        /// Permissions.
+        mode: u16,
+        /// Its name.
+        name: &'a [u8],
+    },
+    /// It ends.
+    Leave,
+    /// A link.
+    Link {
+        /// Its name.
+        name: &'a [u8],
+        /// Where it leads, as it is.
+        target: &'a [u8],
+    },
 }
 
 /// A regular file.
@@ -221,12 +228,12 @@ impl Frame<'_> {
                 serde_json::to_writer(&mut *out, say)
                     .map_err(|_| FrameError::Malformed("words without a form"))?;
             }
-            Frame::Beat | Frame::Leave => {}
-            Frame::Enter { mode, name } => {
+            Frame::Beat | Frame::Entry(Entry::Leave) => {}
+            Frame::Entry(Entry::Enter { mode, name }) => {
                 out.extend(mode.to_be_bytes());
                 out.extend(checked_name(name)?);
             }
-            Frame::Link { name, target } => {
+            Frame::Entry(Entry::Link { name, target }) => {
                 let length = u8::try_from(checked_name(name)?.len());
                 out.push(length.map_err(|_| FrameError::Malformed("a name"))?);
                 out.extend(*name);
@@ -267,9 +274,9 @@ impl Frame<'_> {
         match self {
             Frame::Say(_) => SAY,
             Frame::Beat => BEAT,
-            Frame::Enter { .. } => ENTER,
-            Frame::Leave => LEAVE,
-            Frame::Link { .. } => LINK,
+            Frame::Entry(Entry::Enter { .. }) => ENTER,
+            Frame::Entry(Entry::Leave) => LEAVE,
+            Frame::Entry(Entry::Link { .. }) => LINK,
             Frame::File { .. } => FILE,
             Frame::Proof(_) => PROOF,
             Frame::Run { .. } => BYTES,
@@ -306,13 +313,13 @@ pub fn decode(kind: u8, rest: &[u8]) -> Result<Frame<'_>, FrameError> {
             Frame::Say(Box::new(say.map_err(|_| FrameError::Malformed("unknown words"))?))
         }
         BEAT => rest.ended(Frame::Beat)?,
-        ENTER => Frame::Enter { mode: rest.mode()?, name: checked_name(rest.0)? },
-        LEAVE => rest.ended(Frame::Leave)?,
+        ENTER => Frame::Entry(Entry::Enter { mode: rest.mode()?, name: checked_name(rest.0)? }),
+        LEAVE => rest.ended(Frame::Entry(Entry::Leave))?,
         LINK => {
             let [length] = rest.take::<1>()?;
             let (name, target) =
                 rest.0.split_at_checked(length.into()).ok_or(FrameError::Malformed("a link"))?;
-            Frame::Link { name: checked_name(name)?, target: checked_target(target)? }
+            Frame::Entry(Entry::Link { name: checked_name(name)?, target: checked_target(target)? })
         }
         FILE => {
             let mode = rest.mode()?;
@@ -411,9 +418,9 @@ mod tests {
             let about = About { mode, size, written: (-5, 999_999_999) };
             for frame in [
                 Frame::Beat,
-                Frame::Enter { mode, name: &name },
-                Frame::Leave,
-                Frame::Link { name: &name, target: &name },
+                Frame::Entry(Entry::Enter { mode, name: &name }),
+                Frame::Entry(Entry::Leave),
+                Frame::Entry(Entry::Link { name: &name, target: &name }),
                 Frame::File { about, name: &name },
                 Frame::Proof(hash),
                 Frame::Run { at, bytes: &bytes },
@@ -431,12 +438,15 @@ mod tests {
     #[test]
     fn no_name_leads_out_of_its_directory() {
         for name in [&b""[..], b".", b"..", b"a/b", b"/", b"a\0b", &[b'x'; 256]] {
-            assert!(Frame::Enter { mode: 0, name }.encode(&mut Vec::new()).is_err(), "{name:?}");
+            assert!(
+                Frame::Entry(Entry::Enter { mode: 0, name }).encode(&mut Vec::new()).is_err(),
+                "{name:?}"
+            );
             let enter = [&[0, 0], name].concat();
             assert_eq!(decode(ENTER, &enter), Err(FrameError::Malformed("a name")));
         }
         for name in [&b"a\nb"[..], b"'\"", b"\xff\xfe", b"...", b" ", b"-rf"] {
-            again(&Frame::Enter { mode: 0o700, name });
+            again(&Frame::Entry(Entry::Enter { mode: 0o700, name }));
         }
         // Neither a set-user-id bit nor a file that is larger than any.
         assert!(decode(ENTER, &[0o17, 0, b'x']).is_err());

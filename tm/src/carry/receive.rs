@@ -6,7 +6,7 @@ use rustix::fs::{Mode, mkdirat};
 use rustix::io::Errno;
 
 use super::error::CarryError;
-use super::frame::{Frame, FrameError, RUN, Say, There};
+use super::frame::{Entry, Frame, FrameError, RUN, Say, There};
 use super::order::{Carry, Part};
 use super::tree::{Tree, mark};
 use super::wire::Link;
@@ -187,9 +187,9 @@ fn entries(
             return Err(CarryError::Late);
         }
         match link.incoming.next()? {
-            Frame::Enter { mode, name } => tree.enter(mode, name)?,
-            Frame::Leave => tree.leave()?,
-            Frame::Link { name, target } => tree.link(name, target)?,
+            Frame::Entry(Entry::Enter { mode, name }) => tree.enter(mode, name)?,
+            Frame::Entry(Entry::Leave) => tree.leave()?,
+            Frame::Entry(Entry::Link { name, target }) => tree.link(name, target)?,
             Frame::File { about, name } => {
                 let outgoing = &link.outgoing;
                 proofs = tree.file(about, name, &mut |hash| outgoing.send(&Frame::Proof(hash)).map(drop))?;

@@ -8,7 +8,7 @@ use super::frame::{Frame, FrameError, Say, There};
 use super::grains::{Broken, SEGMENT, Segment, Whole, runs, segments};
 use super::order::{Carry, Part};
 use super::pack::Packer;
-use super::walk::{self, Entry, Summary, summary, walk};
+use super::walk::{self, Found, Summary, summary, walk};
 use super::wire::Link;
 use super::{Ended, Note, Told};
 use crate::host::{Datastore, During, Home, StorageError, Worker, hold, make_relative, remove, retire};
@@ -173,12 +173,10 @@ fn tree(
         wire: 0,
         buffer: Vec::new(),
     };
-    walk(source, &carry.from, &mut |entry| {
-        match entry {
-            Entry::Enter { mode, name } => sender.send(&Frame::Enter { mode, name })?,
-            Entry::Leave => sender.send(&Frame::Leave)?,
-            Entry::Link { name, target } => sender.send(&Frame::Link { name, target })?,
-            Entry::File { about, inode, name, parent, path, .. } => {
+    walk(source, &carry.from, &mut |found| {
+        match found {
+            Found::Entry(entry) => sender.send(&Frame::Entry(entry))?,
+            Found::File { about, inode, name, parent, path, .. } => {
                 let file = walk::open((parent, name, path), (about, inode), &carry.from)?;
                 sender.send(&Frame::File { about, name })?;
                 let from = if resumed {

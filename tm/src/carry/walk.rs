@@ -7,29 +7,15 @@ use std::path::Path;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, openat, readlinkat, statat};
 
 use super::error::CarryError;
-use super::frame::About;
+use super::frame::{About, Entry};
 use super::order::Spot;
 use super::tree::{DEPTH, ENTRIES, is_ours};
 use crate::host::{During, Home, StorageError};
 
-/// One entry, in the order in which it is sent.
-pub enum Entry<'a> {
-    /// A directory begins.
-    Enter {
-        /// Permissions.
-        mode: u16,
-        /// Its name.
-        name: &'a [u8],
-    },
-    /// It ends.
-    Leave,
-    /// A link.
-    Link {
-        /// Its name.
-        name: &'a [u8],
-        /// Where it leads.
-        target: &'a [u8],
-    },
+/// What there is, in the order in which it is sent.
+pub enum Found<'a> {
+    /// A directory's beginning or end, or a link.
+    Entry(Entry<'a>),
     /// A regular file.
     File {
         /// What it is.
@@ -63,7 +49,7 @@ pub struct Summary {
 pub fn summary(home: &Home, from: &Spot) -> Result<Summary, CarryError> {
     let mut hasher = blake3::Hasher::new();
     let mut bytes = 0_u64;
-    walk(home, from, &mut |entry| {
+    walk(home, from, &mut |found| {
         let mut note = |kind: u8, parts: &[&[u8]]| {
             hasher.update(&[kind]);
             for part in parts {
@@ -71,11 +57,11 @@ pub fn summary(home: &Home, from: &Spot) -> Result<Summary, CarryError> {
                 hasher.update(part);
             }
         };
-        match entry {
-            Entry::Enter { mode, name } => note(1, &[name, &mode.to_be_bytes()]),
-            Entry::Leave => note(2, &[]),
-            Entry::Link { name, target } => note(3, &[name, target]),
-            Entry::File { about, inode, data, name, .. } => {
+        match found {
+            Found::Entry(Entry::Enter { mode, name }) => note(1, &[name, &mode.to_be_bytes()]),
+            Found::Entry(Entry::Leave) => note(2, &[]),
+            Found::Entry(Entry::Link { name, target }) => note(3, &[name, target]),
+            Found::File { about, inode, data, name, .. } => {
                 bytes += data;
                 let (mode, size) = (about.mode.to_be_bytes(), about.size.to_be_bytes());
                 let (seconds, nanos) = (about.written.0.to_be_bytes(), about.written.1.to_be_bytes());
@@ -96,7 +82,7 @@ pub fn summary(home: &Home, from: &Spot) -> Result<Summary, CarryError> {
 pub fn walk(
     home: &Home,
     from: &Spot,
-    each: &mut dyn FnMut(Entry<'_>) -> Result<(), CarryError>,
+    each: &mut dyn FnMut(Found<'_>) -> Result<(), CarryError>,
 ) -> Result<(), CarryError> {
     let mut walk = Walk { from, left: ENTRIES, each };
     walk.directory(home.handle(), home.path(), 0)
@@ -105,7 +91,7 @@ pub fn walk(
 struct Walk<'a> {
     from: &'a Spot,
     left: usize,
-    each: &'a mut dyn FnMut(Entry<'_>) -> Result<(), CarryError>,
+    each: &'a mut dyn FnMut(Found<'_>) -> Result<(), CarryError>,
 }
 
 impl Walk<'_> {
@@ -146,18 +132,18 @@ impl Walk<'_> {
                 let data = size.min(blocks.saturating_mul(512));
                 let about = About { mode, size, written: written(&stat) };
                 let inode = stat.st_ino;
-                (self.each)(Entry::File { about, inode, data, name, parent, path: &path })
+                (self.each)(Found::File { about, inode, data, name, parent, path: &path })
             }
             FileType::Symlink => {
                 let target = readlinkat(parent, name, Vec::new()).during("look at", &path)?;
-                (self.each)(Entry::Link { name, target: target.as_bytes() })
+                (self.each)(Found::Entry(Entry::Link { name, target: target.as_bytes() }))
             }
             FileType::Directory => {
-                (self.each)(Entry::Enter { mode, name })?;
+                (self.each)(Found::Entry(Entry::Enter { mode, name }))?;
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let inner = openat(parent, name, flags, Mode::empty()).during("open", &path)?;
                 self.directory(inner.as_fd(), &path, depth + 1)?;
-                (self.each)(Entry::Leave)
+                (self.each)(Found::Entry(Entry::Leave))
             }
             FileType::Socket | FileType::Fifo => Ok(()),
             _ => Err(StorageError::NotAFile { path }.into()),

@@ -101,6 +101,22 @@ fn element(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
 }
 
 #[cfg(test)]
+mod fuzz {
+    use super::*;
+
+    #[test]
+    fn fuzz_keys() {
+        crate::seeded::fuzz("pubkey", |bytes| {
+            let Ok(key) = PublicKey::parse(&String::from_utf8_lossy(bytes)) else { return };
+            // As many blocks as it takes, each as long as the key.
+            for (length, blocks) in [(0, 0), (1, 1), (key.size - PADDING, 1), (key.size - PADDING + 1, 2)] {
+                assert_eq!(key.seal(&vec![7; length]).unwrap().len(), blocks * key.size);
+            }
+        });
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

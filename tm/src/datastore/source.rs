@@ -30,7 +30,12 @@ impl Named {
     /// # Errors
     /// Neither a plain path nor an address that can be handed on.
     pub(super) fn read(path: &str) -> Result<Self, TmError> {
-        let wrong = |source| TmError::Argument { slot: "PATH".to_owned(), position: 0, source };
+        let wrong = |source: NameError| TmError::Attribute {
+            attribute: "PATH".to_owned(),
+            object: "the image".to_owned(),
+            value: source.value,
+            accepted: source.accepted.into(),
+        };
         let Some((scheme, rest)) = path.split_once("://") else {
             return path.parse().map(Named::File).map_err(wrong);
         };
@@ -138,6 +143,8 @@ mod tests {
         for text in ["os.qcow2", "/var/tmp/../x", "", "/a\nb", "file:", "-x"] {
             assert!(Named::read(text).is_err(), "{text}");
         }
+        let up = Named::read("/var/tmp/../x").err().map(|error| error.to_string());
+        assert!(up.is_some_and(|text| text.starts_with("PATH of the image is \"/var/tmp/../x\", not an absolute")));
         for text in [
             "http://h/a?b=c&d=$e(f)",
             "HTTPS://h/%20x",

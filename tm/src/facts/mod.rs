@@ -14,7 +14,7 @@ mod vm;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use causeway_core::answer::Failure;
+use causeway_core::answer::{Failure, Kind};
 use causeway_core::names::VmId;
 
 use crate::chain::Chain;
@@ -106,6 +106,14 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// Says what a step of [`reading`](crate::plan::reading) was for that failed.
+    pub fn unread(&self, failure: Failure) -> Failure {
+        match &self.backup {
+            Some(backup) => failure.context(backup.asked()),
+            None => failure,
+        }
+    }
+
     /// Takes in what the step of [`reading`](crate::plan::reading) printed.
     ///
     /// # Errors
@@ -113,8 +121,12 @@ impl Facts {
     pub fn take_reading(&mut self, output: &str) -> Result<(), TmError> {
         let unreadable =
             |e: serde_json::Error| TmError::Unwritable { step: "read".to_owned(), why: e.to_string() };
-        if self.backup.is_some() {
-            self.listing = Some(serde_json::from_str(output).map_err(unreadable)?);
+        if let Some(backup) = &self.backup {
+            let list = serde_json::from_str(output).map_err(|e| TmError::Refused {
+                what: backup.asked(),
+                why: format!("the answer is no list of disks: {e}"),
+            });
+            self.listing = Some(list?);
         } else {
             self.chain = Some(serde_json::from_str(output).map_err(unreadable)?);
         }
@@ -172,27 +184,27 @@ pub fn gather(needs: &Needs, lookup: &dyn Lookup) -> Result<Facts, TmError> {
     let mut facts = Facts::default();
     if let Some(need) = needs.vm {
         let id = need.vm();
-        let found = lookup.vm(id).map_err(|failure| TmError::LookUp { what: format!("VM {id}"), failure })?;
-        facts.vm = Some(found);
+        facts.vm = Some(lookup.vm(id).map_err(looked_up(format!("VM {id}")))?);
     }
     if let Some(image) = needs.image(facts.vm.as_ref())? {
-        let found = lookup.backup(image);
-        let found =
-            found.map_err(|failure| TmError::LookUp { what: format!("backup image {image}"), failure });
-        facts.backup = Some(found?);
+        facts.backup = Some(lookup.backup(image).map_err(looked_up(format!("backup image {image}")))?);
     }
     for id in needs.all_datastores(facts.vm.as_ref())? {
-        let found = lookup
-            .datastore(id)
-            .map_err(|failure| TmError::LookUp { what: format!("datastore {id}"), failure })?;
+        let found = lookup.datastore(id).map_err(looked_up(format!("datastore {id}")))?;
         facts.datastores.insert(id, found);
     }
     if needs.hosts {
-        let what = || "the pool of hosts".to_owned();
-        let found = lookup.hosts().map_err(|failure| TmError::LookUp { what: what(), failure })?;
-        facts.hosts = Some(found);
+        facts.hosts = Some(lookup.hosts().map_err(looked_up("the pool of hosts".to_owned()))?);
     }
     Ok(facts)
+}
+
+/// A refusal to look something up, or what is wrong with what was found.
+fn looked_up(what: String) -> impl FnOnce(Failure) -> TmError {
+    move |failure| match failure.kind {
+        Kind::Input => TmError::Found(failure),
+        _ => TmError::LookUp { what, failure },
+    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,8 @@ pub struct BackupSource {
     /// May hold passwords: oned decrypts them for this.
     datastore: String,
     driver: DriverName,
+    /// The backup's number.
+    id: String,
     /// Of the backup: `raw` for images of QEMU's, `rbd` for the cluster's own (contract TM 2.3).
     format: Option<String>,
 }
@@ -52,6 +54,7 @@ impl BackupSource {
         let image = read(image, "the backup", "IMAGE")?;
         Ok(BackupSource {
             vm: read(vm, "the VM", "VM")?.render(),
+            id: image.value("ID").unwrap_or_default(),
             format: image.value("FORMAT").filter(|format| !format.is_empty()),
             image: image.render(),
             datastore: store.render(),
@@ -80,6 +83,11 @@ impl BackupSource {
     /// The datastore's driver.
     pub fn driver(&self) -> &str {
         self.driver.as_str()
+    }
+
+    /// What is asked of the driver, for messages.
+    pub fn asked(&self) -> String {
+        format!("what is in backup image {}, asked of datastore/{}/ls", self.id, self.driver)
     }
 
     /// What the driver is told on standard input when it is to list what is in the backup.

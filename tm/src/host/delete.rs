@@ -7,15 +7,16 @@ use rustix::fs::{AtFlags, unlinkat};
 use rustix::io::Errno;
 
 use super::home::Datastore;
+use super::snapshot::none_in_use;
 use super::{During, StorageError, Worker, lock, remove};
 use crate::place::{VmDir, VmFile};
 
 /// How often a removal is tried, and the pause between. Files that another NFS client still has open stay for a while
-/// under another name; the stock driver waits as long (contract TM 2.1).
+/// under another name; the stock driver waits as long (contract TM 2.1). So is a guest that is about to end waited for.
 const TRIES: u32 = 10;
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Removes a disk and the snapshots beside it.
+/// Removes a disk and the snapshots beside it, if nobody has them open.
 ///
 /// The stock script leaves `disk.N.snap` to the end of the VM (W20). What lies in it belongs to this disk alone: the
 /// snapshots of a persistent image lie beside the image.
@@ -28,19 +29,21 @@ pub(crate) fn file(file: &VmFile, worker: &Worker<'_>) -> Result<(), StorageErro
     let Some(home) = datastore.home(file.dir())? else {
         return datastore.prove();
     };
+    let disk = [file.name().to_string(), file.name().snap()];
+    patiently(worker, || none_in_use(&home, |name| disk.iter().any(|own| own == name)))?;
     datastore.mark()?;
     worker.at("datastore marked");
     home.sweep(file.name())?;
     worker.at("leftovers removed");
     // The link first: one into a directory that is half gone would be a disk that opens and is none.
-    for name in [file.name().to_string(), file.name().snap()] {
+    for name in disk {
         patiently(worker, || remove(home.handle(), &name, &home.path().join(&name)))?;
         worker.at("removed");
     }
     home.sync()
 }
 
-/// Removes a VM's directory.
+/// Removes a VM's directory, if nobody has a disk in it open.
 pub(crate) fn dir(dir: &VmDir, keep: Option<&VmDir>, worker: &Worker<'_>) -> Result<(), StorageError> {
     let _locks = lock::hold(worker, dir.vm(), None)?;
     let datastore = Datastore::open(dir.datastore())?;
@@ -60,6 +63,8 @@ pub(crate) fn dir(dir: &VmDir, keep: Option<&VmDir>, worker: &Worker<'_>) -> Res
             return Err(StorageError::SameDirectory { old: dir.clone(), new: new.clone() });
         }
     }
+    // Whoever removes a VM has seen it end; a guest that nobody knew of would lose its disks under its feet.
+    patiently(worker, || none_in_use(&home, |name| name.starts_with("disk.")))?;
     datastore.mark()?;
     worker.at("datastore marked");
     patiently(worker, || remove::empty(home.handle(), home.path()))?;
@@ -98,7 +103,11 @@ fn patiently(
 
 /// Whether waiting may help.
 fn passes(error: &StorageError) -> bool {
-    let StorageError::Io { source, .. } = error else { return false };
+    let source = match error {
+        StorageError::Io { source, .. } => source,
+        StorageError::InUse { .. } => return true,
+        _ => return false,
+    };
     let code = source.raw_os_error();
     [Errno::NOTEMPTY, Errno::EXIST, Errno::BUSY].iter().any(|e| Some(e.raw_os_error()) == code)
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use causeway_core::answer::{Failure, Kind};
 use rustix::io::Errno;
 
-use crate::place::{DatastoreDir, VmDir};
+use crate::place::{DatastoreDir, VmDir, named_at_last};
 use crate::rbd::RbdError;
 
 /// A failed call.
@@ -145,7 +145,8 @@ pub enum StorageError {
         failure: Failure,
     },
     /// Disks only grow.
-    #[error("{} has {have} bytes, more than the {want} bytes that its copy is to have", path.display())]
+    #[error("{} has {have} bytes and is to have {want}: a disk only grows, so its SIZE must be {} MB or more",
+        path.display(), have.div_ceil(1 << 20))]
     Shrinks {
         /// The image.
         path: PathBuf,
@@ -153,6 +154,28 @@ pub enum StorageError {
         have: u64,
         /// The wanted size, bytes.
         want: u64,
+    },
+    /// A disk that no file of that file system can be.
+    #[error("{} is to have {bytes} bytes, more than a file of this file system can have: choose a smaller SIZE", path.display())]
+    Large {
+        /// The disk.
+        path: PathBuf,
+        /// The wanted size, bytes.
+        bytes: u64,
+    },
+    /// A disk whose room is to be set aside, and there is not so much.
+    #[error(
+        "No space left for {}: it is to grow by {bytes} bytes that are set aside (SPARSE=NO), and its file system has room \
+         for {free}",
+        path.display()
+    )]
+    NoRoom {
+        /// The disk.
+        path: PathBuf,
+        /// How much more.
+        bytes: u64,
+        /// What is free.
+        free: u64,
     },
     /// A copy that is not what it was made to be.
     #[error("the copy of {} is not complete: {why}", path.display())]
@@ -240,6 +263,7 @@ impl StorageError {
             StorageError::Rbd(error) => error.kind(),
             StorageError::NotADisk { .. }
             | StorageError::Shrinks { .. }
+            | StorageError::Large { .. }
             | StorageError::Iso(_)
             | StorageError::Upload { .. }
             | StorageError::Source { .. }
@@ -264,6 +288,16 @@ pub(crate) fn while_copying(
 ) -> impl FnOnce(io::Error) -> StorageError {
     let (from, to) = (from.as_ref().to_owned(), to.as_ref().to_owned());
     |source| StorageError::Copy { from, to, source }
+}
+
+/// Says what was to become so large.
+pub(crate) fn while_growing(path: impl AsRef<Path>, bytes: u64) -> impl FnOnce(io::Error) -> StorageError {
+    let path = named_at_last(path.as_ref());
+    move |source| match source.kind() {
+        // Of a number that the kernel has no room for the library says so.
+        io::ErrorKind::FileTooLarge | io::ErrorKind::InvalidInput => StorageError::Large { path, bytes },
+        _ => StorageError::Io { what: "grow", path, source },
+    }
 }
 
 /// Says what was being done to what when the kernel said no.

@@ -8,7 +8,7 @@ use rustix::fs::{Mode, OFlags, open};
 use super::home::Datastore;
 use super::{During, StorageError};
 use crate::place::{DatastoreDir, Image};
-use crate::store::header::Header;
+use crate::store::header::{Header, expect_whole};
 
 /// Longest chain of backing files that is followed. QEMU itself opens a few hundred.
 const CHAIN_LIMIT: usize = 256;
@@ -109,7 +109,8 @@ impl Inside {
                 let why = format!("its chain of backing files does not end: it comes to {}", real.display());
                 return Err(StorageError::Image { path: opened, why });
             }
-            let header = Header::read(&regular(&real)?);
+            let file = regular(&real)?;
+            let header = Header::read(&file).and_then(|header| expect_whole(&file).map(|()| header));
             let header = header.map_err(|why| StorageError::Image { path: real.clone(), why })?;
             let backing = header.as_ref().and_then(|header| header.backing.as_deref());
             next = backing.map(|name| self.backing(&opened, name)).transpose()?;
@@ -134,9 +135,26 @@ impl Inside {
             return Err(outside());
         }
         let opened = image.parent().ok_or_else(outside)?.join(name);
-        let real = self.resolve(&opened, &image.display().to_string())?;
-        Ok((opened, real))
+        match self.resolve(&opened, &image.display().to_string()) {
+            Err(StorageError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                Err(StorageError::Image { path: image.to_owned(), why: not_there(name, &opened) })
+            }
+            real => Ok((opened, real?)),
+        }
     }
+}
+
+/// That the backing file of that name is not where it is looked for.
+fn not_there(name: &str, opened: &Path) -> String {
+    let why = format!("it stands on {name}, and there is no {}", opened.display());
+    if name.starts_with('/') {
+        return why;
+    }
+    // QEMU takes it from the directory of the link, too.
+    format!(
+        "{why}: a name without a directory is looked for beside whatever leads to the image; write the whole path of \
+         its backing file into it, by `qemu-img rebase -u`, or make it whole, by `qemu-img convert`"
+    )
 }
 
 /// Opens a regular file by its resolved path.

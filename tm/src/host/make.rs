@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use super::{Blank, During, Home, Recipient, StorageError, Temporary, Tool, Worker, lock, remove};
+use super::{
+    Blank, During, Home, Recipient, StorageError, Temporary, Tool, Worker, lock, remove, while_growing,
+};
 use crate::place::{FileName, VmFile};
 use crate::store::file::MIB;
 use crate::store::header::Header;
@@ -95,7 +97,7 @@ pub(crate) fn fill(
     blank: &Blank,
     worker: &Worker<'_>,
 ) -> Result<(), StorageError> {
-    made.create(0o666)?.set_len(size).during("grow", made.path())?;
+    made.create(0o666)?.set_len(size).map_err(while_growing(made.path(), size))?;
     worker.at("file made");
     format(&made.path(), blank, worker)
 }

@@ -65,7 +65,7 @@ pub(crate) use restore::{qcow2_to_raw, staged};
 pub(crate) use snapshot::not_in_use;
 
 pub(crate) use copy::{copy_data, next_data, same_data};
-pub(crate) use error::{During, while_copying};
+pub(crate) use error::{During, while_copying, while_growing};
 pub(crate) use home::{Datastore, Home, Temporary};
 pub(crate) use image::{ImageFile, Inside};
 pub(crate) use lock::{hold, hold_named, images as hold_images};
@@ -73,6 +73,7 @@ pub(crate) use make::{fill, format};
 pub(crate) use meter::Meter;
 pub(crate) use move_dir::{ORIGIN, make_relative, retire};
 pub(crate) use remove::remove;
+pub(crate) use resize::expect_room;
 pub(crate) use scratch::Scratch;
 pub(crate) use tool::Tool;
 

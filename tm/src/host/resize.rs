@@ -1,13 +1,13 @@
 //! `resize`: a disk that nobody has open grows; it never shrinks.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{FallocateFlags, fallocate, fstatvfs};
 
 use super::snapshot::not_in_use;
-use super::{Datastore, During, Inside, Kept, Size, StorageError, Tool, Worker, lock};
-use crate::place::VmFile;
+use super::{Datastore, During, Inside, Kept, Size, StorageError, Tool, Worker, lock, while_growing};
+use crate::place::{VmFile, named_at_last};
 use crate::store::file::MIB;
 use crate::store::header::Header;
 use crate::store::layers::Layers;
@@ -46,18 +46,32 @@ pub(crate) fn resize(
         let mut tool = Tool::qemu_img("resize", &path);
         tool.args(["-f", "qcow2"]);
         if !size.sparse {
+            // QEMU would fill the file system before it found out.
+            expect_room(&disk, &path, want - have)?;
             tool.arg("--preallocation=falloc");
         }
         tool.arg(&path).arg(want.to_string()).run(worker)?;
     } else if size.sparse {
-        disk.set_len(want).during("grow", &path)?;
+        disk.set_len(want).map_err(while_growing(&path, want))?;
     } else {
         // Room first: a disk that is larger than its file system has room for is no disk.
-        fallocate(&disk, FallocateFlags::empty(), have, want - have).during("grow", &path)?;
+        expect_room(&disk, &path, want - have)?;
+        let grown = fallocate(&disk, FallocateFlags::empty(), have, want - have);
+        grown.map_err(|e| while_growing(&path, want)(e.into()))?;
     }
     worker.at("grown");
     disk.sync_all().during("write out", &path)?;
     worker.at("data on disk");
+    Ok(())
+}
+
+/// Sees to it that so many bytes can be set aside.
+pub(crate) fn expect_room(disk: &File, path: &Path, bytes: u64) -> Result<(), StorageError> {
+    let found = fstatvfs(disk).during("look at", path)?;
+    let free = found.f_bavail.saturating_mul(found.f_frsize);
+    if free < bytes {
+        return Err(StorageError::NoRoom { path: named_at_last(path), bytes, free });
+    }
     Ok(())
 }
 

@@ -107,9 +107,12 @@ impl Disk<'_> {
             None => Some(layers.active()),
             Some(id) => layers.of_snapshot(id),
         };
-        let why = || format!("there is no snapshot {} of it", self.snapshot.unwrap_or_default());
-        let number = number.ok_or_else(|| StorageError::Disk { path: self.file.path(), why: why() })?;
+        let number = number.ok_or_else(|| self.no_snapshot(self.snapshot.unwrap_or_default()))?;
         Ok(layers.path(number))
+    }
+
+    fn no_snapshot(&self, id: u32) -> StorageError {
+        StorageError::Disk { path: self.file.path(), why: format!("there is no snapshot {id} of it") }
     }
 
     fn plain(&self, home: &Home) -> Result<PathBuf, StorageError> {
@@ -125,10 +128,15 @@ impl Disk<'_> {
             folder.open(name.as_str())?;
             return Ok(folder.path().join(name.as_str()));
         };
-        let path = folder.path().join(name.snap()).join(id.to_string());
-        let snapshots = folder.folder(&name.snap())?.ok_or(StorageError::NoDisk { path: path.clone() })?;
-        snapshots.open(&id.to_string())?;
-        Ok(path)
+        let none = || self.no_snapshot(id);
+        let snapshots = folder.folder(&name.snap())?.ok_or_else(none)?;
+        match snapshots.open(&id.to_string()) {
+            Err(StorageError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                return Err(none());
+            }
+            other => drop(other?),
+        }
+        Ok(snapshots.path().join(id.to_string()))
     }
 }
 

@@ -13,9 +13,12 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::meter::{Meter, allocated};
 use super::{During, StorageError, Worker};
+use crate::place::{TEMPORARY, named_at_last};
 
 /// Most of a tool's words that are kept, bytes.
 const OUTPUT_LIMIT: u64 = 64 << 10;
+/// Bytes of room with which a file system is called full.
+const FULL: u64 = 64 << 10;
 /// How often one hears of a tool that is at work.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -180,11 +183,29 @@ impl Tool {
         Ok((status.during("wait for", program)?, read, said))
     }
 
+    /// What it worked on, and its words, with the names that half-made files are to have; the path is said once.
+    fn as_it_will_be(&self, mut said: String) -> (PathBuf, String) {
+        let paths = self.args.iter().map(Path::new).chain([self.path.as_path()]);
+        for path in paths.filter(|path| path.to_string_lossy().contains(TEMPORARY)) {
+            let told = named_at_last(path).display().to_string();
+            said = said.replace(&*path.to_string_lossy(), &told);
+        }
+        let path = named_at_last(&self.path);
+        let again = format!("{}: ", path.display());
+        let mut said = said.strip_prefix(&again).map(str::to_owned).unwrap_or(said);
+        // Not all of them look why they could not write.
+        let full = "No space left on device";
+        if !said.contains(full) && is_full(&self.path) {
+            said = format!("{said}: {full}");
+        }
+        (path, said)
+    }
+
     /// Whether it ended well; otherwise its last words, so many lines of them, are the reason.
     fn judge(&self, status: Option<ExitStatus>, said: &str, lines: usize) -> Result<(), StorageError> {
         let tool = || self.name.clone();
         match status {
-            None => Err(StorageError::ToolDeadline { tool: tool(), path: self.path.clone() }),
+            None => Err(StorageError::ToolDeadline { tool: tool(), path: named_at_last(&self.path) }),
             Some(status) if status.success() => Ok(()),
             Some(status) if status.code().is_some() && status.code() == self.allowed => Ok(()),
             Some(status) => {
@@ -194,10 +215,17 @@ impl Tool {
                     last_words(said, lines)
                 };
                 let said = if words.is_empty() { status.to_string() } else { words.join("; ") };
-                Err(StorageError::Tool { tool: tool(), path: self.path.clone(), said })
+                let (path, said) = self.as_it_will_be(said);
+                Err(StorageError::Tool { tool: tool(), path, said })
             }
         }
     }
+}
+
+/// Whether the file system of that file has no room at all.
+fn is_full(path: &Path) -> bool {
+    let found = rustix::fs::statvfs(path).or_else(|_| rustix::fs::statvfs(path.parent().unwrap_or(path)));
+    found.is_ok_and(|found| found.f_bavail.saturating_mul(found.f_frsize) < FULL)
 }
 
 /// How a tool ended.
@@ -293,7 +321,13 @@ mod tests {
         let error = Tool::qemu_img("create", Path::new("/x"))
             .arg("a b")
             .run(&worker(&program, Duration::from_secs(20)));
-        assert_eq!(error.unwrap_err().to_string(), "qemu-img create of /x: /x: no space; create -q a b");
+        assert_eq!(error.unwrap_err().to_string(), "qemu-img create of /x: no space; create -q a b");
+        let half_made = Path::new("/d/.causeway-tmp.disk.3.12-ab-0");
+        let program = script(dir.path(), "echo \"qemu-img: $3: no space\" >&2; exit 1");
+        let error = Tool::qemu_img("create", half_made)
+            .arg(half_made)
+            .run(&worker(&program, Duration::from_secs(20)));
+        assert_eq!(error.unwrap_err().to_string(), "qemu-img create of /d/disk.3: no space");
         let words = "qemu-img: /y: Could not open '/y': Input/output error\nCould not open backing image.\n";
         assert_eq!(
             last_words(&format!("Formatting\n{words}"), 1).join("; "),
@@ -319,6 +353,19 @@ mod tests {
         let said = b"    (0.00/100%)\r    (7.25/100%)\r(x/100%)(1.2.3/100%)    (100.00/100%)\r\n";
         follow(&said[..], |far| heard.borrow_mut().push(far));
         assert_eq!(*heard.borrow(), [0, 725, 10_000]);
+    }
+
+    #[test]
+    fn fuzz_progress_and_last_words() {
+        crate::seeded::fuzz("progress", |bytes| {
+            follow(bytes, |far| assert!(far <= 10_000));
+            let said = text(bytes);
+            assert!(
+                last_words(&said, 1)
+                    .iter()
+                    .all(|line| !line.contains('\n') && !line.trim().is_empty() || line.is_empty())
+            );
+        });
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! ls (read before)     which disks are in the backup, and where they are to be fetched
+//! disk.N:look ...      none of them may be open
 //! disk.N:fetch ...     all of them come in, beside what the VM has
 //! disk.N:make ...      of a volume: one is made of it beside the disk
 //! disk.N:put ...       each takes its disk's place
@@ -54,8 +55,8 @@ pub(super) fn plan(
     }
     let volumes = rbd::restoring(slot, restore, facts, settings);
     let volumes = (service.store == Store::Rbd).then_some(&volumes);
-    let (mut fetch, mut put, mut done) = (Vec::new(), Vec::new(), Vec::new());
-    let mut make = Vec::new();
+    let (mut look, mut fetch, mut make) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut put, mut done) = (Vec::new(), Vec::new());
     for (name, staged, address) in chosen(slot, restore, facts, volumes)? {
         let call = |call: RestoreCall, last: &str| {
             let long = matches!(call, RestoreCall::Put(_));
@@ -68,14 +69,19 @@ pub(super) fn plan(
         match (volumes, &staged) {
             (Some(volumes), Staged::Disk(disk)) => {
                 let [made, placed] = volumes.steps(&disk.file)?;
+                look.push(volumes.look(&disk.file)?);
                 make.push(made);
                 put.push(placed);
             }
-            _ => put.push(call(RestoreCall::Put(staged.clone()), "put")?),
+            (_, Staged::Disk(_)) => {
+                look.push(call(RestoreCall::Look(staged.clone()), "look")?);
+                put.push(call(RestoreCall::Put(staged.clone()), "put")?);
+            }
+            (_, Staged::Tpm(_)) => put.push(call(RestoreCall::Put(staged.clone()), "put")?),
         }
         done.push(call(RestoreCall::Drop(staged), "done")?);
     }
-    let steps = fetch.into_iter().chain(make).chain(put).chain(done).collect();
+    let steps = look.into_iter().chain(fetch).chain(make).chain(put).chain(done).collect();
     Ok(Transfer { steps, inputs: BTreeMap::new() })
 }
 

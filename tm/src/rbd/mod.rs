@@ -19,6 +19,8 @@ mod clone;
 mod delete;
 mod diff;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod ghost;
 mod image;
 mod increment;
@@ -228,6 +230,8 @@ pub enum BackupPart {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum RestorePart {
+    /// Sees to it that the disk may be replaced, before anything is fetched.
+    Look,
     /// Makes a volume of what was fetched and staged, beside the disk.
     Make {
         /// The disk's name among the VM's files, beside which it was staged.

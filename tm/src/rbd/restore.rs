@@ -1,6 +1,7 @@
 //! `restore`: what was fetched of a backup becomes a VM's disk (contract TM 2.3).
 //!
 //! ```text
+//! look    is the disk open? then nothing is fetched
 //! make    staged qcow2 ──> raw ──> disk.causeway-tmp. ── compare ── grow ── mark ──> disk.new.00000013
 //! put     disk ──> disk.old.00000013     disk.new.00000013 ──> disk     the old one goes, with its snapshots
 //! drop    disk.new.00000013 goes; disk.old.00000013 gets its name back if nothing has it
@@ -32,6 +33,7 @@ pub(super) fn perform(
     part: &RestorePart,
 ) -> Result<(), StorageError> {
     match part {
+        RestorePart::Look => replaceable(rbd, &Family::read(rbd, disk)?),
         RestorePart::Make { file, size_mb, data_pool } => {
             make(rbd, disk, backup, file, *size_mb, data_pool.as_ref())
         }

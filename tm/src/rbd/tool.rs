@@ -44,6 +44,33 @@ pub struct Cluster {
     pub key: Option<DiskPath>,
 }
 
+/// What `rbd children` says of a clone.
+#[derive(Deserialize)]
+pub(super) struct Child {
+    pool: String,
+    image: String,
+    #[serde(default)]
+    trash: bool,
+}
+
+impl std::fmt::Display for Child {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}{}", self.pool, self.image, if self.trash { " (in the trash)" } else { "" })
+    }
+}
+
+/// Who has a volume open.
+#[derive(Deserialize)]
+struct Watcher {
+    address: String,
+}
+
+/// `rbd status`.
+#[derive(Deserialize)]
+pub(super) struct Status {
+    watchers: Vec<Watcher>,
+}
+
 /// The tool, for one cluster.
 pub(crate) struct Rbd<'a> {
     cluster: &'a Cluster,
@@ -169,32 +196,13 @@ impl<'a> Rbd<'a> {
         volume: &Volume,
         snapshot: &SnapshotName,
     ) -> Result<Vec<String>, StorageError> {
-        #[derive(Deserialize)]
-        struct Child {
-            pool: String,
-            image: String,
-            #[serde(default)]
-            trash: bool,
-        }
         let on = format!("{volume}@{snapshot}");
         let children: Vec<Child> = self.ask(&["children"], &on, &["--all", &on])?;
-        let named = |child: Child| {
-            let place = if child.trash { " (in the trash)" } else { "" };
-            format!("{}/{}{place}", child.pool, child.image)
-        };
-        Ok(children.into_iter().map(named).collect())
+        Ok(children.iter().map(Child::to_string).collect())
     }
 
     /// The addresses at which a volume is open.
     pub(crate) fn watchers(&self, volume: &Volume) -> Result<Vec<String>, StorageError> {
-        #[derive(Deserialize)]
-        struct Watcher {
-            address: String,
-        }
-        #[derive(Deserialize)]
-        struct Status {
-            watchers: Vec<Watcher>,
-        }
         let on = volume.to_string();
         let status: Status = self.ask(&["status"], &on, &[&on])?;
         Ok(status.watchers.into_iter().map(|watcher| watcher.address).collect())

@@ -57,7 +57,7 @@ struct Room {
 
 /// How much room the disks of a VM take.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-struct VmRoom {
+pub(super) struct VmRoom {
     vm: u32,
     disks: Vec<DiskRoom>,
 }
@@ -100,7 +100,7 @@ fn measured(rbd: &Rbd<'_>, pool: &PoolName) -> Option<Rooms> {
 }
 
 /// As the contract counts (TM 3.2): what is free is at most what the quota leaves.
-fn line(pools: &Pools, pool: &PoolName) -> Result<String, RbdError> {
+pub(super) fn line(pools: &Pools, pool: &PoolName) -> Result<String, RbdError> {
     let found = pools.pools.iter().find(|found| found.name == pool.as_str());
     let absent =
         || RbdError::Pool { pool: pool.clone(), said: "the cluster has none of that name".to_owned() };
@@ -113,14 +113,14 @@ fn line(pools: &Pools, pool: &PoolName) -> Result<String, RbdError> {
     Ok(format!("USED_MB={used} TOTAL_MB={} FREE_MB={free}", used + free))
 }
 
-fn rooms(rooms: &Rooms) -> Vec<VmRoom> {
+pub(super) fn rooms(rooms: &Rooms) -> Vec<VmRoom> {
     let mut disks: BTreeMap<(u32, u32), (u64, BTreeMap<u32, u64>)> = BTreeMap::new();
     for room in &rooms.images {
         let Some(disk) = whose(&room.name) else { continue };
         let (size, snapshots) = disks.entry(disk).or_default();
         match room.snapshot.as_deref().map(SnapshotName::read) {
             // What older volumes hold beside their snapshots is the disk's, too.
-            None => *size += room.used_size,
+            None => *size = size.saturating_add(room.used_size),
             Some(SnapshotName::Numbered(id)) => {
                 snapshots.insert(id, room.used_size.div_ceil(MIB));
             }
@@ -164,6 +164,13 @@ mod tests {
         let quota = text.replace("\"quota_bytes\":0,", "\"quota_bytes\":5242881,");
         assert_eq!(of(&quota, "one").unwrap(), "USED_MB=2 TOTAL_MB=6 FREE_MB=4");
         assert!(of(text, "more").unwrap_err().to_string().starts_with("pool more can't be read"));
+    }
+
+    #[test]
+    fn a_cluster_that_says_too_much_is_full_and_nothing_worse() {
+        let text = r#"{"images":[{"name":"one-5-7-0","used_size":18446744073709551615},
+            {"name":"one-5-7-0-1","used_size":18446744073709551615}]}"#;
+        assert_eq!(rooms(&serde_json::from_str(text).unwrap())[0].disks[0].size_mb, 1 << 44);
     }
 
     #[test]

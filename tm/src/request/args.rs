@@ -186,9 +186,10 @@ impl Args<'_> {
 
     /// A size, MiB.
     fn size(&self, position: usize, text: &str) -> Result<u64, TmError> {
-        let megabytes = self.number(position, "size", text)?;
+        let megabytes = self.number(position, "size", text).unwrap_or_default();
         if megabytes == 0 {
-            return Err(self.wrong(position, NameError::new("size", text, "a number of MiB above 0")));
+            let accepted = "a whole number of MiB above 0 and below 2^32";
+            return Err(self.wrong(position, NameError::new("size", text, accepted)));
         }
         Ok(megabytes.into())
     }

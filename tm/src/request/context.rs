@@ -36,7 +36,14 @@ impl Args<'_> {
                     text.push_str(more);
                 }
             }
-            sources.push(self.context_source(position, &text)?);
+            let source = self.context_source(position, &text)?;
+            // Stock leaves out one of the two without a word.
+            let other = sources.iter().find(|other: &&ContextSource| other.name == source.name);
+            if let Some(other) = other.filter(|other| other.from != source.from) {
+                let (one, other) = (told(&other.from), told(&source.from));
+                return Err(TmError::OneName { slot: self.slot.to_string(), one, other, name: source.name });
+            }
+            sources.push(source);
         }
         Ok(sources)
     }
@@ -57,5 +64,14 @@ impl Args<'_> {
             None => path.as_str().trim_end_matches('/').rsplit('/').next().unwrap_or_default(),
         };
         Ok(ContextSource { name: self.read(position, name)?, from: Source::File(path) })
+    }
+}
+
+/// Where a source comes from, as a message may name it.
+fn told(source: &Source) -> String {
+    match source {
+        Source::Bytes(_) => "bytes".to_owned(),
+        Source::File(path) => path.to_string(),
+        Source::Address(address) => address.told(),
     }
 }

@@ -7,6 +7,7 @@ use rustix::fs::{FallocateFlags, fallocate, symlinkat};
 
 use crate::host::{
     During, Home, ImageFile, Size, StorageError, Temporary, Worker, copy_data, remove, while_copying,
+    while_growing,
 };
 use crate::place::FileName;
 
@@ -33,7 +34,7 @@ pub(crate) fn copy(
         .map_err(while_copying(&path, temporary.path()))?;
     worker.at("data copied");
     if size > image.length() {
-        made.set_len(size).during("grow", temporary.path())?;
+        made.set_len(size).map_err(while_growing(temporary.path(), size))?;
         if !sparse {
             let added = size - image.length();
             fallocate(&made, FallocateFlags::empty(), image.length(), added)

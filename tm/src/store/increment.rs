@@ -19,6 +19,25 @@ const MAGIC: u32 = 0x5146_49fb;
 /// Of a version 3 header without optional fields, bytes.
 const HEADER_LENGTH: u32 = 104;
 
+/// Largest L1 table that QEMU reads (`QCOW_MAX_L1_SIZE`), in entries.
+const L1_LIMIT: u64 = (32 << 20) / 8;
+
+/// Whether QEMU would open an image of this size with clusters of this one.
+///
+/// # Errors
+/// It would not, or there are no such clusters; in words that follow the disk's name.
+pub(crate) fn fits(size: u64, cluster_bits: u32) -> Result<(), String> {
+    if !(9..=16).contains(&cluster_bits) {
+        return Err(format!("it is kept in pieces of 2^{cluster_bits} bytes; known are those from 2^9 on"));
+    }
+    // An entry tells of a table, which is a cluster, and that of a cluster for each eight bytes.
+    let limit = L1_LIMIT << (2 * cluster_bits - 3);
+    if size > limit {
+        return Err(format!("it has {size} bytes; an increment of it can be made up to {limit}"));
+    }
+    Ok(())
+}
+
 /// The image, while it is written.
 pub(crate) struct Increment<'f> {
     file: &'f File,
@@ -35,8 +54,12 @@ pub(crate) struct Increment<'f> {
 }
 
 impl<'f> Increment<'f> {
-    /// Begins in an empty file. `cluster_bits` is from 9 to 16.
+    /// Begins in an empty file.
+    ///
+    /// # Errors
+    /// As [`fits`].
     pub(crate) fn begin(file: &'f File, size: u64, cluster_bits: u32) -> io::Result<Self> {
+        fits(size, cluster_bits).map_err(|why| io::Error::new(io::ErrorKind::InvalidInput, why))?;
         let mut image = Increment { file, size, cluster_bits, used: 1, next: 0, l1: Vec::new(), table: None };
         let covered = image.entries() * image.cluster();
         image.l1 = vec![0; usize::try_from(size.div_ceil(covered).max(1)).map_err(io::Error::other)?];
@@ -235,6 +258,19 @@ mod tests {
         read_back(9000, 9, &all);
         read_back(9000, 9, &BTreeMap::new());
         read_back(9000, 9, &[(8999, 3)].into());
+    }
+
+    #[test]
+    fn sizes_that_qemu_would_not_open_are_refused_before_any_room_is_taken_for_them() {
+        let file = tempfile::tempfile().unwrap();
+        for (size, bits) in
+            [(1 << 20, 0), (1 << 20, 8), (1 << 20, 17), (u64::MAX, 16), ((1 << 51) + 1, 16), (1 << 51, 12)]
+        {
+            assert!(Increment::begin(&file, size, bits).is_err(), "{size} {bits}");
+        }
+        for (size, bits) in [(0, 9), (1 << 51, 16), (1 << 43, 12), (1 << 37, 9)] {
+            assert_eq!(fits(size, bits), Ok(()), "{size} {bits}");
+        }
     }
 
     #[test]

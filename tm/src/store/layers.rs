@@ -53,6 +53,8 @@ pub(crate) struct Layers {
     pub home: Home,
     /// The directory of the layers.
     pub folder: Home,
+    /// The disk, or the image: for messages.
+    pub disk: PathBuf,
     /// What stands before a layer's number where it is named: in a link, as a backing file.
     prefix: String,
     layers: BTreeMap<u32, Layer>,
@@ -88,8 +90,15 @@ impl Layers {
         let folder = folder.ok_or_else(|| astray(format!("it has no layers: there is no {prefix}")))?;
         let active = number_after(&prefix, &link);
         let active = active.ok_or_else(|| astray(format!("it leads to {link}, which is no layer of it")))?;
-        let mut read =
-            Layers { home, folder, prefix, layers: BTreeMap::new(), moved: BTreeMap::new(), active };
+        let mut read = Layers {
+            disk: file.path(),
+            home,
+            folder,
+            prefix,
+            layers: BTreeMap::new(),
+            moved: BTreeMap::new(),
+            active,
+        };
         read.fill(file.dir().datastore(), kept)?;
         if !read.layers.contains_key(&active) {
             return Err(astray(format!("it leads to {link}, which is not there")));
@@ -109,7 +118,15 @@ impl Layers {
         let Some(active) = newest else { return Ok(None) };
         let prefix = format!("{}/", folder.path().display());
         let (layers, moved) = (BTreeMap::new(), BTreeMap::new());
-        let mut read = Layers { home: datastore.into_folder(), folder, prefix, layers, moved, active };
+        let mut read = Layers {
+            disk: image.path(),
+            home: datastore.into_folder(),
+            folder,
+            prefix,
+            layers,
+            moved,
+            active,
+        };
         read.fill(image.datastore(), &Kept::WithImage(image.clone()))?;
         Ok(Some(read))
     }

@@ -5,6 +5,8 @@
 //! share (temporary names, locks, proving a datastore present) is the host's part.
 
 pub(crate) mod file;
+#[cfg(test)]
+mod fuzz;
 pub(crate) mod header;
 pub(crate) mod increment;
 pub(crate) mod layers;

@@ -21,7 +21,7 @@ use rustix::io::Errno;
 use super::file::grown;
 use super::header::Header;
 use super::stack;
-use crate::host::{During, Home, ImageFile, Inside, Size, StorageError, Tool, Worker};
+use crate::host::{During, Home, ImageFile, Inside, Size, StorageError, Tool, Worker, expect_room};
 use crate::place::FileName;
 
 /// The first file of a disk's chain in its snapshot directory.
@@ -91,6 +91,8 @@ fn make_first(
         let mut tool = Tool::qemu_img("resize", &path);
         tool.args(["-f", "qcow2"]);
         if !size.sparse {
+            let made = File::open(&path).during("open", &path)?;
+            expect_room(&made, &path, wanted - image.virtual_size())?;
             tool.arg("--preallocation=falloc");
         }
         tool.arg(&path).arg(wanted.to_string()).run(worker)?;

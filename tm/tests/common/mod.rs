@@ -3,10 +3,12 @@
 
 #[cfg(target_arch = "x86_64")]
 pub mod fault;
+pub mod forms;
 #[cfg(target_arch = "x86_64")]
 pub mod hostile;
 pub mod images;
 pub mod kill;
+pub mod opened;
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::Case;
 use crate::common::Datastores;
+use crate::common::forms::format_of;
 
 pub fn cases() -> Vec<Case> {
     let nothing = |_: &Datastores| {};
@@ -89,13 +90,8 @@ pub fn cases() -> Vec<Case> {
 fn snapshots() -> Vec<Case> {
     fn life(on: &Datastores, chain: bool, persistent: bool) {
         on.done_after(&[if chain { on.chain_image() } else { on.raw("1/abc") }]);
-        on.done(&match (chain, persistent) {
-            (true, false) => on.overlay(),
-            (true, true) => on.link("chain"),
-            (false, false) => on.flat(),
-            (false, true) => on.link("image"),
-        });
-        let format = if chain { "qcow2" } else { "raw" };
+        on.give(chain, persistent);
+        let format = format_of(chain);
         for (id, byte) in (0..2).zip(1..) {
             on.guest_writes(format, "100/7/disk.0", u64::from(id), byte);
             on.done(&on.snapshot("create", id, chain, persistent));
@@ -182,7 +178,7 @@ fn lent() -> Vec<Case> {
     /// An image with two snapshots, as VMs of a shared datastore leave it.
     fn image(on: &Datastores, chain: bool) {
         let layout = if chain { "chain" } else { "image" };
-        let format = if chain { "qcow2" } else { "raw" };
+        let format = format_of(chain);
         on.done_after(&[if chain { on.chain_image() } else { on.raw("1/abc") }, on.link(layout)]);
         for (id, byte) in (0..2).zip(1..) {
             on.guest_writes(format, "100/7/disk.0", u64::from(id), byte);
@@ -195,7 +191,7 @@ fn lent() -> Vec<Case> {
     fn written(on: &Datastores, chain: bool) {
         image(on, chain);
         on.done(&on.lend(if chain { "chain" } else { "image" }));
-        let format = if chain { "qcow2" } else { "raw" };
+        let format = format_of(chain);
         on.done(&on.snapshot("create", 2, chain, false));
         on.guest_writes(format, "100/7/disk.0", 3, 7);
     }

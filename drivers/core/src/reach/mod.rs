@@ -4,6 +4,7 @@
 pub mod child;
 pub mod frame;
 pub mod group;
+pub mod missing;
 pub mod resident;
 pub mod slots;
 pub mod standard;

@@ -19,6 +19,7 @@ use crate::names::{DeployId, HostName, RequestId};
 use crate::outcome::Sighting;
 use crate::reach::frame;
 use crate::reach::frame::FrameError;
+use crate::reach::missing::not_started;
 use crate::reach::wire::{Exchange, FromResident, HEARTBEAT, Hello, ToResident};
 
 /// How a host is reached: everything before the host's name, and the program there.
@@ -106,8 +107,8 @@ impl Session {
     /// Opens a session to `host` and reads the hello.
     ///
     /// # Errors
-    /// [`Kind::Unreachable`] with what ssh said when no hello comes in time; [`Kind::HostState`] when the resident
-    /// there is of another schema.
+    /// [`Kind::Unreachable`] with what ssh said when no hello comes in time; [`Kind::HostState`] when there is no
+    /// resident on the host, or one of another schema.
     pub async fn open(ssh: &Ssh, host: &HostName) -> Result<Arc<Session>, Failure> {
         let lost = |why: String| Failure::new(Kind::Unreachable, why).context(format!("cannot reach {host}"));
         let (program, options) =
@@ -130,6 +131,12 @@ impl Session {
             Ok(Err(FrameError::Closed)) => {
                 // Let ssh say why before its session is given up.
                 let _ = tokio::time::timeout(LAST_WORDS, listener).await;
+                let status = tokio::time::timeout(LAST_WORDS, child.wait()).await;
+                if let Ok(Ok(status)) = status
+                    && let Some(failure) = not_started(status, host.as_str(), &ssh.command)
+                {
+                    return Err(failure);
+                }
                 let said = complaint.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 return Err(lost(if said.is_empty() { FrameError::Closed.to_string() } else { said }));
             }

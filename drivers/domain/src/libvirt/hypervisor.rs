@@ -328,4 +328,15 @@ mod tests {
         assert_eq!(refused, Err(Cause::Answer("no".to_owned())));
         assert!(monitor_answer("not JSON").is_err());
     }
+
+    #[test]
+    fn fuzz_monitor_answers() {
+        crate::seeded::fuzz("qemu", |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            if let Err(cause) = monitor_answer(&text) {
+                // What becomes of it is a line of a log.
+                assert!(matches!(cause, Cause::Answer(_)), "{cause:?}");
+            }
+        });
+    }
 }

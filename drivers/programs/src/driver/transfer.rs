@@ -84,7 +84,8 @@ impl<'a> Transfers<'a> {
         if let Some(mut reading) = reading(&slot, &command.args, &facts, &settings)? {
             let inputs = self.driver.front.sources(std::mem::take(&mut reading.inputs)).await?;
             let id = self.driver.new_id();
-            facts.take_reading(&read(&self.driver.places, id, envelope.vm.id, reading, inputs).await?)?;
+            let said = read(&self.driver.places, id, envelope.vm.id, reading, inputs).await;
+            facts.take_reading(&said.map_err(|failure| facts.unread(failure))?)?;
         }
         let stdin = match stdin_of(&slot) {
             Stdin::Plain => envelope.vm_xml().to_owned(),

@@ -78,10 +78,15 @@ fn bitmaps(path: &Path, worker: &Worker<'_>) -> Result<Vec<Bitmap>, StorageError
     if !ended.status.success() {
         return Err(unread(format!("qemu-img info: {}", ended.err.trim())));
     }
-    let said: serde_json::Value = serde_json::from_slice(&ended.out).map_err(|e| unread(e.to_string()))?;
+    told(&ended.out).map_err(unread)
+}
+
+/// The bitmaps of an image, as `qemu-img info` tells of it.
+fn told(out: &[u8]) -> Result<Vec<Bitmap>, String> {
+    let said: serde_json::Value = serde_json::from_slice(out).map_err(|e| e.to_string())?;
     match said.pointer("/format-specific/data/bitmaps") {
         None => Ok(Vec::new()),
-        Some(list) => Vec::deserialize(list).map_err(|e| unread(format!("its bitmaps: {e}"))),
+        Some(list) => Vec::deserialize(list).map_err(|e| format!("its bitmaps: {e}")),
     }
 }
 
@@ -104,5 +109,15 @@ mod tests {
         for name in ["one-7", "one--1", "one-7-0-1", "bitmap0", "ones-7-0", "one-7-x"] {
             assert!(!is_ours(name), "{name}");
         }
+    }
+
+    #[test]
+    fn fuzz_what_is_told_of_an_image() {
+        crate::seeded::fuzz("qemu", |bytes| {
+            for bitmap in told(bytes).unwrap_or_default().iter().filter(|bitmap| is_ours(&bitmap.name)) {
+                // It becomes a word of a command.
+                assert!(bitmap.name.bytes().all(|b| b.is_ascii_digit() || b"one-".contains(&b)));
+            }
+        });
     }
 }

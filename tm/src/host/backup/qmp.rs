@@ -12,6 +12,8 @@ use super::super::{During, StorageError, Worker};
 
 /// The program: it comes with `qemu-img`.
 const PROGRAM: &str = "qemu-storage-daemon";
+/// Longest line that it may say, bytes.
+const LINE: u64 = 1 << 20;
 /// Most of its last words that are kept, bytes.
 const WORDS: u64 = 4 << 10;
 
@@ -43,7 +45,8 @@ impl Daemon {
         let (tell, lines) = channel();
         let output = child.stdout.take();
         std::thread::spawn(move || {
-            for line in output.into_iter().flat_map(|out| BufReader::new(out).lines()).map_while(Result::ok) {
+            let mut output = output.map(BufReader::new);
+            while let Some(Ok(line)) = output.as_mut().and_then(|output| line(output).transpose()) {
                 if tell.send(line).is_err() {
                     return;
                 }
@@ -68,14 +71,10 @@ impl Daemon {
             return Err(self.gone());
         }
         loop {
-            let mut answer = self.line()?;
-            if let Some(error) = answer.get("error") {
-                let said = text(error, "desc").unwrap_or("no reason").to_owned();
-                return Err(self.failed(&said));
-            }
-            match answer.get_mut("return") {
-                Some(value) => return Ok(value.take()),
-                None => self.events.push(answer),
+            match Said::of(self.line()?) {
+                Said::Return(value) => return Ok(value),
+                Said::Error(why) => return Err(self.failed(&why)),
+                Said::Event(event) => self.events.push(event),
             }
         }
     }
@@ -88,10 +87,7 @@ impl Daemon {
                 Some(event) => event,
                 None => self.line()?,
             };
-            let is_change = text(&event, "event") == Some("JOB_STATUS_CHANGE");
-            let of_job =
-                |data: &Value| text(data, "id") == Some(job) && text(data, "status") == Some("concluded");
-            if is_change && event.get("data").is_some_and(of_job) {
+            if concludes(&event, job) {
                 return Ok(());
             }
         }
@@ -138,6 +134,50 @@ impl Daemon {
     }
 }
 
+/// The next line; none at the end.
+///
+/// # Errors
+/// It can't be read, is no text, or is longer than [`LINE`].
+fn line(from: &mut impl BufRead) -> std::io::Result<Option<String>> {
+    let mut text = String::new();
+    if from.take(LINE).read_line(&mut text)? == 0 {
+        return Ok(None);
+    }
+    match text.strip_suffix('\n') {
+        Some(line) => Ok(Some(line.to_owned())),
+        None => Err(std::io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// What a line says.
+#[derive(Debug, PartialEq)]
+enum Said {
+    /// What was asked for.
+    Return(Value),
+    /// Why it can't be done.
+    Error(String),
+    /// Something besides.
+    Event(Value),
+}
+
+impl Said {
+    fn of(mut line: Value) -> Self {
+        if let Some(error) = line.get("error") {
+            return Said::Error(text(error, "desc").unwrap_or("no reason").to_owned());
+        }
+        match line.get_mut("return") {
+            Some(value) => Said::Return(value.take()),
+            None => Said::Event(line),
+        }
+    }
+}
+
+/// Whether an event is the end of a job.
+fn concludes(event: &Value, job: &str) -> bool {
+    let of_job = |data: &Value| text(data, "id") == Some(job) && text(data, "status") == Some("concluded");
+    text(event, "event") == Some("JOB_STATUS_CHANGE") && event.get("data").is_some_and(of_job)
+}
+
 /// A text that an object has.
 pub(super) fn text<'v>(object: &'v Value, name: &str) -> Option<&'v str> {
     object.get(name).and_then(Value::as_str)
@@ -148,5 +188,40 @@ impl Drop for Daemon {
         // One that has ended is not there to be killed.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_without_an_end_is_none() {
+        let long = vec![b'x'; usize::try_from(LINE).unwrap()];
+        for bytes in [&b"{\"return\":"[..], &long, b"\xff\n"] {
+            assert!(line(&mut &bytes[..]).is_err());
+        }
+        let mut both = &b"{}\r\n\n"[..];
+        assert_eq!(line(&mut both).unwrap().as_deref(), Some("{}\r"));
+        assert_eq!(line(&mut both).unwrap().as_deref(), Some(""));
+        assert_eq!(line(&mut both).unwrap(), None);
+    }
+
+    #[test]
+    fn fuzz_what_qemu_says() {
+        crate::seeded::fuzz("qemu", |mut bytes| {
+            while let Ok(Some(line)) = line(&mut bytes) {
+                let Ok(value) = serde_json::from_str::<Value>(&line) else { continue };
+                let end = concludes(&value, "backup");
+                let said = Said::of(value.clone());
+                // An end is an event, which no answer is; and nothing is both an answer and a refusal.
+                assert!(!end || value.get("event").is_some(), "{value}");
+                match said {
+                    Said::Return(_) => assert!(value.get("error").is_none()),
+                    Said::Error(_) => assert!(value.get("error").is_some()),
+                    Said::Event(event) => assert_eq!(event, value),
+                }
+            }
+        });
     }
 }

@@ -13,6 +13,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use causeway_core::answer::{Failure, Kind};
+use causeway_core::reach::missing::not_started;
 use serde::{Deserialize, Serialize};
 
 use super::import::{compare, descriptor, import, named, script};
@@ -30,10 +31,10 @@ const ANSWER: u64 = 64 << 10;
 /// The first frame.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Order {
-    call: DatastoreCall,
+pub(super) struct Order {
+    pub call: DatastoreCall,
     /// Longest time, in milliseconds.
-    deadline_ms: u64,
+    pub deadline_ms: u64,
 }
 
 /// Sends what `call`, an import, is to be made of, to the program that `ssh` starts; what that printed.
@@ -117,6 +118,8 @@ struct Session {
     /// Reads what ssh says of itself, so that it never waits for a reader.
     said: std::thread::JoinHandle<Vec<u8>>,
     host: String,
+    /// What the host's shell runs.
+    command: String,
 }
 
 impl Session {
@@ -135,7 +138,8 @@ impl Session {
             }
             kept
         });
-        Ok(Session { input: child.stdin.take(), child, said, host })
+        let ran = words.last().cloned().unwrap_or_default();
+        Ok(Session { input: child.stdin.take(), child, said, host, command: ran })
     }
 
     fn frame(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -181,7 +185,8 @@ impl Session {
         let last = said.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or_default();
         let silent = || {
             let text = format!("{host}: ssh ended without an answer: {status}: {last}");
-            Failure::new(Kind::Unreachable, text)
+            let absent = not_started(status, &host, &self.command);
+            absent.unwrap_or_else(|| Failure::new(Kind::Unreachable, text))
         };
         let answer: Result<String, Failure> = serde_json::from_slice(&text).unwrap_or_else(|_| Err(silent()));
         answer.map_err(|failure| StorageError::Host { failure })

@@ -45,7 +45,7 @@ pub(super) fn ask(address: &str, worker: &Worker<'_>) -> Result<String, StorageE
 }
 
 /// The size that headers tell, bytes; those after the last redirection count, and a marketplace's own before all.
-fn size(headers: &str) -> Option<u64> {
+pub(super) fn size(headers: &str) -> Option<u64> {
     let last = |name: &str| {
         let value = |line: &str| {
             let (key, value) = line.split_once(':')?;

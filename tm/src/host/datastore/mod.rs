@@ -16,6 +16,8 @@ mod copy;
 mod deliver;
 mod export;
 mod flatten;
+#[cfg(test)]
+mod fuzz;
 mod import;
 mod measure;
 mod remote;

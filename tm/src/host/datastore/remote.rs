@@ -8,11 +8,12 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use causeway_core::answer::{Failure, Kind};
 use causeway_core::locks::Mode;
+use causeway_core::reach::missing::not_started;
 use serde::{Deserialize, Serialize};
 
 use super::copy::head;
@@ -23,6 +24,9 @@ use crate::place::Image;
 
 /// Most that is read of what ssh complains, bytes.
 const COMPLAINT: u64 = 64 << 10;
+
+/// How long a session that sends nothing more may take to end by itself.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The first frame.
 #[derive(Serialize, Deserialize)]
@@ -40,6 +44,8 @@ pub(super) struct Remote {
     frames: Frames<ChildStdout>,
     host: String,
     said: Option<std::thread::JoinHandle<String>>,
+    /// What the host's shell runs.
+    command: String,
 }
 
 impl Remote {
@@ -74,7 +80,8 @@ impl Remote {
             })
         });
         let host = words.iter().rev().nth(1).cloned().unwrap_or_default();
-        Ok(Remote { child, frames: Frames::new(output), host, said })
+        let ran = words.last().cloned().unwrap_or_default();
+        Ok(Remote { child, frames: Frames::new(output), host, said, command: ran })
     }
 
     /// Why it broke off: the host's last words, where it had any.
@@ -82,8 +89,10 @@ impl Remote {
         if self.frames.ended() {
             return error;
         }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let status = self.status();
+        if let Some(failure) = status.and_then(|status| not_started(status, &self.host, &self.command)) {
+            return StorageError::Host { failure };
+        }
         let said = self.said.take().and_then(|said| said.join().ok()).unwrap_or_default();
         match said.lines().map(str::trim).rfind(|line| !line.is_empty()) {
             None => error,
@@ -92,6 +101,16 @@ impl Remote {
                 StorageError::Host { failure }
             }
         }
+    }
+
+    /// How it ended: by itself if it does so at once, for then it was not stopped from here.
+    fn status(&mut self) -> Option<ExitStatus> {
+        let limit = Instant::now() + LAST_WORDS;
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < limit {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let _ = self.child.kill();
+        self.child.wait().ok()
     }
 
     /// Its bytes.

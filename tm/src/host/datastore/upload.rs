@@ -90,7 +90,6 @@ fn first(file: &File, path: &Path) -> Result<Vec<u8>, StorageError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
     use std::io::Write;
 
     fn file(bytes: &[u8]) -> File {
@@ -143,11 +142,22 @@ mod tests {
         assert_eq!(unpacked_size(&file(&[0; 26]), 26), None);
     }
 
-    proptest! {
-        #[test]
-        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let _ = kind(&file(&bytes), Path::new("/x"));
-            let _ = unpacked_size(&file(&bytes), 300);
-        }
+    #[test]
+    fn fuzz_uploads() {
+        crate::seeded::fuzz("qcow2", |bytes| {
+            let (file, length) = (file(bytes), u64::try_from(bytes.len()).unwrap());
+            let size = unpacked_size(&file, length);
+            assert!(size.is_none() || is_packed(&file, Path::new("/x")).unwrap());
+            match kind(&file, Path::new("/x")) {
+                // It becomes an image: QEMU will open it, and nothing besides.
+                Ok(Upload::Qcow2(header)) => assert_eq!(header.backing, None),
+                Ok(Upload::Other(_)) => {}
+                Ok(Upload::Plain) => {
+                    assert!(!bytes.starts_with(b"QFI\xfb") && !bytes.starts_with(b"KDMV"));
+                }
+                Err(error) => assert!(error.to_string().contains("/x"), "{error}"),
+            }
+            let _ = (is_encrypted(&file, Path::new("/x")), is_luks(&file, Path::new("/x")));
+        });
     }
 }

@@ -1,6 +1,7 @@
 //! `restore`: what was fetched of a backup becomes a VM's disk (contract TM 2.3).
 //!
 //! ```text
+//! look     is it open? then nothing is fetched
 //! stage    the bytes beside the disk, to the disk, looked at: a whole qcow2 image, by its check    .causeway-tmp.disk.0.restored
 //! put      grown to the disk's size, plain bytes again if the disk is of such; then it is the disk; then all else goes
 //! drop     what was staged goes, which `put` has only given further names
@@ -11,6 +12,7 @@
 //! whole (W27).
 
 mod chain;
+mod tpm;
 
 use std::fs::File;
 use std::io::Read;
@@ -60,6 +62,8 @@ pub enum Staged {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum RestoreCall {
+    /// Sees to it that nobody has open what is to be replaced, before anything is fetched.
+    Look(Staged),
     /// Makes what was fetched what the VM has.
     Put(Staged),
     /// Removes what was fetched.
@@ -174,12 +178,14 @@ fn look(copy: &File, path: &Path, worker: &Worker<'_>) -> Result<(), StorageErro
 /// [`StorageError`]; the call can be repeated.
 pub(super) fn perform(call: &RestoreCall, worker: &Worker<'_>) -> Result<(), StorageError> {
     let staged = match call {
-        RestoreCall::Put(staged) | RestoreCall::Drop(staged) => staged,
+        RestoreCall::Look(staged) | RestoreCall::Put(staged) | RestoreCall::Drop(staged) => staged,
     };
     let _locks = staged.locked(worker)?;
     worker.at("locked");
     let folder = staged.folder()?;
     match (call, staged) {
+        (RestoreCall::Look(_), Staged::Disk(disk)) => not_open(disk, &folder),
+        (RestoreCall::Look(_), Staged::Tpm(_)) => Ok(()),
         (RestoreCall::Drop(_), _) => {
             worker.at("directory found");
             remove(folder.handle(), &staged.name(), &folder.path().join(staged.name()))?;
@@ -187,7 +193,7 @@ pub(super) fn perform(call: &RestoreCall, worker: &Worker<'_>) -> Result<(), Sto
             folder.sync()
         }
         (RestoreCall::Put(_), Staged::Disk(disk)) => put_disk(disk, staged, &folder, worker),
-        (RestoreCall::Put(_), Staged::Tpm(_)) => put_tpm(staged, &folder, worker),
+        (RestoreCall::Put(_), Staged::Tpm(_)) => tpm::put(staged, &folder, worker),
     }
 }
 
@@ -239,33 +245,6 @@ fn flat(disk: &RestoreDisk, staged: &Staged, folder: &Home, worker: &Worker<'_>)
     remove(folder.handle(), &snap, &folder.path().join(&snap))?;
     worker.at("snapshots removed");
     folder.sync()
-}
-
-fn put_tpm(staged: &Staged, home: &Home, worker: &Worker<'_>) -> Result<(), StorageError> {
-    let packed = home.path().join(staged.name());
-    if !home.has(&staged.name())? {
-        return Err(StorageError::NoDisk { path: packed });
-    }
-    // The archive has one directory, `tpm`: it is unpacked aside, through no link of the VM's.
-    let aside = format!("{TEMPORARY}tpm.unpacked");
-    remove(home.handle(), &aside, &home.path().join(&aside))?;
-    rustix::fs::mkdirat(home.handle(), aside.as_str(), rustix::fs::Mode::from_raw_mode(0o700))
-        .during("make", home.path().join(&aside))?;
-    worker.at("directory made");
-    let into = home.path().join(&aside);
-    let mut tool = Tool::new("tar", &packed);
-    tool.arg("-C").arg(&into).args(["--no-same-owner", "-xzf"]).arg(&packed).args(["--", TPM]).run(worker)?;
-    worker.at("unpacked");
-    let unpacked = home.folder(&aside)?.ok_or_else(|| StorageError::NotADirectory { path: into.clone() })?;
-    if unpacked.folder(TPM)?.is_none() {
-        return Err(StorageError::NotADirectory { path: into.join(TPM) });
-    }
-    remove(home.handle(), TPM, &home.path().join(TPM))?;
-    worker.at("old state removed");
-    rustix::fs::renameat(unpacked.handle(), TPM, home.handle(), TPM).during("rename", into.join(TPM))?;
-    worker.at("state in place");
-    remove(home.handle(), &aside, &into)?;
-    home.sync()
 }
 
 /// Nobody may have the disk open that is replaced, whatever it is: a missing or broken one is a reason to restore it.

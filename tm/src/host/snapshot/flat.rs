@@ -84,9 +84,17 @@ pub(super) fn revert_image(image: &Image, id: u32, worker: &Worker<'_>) -> Resul
 }
 
 fn back_to(disk: &Flat, id: u32, worker: &Worker<'_>) -> Result<(), StorageError> {
-    let path = disk.folder.path().join(disk.name.snap()).join(id.to_string());
-    let snapshots = disk.snapshots()?.ok_or(StorageError::NoDisk { path })?;
-    let bytes = snapshots.open(&id.to_string())?;
+    let none = || {
+        let path = disk.folder.path().join(disk.name.as_str());
+        StorageError::Disk { path, why: format!("there is no snapshot {id} of it") }
+    };
+    let snapshots = disk.snapshots()?.ok_or_else(none)?;
+    let bytes = match snapshots.open(&id.to_string()) {
+        Err(StorageError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            return Err(none());
+        }
+        other => other?,
+    };
     // A disk that was lost is given back; one that is there must be a file of its own that nobody has open.
     match disk.open() {
         Err(StorageError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}

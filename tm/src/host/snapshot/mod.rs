@@ -2,7 +2,7 @@
 
 use causeway_core::locks::held_by_others;
 
-use super::{During, Kept, SnapshotOrder, StorageError, Worker, lock};
+use super::{During, Home, Kept, SnapshotOrder, StorageError, Worker, lock};
 use crate::place::{Image, VmFile};
 use crate::store::layers::Layers;
 
@@ -110,12 +110,39 @@ pub(super) enum Use {
 /// # Errors
 /// The file can't be opened.
 pub(super) fn usage(path: &std::path::Path) -> Result<Use, StorageError> {
-    let file = std::fs::File::open(path).during("open", path)?;
-    Ok(match held_by_others(&file, QEMU_LOCKS) {
+    Ok(use_of(&std::fs::File::open(path).during("open", path)?))
+}
+
+fn use_of(file: &std::fs::File) -> Use {
+    match held_by_others(file, QEMU_LOCKS) {
         Ok(true) => Use::Open,
         Ok(false) => Use::Closed,
         Err(_) => Use::Unknown,
-    })
+    }
+}
+
+/// Refuses the disks of a directory, those of which `wanted` names the file or the directory of layers, if QEMU has one of
+/// these files open. A link is somebody else's file, and what can't be opened is nobody's disk.
+///
+/// # Errors
+/// [`StorageError::InUse`]; or the directory can't be read.
+pub(super) fn none_in_use(folder: &Home, wanted: impl Fn(&str) -> bool) -> Result<(), StorageError> {
+    for name in folder.names()?.into_iter().filter(|name| wanted(name)) {
+        match folder.folder(&name) {
+            Ok(Some(layers)) => {
+                layers.names()?.iter().try_for_each(|layer| file_not_in_use(&layers, layer))?;
+            }
+            _ => file_not_in_use(folder, &name)?,
+        }
+    }
+    Ok(())
+}
+
+fn file_not_in_use(folder: &Home, name: &str) -> Result<(), StorageError> {
+    match folder.open(name) {
+        Ok(file) if use_of(&file) == Use::Open => Err(StorageError::InUse { path: folder.path().join(name) }),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses a file that QEMU has open, on this host or, where the file system carries locks, on another.

@@ -33,6 +33,11 @@ impl VolumeRestore<'_> {
         self.planner.expect_volume(file)
     }
 
+    /// Sees to it that the disk may be replaced.
+    pub(in crate::plan) fn look(&self, file: &VmFile) -> Result<Step, TmError> {
+        self.work(file, "look", RestorePart::Look, Time::Short)
+    }
+
     /// Makes a volume of what was fetched and, with the undo, gives it up again; then has it take the disk's place.
     pub(in crate::plan) fn steps(&self, file: &VmFile) -> Result<[Step; 2], TmError> {
         let size_mb = self.planner.disk(file)?.1.size_mb;

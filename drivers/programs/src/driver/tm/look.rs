@@ -80,7 +80,8 @@ async fn plan(
     if let Some(mut reading) = reading(slot, &command.argv, &facts, &settings)? {
         let vm = facts.vm.as_ref().map_or(VmId(0), |vm| vm.id);
         let inputs = driver.front.sources(std::mem::take(&mut reading.inputs)).await?;
-        facts.take_reading(&read(&driver.places, driver.new_id(), vm, reading, inputs).await?)?;
+        let said = read(&driver.places, driver.new_id(), vm, reading, inputs).await;
+        facts.take_reading(&said.map_err(|failure| facts.unread(failure))?)?;
     }
     Ok(steps(slot, &command.argv, b"", &facts, &settings)?)
 }

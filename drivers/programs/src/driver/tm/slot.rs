@@ -104,7 +104,8 @@ impl SlotRun {
             let id = RequestId::new(0, std::process::id(), 1);
             let inputs = front.sources(std::mem::take(&mut reading.inputs)).await?;
             let places = config.places_in_passing(front, &reading.steps);
-            facts.take_reading(&read(&places, id, self.vm()?, reading, inputs).await?)?;
+            let said = read(&places, id, self.vm()?, reading, inputs).await;
+            facts.take_reading(&said.map_err(|failure| facts.unread(failure))?)?;
         }
         let transfer = steps(&self.slot, &self.argv, &stdin, &facts, &settings)?;
         // A dry run reads no files either: the steps are the same without them.

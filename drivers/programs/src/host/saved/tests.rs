@@ -95,3 +95,12 @@ fn a_tpm_state_is_the_one_file_and_nothing_else_of_an_archive() {
     document("");
     assert!(tpm_state(&place).unwrap());
 }
+
+/// The archive of a template's owner; `tar` reads it, and nothing of it comes to lie anywhere.
+#[test]
+fn fuzz_tpm_archives() {
+    crate::seeded::fuzz("tpm", |bytes| match unpacked(bytes) {
+        Ok(state) => assert!((1..=TPM_LIMIT).contains(&u64::try_from(state.len()).unwrap())),
+        Err(failure) => assert_eq!(failure.kind, Kind::Input),
+    });
+}
