@@ -121,7 +121,8 @@ start() {
     ceph_ osd new "$osd" 0 -i "$CEPH_LAB/osd.json"
     # From a file: on a command line everybody could read it.
     printf '[osd.0]\n\tkey = %s\n' "$secret" >"$CEPH_LAB/osd.0.keyring"
-    ceph-osd --conf "$conf" -i 0 --mkfs --osd-uuid "$osd"
+    # It asks the monitor for its map.
+    inside ceph-osd --conf "$conf" -i 0 --mkfs --osd-uuid "$osd"
     inside ceph-osd --conf "$conf" -i 0
 
     pools
