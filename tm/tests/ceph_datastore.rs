@@ -158,6 +158,15 @@ fn a_copy_is_whole_and_of_one_moment() {
         let own: Vec<&str> = picture["one-5"].snapshots.iter().map(|snapshot| snapshot.0.as_str()).collect();
         assert_eq!(own, ["2"]);
     }
+    // One that went back to a snapshot is a clone itself.
+    let on = Stage::new(&conf);
+    let base = format!("{}-base", on.source());
+    on.import(&base, "aaaabbbb");
+    on.rbd(&format!("snap create --no-progress {base}@0"));
+    on.rbd(&format!("snap protect {base}@0"));
+    on.rbd(&format!("clone {base}@0 {}", on.source()));
+    on.perform_at(&on.image_copy(), &|_| {}).unwrap();
+    assert_eq!(on.content(&format!("{}-new", on.source())), "aaaabbbb");
     // Somebody removes the snapshot in the midst of it, as a script of another driver might.
     let on = Stage::new(&conf);
     on.image();

@@ -189,6 +189,25 @@ fn an_image_is_what_the_disk_held_at_one_moment() {
     assert!(failure.kind == Kind::HostState, "{failure}");
 }
 
+/// `rbd copy` of a snapshot would leave it out.
+#[test]
+fn what_a_disk_has_from_its_image_is_in_what_is_saved_of_it() {
+    let Some(conf) = cluster() else { return };
+    let on = Stage::new(&conf);
+    // Of three objects one is the disk's own.
+    on.image_of("aaaabbbb....cccc");
+    on.write(&on.disk(), b'd');
+    on.done(on.snapshot("create", 0));
+    on.write(&on.disk(), b'e');
+    let saved = format!("{}-saved", on.source());
+    for (snapshot, content) in [(None, "eaaabbbb....cccc"), (Some(0), "daaabbbb....cccc")] {
+        on.done(on.save(snapshot));
+        let image = &on.picture()["one-5-saved"];
+        assert_eq!((image.content.as_str(), &image.parent, image.snapshots.len()), (content, &None, 0));
+        on.rbd(&format!("rm --no-progress {saved}"));
+    }
+}
+
 #[test]
 fn empty_disks_and_what_is_in_them() {
     let Some(conf) = cluster() else { return };

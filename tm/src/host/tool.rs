@@ -102,7 +102,19 @@ impl Tool {
         if let Some(source) = &self.copied {
             return self.run_metered(source, worker);
         }
-        let (status, out, err) = self.start(worker, |pipe| drain(Some(pipe), OUTPUT_LIMIT), &mut || ())?;
+        let read = |pipe| drain(Some(pipe), OUTPUT_LIMIT);
+        let (status, out, err) = self.start(worker, read, &mut || ())?;
+        self.judge(status, &[text(&out.unwrap_or_default()), err].concat(), 1)
+    }
+
+    /// Runs it until `deadline` with what another tool prints as its input.
+    ///
+    /// # Errors
+    /// As [`run`](Tool::run).
+    pub(crate) fn run_on(&self, pipe: ChildStdout, deadline: Instant) -> Result<(), StorageError> {
+        let program = self.program.as_deref().unwrap_or(Path::new("qemu-img"));
+        let read = |pipe| drain(Some(pipe), OUTPUT_LIMIT);
+        let (status, out, err) = self.begin(program, pipe.into(), deadline, read, &mut || ())?;
         self.judge(status, &[text(&out.unwrap_or_default()), err].concat(), 1)
     }
 
@@ -154,19 +166,30 @@ impl Tool {
         tick: &mut dyn FnMut(),
     ) -> Result<(Option<ExitStatus>, Option<T>, String), StorageError> {
         let program = self.program.as_deref().unwrap_or(worker.qemu_img);
+        self.begin(program, Stdio::null(), worker.deadline, read, tick)
+    }
+
+    fn begin<T: Send>(
+        &self,
+        program: &Path,
+        input: Stdio,
+        deadline: Instant,
+        read: impl FnOnce(ChildStdout) -> T + Send,
+        tick: &mut dyn FnMut(),
+    ) -> Result<(Option<ExitStatus>, Option<T>, String), StorageError> {
         let mut command = Command::new(program);
         // In the worker's process group, so that what ends the worker ends it too.
         command.args(&self.args).env("LC_ALL", "C");
         // Programs that make file systems are not in everybody's path.
         let path = std::env::var("PATH").unwrap_or_default();
         command.env("PATH", format!("{path}:/usr/sbin:/sbin:/usr/bin:/bin"));
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().during("start", program)?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let (status, read, said) = std::thread::scope(|scope| {
             let out = scope.spawn(|| stdout.map(read));
             let err = scope.spawn(|| drain(stderr, OUTPUT_LIMIT));
-            let status = wait(&mut child, worker.deadline, tick);
+            let status = wait(&mut child, deadline, tick);
             (status, out.join().ok().flatten(), text(&err.join().unwrap_or_default()))
         });
         Ok((status.during("wait for", program)?, read, said))

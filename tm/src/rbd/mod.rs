@@ -16,6 +16,7 @@
 mod backup;
 mod bytes;
 mod clone;
+mod copy;
 mod delete;
 mod diff;
 mod error;

@@ -50,21 +50,21 @@ pub(super) fn save(
     let Some(target) = saved(rbd, image, &mark)? else { return Ok(()) };
     sweep(rbd, &target);
     sweep_strays(rbd, &target);
-    let (from, size, own) = match snapshot {
+    let ((from, name), size, own) = match snapshot {
         Some(id) => {
             let holder = family.holder(id).ok_or(RbdError::NoSnapshot { volume: disk.clone(), id })?;
-            (format!("{}@{id}", holder.volume), None, None)
+            ((&holder.volume, SnapshotName::Numbered(id)), None, false)
         }
         None => {
             let current = family.expect()?;
             let own = SnapshotName::own();
             rbd.snap(&current.volume, &own)?;
             rbd.worker().at("snapshot made");
-            (format!("{}@{own}", current.volume), Some(current.info.size), Some((&current.volume, own)))
+            ((&current.volume, own), Some(current.info.size), true)
         }
     };
     let made = half_made(rbd, image, |made| {
-        rbd.copy(&from, made, data)?;
+        rbd.copy((from, &name), made, data)?;
         rbd.worker().at("copied");
         if let Some(size) = size {
             check(rbd, made, None, size)?;
@@ -75,9 +75,9 @@ pub(super) fn save(
         rbd.worker().at("image in place");
         Ok(())
     });
-    if let Some((volume, name)) = own {
+    if own {
         let snapshot = super::model::Snapshot { name, protected: false };
-        let removed = rbd.unsnap(volume, &snapshot);
+        let removed = rbd.unsnap(from, &snapshot);
         if made.is_ok() {
             removed?;
         }

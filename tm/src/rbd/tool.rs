@@ -248,16 +248,6 @@ impl<'a> Rbd<'a> {
         self.call(&["clone"], &on, &with_data(data, &[from, &on])).map(drop)
     }
 
-    pub(crate) fn copy(
-        &self,
-        from: &str,
-        volume: &Volume,
-        data: Option<&PoolName>,
-    ) -> Result<(), StorageError> {
-        let on = volume.to_string();
-        self.call(&["copy"], &on, &with_data(data, &["--no-progress", from, &on])).map(drop)
-    }
-
     pub(crate) fn resize(&self, volume: &Volume, bytes: u64) -> Result<(), StorageError> {
         let (on, size) = (volume.to_string(), format!("{bytes}B"));
         self.call(&["resize"], &on, &["--no-progress", "--size", &size, &on]).map(drop)
@@ -448,6 +438,25 @@ mod tests {
                 error.to_string().starts_with("rbd snap ls of one/one-5 answered something else"),
                 "{error}"
             );
+        }
+    }
+
+    /// Two tools copy: what one says when the other went away is no reason.
+    #[test]
+    fn of_a_copy_the_end_that_broke_off_is_told() {
+        let given = "*export-diff*) trap '' PIPE; head -c 9000000 /dev/zero 2>/dev/null && exit; \
+             echo 'rbd: export-diff error: (32) Broken pipe' >&2; exit 32;;";
+        let full = "*import-diff*) echo 'rbd: import-diff failed: (28) No space left' >&2; exit 28;;";
+        let gone = "*export-diff*) echo 'rbd: export-diff error: (2) No such file' >&2; exit 2;;";
+        let taken =
+            "*import-diff*) cat >/dev/null; echo 'rbd: import-diff failed: (22) Invalid' >&2; exit 22;;";
+        for (ends, said) in
+            [(given.to_owned() + full, "No space left"), (gone.to_owned() + taken, "No such file")]
+        {
+            let lines = format!("case \"$*\" in *info*) echo '{{\"size\":1,\"format\":2}}';; {ends} esac");
+            let from = (&volume(), &SnapshotName::Numbered(0));
+            let error = with_fake(&lines, LONG, |rbd| rbd.copy(from, &volume(), None).unwrap_err());
+            assert!(error.to_string().contains(said), "{error}");
         }
     }
 

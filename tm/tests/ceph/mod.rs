@@ -185,9 +185,19 @@ impl Stage {
         self.rbd(&format!("snap protect {snapshot}"));
     }
 
+    /// An image of these, and a disk from it, made as the stock driver makes them.
+    pub fn image_of(&self, bytes: &str) {
+        self.import(&self.source(), bytes);
+        self.clone_stock();
+    }
+
     /// That image and a disk from it, made as the stock driver makes them.
     pub fn cloned(&self) {
         self.image();
+        self.clone_stock();
+    }
+
+    fn clone_stock(&self) {
         self.stock_snapshot(&format!("{}@snap", self.source()));
         self.rbd(&format!("clone {0}@snap {0}-7-0", self.source()));
     }

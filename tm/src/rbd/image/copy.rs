@@ -33,7 +33,7 @@ pub(super) fn copy(rbd: &Rbd<'_>, original: &Volume, image: &Volume, new: &New) 
     rbd.snap(&current.volume, &name)?;
     rbd.worker().at("snapshot made");
     let made = new_image(rbd, image, new, Some(current.info.size), |made| {
-        rbd.copy(&format!("{}@{name}", current.volume), made, new.data_pool.as_ref())?;
+        rbd.copy((&current.volume, &name), made, new.data_pool.as_ref())?;
         rbd.worker().at("copied");
         // Had somebody removed it meanwhile, the copy would have holes.
         if rbd.snapshots(&current.volume)?.iter().any(|snapshot| snapshot.name == name) {
