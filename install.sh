@@ -333,6 +333,7 @@ frontend() {
     for driver in tm/shared tm/qcow2; do put_slots causeway-tm "$driver" "${files[@]}"; done
     put_slots causeway-tm tm/ceph {clone,ln,mvds,cpds,delete,resize}{,.ssh} mv mk{image,swap} snap_{create,create_live,delete,revert} context {pre,post,fail}migrate monitor {pre,post}backup{,_live} restore
     put_slots causeway-tm tm/ssh mv delete mk{image,swap} context
+    put_slots causeway-host tm/ssh monitor_ds
     for driver in datastore/{fs,ceph}; do put_slots causeway-tm "$driver" cp clone rm mkfs stat monitor export snap_{delete,revert,flatten}; done
   fi
   swap_executables in
@@ -376,7 +377,7 @@ host() {
     "$from/causeway-host" --version >/dev/null 2>&1 || [ ! -x "$from/causeway-host" ] ||
       die "$from/causeway-host does not start on this host: apt-get install libvirt0"
   fi
-  put_programs causeway-host causeway-root causeway
+  put_programs causeway-host causeway-disks causeway-root causeway
   # The user's state; root keeps its own in a directory of it. Root owns the directory and the sticky bit is set, so
   # that the user can neither rename nor replace root's part.
   make_dir /var/lib/causeway 1770 root:oneadmin

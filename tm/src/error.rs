@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use causeway_core::answer::{Failure, Kind};
 use causeway_core::document::DocumentError;
 use causeway_core::names::{NameError, VmId};
+use causeway_core::plan::Slot;
 
 /// A request that cannot become steps.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -121,6 +122,15 @@ pub enum TmError {
 }
 
 impl TmError {
+    /// A datastore that is to be mounted by whoever uses it (`NFS_AUTO_ENABLE`).
+    pub(crate) fn mounts_itself(slot: &Slot, datastore: u32) -> Self {
+        TmError::NotYet(format!(
+            "{slot}: datastore {datastore} has NFS_AUTO_ENABLE, and mounting it by itself is not built: have the fstab or the \
+             automounter of each machine that uses it mount NFS_AUTO_HOST:NFS_AUTO_PATH at the datastore's directory, \
+             and set NFS_AUTO_ENABLE to NO"
+        ))
+    }
+
     /// Whose fault it is.
     pub fn kind(&self) -> Kind {
         match self {

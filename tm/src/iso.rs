@@ -15,6 +15,7 @@ use hadris_iso::write::{InputEntry, InputMetadata, InputTree, IsoImageWriter};
 use crate::place::FileName;
 
 mod date;
+pub(crate) use date::Moment;
 
 /// Bytes of a logical sector.
 const SECTOR: usize = 2048;

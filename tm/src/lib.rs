@@ -2,14 +2,16 @@
 //!
 //! [`plan`] turns the arguments of a slot into steps and is pure; [`host`] performs the calls that those steps carry,
 //! in a child of the resident that can be killed; [`carry`] moves a VM's directory between two hosts; [`front`] reads
-//! the files of the front-end, likewise in a child; [`datastore`] is the same for the actions of datastores;
+//! the files of the front-end, and fetches others, likewise in a child; [`datastore`] is the same for the actions of datastores;
 //! [`script`] reads the scripts that oned hands to the transfer manager's process.
 //!
 //! Built for the drivers `shared` and `qcow2`, which are one (contract TM 0), and for `ceph`; [`built`] says which of their
 //! slots.
 
+mod address;
 pub mod carry;
 mod chain;
+mod confine;
 pub mod datastore;
 mod error;
 pub mod facts;
@@ -25,7 +27,9 @@ pub mod script;
 mod settings;
 mod store;
 
+pub use address::WebAddress;
 pub use chain::{Beneath, Chain};
+pub use confine::Confined;
 pub use error::TmError;
 pub use plan::{Source, Transfer, built, needs, steps};
 pub use settings::{CephSettings, TmSettings};

@@ -1,6 +1,7 @@
-//! How fast a copy may be, and how far it is. Pure: time is handed in, as the time since the beginning.
+//! How fast a copy may be, and how far it is. Pure but for [`Paced`]: time is handed in, as the time since the beginning.
 
-use std::time::Duration;
+use std::io::Read;
+use std::time::{Duration, Instant};
 
 /// Keeps a sender below a rate.
 #[derive(Debug, Clone)]
@@ -28,6 +29,32 @@ impl Limit {
         // A pause of the other end's is no credit for a burst.
         self.due = self.due.max(now.saturating_sub(SLACK)).saturating_add(takes);
         self.due.saturating_sub(now)
+    }
+}
+
+/// A stream that is read no faster than a rate: whoever fills it waits.
+#[derive(Debug)]
+pub struct Paced<R> {
+    stream: R,
+    limit: Limit,
+    begun: Instant,
+}
+
+impl<R> Paced<R> {
+    /// At most so many bytes a second; none means no limit.
+    pub fn new(stream: R, bytes_per_second: Option<u64>) -> Self {
+        Paced { stream, limit: Limit::new(bytes_per_second), begun: Instant::now() }
+    }
+}
+
+impl<R: Read> Read for Paced<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.stream.read(buffer)?;
+        let pause = self.limit.sent(count, self.begun.elapsed());
+        if !pause.is_zero() {
+            std::thread::sleep(pause);
+        }
+        Ok(count)
     }
 }
 
@@ -160,6 +187,20 @@ mod tests {
                 end = progress.said.map(|said| said.2);
             }
         }
+    }
+
+    #[test]
+    fn a_stream_is_read_at_its_rate_and_whole() {
+        let begun = Instant::now();
+        let mut read = Vec::new();
+        let bytes = vec![7; 300 << 10];
+        // In grains of 64 KiB: the last one is not waited for by whoever has them all.
+        Paced::new(bytes.as_slice(), Some(1 << 20)).read_to_end(&mut read).unwrap();
+        assert!(begun.elapsed() >= Duration::from_millis(250), "{:?}", begun.elapsed());
+        assert_eq!(read, bytes);
+        let begun = Instant::now();
+        Paced::new(bytes.as_slice(), None).read_to_end(&mut Vec::new()).unwrap();
+        assert!(begun.elapsed() < Duration::from_millis(250));
     }
 
     #[test]

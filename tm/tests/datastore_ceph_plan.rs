@@ -60,6 +60,7 @@ fn front() -> Front {
         ssh: vec!["/usr/bin/ssh".to_owned(), "-T".to_owned()],
         receiver: "exec receiver".to_owned(),
         sender: "exec sender".to_owned(),
+        now: 1_369_353_600,
     }
 }
 

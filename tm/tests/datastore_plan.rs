@@ -45,6 +45,7 @@ fn front() -> Front {
         ssh: vec!["/usr/bin/ssh".to_owned(), "-T".to_owned()],
         receiver: "exec receiver".to_owned(),
         sender: "exec sender".to_owned(),
+        now: 1_369_353_600,
     }
 }
 
@@ -348,6 +349,18 @@ fn what_a_download_needs_is_in_the_call_and_no_more() {
     assert!(planned("cp", "0", &[(path, to), injected]).is_err());
     let (_, call) = planned("stat", "0", &[("<PATH>/var/tmp/os.qcow2</PATH>", to)]).unwrap();
     assert!(call.contains(r#""ask_size":{"address":"https://h/os.img?a=b&c"}"#), "{call}");
+    // Of a store's keys only a signature for that object, and for as long as a copy may take.
+    let app = (path, "<PATH>s3://apps/marketapp-7</PATH>");
+    let keys = "<MARKETPLACE><TEMPLATE><ACCESS_KEY_ID>AKIA</ACCESS_KEY_ID><AWS>NO</AWS><ENDPOINT>https://s3.h</ENDPOINT>\
+                <REGION>eu</REGION><SECRET_ACCESS_KEY>hush</SECRET_ACCESS_KEY></TEMPLATE></MARKETPLACE></DS_DRIVER";
+    let (_, call) = planned("cp", "0", &[app, ("</DS_DRIVER", keys)]).unwrap();
+    let signed = r#""address":"https://s3.h/apps/marketapp-7?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIA%2F"#;
+    assert!(call.contains(signed) && call.contains("&X-Amz-Expires=86400&"), "{call}");
+    assert!(!call.contains("hush"));
+    let request = read("cp", "0", &edited("cp", &[app, ("</DS_DRIVER", keys)])).unwrap();
+    assert!(!format!("{request:?}").contains("hush"));
+    let keyless = planned("cp", "0", &[app]).unwrap_err();
+    assert!(keyless.text.contains("not an app of an S3 marketplace"), "{keyless}");
     // A file datastore takes what it is given.
     let files = ("</BASE_PATH><TYPE>0</TYPE>", "</BASE_PATH><TYPE>2</TYPE>");
     let driver = ("<CLONE_TARGET>", "<DRIVER>qcow2</DRIVER><CLONE_TARGET>");

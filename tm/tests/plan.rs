@@ -61,6 +61,7 @@ fn render(title: &str, transfer: &Transfer) -> String {
     for (name, source) in &transfer.inputs {
         let from = match source {
             Source::File(path) => path.to_string(),
+            Source::Address(address) => address.to_string(),
             Source::Bytes(_) => "standard input".to_owned(),
         };
         text.push_str(&format!("  input {name} from {from}\n"));
@@ -168,7 +169,7 @@ fn other_shapes_become_their_golden_steps() {
     add("tm/shared/clone", "fe:/d/2/vmlinuz h1:/d/100/7/kernel 7 2", &facts(7, &Format::Raw, 100), &plain);
     add(
         "tm/shared/context",
-        "/var/lib/one/vms/7/context.sh /a/init.sh /b/c:'my first script' /d/e:plain h1:/d/100/7/disk.1 7 100",
+        "/var/lib/one/vms/7/context.sh /a/init.sh /b/c:'my first script' /d/e:plain http://h:8/x/y.sh?z=1 h1:/d/100/7/disk.1 7 100",
         &Facts::default(),
         &plain,
     );
@@ -394,8 +395,8 @@ fn wrong_arguments_are_named() {
         ("tm/qcow2/delete", "h1:/d/100/70 7 100", "/d/100/70 is not a path of VM 7"),
         ("tm/qcow2/delete", "h1:/d/100/7/7 7 100", "/d/100/7/7 is not in datastore 100"),
         ("tm/qcow2/context", "h1:/d/100/7/disk.1 7 100", "takes CONTEXT.SH [FILE...] HOST:FILE VM DATASTORE"),
-        ("tm/qcow2/context", "/a http://x/y h1:/d/100/7/disk.1 7 100", "downloading http://x/y"),
-        ("tm/qcow2/context", "/a HTTPS://x/y h1:/d/100/7/disk.1 7 100", "downloading HTTPS://x/y"),
+        ("tm/qcow2/context", "/a ftp://x/y h1:/d/100/7/disk.1 7 100", "argument 2: address \"ftp://x/y\""),
+        ("tm/qcow2/context", "/a http://x/%2e%2e h1:/d/100/7/disk.1 7 100", "argument 2: file name \"..\""),
         ("tm/qcow2/context", "a h1:/d/100/7/disk.1 7 100", "argument 1: path \"a\""),
         ("tm/qcow2/context", "/a /b:'c h1:/d/100/7/disk.1 7 100", "argument 2: context file"),
         ("tm/qcow2/context", "/a /b:'../c' h1:/d/100/7/disk.1 7 100", "argument 2: file name \"../c\""),
@@ -436,6 +437,7 @@ fn automatic_mounts_are_refused_by_name() {
             "{}",
             failure.text
         );
+        assert!(failure.text.ends_with("set NFS_AUTO_ENABLE to NO"), "{failure}");
     }
 }
 

@@ -8,7 +8,7 @@ use causeway_core::answer::{Failure, Kind};
 use causeway_core::document::{VmDocument, decode, encode_lines};
 use causeway_core::plan::{Plan, Slot};
 use causeway_testing::golden;
-use causeway_tm::facts::{Facts, Format, VmFacts, VmNeed};
+use causeway_tm::facts::{DatastoreFacts, Facts, Format, VmFacts, VmNeed};
 use causeway_tm::plan::{Stdin, stdin_of};
 use causeway_tm::{Source, TmSettings, Transfer, needs, steps};
 
@@ -36,6 +36,10 @@ fn facts(document: &str) -> Facts {
     let vm = VmFacts::of(&VmDocument::parse(document.as_bytes()).unwrap()).unwrap();
     Facts { vm: Some(vm), ..Facts::default() }
 }
+
+/// A backup datastore that allows only so much.
+const LIMITED: &str = "<DATASTORE><ID>110</ID><DS_MAD>rsync</DS_MAD><TEMPLATE><RSYNC_NICE>19</RSYNC_NICE>\
+    <RSYNC_MAX_WIOPS>200</RSYNC_MAX_WIOPS></TEMPLATE></DATASTORE>";
 
 fn plan(verb: &str, argv: &str, document: &str) -> Result<Transfer, Failure> {
     let (slot, argv) = (slot(&format!("tm/qcow2/{verb}")), words(argv));
@@ -74,7 +78,34 @@ fn backups_become_their_golden_steps() {
         let transfer = steps(&slot, &words(ARGV), document.as_bytes(), &facts(&document), &settings).unwrap();
         text.push_str(&render(&format!("BACKUP_BASE_PATH: {slot}"), &transfer));
     }
+    let limited = self::document("<MODE>FULL</MODE><LAST_DATASTORE_ID>110</LAST_DATASTORE_ID>", "");
+    for verb in ["prebackup", "prebackup_live", "postbackup"] {
+        let mut facts = facts(&limited);
+        facts.datastores.insert(110, DatastoreFacts::parse(110, LIMITED.as_bytes()).unwrap());
+        let slot = slot(&format!("tm/qcow2/{verb}"));
+        let transfer =
+            steps(&slot, &words(ARGV), limited.as_bytes(), &facts, &TmSettings::default()).unwrap();
+        text.push_str(&render(&format!("limits: {verb}"), &transfer));
+    }
     golden::compare(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/backup.txt"), &text);
+}
+
+#[test]
+fn the_limits_are_those_of_the_datastore_that_the_backup_goes_to() {
+    let limited = document("<MODE>FULL</MODE><LAST_DATASTORE_ID>110</LAST_DATASTORE_ID>", "");
+    let needs = needs(&slot("tm/qcow2/prebackup"), &words(ARGV)).unwrap();
+    let vm = facts(&limited).vm;
+    assert_eq!(needs.all_datastores(vm.as_ref()).unwrap().into_iter().collect::<Vec<_>>(), [110]);
+    assert!(needs.all_datastores(facts(&document("", "")).vm.as_ref()).unwrap().is_empty());
+    // What could not be looked up is no datastore without limits.
+    let unknown = plan("prebackup", ARGV, &limited).unwrap_err();
+    assert_eq!(unknown.text, "DATASTORE is not in the document of datastore 110");
+    let mut facts = facts(&limited);
+    let odd = LIMITED.replace(">19<", ">lots<");
+    facts.datastores.insert(110, DatastoreFacts::parse(110, odd.as_bytes()).unwrap());
+    let slot = slot("tm/qcow2/prebackup");
+    let odd = steps(&slot, &words(ARGV), limited.as_bytes(), &facts, &TmSettings::default()).unwrap_err();
+    assert!(odd.to_string().starts_with("RSYNC_NICE of datastore 110 is \"lots\", not "), "{odd}");
 }
 
 #[test]

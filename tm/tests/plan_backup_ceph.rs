@@ -51,6 +51,7 @@ fn settings() -> TmSettings {
         restricted: Vec::new(),
         ssh: vec!["/usr/bin/ssh".to_owned()],
         sender: String::new(),
+        now: 1_369_353_600,
         receiver: "exec /usr/libexec/causeway/causeway-host receive".to_owned(),
     };
     TmSettings { front: Some(front), ..TmSettings::default() }
@@ -97,6 +98,14 @@ fn backups_and_restores_become_their_golden_steps() {
             text.push_str(&render(&format!("{title}: {verb}"), &transfer));
         }
     }
+    let limited = document(&format!("{full}<LAST_DATASTORE_ID>110</LAST_DATASTORE_ID>"), "");
+    let mut facts = facts(&limited, "raw");
+    let store = "<DATASTORE><ID>110</ID><DS_MAD>restic</DS_MAD><TEMPLATE><RESTIC_IONICE>7</RESTIC_IONICE>\
+                 <RESTIC_CPU_QUOTA>80</RESTIC_CPU_QUOTA></TEMPLATE></DATASTORE>";
+    facts.datastores.insert(110, DatastoreFacts::parse(110, store.as_bytes()).unwrap());
+    let (slot, argv) = call("prebackup_live");
+    let transfer = steps(&slot, &argv, limited.as_bytes(), &facts, &settings()).unwrap();
+    text.push_str(&render("limits: prebackup_live", &transfer));
     text.push_str(&render("restore", &plan("restore", &document(full, ""), "raw").unwrap()));
     golden::compare(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/backup_ceph.txt"), &text);
 }

@@ -39,6 +39,7 @@ fn settings() -> TmSettings {
         ssh: words("/usr/bin/ssh"),
         receiver: "exec /usr/libexec/causeway/causeway-host receive".to_owned(),
         sender: String::new(),
+        now: 1_369_353_600,
     };
     TmSettings { front: Some(front), ..TmSettings::default() }
 }

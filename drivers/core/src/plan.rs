@@ -129,6 +129,16 @@ pub enum Work {
     },
 }
 
+impl Work {
+    /// Whether it may have to ask the hypervisor. Somebody else's slot is counted among these: whose it is shows on the host.
+    pub fn concerns_guests(&self) -> bool {
+        match self {
+            Work::Slot { .. } | Work::Settle { .. } | Work::GuestDisk { .. } => true,
+            Work::MakeDir { .. } | Work::WriteFile { .. } | Work::Transfer { .. } => false,
+        }
+    }
+}
+
 /// What [`Work::Settle`] does with a guest on one host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

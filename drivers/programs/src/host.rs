@@ -6,6 +6,7 @@ pub mod files;
 pub mod guard;
 mod machine;
 pub mod network;
+mod place;
 pub mod resident;
 mod saved;
 pub mod settings;
@@ -14,7 +15,20 @@ pub mod turn;
 pub mod work;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+use causeway_domain::{DomainError, Hypervisor};
+
+pub use place::Where;
+
+/// The program that works on guests, networks and disks.
+pub const HOST: &str = "causeway-host";
+/// The program that works on disks, and is started in a tenth of that one's time.
+pub const DISKS: &str = "causeway-disks";
+
+/// Opens a client of libvirt at a URI.
+pub type Connect = fn(&str) -> Result<Arc<dyn Hypervisor>, DomainError>;
 
 /// How a host program was started.
 #[derive(Debug, Clone)]
@@ -27,6 +41,8 @@ pub struct Options {
     pub uri: Option<String>,
     /// Starts causeway-root.
     pub root: Vec<String>,
+    /// How libvirt is reached.
+    pub connect: Connect,
     /// Whether this process was started with a forwarded agent, for one action.
     pub delegated: bool,
     /// How long a resident takes its driver for there without a word.

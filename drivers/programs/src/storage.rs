@@ -10,12 +10,15 @@ use causeway_core::names::HostName;
 use causeway_core::plan::Input;
 use causeway_core::protocol::Severity;
 use causeway_core::reach::resident::Ssh;
+use causeway_core::reach::worker;
 use causeway_core::settings::{Causeway, Copies};
+use causeway_tm::Confined;
 use causeway_tm::carry::{Courier, End, PAUSES, carry};
-use causeway_tm::host::{Call, Copying, Idle, Worker, perform};
+use causeway_tm::host::{Call, Copying, Idle, RUNTIME_DIR, Worker, perform, prefix, runtime_dir};
 use serde::{Deserialize, Serialize};
 
 use crate::driver::config::quoted;
+use crate::host::DISKS;
 
 /// How a child reaches another host, for what takes a session of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,7 +32,7 @@ pub struct Away {
 impl Away {
     /// As the settings say. The agent is not forwarded any further.
     pub fn of(causeway: &Causeway) -> Self {
-        let program = quoted(&causeway.libexec_dir.join("causeway-host").display().to_string());
+        let program = quoted(&causeway.libexec_dir.join(DISKS).display().to_string());
         let client = causeway.ssh.display().to_string();
         let ssh = Ssh::kept(&client, &program, causeway.deadlines.connect.duration());
         Away { client: ssh.client, program: ssh.command }
@@ -88,10 +91,10 @@ impl Transfer {
     ///
     /// # Errors
     /// What it failed of.
-    pub fn perform(self, state: &Path, log: &dyn Fn(Severity, &str)) -> Result<String, Failure> {
+    pub fn perform(mut self, state: &Path, log: &dyn Fn(Severity, &str)) -> Result<String, Failure> {
         let wrong = |e: serde_json::Error| Failure::new(Kind::Bug, format!("transfer call: {e}"));
-        let call = serde_json::from_value(self.call).map_err(wrong)?;
-        let inputs: Vec<Vec<u8>> = self.inputs.into_iter().map(|input| input.0.to_vec()).collect();
+        let call = serde_json::from_value(self.call.take()).map_err(wrong)?;
+        let inputs: Vec<Vec<u8>> = self.inputs.iter().map(|input| input.0.to_vec()).collect();
         let locks = state.join("locks");
         let deadline = Instant::now() + Duration::from_millis(self.deadline_ms);
         let copying = Copying { bytes_per_second: self.pace.bytes_per_second, log };
@@ -103,12 +106,38 @@ impl Transfer {
                 carry(order, &courier)?;
                 Ok(String::new())
             }
+            Call::Confined(confined) => self.confined(confined, state, &worker),
             call => {
                 let _idle = self.pace.idle.then(Idle::begin);
                 perform(call, &inputs, &worker)
             }
         }
     }
+
+    /// Has it done by a child that is kept within limits from its first instruction on.
+    fn confined(self, confined: &Confined, state: &Path, worker: &Worker<'_>) -> Result<String, Failure> {
+        let program = std::env::current_exe().map_err(|e| Failure::new(Kind::HostState, e))?;
+        let mut words = prefix(confined, worker);
+        words.extend([program.into(), CONFINED.into(), "--state".into(), state.into()]);
+        let mut words = words.into_iter();
+        let mut command = Command::new(words.next().unwrap_or_default());
+        command.args(words).env(RUNTIME_DIR, runtime_dir());
+        let call = serde_json::to_value(&confined.call).map_err(|e| Failure::new(Kind::Bug, e))?;
+        let left = worker.deadline.saturating_duration_since(Instant::now());
+        let deadline_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        worker::ask_one(command, &Transfer { call, deadline_ms, ..self }, worker.copying.log)
+    }
+}
+
+/// The word that starts a child which does one call within limits.
+pub const CONFINED: &str = "confined";
+
+/// Such a child's life; its locks lie below `state`.
+///
+/// # Errors
+/// A broken pipe or frame.
+pub fn serve_confined(state: &Path) -> io::Result<()> {
+    worker::serve_and_tell(|transfer: Transfer, log| transfer.perform(state, log))
 }
 
 /// The other end of a move, on the standard streams; its locks lie below `state`.

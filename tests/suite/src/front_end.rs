@@ -81,13 +81,15 @@ impl FrontEnd {
             here("one/var/causeway")
         );
         write(&root.join("one/etc/causeway.toml"), &ours)?;
-        let host = format!(
-            "#!/bin/sh\nCAUSEWAY_STATE={} CAUSEWAY_SETTINGS={} exec {} \"$@\"\n",
-            here("state"),
-            here(HOST_SETTINGS),
-            program("causeway-host")?.display()
-        );
-        write_script(&root.join("libexec/causeway-host"), &host)?;
+        for name in ["causeway-host", "causeway-disks"] {
+            let text = format!(
+                "#!/bin/sh\nCAUSEWAY_STATE={} CAUSEWAY_SETTINGS={} exec {} \"$@\"\n",
+                here("state"),
+                here(HOST_SETTINGS),
+                program(name)?.display()
+            );
+            write_script(&root.join("libexec").join(name), &text)?;
+        }
         let sshd = Sshd::start(&root.join("ssh"))?;
         Ok(FrontEnd { directory, sshd })
     }
@@ -223,6 +225,19 @@ impl FrontEnd {
             write_script(&remotes.join(slot), &text)?;
         }
         Ok(())
+    }
+
+    /// Opens a master connection to a host, as OpenNebula's wrapper for ssh does; the client's configuration names it.
+    ///
+    /// # Errors
+    /// There is no such connection after a while.
+    pub fn open_master(&mut self, host: &str) -> Result<(), SuiteError> {
+        self.sshd.open_master(host)
+    }
+
+    /// Has nobody open a new connection to a host; those that are open stay so.
+    pub fn close_ssh(&mut self) {
+        self.sshd.close();
     }
 
     /// Kills the sshd and every session on it, as when the hosts' link is cut for good.

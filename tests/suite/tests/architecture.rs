@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use causeway_suite::programs::program;
 use serde_json::Value;
 
 /// Who plans and does things of one kind. Families never use each other.
@@ -352,6 +353,19 @@ fn quoted(rest: &str, quote: char) -> usize {
         }
     }
     rest.len()
+}
+
+/// libvirt brings fifty libraries, which take longer to load than most work on disks: for each storage slot, and for each
+/// child that is started in the place of one that was killed.
+#[test]
+fn what_works_on_disks_is_not_linked_to_libvirt() {
+    let libraries = |name: &str| {
+        let listed = Command::new("ldd").arg(program(name).unwrap()).output().unwrap();
+        assert!(listed.status.success(), "{listed:?}");
+        String::from_utf8(listed.stdout).unwrap()
+    };
+    assert!(libraries("causeway-host").contains("libvirt.so"));
+    assert!(!libraries("causeway-disks").contains("libvirt"));
 }
 
 #[test]

@@ -86,7 +86,7 @@ fn a_failure_is_one_line_and_leaves_nothing() {
         (stage.upload("gone"), 2, "No such file"),
         ("../x".to_owned(), 2, "is not an absolute path"),
         ("http://h/x".to_owned(), 4, "curl: (6) no such host; Error copying"),
-        ("s3://bucket/x".to_owned(), 8, "keys of an S3 store"),
+        ("s3://bucket/x".to_owned(), 2, "not an app of an S3 marketplace"),
     ] {
         let (found, why) = stage.failure("datastore/fs/cp", "7", &path(&named));
         assert!(found == code && why.contains(says), "{named}: {found} {why}");
@@ -127,6 +127,17 @@ fn a_large_document_with_secrets_is_nobodys_argument() {
     let seen = String::from_utf8_lossy(&seen);
     assert!(seen.contains("http://h/x") && !seen.contains(SECRET));
     assert!(!seen.contains(&causeway_core::document::encode(document.as_bytes())[..100]));
+    // Nor are the keys of a store that an app comes from.
+    let store = format!(
+        "<MARKETPLACE><TEMPLATE><ACCESS_KEY_ID>AKIA</ACCESS_KEY_ID><AWS>no</AWS><ENDPOINT>http://s3.h</ENDPOINT>\
+         <REGION>eu</REGION><SECRET_ACCESS_KEY>{SECRET}</SECRET_ACCESS_KEY></TEMPLATE></MARKETPLACE></DS_DRIVER"
+    );
+    let document = stage.document(8, "<PATH>s3://apps/marketapp-7</PATH>", "").replace("</DS_DRIVER", &store);
+    let printed = stage.done("datastore/fs/cp", "8", &document);
+    assert!(printed.ends_with(" raw\n"), "{printed}");
+    let seen = fs::read(stage.front_end.var().join("remotes/datastore/seen")).unwrap();
+    let seen = String::from_utf8_lossy(&seen);
+    assert!(seen.contains("http://s3.h/apps/marketapp-7?X-Amz-") && !seen.contains(SECRET));
 }
 
 /// A process that is told to end takes along what it started, and the next one finds nothing in its way.

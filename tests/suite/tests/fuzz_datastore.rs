@@ -21,6 +21,7 @@ fn fuzz_datastore_documents() {
         ssh: vec!["ssh".into()],
         receiver: "receive".into(),
         sender: "send".into(),
+        now: 1_369_353_600,
     };
     let settings = TmSettings::default();
     let slots = VERBS

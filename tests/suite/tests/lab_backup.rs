@@ -55,6 +55,7 @@ fn a_guest_is_backed_up_while_it_runs() {
     bench.is_backed_up_in_increments();
     bench.is_left_to_others();
     bench.is_restored();
+    bench.is_backed_up_within_limits();
     drop(bench);
     lab.stop().unwrap();
 }
@@ -266,6 +267,27 @@ impl Bench<'_> {
         let left = self.lab.script(HOST, &format!("cd {DATASTORE} && ls -A . disk.0.snap"), &[]).unwrap();
         assert!(!left.contains("causeway-tmp"), "{left}");
         self.begins();
+    }
+
+    /// On a host without a systemd, which can keep some of the limits only.
+    fn is_backed_up_within_limits(&self) {
+        let limits = "<LAB_NICE>5</LAB_NICE><LAB_IONICE>7</LAB_IONICE><LAB_CPU_QUOTA>50</LAB_CPU_QUOTA>";
+        let datastore =
+            format!("<DATASTORE><ID>110</ID><DS_MAD>lab</DS_MAD><TEMPLATE>{limits}</TEMPLATE></DATASTORE>");
+        self.slots.know_datastore(110, &datastore);
+        let config = "<MODE>FULL</MODE><LAST_DATASTORE_ID>110</LAST_DATASTORE_ID>";
+        self.backs_up(config, "0:1", "whole");
+        self.virsh(&["destroy", GUEST]);
+        self.run("prebackup", config, "0:1").unwrap();
+        let script = format!("cd {DATASTORE} && rm -rf ../whole && cp -r backup ../whole");
+        self.lab.run(&["one", HOST, "sh", "-c", &script]).unwrap();
+        self.run("postbackup", config, "0:1").unwrap();
+        assert_eq!(self.kept(&["whole"]), self.seen());
+        self.slots.know_datastore(110, &datastore.replace(">50<", ">half<"));
+        let wrong = self.run("prebackup", config, "0").unwrap_err().to_string();
+        assert!(wrong.contains("LAB_CPU_QUOTA of datastore 110 is \"half\""), "{wrong}");
+        let left = self.lab.script(HOST, &format!("ls -A {DATASTORE}"), &[]).unwrap();
+        assert!(!left.contains("backup") && !left.contains("causeway-tmp"), "{left}");
     }
 
     fn goes_on_as_it_was(&self) {

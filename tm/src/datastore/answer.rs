@@ -126,6 +126,11 @@ pub fn datagrams(vms: &[VmSizes], key: Option<&PublicKey>) -> std::io::Result<Ve
     filled.map(|text| Ok(format!("MONITOR_VM SUCCESS -1 0 {}", packed(&text, key)?))).collect()
 }
 
+/// What a host's probe hands on to monitord: a line for each VM, the last without its end.
+pub(crate) fn told(vms: &[VmSizes]) -> String {
+    vms.iter().map(line).collect::<String>().trim_end().to_owned()
+}
+
 fn line(vm: &VmSizes) -> String {
     let mut inner = String::new();
     for disk in &vm.disks {

@@ -4,6 +4,7 @@ use causeway_core::document::tree::Element;
 use causeway_core::names::{DiskPath, HostName, NameError};
 use md5::{Digest, Md5};
 
+use super::s3::Store;
 use crate::error::TmError;
 use crate::facts::reading::{TRUTHS, truth};
 use crate::facts::{CephFacts, Format};
@@ -19,7 +20,7 @@ pub(super) fn number(text: &str) -> Option<u32> {
 }
 
 /// An attribute that has a value; oned writes an empty one for none.
-fn set(element: &Element, name: &str) -> Option<String> {
+pub(super) fn set(element: &Element, name: &str) -> Option<String> {
     element.value(name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
 }
 
@@ -46,6 +47,8 @@ pub(super) struct Document {
     pub location: Option<String>,
     /// `SOURCE_BRIDGE_LIST`: who has the image that a `clone` is made of; none means those of `BRIDGE_LIST`.
     pub source_bridges: Vec<HostName>,
+    /// `MARKETPLACE`: the store that an app comes from.
+    pub store: Option<Store>,
     /// `MONITOR_VM_DISKS`: this time the sizes of the VMs' disks are wanted.
     pub vm_disks: bool,
 }
@@ -62,6 +65,7 @@ impl Document {
             datastore: DatastoreFacts::read(datastore)?,
             location: set(root, "DATASTORE_LOCATION"),
             source_bridges: hosts(root, "SOURCE_BRIDGE_LIST", "the document")?,
+            store: Store::of(root),
             vm_disks: set(root, "MONITOR_VM_DISKS").as_deref() == Some("1"),
         })
     }

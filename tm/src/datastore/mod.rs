@@ -14,6 +14,7 @@ mod bridge;
 mod document;
 mod monitord;
 mod plan;
+mod s3;
 mod seal;
 pub(crate) mod source;
 mod volumes;
@@ -23,9 +24,11 @@ use causeway_core::names::HostName;
 use causeway_core::plan::Slot;
 
 use crate::error::TmError;
+use crate::host::{Call, DatastoreCall};
 use crate::place::{FileName, Image};
 use document::Document;
 
+pub(crate) use answer::told;
 pub use answer::{Answer, datagrams};
 pub use bridge::{Hosts, choose};
 pub use monitord::Monitord;
@@ -99,6 +102,23 @@ pub fn built(slot: &Slot) -> bool {
     Store::of(slot).is_some()
 }
 
+/// The work of a slot that a host's own probe calls, not the front-end (contract TM 0): `tm/ssh/monitor_ds`; none for any
+/// other slot.
+///
+/// # Errors
+/// Its argument is no datastore's directory.
+pub fn of_a_probe(slot: &Slot, argv: &[String]) -> Result<Option<Call>, TmError> {
+    if (slot.family(), slot.driver(), slot.verb()) != ("tm", "ssh", "monitor_ds") {
+        return Ok(None);
+    }
+    let [directory] = argv else {
+        return Err(TmError::Arguments { slot: slot.to_string(), form: "DIRECTORY", count: argv.len() });
+    };
+    let wrong = |source| TmError::Argument { slot: slot.to_string(), position: 1, source };
+    let datastore = directory.parse().map_err(wrong)?;
+    Ok(Some(Call::Datastore(DatastoreCall::Sizes { datastore })))
+}
+
 /// One call of a slot, read and checked.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -149,11 +169,9 @@ impl Request {
                 accepted: format!("{}, the argument", self.id).into(),
             }),
             _ if self.store == Store::Ceph => self.check_volumes(),
-            _ if self.document.datastore.nfs_auto => Err(TmError::NotYet(format!(
-                "{}: datastore {} has NFS_AUTO_ENABLE; mounting it by itself is not built: mount it where it is \
-                 used, and take the attribute away",
-                self.slot, self.document.datastore.id
-            ))),
+            _ if self.document.datastore.nfs_auto => {
+                Err(TmError::mounts_itself(&self.slot, self.document.datastore.id))
+            }
             _ => Ok(()),
         }
     }

@@ -29,6 +29,8 @@ pub struct Front {
     pub receiver: String,
     /// What sends an image, on a host.
     pub sender: String,
+    /// The present second, since 1970: what is signed is good for a while.
+    pub now: u64,
 }
 
 impl Request {
@@ -88,7 +90,7 @@ impl Request {
     ) -> Result<Call, TmError> {
         let nothing = |reason: &str| Ok(Call::Nothing { reason: reason.to_owned() });
         Ok(Call::Datastore(match self.verb {
-            Verb::Cp => self.import(front)?,
+            Verb::Cp => self.import(front, settings)?,
             Verb::Clone => self.copy(from, front)?,
             Verb::Mkfs if self.document.image()?.is_save_as() => {
                 return nothing("only a name is chosen: a disk will be saved under it");
@@ -124,17 +126,39 @@ impl Request {
         self.document.location.as_deref().ok_or_else(missing)
     }
 
-    fn import(&self, front: &Front) -> Result<DatastoreCall, TmError> {
+    fn import(&self, front: &Front, settings: &TmSettings) -> Result<DatastoreCall, TmError> {
         let (image, datastore) = (self.document.image()?, &self.document.datastore);
         // A CD and a file are what they are (contract TM 3.2).
         let convert = datastore.convert && !image.cdrom && !datastore.files;
         Ok(DatastoreCall::Import {
             image: self.image()?,
-            origin: source::origin(image, datastore, front)?,
+            origin: self.origin(front, settings)?,
             format: datastore.driver.as_ref().filter(|_| convert).and_then(Stored::of),
             opened: !datastore.files,
             sparse: datastore.sparse,
         })
+    }
+
+    /// What a new image is made of.
+    pub(super) fn origin(&self, front: &Front, settings: &TmSettings) -> Result<Origin, TmError> {
+        let image = self.document.image()?;
+        let signed = match image.path()?.split_once("://") {
+            Some((scheme, object)) if scheme.eq_ignore_ascii_case("s3") => {
+                let keyless = || TmError::Attribute {
+                    attribute: "PATH".to_owned(),
+                    object: format!("image {}", self.id),
+                    value: format!("s3://{object}"),
+                    accepted:
+                        "an app of an S3 marketplace, with which its keys come: import the app, or fetch the \
+                               object first and give its path"
+                            .into(),
+                };
+                let store = self.document.store.as_ref().ok_or_else(keyless)?;
+                Some(store.signed(object, front.now, settings.copy_deadline)?)
+            }
+            _ => None,
+        };
+        source::origin(image, signed.as_deref(), &self.document.datastore, front)
     }
 
     fn copy(&self, from: Option<&HostName>, front: &Front) -> Result<DatastoreCall, TmError> {

@@ -53,24 +53,19 @@ impl Named {
             let accepted = "an address of letters, digits and the signs that one may have";
             return Err(wrong(NameError::new("address", path, accepted)));
         }
-        if scheme == "s3" {
-            return Err(TmError::NotYet(format!(
-                "{path}: the stock downloader puts the keys of an S3 store on a command line, so it is not asked; \
-                 fetch the object first, and give its path"
-            )));
-        }
         Ok(Named::Address { scheme, text: path.to_owned() })
     }
 }
 
-/// Whether the stock `downloader.sh` may be handed this address.
+/// Whether the stock `downloader.sh` may be handed this address. Of an S3 store it would put the keys on a command line.
 pub(crate) fn is_address(text: &str) -> bool {
-    matches!(Named::read(text), Ok(Named::Address { .. }))
+    matches!(Named::read(text), Ok(Named::Address { scheme, .. }) if scheme != "s3")
 }
 
-/// Where the bytes of a new image come from.
+/// Where the bytes of a new image come from; `signed` is the address of an object in a store that asks for keys.
 pub(super) fn origin(
     image: &ImageFacts,
+    signed: Option<&str>,
     datastore: &DatastoreFacts,
     front: &Front,
 ) -> Result<Origin, TmError> {
@@ -88,13 +83,14 @@ pub(super) fn origin(
         decompress,
         limit: datastore.limit.clone(),
     };
-    match Named::read(image.path()?)? {
+    match Named::read(signed.map_or_else(|| image.path(), Ok)?)? {
         Named::File(path) => {
             let unpack = decompress.then(|| fetch(None));
             Ok(Origin::File { path, dirs, unpack, checksum })
         }
         Named::Address { scheme, text } => {
-            let text = match &image.url_args {
+            // What was signed is good as it is only.
+            let text = match image.url_args.as_ref().filter(|_| signed.is_none()) {
                 // As the stock script appends them.
                 Some(more) => format!("{text}&{more}"),
                 None => text,
@@ -147,6 +143,7 @@ mod tests {
             "HTTPS://h/%20x",
             "docker://alpine?size=512&format=raw",
             "ssh://h:/x/y",
+            "s3://bucket/object",
         ] {
             assert!(address(text), "{text}");
         }
@@ -161,7 +158,6 @@ mod tests {
             "docker://$(x)",
             "lxd://a`b`",
             "rbd://h/a?b",
-            "s3://bucket/object",
             "http://h/\u{e9}",
         ] {
             assert!(Named::read(text).is_err(), "{text}");

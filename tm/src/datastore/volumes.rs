@@ -3,7 +3,7 @@
 use causeway_core::names::{DiskPath, HostName, NameError};
 
 use super::plan::Front;
-use super::{Request, Verb, source};
+use super::{Request, Verb};
 use crate::error::TmError;
 use crate::host::{Call, DatastoreCall, Fetch, ImageOrder, Origin};
 use crate::rbd::{ImageCall, ImageWork, New, PoolName, Volume};
@@ -102,10 +102,10 @@ impl Request {
     }
 
     fn import_volume(&self, front: &Front, settings: &TmSettings) -> Result<ImageWork, TmError> {
-        let (image, datastore) = (self.document.image()?, &self.document.datastore);
+        let datastore = &self.document.datastore;
         let as_it_is = |fetch: Fetch| Fetch { decompress: false, ..fetch };
         // It is unpacked where it becomes a volume: what it is shows in what is packed (W32).
-        let origin = match source::origin(image, datastore, front)? {
+        let origin = match self.origin(front, settings)? {
             Origin::File { path, dirs, checksum, .. } => Origin::File { path, dirs, unpack: None, checksum },
             Origin::Address { fetch, checksum } => Origin::Address { fetch: as_it_is(fetch), checksum },
             other => other,

@@ -126,6 +126,16 @@ impl BackupFacts {
         number.map(Some)
     }
 
+    /// The datastore that the backup goes to; none where the document names none.
+    ///
+    /// # Errors
+    /// A value that is no number.
+    pub fn goes_to(&self, object: &str) -> Result<Option<u32>, TmError> {
+        let Some(text) = self.datastore.as_deref().filter(|text| *text != "-1") else { return Ok(None) };
+        let number = text.parse().ok().filter(|number: &u32| number.to_string() == text);
+        number.map(Some).ok_or_else(|| wrong("LAST_DATASTORE_ID", object, text, "a datastore's number"))
+    }
+
     /// The host that a VM on Ceph is backed up on, where that is not its own.
     ///
     /// # Errors
@@ -180,6 +190,9 @@ mod tests {
         assert_eq!(found.extent("VM 4"), Ok(Extent::Full));
         assert_eq!((found.freeze("VM 4"), found.datastore.as_deref()), (Ok(Freeze::None), Some("110")));
         assert!(!found.tpm);
+        assert_eq!(found.goes_to("VM 4"), Ok(Some(110)));
+        assert_eq!(facts("<LAST_DATASTORE_ID>-1</LAST_DATASTORE_ID>").goes_to("VM 4"), Ok(None));
+        assert!(facts("<LAST_DATASTORE_ID>x</LAST_DATASTORE_ID>").goes_to("VM 4").is_err());
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use causeway_core::document::{self};
 use causeway_core::names::HostName;
 
-use super::CephFacts;
 use super::reading::flag;
+use super::{CephFacts, LimitFacts};
 use crate::error::TmError;
 
 /// What is known of a datastore.
@@ -16,6 +16,8 @@ pub struct DatastoreFacts {
     pub bridges: Vec<HostName>,
     /// Its cluster.
     pub ceph: CephFacts,
+    /// How much of a host backups that go to it may take.
+    pub limits: LimitFacts,
 }
 
 impl DatastoreFacts {
@@ -46,6 +48,7 @@ impl DatastoreFacts {
             nfs_auto: enabled.unwrap_or(false),
             bridges: bridges.collect::<Result<_, _>>()?,
             ceph: CephFacts::of(template),
+            limits: LimitFacts::of(id, &root, template),
         })
     }
 }
@@ -61,7 +64,8 @@ mod tests {
 
     #[test]
     fn a_datastore_says_whether_hosts_mount_it() {
-        assert_eq!(parse(""), Ok(DatastoreFacts::default()));
+        let none = parse("").unwrap();
+        assert_eq!((none.nfs_auto, none.bridges.len(), none.limits.read()), (false, 0, Ok(None)));
         assert!(parse("<NFS_AUTO_ENABLE>YES</NFS_AUTO_ENABLE>").unwrap().nfs_auto);
         assert!(parse("<NFS_AUTO_ENABLE>1</NFS_AUTO_ENABLE>").is_err());
         assert!(DatastoreFacts::parse(1, b"<VM/>").is_err());

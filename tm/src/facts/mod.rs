@@ -7,6 +7,7 @@
 mod backup;
 mod ceph;
 mod datastore;
+mod limits;
 pub(crate) mod reading;
 mod restore;
 mod vm;
@@ -23,6 +24,7 @@ use crate::error::TmError;
 pub use backup::{BackupFacts, Extent, Freeze};
 pub use ceph::CephFacts;
 pub use datastore::DatastoreFacts;
+pub use limits::{LimitFacts, Limits};
 pub use restore::BackupSource;
 pub use vm::{DiskFacts, Format, SnapshotFacts, VmFacts, lcm};
 
@@ -57,6 +59,8 @@ pub struct Needs {
     pub backup: Option<u32>,
     /// The backup image that the VM's next increment will belong to, if there is one.
     pub chain: bool,
+    /// Of the datastore that the VM's next backup goes to.
+    pub limits: bool,
 }
 
 impl Needs {
@@ -69,6 +73,18 @@ impl Needs {
             Some(vm) => vm.backup.followed(&format!("VM {}", vm.id)),
             None => Ok(self.backup),
         }
+    }
+
+    /// All datastores that are needed, once the VM is known.
+    ///
+    /// # Errors
+    /// The VM's document names one by what is no number.
+    pub fn all_datastores(&self, vm: Option<&VmFacts>) -> Result<BTreeSet<u32>, TmError> {
+        let mut all = self.datastores.clone();
+        if let Some(vm) = vm.filter(|_| self.limits) {
+            all.extend(vm.backup.goes_to(&format!("VM {}", vm.id))?);
+        }
+        Ok(all)
     }
 }
 
@@ -165,7 +181,7 @@ pub fn gather(needs: &Needs, lookup: &dyn Lookup) -> Result<Facts, TmError> {
             found.map_err(|failure| TmError::LookUp { what: format!("backup image {image}"), failure });
         facts.backup = Some(found?);
     }
-    for &id in &needs.datastores {
+    for id in needs.all_datastores(facts.vm.as_ref())? {
         let found = lookup
             .datastore(id)
             .map_err(|failure| TmError::LookUp { what: format!("datastore {id}"), failure })?;

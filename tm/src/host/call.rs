@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{BackupCall, DatastoreCall, RestoreCall};
 use crate::carry::Carry;
+use crate::confine::Confined;
 use crate::place::{FileName, Image, VmDir, VmFile};
 use crate::rbd::{Cluster, PoolName, RbdCall};
 
@@ -189,6 +190,14 @@ pub enum Call {
         /// Why.
         reason: String,
     },
+    /// Nothing is done; the VM's log is told.
+    Tell {
+        /// A warning.
+        text: String,
+    },
+    /// A call that may take only a part of its host. Takes a process of its own, started with the words of
+    /// [`prefix`](crate::host::prefix).
+    Confined(Confined),
 }
 
 /// For `serde`, which wants a reference.
@@ -199,7 +208,13 @@ fn is_false(value: &bool) -> bool {
 impl Call {
     /// Whether a worker is needed at all: a call that touches no storage may be performed by whoever has it.
     pub fn touches_storage(&self) -> bool {
-        !matches!(self, Call::Nothing { .. })
+        !matches!(self, Call::Nothing { .. } | Call::Tell { .. })
+    }
+}
+
+impl From<RbdCall> for Call {
+    fn from(call: RbdCall) -> Self {
+        Call::Rbd(Box::new(call))
     }
 }
 

@@ -17,9 +17,11 @@ use std::time::Instant;
 
 use causeway_core::answer::{Failure, Kind};
 use causeway_core::locks::Mode;
+use causeway_core::protocol::Severity;
 
 mod backup;
 mod call;
+mod confine;
 mod context;
 mod copy;
 mod datastore;
@@ -47,6 +49,7 @@ mod tool;
 pub use backup::{BackupCall, BackupDisk, BackupPlace};
 pub(crate) use backup::{check as check_backup, checkpoint, open_folder as backup_folder};
 pub use call::{Blank, Call, CopyKind, CopyOf, Kept, Layout, LivePart, SnapshotOrder};
+pub use confine::{RUNTIME_DIR, prefix, runtime_dir};
 pub(crate) use datastore::raw_to_qcow2;
 pub use datastore::{
     Checksum, DatastoreCall, Dirs, DiskSizes, Exported, Fetch, ImageOrder, Origin, Stored, VmSizes, receive,
@@ -177,6 +180,17 @@ pub fn perform(call: &Call, inputs: &[Vec<u8>], worker: &Worker<'_>) -> Result<S
         }
         Call::Datastore(call) => return datastore::perform(call, worker).map_err(Failure::from),
         Call::Nothing { .. } => Ok(()),
+        Call::Tell { text } => {
+            (worker.copying.log)(Severity::Warning, text);
+            Ok(())
+        }
+        Call::Confined(confined) => {
+            let text = format!(
+                "what {} allows takes a process of its own",
+                confined.limits.told(&confined.limits.names())
+            );
+            return Err(Failure::new(Kind::Bug, text));
+        }
         Call::CarryDir(carry) => {
             let text = format!("{} cannot be carried to {} without a session", carry.from, carry.to);
             return Err(Failure::new(Kind::Bug, text));

@@ -27,6 +27,7 @@ pub(crate) struct Tool {
     program: Option<PathBuf>,
     path: PathBuf,
     args: Vec<std::ffi::OsString>,
+    env: Vec<(&'static str, PathBuf)>,
     /// A status besides 0 that is no failure.
     allowed: Option<i32>,
     /// What is copied, by a tool that says how far it is.
@@ -43,6 +44,7 @@ impl Tool {
             program: Some(program.into()),
             path: path.to_owned(),
             args: Vec::new(),
+            env: Vec::new(),
             allowed: None,
             copied: None,
             first: false,
@@ -85,6 +87,12 @@ impl Tool {
     /// With one more argument.
     pub(crate) fn arg(&mut self, arg: impl AsRef<OsStr>) -> &mut Self {
         self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    /// With a variable in its environment.
+    pub(crate) fn env(&mut self, name: &'static str, value: PathBuf) -> &mut Self {
+        self.env.push((name, value));
         self
     }
 
@@ -179,7 +187,7 @@ impl Tool {
     ) -> Result<(Option<ExitStatus>, Option<T>, String), StorageError> {
         let mut command = Command::new(program);
         // In the worker's process group, so that what ends the worker ends it too.
-        command.args(&self.args).env("LC_ALL", "C");
+        command.args(&self.args).envs(self.env.iter().map(|(name, value)| (name, value))).env("LC_ALL", "C");
         // Programs that make file systems are not in everybody's path.
         let path = std::env::var("PATH").unwrap_or_default();
         command.env("PATH", format!("{path}:/usr/sbin:/sbin:/usr/bin:/bin"));

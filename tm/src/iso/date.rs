@@ -73,7 +73,7 @@ fn little_endian(bytes: &[u8], at: usize) -> Option<usize> {
 
 /// A moment in universal time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Moment {
+pub(crate) struct Moment {
     year: u64,
     month: u64,
     day: u64,
@@ -84,7 +84,7 @@ struct Moment {
 
 impl Moment {
     /// Days since the epoch to a date, by the 400-year cycle that begins on 1 March 2000.
-    fn of(seconds: u64) -> Self {
+    pub(crate) fn of(seconds: u64) -> Self {
         let (days, in_day) = (seconds / 86_400, seconds % 86_400);
         // From 1 March of year 0 to the epoch there are 719 468 days.
         let days = days + 719_468;
@@ -101,6 +101,12 @@ impl Moment {
             minute: in_day / 60 % 60,
             second: in_day % 60,
         }
+    }
+
+    /// `20130524T000000Z` (ISO 8601).
+    pub(crate) fn stamp(self) -> String {
+        let Moment { year, month, day, hour, minute, second } = self;
+        format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z")
     }
 
     /// Seven bytes (ECMA-119, 9.1.5): years since 1900, no more than 255 of them.

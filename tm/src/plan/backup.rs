@@ -16,8 +16,9 @@ use causeway_core::plan::{BackupRest, BackupTarget, DiskOrder, Input, Place, Slo
 
 use super::live::{device, runs_by_libvirt};
 use super::{Source, Transfer, files, step};
+use crate::confine::Confined;
 use crate::error::TmError;
-use crate::facts::{Extent, Facts, Format, Freeze, VmFacts};
+use crate::facts::{Extent, Facts, Format, Freeze, Limits, VmFacts};
 use crate::host::{BackupCall, BackupDisk, BackupPlace, Call, checkpoint};
 use crate::place::VmFile;
 use crate::request::{Backup, Service, Verb};
@@ -39,7 +40,10 @@ pub(super) fn plan(
     match service.verb {
         Verb::Postbackup => planner.after(false),
         Verb::PostbackupLive => planner.after(true),
-        _ => planner.before(service, stdin, facts),
+        _ => {
+            let vm = facts.vm(backup.dir.vm())?;
+            planner.within_limits(vm, facts)?.before(service, stdin, vm)
+        }
     }
 }
 
@@ -50,6 +54,8 @@ pub(super) struct Planner<'a> {
     pub place: BackupPlace,
     /// The host that has the directory.
     pub host: HostName,
+    /// What the backup's datastore allows.
+    limits: Option<Limits>,
     settings: &'a TmSettings,
 }
 
@@ -64,7 +70,21 @@ impl<'a> Planner<'a> {
         let host = bridge.unwrap_or_else(|| backup.host.clone());
         let visiting = host != backup.host;
         let place = BackupPlace { dir: backup.dir.clone(), base: settings.backup_base.clone(), visiting };
-        Planner { slot, backup, place, host, settings }
+        Planner { slot, backup, place, host, limits: None, settings }
+    }
+
+    /// Within the limits of the datastore that the backup goes to.
+    pub(super) fn within_limits(mut self, vm: &VmFacts, facts: &Facts) -> Result<Self, TmError> {
+        if let Some(id) = vm.backup.goes_to(&format!("VM {}", vm.id))? {
+            self.limits = facts.datastore(id)?.limits.read()?;
+        }
+        Ok(self)
+    }
+
+    /// A call that copies a disk's data, within the limits; `disk` is where it reads and writes.
+    pub(super) fn confined(&self, call: Call, disk: &std::path::Path) -> Result<Call, TmError> {
+        let Some(limits) = self.limits.clone() else { return Ok(call) };
+        Ok(Call::Confined(Confined { limits, disk: self.path(disk)?, call: Box::new(call) }))
     }
 
     /// A clean-up that fails does not unmake a backup (contract TM 2.3: it always ends well).
@@ -103,8 +123,7 @@ impl<'a> Planner<'a> {
         Ok(Transfer { steps, inputs: [(VM_INPUT.to_owned(), Source::Bytes(document))].into() })
     }
 
-    fn before(&self, service: Service, stdin: &[u8], facts: &Facts) -> Result<Transfer, TmError> {
-        let vm = facts.vm(self.backup.dir.vm())?;
+    fn before(&self, service: Service, stdin: &[u8], vm: &VmFacts) -> Result<Transfer, TmError> {
         let object = format!("VM {}", vm.id);
         let extent = vm.backup.extent(&object)?;
         let disks = self.backup.disks.iter().map(|number| self.disk(service, vm, *number, extent));
@@ -113,6 +132,7 @@ impl<'a> Planner<'a> {
         let mut steps = Vec::new();
         if live {
             runs_by_libvirt(vm)?;
+            steps.extend(self.unlimited()?);
             steps.push(self.end()?);
         }
         let guest = if live { Some(self.guest()?.clone()) } else { None };
@@ -122,11 +142,20 @@ impl<'a> Planner<'a> {
         } else {
             for disk in disks {
                 let name = disk.file.name().to_string();
-                let place = self.place.clone();
-                steps.push(self.files(&name, BackupCall::Disk { place, disk })?);
+                let copy = BackupCall::Disk { place: self.place.clone(), disk };
+                let call = self.confined(Call::Backup(Box::new(copy)), &self.place.dir.path())?;
+                steps.push(self.step(&name, &call, true)?);
             }
         }
         self.with_document(steps, stdin)
+    }
+
+    /// What the log is told where limits have no effect.
+    fn unlimited(&self) -> Result<Option<Step>, TmError> {
+        let Some(limits) = &self.limits else { return Ok(None) };
+        let names = limits.told(&limits.names());
+        let text = format!("{names} have no effect while the guest runs: its own QEMU copies its disks");
+        self.step("limits", &Call::Tell { text }, false).map(Some)
     }
 
     fn live(
@@ -220,8 +249,11 @@ impl<'a> Planner<'a> {
 
     fn files(&self, name: &str, call: BackupCall) -> Result<Step, TmError> {
         let long = call.copies();
-        let name = format!("{}:{name}", self.slot.verb());
-        step(name, self.host.clone(), &Call::Backup(Box::new(call)), self.settings, long)
+        self.step(name, &Call::Backup(Box::new(call)), long)
+    }
+
+    fn step(&self, name: &str, call: &Call, long: bool) -> Result<Step, TmError> {
+        step(format!("{}:{name}", self.slot.verb()), self.host.clone(), call, self.settings, long)
     }
 
     /// The guest.

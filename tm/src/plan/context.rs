@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use causeway_core::names::HostName;
 use causeway_core::plan::Work;
 
-use super::{Source, Transfer, step};
+use super::{Transfer, step};
 use crate::error::TmError;
 use crate::host::Call;
 use crate::place::VmFile;
@@ -23,7 +23,7 @@ pub(super) fn context(
     let (mut names, mut read, mut inputs) = (Vec::new(), Vec::new(), BTreeMap::new());
     for (index, source) in sources.into_iter().enumerate() {
         let input = format!("tm:context:{index}");
-        inputs.insert(input.clone(), Source::File(source.path));
+        inputs.insert(input.clone(), source.from);
         read.push(input);
         names.push(source.name);
     }

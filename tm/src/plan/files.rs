@@ -151,10 +151,7 @@ impl Planner<'_> {
     fn give(&self, image: &Source, file: VmFile, datastore: u32) -> Result<Call, TmError> {
         for id in [datastore, file.dir().datastore().id()] {
             if self.facts.datastore(id)?.nfs_auto {
-                let slot = self.slot;
-                let what =
-                    format!("{slot}: datastore {id} has NFS_AUTO_ENABLE; mounting it by itself is not built");
-                return Err(TmError::NotYet(what));
+                return Err(TmError::mounts_itself(self.slot, id));
             }
         }
         let image = image.image(&file)?;

@@ -20,6 +20,7 @@ use causeway_core::names::{DiskPath, HostName};
 use causeway_core::plan::{Input, InputName, Place, Slot, Step, Work};
 use serde::{Deserialize, Serialize};
 
+use crate::address::WebAddress;
 use crate::error::TmError;
 use crate::facts::{Facts, Needs, VmNeed};
 use crate::host::Call;
@@ -34,6 +35,8 @@ pub enum Source {
     Bytes(Input),
     /// A file on the front-end; [`read_sources`](crate::front::read_sources) reads it in a child.
     File(DiskPath),
+    /// What an address brings, fetched by the same child.
+    Address(WebAddress),
 }
 
 /// Steps, and the inputs they name.
@@ -129,6 +132,7 @@ pub fn needs(slot: &Slot, argv: &[String]) -> Result<Needs, TmError> {
         Request::Mvds { file, .. } if service.local => needs.vm = Some(VmNeed::Document(file.dir().vm())),
         Request::Backup(backup) if service.verb.keeps_document() => {
             needs.vm = Some(VmNeed::Document(backup.dir.vm()));
+            needs.limits = true;
         }
         Request::Restore(restore) => {
             needs.vm = Some(VmNeed::Document(restore.dir.vm()));

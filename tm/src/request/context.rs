@@ -3,18 +3,20 @@
 use causeway_core::names::{DiskPath, NameError};
 
 use super::args::Args;
+use crate::address::WebAddress;
 use crate::error::TmError;
 use crate::place::FileName;
+use crate::plan::Source;
 
 /// One source of a context image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ContextSource {
-    pub path: DiskPath,
+    pub from: Source,
     pub name: FileName,
 }
 
 impl Args<'_> {
-    /// The files of a context: `/path` or `/path:'name inside'`. The line was split on blanks without regard to the
+    /// The files of a context: `/path`, `/path:'name inside'` or an address. The line was split on blanks without regard to the
     /// quotes (contract TM 1.3, 5), so a quoted name is put together again.
     pub(super) fn sources(&self, words: &[String]) -> Result<Vec<ContextSource>, TmError> {
         let mut sources = Vec::new();
@@ -40,10 +42,10 @@ impl Args<'_> {
     }
 
     fn context_source(&self, position: usize, text: &str) -> Result<ContextSource, TmError> {
-        let scheme = text.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
-        if scheme.is_some_and(|scheme| scheme.bytes().all(|b| b.is_ascii_alphanumeric())) {
-            let what = format!("{}: downloading {text} into a context image is not built", self.slot);
-            return Err(TmError::NotYet(what));
+        if text.contains("://") {
+            let address: WebAddress = self.read(position, text)?;
+            let name = address.file_name().map_err(|error| self.wrong(position, error))?;
+            return Ok(ContextSource { name, from: Source::Address(address) });
         }
         let (path, name) = match text.split_once(':') {
             Some((path, name)) => (path, Some(name)),
@@ -54,6 +56,6 @@ impl Args<'_> {
             Some(name) => name.strip_prefix('\'').and_then(|n| n.strip_suffix('\'')).unwrap_or(name),
             None => path.as_str().trim_end_matches('/').rsplit('/').next().unwrap_or_default(),
         };
-        Ok(ContextSource { name: self.read(position, name)?, path })
+        Ok(ContextSource { name: self.read(position, name)?, from: Source::File(path) })
     }
 }

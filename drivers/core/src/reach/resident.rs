@@ -35,32 +35,40 @@ pub struct Ssh {
 impl Ssh {
     /// The session that is kept: no agent on it, none of the shared master connections that a stock driver may close.
     pub fn kept(client: &str, command: &str, deadline: Duration) -> Self {
-        Ssh::with(client, command, deadline, "no")
+        Ssh::with(client, command, deadline, &[NO_MASTER, "ForwardAgent=no"])
+    }
+
+    /// The session of one call of a slot: where somebody has opened a master connection that the client's configuration
+    /// names, over that one, as the stock scripts go (contract TM 1.6). It opens none, and works without.
+    pub fn passing(client: &str, command: &str, deadline: Duration) -> Self {
+        Ssh::with(client, command, deadline, &["ForwardAgent=no"])
     }
 
     /// The session of one delegated action: it alone forwards the agent (contract VMM 1.2, `-d`).
     pub fn delegated(client: &str, command: &str, deadline: Duration) -> Self {
-        Ssh::with(client, command, deadline, "yes")
+        Ssh::with(client, command, deadline, &[NO_MASTER, "ForwardAgent=yes"])
     }
 
-    fn with(client: &str, command: &str, deadline: Duration, agent: &str) -> Self {
-        let connect = deadline.as_secs().max(1);
-        let options = [
-            "BatchMode=yes".to_owned(),
-            "ControlMaster=no".to_owned(),
-            "ControlPath=none".to_owned(),
-            format!("ForwardAgent={agent}"),
-            format!("ConnectTimeout={connect}"),
+    fn with(client: &str, command: &str, deadline: Duration, own: &[&str]) -> Self {
+        let connect = format!("ConnectTimeout={}", deadline.as_secs().max(1));
+        let common = [
+            "BatchMode=yes",
+            "ControlMaster=no",
+            &connect,
             // A host that falls silent ends its own session within half a minute.
-            "ServerAliveInterval=10".to_owned(),
-            "ServerAliveCountMax=3".to_owned(),
-            "LogLevel=ERROR".to_owned(),
+            "ServerAliveInterval=10",
+            "ServerAliveCountMax=3",
+            "LogLevel=ERROR",
         ];
         let mut words = vec![client.to_owned(), "-T".to_owned()];
-        words.extend(options.into_iter().flat_map(|option| ["-o".to_owned(), option]));
+        let options = own.iter().chain(&common);
+        words.extend(options.flat_map(|option| ["-o".to_owned(), (*option).to_owned()]));
         Ssh { client: words, command: command.to_owned(), deadline }
     }
 }
+
+/// A connection of its own, whatever the client's configuration says.
+const NO_MASTER: &str = "ControlPath=none";
 
 /// How long an ssh client that ends may take to say why.
 const LAST_WORDS: Duration = Duration::from_secs(2);

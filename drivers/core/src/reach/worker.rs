@@ -131,6 +131,64 @@ impl Workers {
     }
 }
 
+/// Has a worker of its own answer one request, from a thread that may wait: it ends with its answer. It is in the caller's
+/// process group, so that what ends the caller ends it too.
+///
+/// # Errors
+/// What the worker answers; its last words, if it ends without an answer.
+pub fn ask_one<Q, A>(
+    mut command: std::process::Command,
+    request: &Q,
+    listen: &dyn Fn(Severity, &str),
+) -> Result<A, Failure>
+where
+    Q: Serialize,
+    A: DeserializeOwned,
+{
+    let broken = |e: io::Error| Failure::new(Kind::HostState, e).context("file worker");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|e| {
+        let program = command.get_program().display();
+        Failure::new(Kind::HostState, format!("cannot start {program}: {e}"))
+    })?;
+    let (input, output, words) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    // Drained at once, and passed on: it is the worker's log.
+    let words = std::thread::spawn(move || {
+        let mut last = String::new();
+        for line in
+            words.into_iter().flat_map(|w| io::BufRead::lines(io::BufReader::new(w))).map_while(Result::ok)
+        {
+            eprintln!("{line}");
+            last = line;
+        }
+        last
+    });
+    let talk = || -> io::Result<Option<Result<A, Failure>>> {
+        let (Some(mut input), Some(mut output)) = (input, output) else { return Ok(None) };
+        input.write_all(&frame::encode(request).map_err(io::Error::other)?)?;
+        while let Some(bytes) = read_message(&mut output)? {
+            match serde_json::from_slice(&bytes)? {
+                Word::Note(severity, text) => listen(severity, &text),
+                Word::Answer(answer) => return Ok(Some(answer)),
+            }
+        }
+        Ok(None)
+    };
+    // The end of its input is its end.
+    let answer = talk();
+    let status = child.wait().map_err(broken)?;
+    let last = words.join().unwrap_or_default();
+    match answer {
+        Ok(Some(answer)) => answer,
+        Ok(None) | Err(_) if !status.success() => {
+            let last = if last.is_empty() { status.to_string() } else { last };
+            Err(Failure::new(Kind::HostState, last).context("file worker"))
+        }
+        Ok(None) => Err(Failure::new(Kind::HostState, "it ended without an answer").context("file worker")),
+        Err(e) => Err(broken(e)),
+    }
+}
+
 /// The worker's side: answers requests from standard input until it ends.
 ///
 /// A worker whose parent goes in the middle of a request ends at once, with everything it started: nobody waits for the
@@ -163,7 +221,7 @@ where
     // Reads on while a request is at work, to see the end of the input.
     std::thread::spawn(move || {
         loop {
-            let request = read_request(&mut io::stdin().lock());
+            let request = read_message(&mut io::stdin().lock());
             let last = !matches!(request, Ok(Some(_)));
             if last && counter.load(Ordering::SeqCst) > 0 {
                 die();
@@ -195,8 +253,8 @@ where
     Ok(())
 }
 
-/// One request's bytes; none at the end of the input.
-fn read_request(input: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
+/// One message's bytes; none at the end of the input.
+fn read_message(input: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
     let mut prefix = [0; 4];
     match input.read_exact(&mut prefix) {
         Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),

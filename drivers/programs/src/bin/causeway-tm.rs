@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use causeway_core::answer::one_line;
 use causeway_programs::driver::tm::{self, slot::SlotRun};
 use causeway_programs::driver::{config::Config, front, guard};
-use causeway_programs::start;
+use causeway_programs::{start, storage};
 
 fn main() -> ExitCode {
     match run() {
@@ -26,6 +26,11 @@ fn run() -> anyhow::Result<ExitCode> {
         Some((word, [_, state])) if word == "worker" => {
             start::log_to(None);
             front::serve(state.as_ref())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Some((word, [_, state])) if word == storage::CONFINED => {
+            start::log_to(None);
+            storage::serve_confined(state.as_ref())?;
             Ok(ExitCode::SUCCESS)
         }
         Some((word, rest)) if word == guard::WORD => Ok(ExitCode::from(guard::serve(rest)?)),

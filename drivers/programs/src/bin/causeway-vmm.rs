@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use causeway_programs::driver::{config::Config, front, guard, vmm};
-use causeway_programs::start;
+use causeway_programs::{start, storage};
 
 fn main() -> ExitCode {
     match run() {
@@ -25,6 +25,13 @@ fn run() -> anyhow::Result<ExitCode> {
     {
         start::log_to(None);
         front::serve(state.as_ref())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let [word, _, state] = arguments.as_slice()
+        && word == storage::CONFINED
+    {
+        start::log_to(None);
+        storage::serve_confined(state.as_ref())?;
         return Ok(ExitCode::SUCCESS);
     }
     if let Some((word, rest)) = arguments.split_first()

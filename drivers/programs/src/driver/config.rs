@@ -9,7 +9,7 @@ use std::time::Duration;
 use causeway_core::answer::{Failure, Kind};
 use causeway_core::engine::Patience;
 use causeway_core::journal::{Journal, Unfinished};
-use causeway_core::plan::Slot;
+use causeway_core::plan::{Slot, Step};
 use causeway_core::protocol::{ArgvError, DriverOptions, TmOptions};
 use causeway_core::reach::resident::{Hosts, Ssh};
 use causeway_core::reach::slots::{Standing, standing};
@@ -24,10 +24,14 @@ use super::front::Front;
 use super::guard::Surroundings;
 use super::oned::Oned;
 use super::places::{Apart, Places};
+use crate::host::{DISKS, HOST};
 use crate::start;
 
 /// `PRIORITY` as it is shipped in `defaultrc`.
 const NICENESS: i32 = 19;
+
+/// Makes the way to a host: of a client, for a line that runs there, within that time.
+type NewSession = fn(&str, &str, Duration) -> Ssh;
 
 /// Where the front-end keeps what (contract VMM 1.1): the system's directories, or one of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -258,14 +262,24 @@ impl<O: Options> Config<O> {
         Oned::from_environment(&self.var)
     }
 
-    /// The places that this process reaches.
+    /// The places that a driver process reaches, over sessions that it keeps.
     pub fn places(&self, front: Rc<Front>) -> Places {
+        self.places_by(Ssh::kept, HOST, front)
+    }
+
+    /// The places that one call of a slot reaches with these steps.
+    pub fn places_in_passing(&self, front: Rc<Front>, steps: &[Step]) -> Places {
+        let guests = steps.iter().any(|step| step.work.concerns_guests());
+        self.places_by(Ssh::passing, if guests { HOST } else { DISKS }, front)
+    }
+
+    fn places_by(&self, session: NewSession, program: &str, front: Rc<Front>) -> Places {
         let client = self.causeway.ssh.display().to_string();
         let deadline = self.causeway.deadlines.connect.duration();
         Places {
-            hosts: Hosts::new(Ssh::kept(&client, &self.resident(false), deadline)),
-            delegated: Ssh::delegated(&client, &self.resident(true), deadline),
-            bare: Ssh::kept(&client, &self.resident(true), deadline),
+            hosts: Hosts::new(session(&client, &self.resident(program, false), deadline)),
+            delegated: Ssh::delegated(&client, &self.resident(HOST, true), deadline),
+            bare: Ssh::kept(&client, &self.resident(HOST, true), deadline),
             delegate: self.options.delegate().to_vec(),
             remotes: self.remotes.clone(),
             front,
@@ -275,16 +289,10 @@ impl<O: Options> Config<O> {
     }
 
     /// What the remote shell runs. The two directories come from the admin's files; they are quoted all the same.
-    fn resident(&self, delegated: bool) -> String {
-        let program = quoted(&self.causeway.libexec_dir.join("causeway-host").display().to_string());
+    fn resident(&self, program: &str, delegated: bool) -> String {
         let remotes = quoted(self.one.scripts_remote_dir.as_str());
         let delegated = if delegated { " --delegated" } else { "" };
-        let command = format!("exec {program} resident --remotes {remotes}{delegated}");
-        match self.options.shell() {
-            // The login shell runs it anyway.
-            "bash" => command,
-            shell => format!("{} -c {}", quoted(shell), quoted(&command)),
-        }
+        self.remote(program, &format!("resident --remotes {remotes}{delegated}"))
     }
 
     /// How hosts are asked again that gave no proof of where a guest is.
@@ -311,8 +319,9 @@ impl<O: Options> Config<O> {
             downloader: self.remotes.join("datastore/downloader.sh"),
             restricted: self.restricted_directories(),
             ssh: self.ssh_client(),
-            receiver: self.remote("receive"),
-            sender: self.remote("send"),
+            receiver: self.remote(DISKS, "receive"),
+            sender: self.remote(DISKS, "send"),
+            now: std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()),
         }
     }
 
@@ -322,11 +331,12 @@ impl<O: Options> Config<O> {
         Ssh::kept(&client, "", self.causeway.deadlines.connect.duration()).client
     }
 
-    /// What a remote shell runs to make an image of what is sent to it (`receive`), or to send one (`send`).
-    pub fn remote(&self, command: &str) -> String {
-        let program = quoted(&self.causeway.libexec_dir.join("causeway-host").display().to_string());
-        let command = format!("exec {program} {command}");
+    /// The line that has a remote shell run a program of ours with these words.
+    fn remote(&self, program: &str, words: &str) -> String {
+        let program = quoted(&self.causeway.libexec_dir.join(program).display().to_string());
+        let command = format!("exec {program} {words}");
         match self.options.shell() {
+            // The login shell runs it anyway.
             "bash" => command,
             shell => format!("{} -c {}", quoted(shell), quoted(&command)),
         }

@@ -164,7 +164,7 @@ impl Known {
         {
             self.backups.insert(image, backup_source(oned, vm.vm(), image).await);
         }
-        for &id in &needs.datastores {
+        for id in needs.all_datastores(facts).unwrap_or_default() {
             if let Entry::Vacant(unknown) = self.datastores.entry(id) {
                 unknown.insert(datastore_facts(oned, id).await);
             }

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use causeway_core::answer::{Failure, Kind};
 use causeway_core::names::DiskPath;
@@ -25,14 +25,20 @@ const FILE_LIMIT: u64 = 8 << 20;
 /// Longest wait for a file of the front-end.
 const DEADLINE: Duration = Duration::from_secs(30);
 
+/// How much sooner a child gives up, seconds.
+const MARGIN: u64 = 5;
+
 /// How many children read at once.
 const WORKERS: usize = 2;
+
+/// How many fetch at once.
+const FETCHERS: usize = 8;
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Request {
     Read(DiskPath),
-    Sources(BTreeMap<InputName, Source>),
+    Sources { sources: BTreeMap<InputName, Source>, seconds: u64 },
     Transfer(Transfer),
 }
 
@@ -47,6 +53,8 @@ enum Answer {
 /// The children.
 pub struct Front {
     workers: Workers,
+    /// Those that fetch: nobody who reads a file waits for a slow server.
+    fetchers: Workers,
     causeway: Causeway,
 }
 
@@ -60,7 +68,8 @@ impl Front {
         let program = std::env::current_exe()?;
         let state = &causeway.journal_dir;
         let words = vec![program.into(), OsString::from("worker"), OsString::from("--state"), state.into()];
-        Ok(Front { workers: Workers::new(words, WORKERS), causeway: causeway.clone() })
+        let fetchers = Workers::new(words.clone(), FETCHERS);
+        Ok(Front { workers: Workers::new(words, WORKERS), fetchers, causeway: causeway.clone() })
     }
 
     /// The content of a file.
@@ -85,7 +94,14 @@ impl Front {
         if sources.is_empty() {
             return Ok(BTreeMap::new());
         }
-        match self.workers.call(&Request::Sources(sources), DEADLINE).await? {
+        let fetched = sources.values().any(|source| matches!(source, Source::Address(_)));
+        let (workers, deadline) = match fetched {
+            true => (&self.fetchers, self.causeway.deadlines.tm.duration().max(DEADLINE)),
+            false => (&self.workers, DEADLINE),
+        };
+        // The child is to say what it waited for, before it is ended.
+        let seconds = deadline.as_secs().saturating_sub(MARGIN);
+        match workers.call(&Request::Sources { sources, seconds }, deadline).await? {
             Answer::Sources(inputs) => Ok(inputs),
             _ => Err(confused()),
         }
@@ -122,7 +138,10 @@ pub fn serve(state: &Path) -> io::Result<()> {
     worker::serve_and_tell(|request: Request, log| match request {
         Request::Transfer(transfer) => transfer.perform(state, log).map(Answer::Transferred),
         Request::Read(path) => read(&path).map(Answer::Read),
-        Request::Sources(sources) => read_sources(&sources, Limits::default()).map(Answer::Sources),
+        Request::Sources { sources, seconds } => {
+            let deadline = Instant::now() + Duration::from_secs(seconds);
+            read_sources(&sources, Limits::default(), deadline).map(Answer::Sources)
+        }
     })
 }
 

@@ -55,12 +55,12 @@ pub enum Reply {
     Guest(FileAnswer),
 }
 
-/// The pool of this process, each worker being this program with the word `worker`, its locks below `state`.
+/// The pool of this process, each worker being `causeway-disks` beside this program, its locks below `state`.
 ///
 /// # Errors
 /// The program's own path is not known.
 pub fn pool(count: usize, state: &Path) -> io::Result<Workers> {
-    let program = std::env::current_exe()?;
+    let program = std::env::current_exe()?.with_file_name(super::DISKS);
     let words = vec![program.into(), OsString::from("worker"), OsString::from("--state"), state.into()];
     Ok(Workers::new(words, count))
 }

@@ -9,8 +9,10 @@ use std::time::Duration;
 use causeway_core::answer::{Failure, Kind};
 use causeway_core::names::{DeployId, RequestId};
 use causeway_core::reach::child;
-use causeway_domain::{Hypervisor, Libvirt};
+use causeway_domain::Hypervisor;
 use causeway_vmm::host::{Helper, Later, sync_clock};
+
+use super::Connect;
 
 /// Longest time of a helper, and of the kernel's work on its memory.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -27,6 +29,8 @@ pub(super) struct Machine {
     pub root: Vec<String>,
     /// libvirt on this host.
     pub uri: String,
+    /// How it is reached.
+    pub connect: Connect,
     /// The request that the call belongs to.
     pub request: RequestId,
     /// The verb's own deadline.
@@ -59,17 +63,16 @@ impl causeway_vmm::host::Machine for Machine {
 
     fn later(&self, work: Later) {
         let Later::SyncClock(id) = work;
-        let uri = self.uri.clone();
+        let (connect, uri) = (self.connect, self.uri.clone());
         // Without a thread the clock is not set, as without an agent.
-        let _ = thread::Builder::new().name("clock".to_owned()).spawn(move || set_clock(&uri, &id));
+        let _ = thread::Builder::new().name("clock".to_owned()).spawn(move || set_clock(connect, &uri, &id));
     }
 
     fn peer(&self, uri: &str) -> Option<Result<Arc<dyn Hypervisor>, Failure>> {
         if !self.by_itself {
             return None;
         }
-        let peer = Libvirt::connect(uri).map_err(|e| Failure::from_chain(e.kind(), &e));
-        Some(peer.map(|libvirt| Arc::new(libvirt) as Arc<dyn Hypervisor>))
+        Some((self.connect)(uri).map_err(|e| Failure::from_chain(e.kind(), &e)))
     }
 }
 
@@ -83,9 +86,8 @@ fn as_root(root: &[String], helper: &Path, argv: Vec<String>) -> (PathBuf, Vec<S
 }
 
 /// Sets the guest's clock by a libvirt client of its own: an agent that swallows a command holds up nobody else's call.
-fn set_clock(uri: &str, id: &DeployId) {
-    let libvirt = Libvirt::connect(uri);
-    match libvirt.and_then(|libvirt| sync_clock(&libvirt, id, AGENT_PAUSE)) {
+fn set_clock(connect: Connect, uri: &str, id: &DeployId) {
+    match connect(uri).and_then(|libvirt| sync_clock(libvirt.as_ref(), id, AGENT_PAUSE)) {
         Ok(()) => tracing::info!(%id, "the guest's clock is set"),
         Err(error) => tracing::info!(%id, %error, cause = %error.cause, "the guest's clock is not set"),
     }
@@ -102,6 +104,7 @@ mod tests {
             remotes: dir.to_owned(),
             root: root.iter().map(|&word| word.to_owned()).collect(),
             uri: "test:///default".to_owned(),
+            connect: |uri| Ok(Arc::new(causeway_domain::Libvirt::connect(uri)?)),
             request: RequestId::new(0, 0, 0),
             deadline: Duration::from_secs(30),
             runtime: runtime.handle().clone(),

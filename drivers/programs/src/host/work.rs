@@ -15,15 +15,15 @@ use causeway_core::reach::child;
 use causeway_core::reach::slots::{Standing, standing};
 use causeway_core::reach::wire::{Done, Effect, Exchange, FromResident, Owner, Severity, WireStep};
 use causeway_core::reach::worker::Workers;
-use causeway_domain::{DomainError, Hypervisor, Libvirt};
+use causeway_domain::{DomainError, Hypervisor};
 use tokio::sync::watch;
 
-use super::Options;
 use super::disks::DiskCall;
 use super::files::{self, Pooled, Reply, Request};
 use super::machine::Machine;
 use super::resident::Out;
 use super::turn::Turn;
+use super::{Connect, Options};
 use crate::storage::Transfer;
 
 /// How many file workers a resident keeps.
@@ -39,7 +39,8 @@ pub struct Place {
     pub(super) workers: Arc<Workers>,
     network: Arc<super::network::Network>,
     settings: causeway_vmm::host::Settings,
-    libvirt: Arc<Mutex<Option<Arc<Libvirt>>>>,
+    connect: Connect,
+    libvirt: Arc<Mutex<Option<Arc<dyn Hypervisor>>>>,
     root: Vec<String>,
     pub(super) rests: Arc<super::guard::Rests>,
 }
@@ -60,6 +61,7 @@ impl Place {
             rests: Arc::new(super::guard::Rests::new(&uri)?),
             uri,
             settings,
+            connect: options.connect,
             libvirt: Arc::default(),
             root: options.root.clone(),
         })
@@ -159,11 +161,26 @@ impl Place {
             (Standing::Foreign(path), _) => foreign(&path, &call, out).await,
             (_, "vmm") => self.hypervisor(&call, cancelled, out).await,
             (_, "vnm") => self.network.run(&call, &self.remotes, out).await,
+            (_, "tm") => self.probe(&call).await,
             (_, family) => {
                 let text =
                     format!("no executable in the slot {}, and {family} has no work on a host", call.slot);
                 Err(Failure::new(Kind::NotBuilt, text))
             }
+        }
+    }
+
+    /// What the host's own probes ask a transfer manager for.
+    async fn probe(&self, call: &SlotCall<'_>) -> Result<Done, Failure> {
+        let Some(work) = causeway_tm::datastore::of_a_probe(call.slot, &call.argv)? else {
+            let text = format!("no executable in the slot {}, which has no work on a host", call.slot);
+            return Err(Failure::new(Kind::NotBuilt, text));
+        };
+        let work = serde_json::to_value(&work).map_err(|e| Failure::new(Kind::Bug, e))?;
+        let transfer = Transfer::new(work, Vec::new(), call.deadline, &self.settings.causeway);
+        match self.workers.call(&Request::Transfer(transfer), call.deadline).await? {
+            Reply::Done(output) => Ok(Done { output, effect: Effect::Made }),
+            Reply::Guest(_) => Err(Failure::new(Kind::Bug, "a file worker gave another answer")),
         }
     }
 
@@ -190,6 +207,7 @@ impl Place {
             remotes: self.remotes.clone(),
             root: self.root.clone(),
             uri: self.uri.clone(),
+            connect: self.connect,
             request: call.request.clone(),
             deadline: call.deadline,
             runtime: runtime.clone(),
@@ -240,13 +258,13 @@ impl Place {
 
     /// Gives the one libvirt client, made when it is first asked for. It mends its own connections after that.
     pub(super) fn connector(&self) -> impl Fn() -> Result<Arc<dyn Hypervisor>, DomainError> + Send + use<> {
-        let (uri, client) = (self.uri.clone(), Arc::clone(&self.libvirt));
+        let (connect, uri, client) = (self.connect, self.uri.clone(), Arc::clone(&self.libvirt));
         move || {
             let mut client = client.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(libvirt) = client.as_ref() {
-                return Ok(Arc::clone(libvirt) as Arc<dyn Hypervisor>);
+                return Ok(Arc::clone(libvirt));
             }
-            let libvirt = Arc::new(Libvirt::connect(&uri)?);
+            let libvirt = connect(&uri)?;
             *client = Some(Arc::clone(&libvirt));
             Ok(libvirt)
         }

@@ -83,7 +83,9 @@ impl<'a> Site<'a> {
     /// # Errors
     /// A program is missing.
     pub fn new(contender: &'a Contender, cluster: Option<&'a Cluster>) -> anyhow::Result<Self> {
-        let (front_end, ear) = (FrontEnd::new()?, Ear::open()?);
+        let (mut front_end, ear) = (FrontEnd::new()?, Ear::open()?);
+        // As on a front-end, where OpenNebula's wrapper for ssh keeps one open to each host.
+        front_end.open_master(vm::HOST)?;
         let auth = front_end.var().join(".one/one_auth");
         fs::create_dir_all(auth.parent().unwrap_or(&auth))?;
         fs::write(auth, "oneadmin:secret\n")?;
@@ -301,6 +303,26 @@ fn run(command: &[String], directory: &Path) -> anyhow::Result<()> {
         bail!("{command:?}: {}", String::from_utf8_lossy(&run.stderr));
     }
     Ok(())
+}
+
+/// What a session with nothing to do takes: over the open connection, and with one of its own.
+///
+/// # Errors
+/// ssh fails.
+pub fn sessions(site: &Site<'_>, repeat: u32) -> anyhow::Result<[Duration; 2]> {
+    let client = site.front_end.root().join("ssh/ssh").display().to_string();
+    let median = |options: &[&str]| {
+        let words = [&[client.as_str()], options, &[vm::HOST, "true"]].concat();
+        let command: Vec<String> = words.into_iter().map(str::to_owned).collect();
+        let once = |_| {
+            let begun = Instant::now();
+            run(&command, Path::new("/")).map(|()| begun.elapsed())
+        };
+        let mut times = (0..repeat.max(1)).map(once).collect::<Result<Vec<_>, _>>()?;
+        times.sort();
+        times.get(times.len() / 2).copied().context("no session")
+    };
+    Ok([median(&[])?, median(&["-o", "ControlPath=none"])?])
 }
 
 /// An image of 64 MiB with 16 of data.

@@ -59,6 +59,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     });
     let cluster = cluster.transpose()?;
     let ours = Site::new(&Contender::Ours, cluster.as_ref())?;
+    let [shared, own] = contest::sessions(&ours, arguments.repeat)?;
     let by_hand = contest::by_hand(&ours, &group, arguments.repeat)?;
     let our_figures = ours.measure(&group, arguments.repeat, arguments.burst)?;
     let stock = match &arguments.stock {
@@ -75,7 +76,17 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     println!("{} of each; medians; load averages at the end {}", arguments.repeat, load.trim());
     print("Through the driver process", &our_figures.driver, stock.as_ref().map(|f| &f.driver), &by_hand);
-    print("As executables", &our_figures.slot, stock.as_ref().map(|f| &f.slot), &by_hand);
+    println!(
+        "\nAn ssh session that does nothing: {:.1} ms over the connection that is open, {:.1} ms over one of its own",
+        shared.as_secs_f64() * 1e3,
+        own.as_secs_f64() * 1e3
+    );
+    print(
+        "As executables, over the connection that is open",
+        &our_figures.slot,
+        stock.as_ref().map(|f| &f.slot),
+        &by_hand,
+    );
     summary("ours", &our_figures);
     if let Some(stock) = &stock {
         summary("stock", stock);

@@ -4,6 +4,8 @@ use causeway_suite::front_end::{Ear, FrontEnd};
 
 use super::Cluster;
 
+/// Where they run.
+pub const HOST: &str = "node1";
 /// MiB of every disk.
 pub const SIZE: u32 = 64;
 /// Datastores: the images', the system's, the cluster's.

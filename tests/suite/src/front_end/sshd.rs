@@ -33,6 +33,7 @@ pub(super) struct Sshd {
     directory: PathBuf,
     port: u16,
     daemon: Option<Child>,
+    masters: Vec<Child>,
     _silent: TcpListener,
 }
 
@@ -48,7 +49,13 @@ impl Sshd {
             .map_err(SuiteError::io(public.display().to_string()))?;
         let silent = TcpListener::bind((SILENT, 0)).map_err(SuiteError::io("listen on loopback"))?;
         let silent_port = silent.local_addr().map_err(SuiteError::io("listen on loopback"))?.port();
-        let mut sshd = Sshd { directory: directory.to_owned(), port: 0, daemon: None, _silent: silent };
+        let mut sshd = Sshd {
+            directory: directory.to_owned(),
+            port: 0,
+            daemon: None,
+            masters: Vec::new(),
+            _silent: silent,
+        };
         let mut last = None;
         // Somebody else may take the port between our choice and the daemon's start.
         for _ in 0..5 {
@@ -89,13 +96,45 @@ impl Sshd {
         Ok(())
     }
 
+    /// Opens a connection that clients share, and waits until they can.
+    pub fn open_master(&mut self, host: &str) -> Result<(), SuiteError> {
+        let nest = own_program("causeway-nest")?;
+        let client = self.directory.join("ssh");
+        let ssh = |options: &[&str]| {
+            let mut command = Command::new(&nest);
+            command.arg("tied").arg(&client).args(options).arg(host);
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            command
+        };
+        let master = ssh(&["-N", "-o", "ControlMaster=yes"]).spawn();
+        self.masters.push(master.map_err(SuiteError::io("start ssh"))?);
+        let limit = Instant::now() + UP;
+        while !ssh(&["-O", "check"]).status().is_ok_and(|status| status.success()) {
+            if Instant::now() > limit {
+                return Err(SuiteError::NotUp { what: format!("ssh to {host}"), said: String::new() });
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    /// Kills the daemon, and no session.
+    pub fn close(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+        }
+    }
+
     /// Kills the daemon and all its sessions.
     pub fn stop(&mut self) {
-        let Some(mut daemon) = self.daemon.take() else { return };
+        for mut master in self.masters.drain(..) {
+            let _ = master.kill();
+            let _ = master.wait();
+        }
         // A session's processes are children of the daemon, each in a session of its own.
-        let sessions = children_of(daemon.id());
-        let _ = daemon.kill();
-        let _ = daemon.wait();
+        let sessions = self.daemon.as_ref().map(|daemon| children_of(daemon.id())).unwrap_or_default();
+        self.close();
         for pid in sessions {
             let _ =
                 nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
@@ -112,10 +151,13 @@ impl Sshd {
     fn configure(&self, silent_port: u16) -> Result<(), SuiteError> {
         let here = |name: &str| self.directory.join(name).display().to_string();
         let port = self.port;
+        // A shell that sshd starts reads its user's `.bashrc` unless it is below another shell: that would be the
+        // developer's, with all that it starts.
         let mut server = format!(
             "Port {port}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nUsePAM no\nStrictModes no\n\
              PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\n\
-             AllowAgentForwarding yes\nMaxStartups 200\nMaxSessions 200\nUseDNS no\nPrintMotd no\nLogLevel ERROR\n",
+             AllowAgentForwarding yes\nMaxStartups 200\nMaxSessions 200\nUseDNS no\nPrintMotd no\nLogLevel ERROR\n\
+             SetEnv SHLVL=1\n",
             here("host_key"),
             here("authorized_keys")
         );
@@ -129,9 +171,10 @@ impl Sshd {
         client.push_str("Host nodown\n  HostName 127.0.0.5\n  Port 1\n");
         client.push_str(&format!(
             "Host *\n  Port {port}\n  IdentityFile {}\n  IdentitiesOnly yes\n  UserKnownHostsFile {}\n  \
-             GlobalKnownHostsFile /dev/null\n  HostKeyAlias suite\n  StrictHostKeyChecking yes\n",
+             GlobalKnownHostsFile /dev/null\n  HostKeyAlias suite\n  StrictHostKeyChecking yes\n  ControlPath {}\n",
             here("user_key"),
-            here("known_hosts")
+            here("known_hosts"),
+            here("%h")
         ));
         let public = fs::read_to_string(self.directory.join("host_key.pub"));
         let public = public.map_err(SuiteError::io("the host's public key"))?;

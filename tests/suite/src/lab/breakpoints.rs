@@ -1,7 +1,7 @@
 //! The points at which a step is held: files in a directory of the machine where it runs.
 
 use std::fs::{self, DirBuilder};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown, symlink};
 use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -30,6 +30,8 @@ pub fn install(lab: &Lab) -> Result<(), LabError> {
     let failed = || LabError::io(program.display().to_string());
     fs::create_dir(&real).map_err(failed())?;
     fs::rename(&program, real.join("causeway-host")).map_err(failed())?;
+    // It starts its neighbour.
+    symlink("../causeway-disks", real.join("causeway-disks")).map_err(failed())?;
     let wrapper = format!(
         "#!/bin/sh\nCAUSEWAY_BREAKPOINTS={DIRECTORY} exec {}/held/causeway-host \"$@\"\n",
         super::LIBEXEC

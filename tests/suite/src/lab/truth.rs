@@ -113,7 +113,7 @@ pub fn no_file_left(lab: &Lab, guest: &Guest) -> Result<(), LabError> {
 /// # Errors
 /// The host can't be entered.
 pub fn residents(lab: &Lab, host: &str) -> Result<Vec<String>, LabError> {
-    let script = "for p in $(pgrep -x causeway-host); do
+    let script = "for p in $(pgrep -x 'causeway-(host|disks)'); do
         if tr '\\0' '\\n' </proc/$p/cmdline | grep -qx resident; then echo $p; fi; done";
     Ok(lab.script(host, script, &[])?.split_whitespace().map(str::to_owned).collect())
 }

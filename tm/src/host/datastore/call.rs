@@ -88,6 +88,11 @@ pub enum DatastoreCall {
         /// Whether the sizes of the VMs' disks are wanted.
         disks: bool,
     },
+    /// How much room the disks of VMs take on a host's own disk (`monitor_ds`). Prints what the host's probe hands on.
+    Sizes {
+        /// The datastore.
+        datastore: DatastoreDir,
+    },
     /// Makes an image ready to be copied elsewhere (`export`). Prints [`Exported`] as JSON.
     Export {
         /// The image.

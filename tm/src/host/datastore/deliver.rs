@@ -20,6 +20,7 @@ use super::remote::Remote;
 use super::upload::is_packed;
 use super::{DatastoreCall, During, Origin, StorageError, Worker, rbd};
 use crate::host::restore;
+use crate::pace::Paced;
 
 /// Most bytes of a frame.
 pub(super) const FRAME: usize = 64 << 10;
@@ -65,14 +66,15 @@ pub(super) fn deliver(
     let order = Order { call, deadline_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX) };
     let order = serde_json::to_vec(&order).map_err(|e| refused(&e.to_string()))?;
     let mut session = Session::start(ssh)?;
+    let rate = worker.copying.bytes_per_second;
     let sent = session.frame(&order).and_then(|()| match (origin, &file) {
         (Origin::File { unpack: Some(by), .. }, Some(file)) if unpacked => {
             let tool = script(by, &descriptor(file), by.decompress);
-            Ok(tool.stream(worker, |mut pipe| session.pass(&mut pipe)))
+            Ok(tool.stream(worker, |pipe| session.pass(&mut Paced::new(pipe, rate))))
         }
         (Origin::Address { fetch: by, .. }, _) => {
             let tool = script(by, by.address.as_deref().unwrap_or_default(), by.decompress && !promised);
-            Ok(tool.stream(worker, |mut pipe| session.pass(&mut pipe)))
+            Ok(tool.stream(worker, |pipe| session.pass(&mut Paced::new(pipe, rate))))
         }
         (Origin::Host { ssh, image, stored }, _) => Ok(match Remote::open(ssh, image, *stored, worker) {
             Ok(mut remote) => match session.pass(&mut remote.bytes()) {

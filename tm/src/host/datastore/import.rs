@@ -20,6 +20,7 @@ use super::{
     Checksum, Dirs, During, Fetch, Home, Origin, StorageError, Stored, Temporary, Tool, Worker, convert,
     lock, publish, ready,
 };
+use crate::pace::Paced;
 use crate::place::{FileName, Image};
 
 /// What `qemu-img check` says of an image that is whole and has space that nothing refers to.
@@ -235,7 +236,8 @@ fn fetch(
     worker: &Worker<'_>,
 ) -> Result<(), StorageError> {
     let tool = script(by, address, by.decompress);
-    let written = tool.stream(worker, |mut pipe| pour(&mut pipe, copy, sparse))?;
+    let rate = worker.copying.bytes_per_second;
+    let written = tool.stream(worker, |pipe| pour(&mut Paced::new(pipe, rate), copy, sparse))?;
     let length = written.during("write", made.path())?;
     copy.set_len(length).during("grow", made.path())?;
     let found = copy.metadata().during("look at", made.path())?.len();

@@ -5,6 +5,7 @@ use std::fs::File;
 use causeway_core::locks::Mode;
 
 use super::{Datastore, During, Home, StorageError, Temporary, Tool, Worker, lock, make, remove, snapshot};
+use crate::datastore::told;
 use crate::place::Image;
 use crate::rbd;
 use crate::store::file::MIB;
@@ -58,6 +59,7 @@ pub(super) fn perform(call: &DatastoreCall, worker: &Worker<'_>) -> Result<Strin
         DatastoreCall::Measure { origin } => measure::measure(origin),
         DatastoreCall::AskSize { address } => measure::ask(address, worker),
         DatastoreCall::Usage { datastore, disks } => usage::usage(datastore, *disks),
+        DatastoreCall::Sizes { datastore } => usage::of_vms(datastore).map(|vms| told(&vms)),
         DatastoreCall::Export { image, stored } => export::export(image, *stored, worker),
         DatastoreCall::Snapshot { image, chain, order, id } => {
             let _locks = lock::images(worker, &[(image, Mode::Exclusive)])?;

@@ -39,6 +39,11 @@ pub(super) fn usage(dir: &DatastoreDir, disks: bool) -> Result<String, StorageEr
     Ok(text)
 }
 
+/// The VMs of a datastore that is there.
+pub(super) fn of_vms(dir: &DatastoreDir) -> Result<Vec<VmSizes>, StorageError> {
+    sizes(&Datastore::open(dir)?.into_folder())
+}
+
 fn sizes(datastore: &Home) -> Result<Vec<VmSizes>, StorageError> {
     let mut vms: Vec<VmSizes> = Vec::new();
     for name in datastore.names()? {

@@ -16,6 +16,7 @@ use super::super::live::runs_by_libvirt;
 use super::{Planner, RbdCall, RbdWork, Time, Transfer, object};
 use crate::error::TmError;
 use crate::facts::{Extent, Facts, Freeze, VmFacts};
+use crate::host::Call;
 use crate::place::VmFile;
 use crate::rbd::BackupPart;
 use crate::request::{Backup, Service, Verb};
@@ -32,7 +33,7 @@ pub(in crate::plan) fn backup(
 ) -> Result<Transfer, TmError> {
     let vm = facts.vm(backup.dir.vm())?;
     let name = format!("VM {}", vm.id);
-    let common = Common::new(slot, backup, vm.backup.bridge(&name)?, settings);
+    let mut common = Common::new(slot, backup, vm.backup.bridge(&name)?, settings);
     if !service.verb.keeps_document() {
         return Ok(Transfer { steps: vec![common.clear()?], ..Transfer::default() });
     }
@@ -41,6 +42,7 @@ pub(in crate::plan) fn backup(
         let missing = || TmError::Missing { what: "IMAGE".to_owned(), object: object.clone() };
         facts.backup.as_ref().ok_or_else(missing)?.expect_images(&object)?;
     }
+    common = common.within_limits(vm, facts)?;
     if vm.backup.tpm && common.host != backup.host {
         let what =
             format!("{name} has a TPM, whose state is on {}, and LAST_BRIDGE {}", backup.host, common.host);
@@ -116,6 +118,10 @@ impl Before<'_> {
         let (vm, disk) = self.planner.disk(file)?;
         let work = RbdWork::Backup { disk: self.planner.volume(file)?, extent: self.extent, part };
         let call = RbdCall { cluster: disk.ceph.cluster(&object(vm, disk))?, vm: vm.id, work };
+        let mut call = Call::from(call);
+        if time == Time::Copy {
+            call = self.common.confined(call, &self.common.place.path())?;
+        }
         let name = format!("{}{name}", self.planner.named(file));
         self.planner.timed(name, self.common.host.clone(), call, time)
     }

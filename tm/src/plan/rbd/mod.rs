@@ -54,6 +54,7 @@ pub(super) fn needs(service: Service, request: &Request) -> Needs {
             // Which host has the directory is said by the VM, also to whoever clears it.
             vm(&backup.dir);
             needs.chain = service.verb.keeps_document();
+            needs.limits = service.verb.keeps_document();
         }
         Request::Restore(restore) => {
             vm(&restore.dir);
@@ -392,8 +393,14 @@ impl Planner<'_> {
         self.timed(self.named(file), host, call, time)
     }
 
-    fn timed(&self, name: String, host: HostName, call: RbdCall, time: Time) -> Result<Step, TmError> {
-        let mut step = step(name, host, &Call::Rbd(Box::new(call)), self.settings, time == Time::Copy)?;
+    fn timed(
+        &self,
+        name: String,
+        host: HostName,
+        call: impl Into<Call>,
+        time: Time,
+    ) -> Result<Step, TmError> {
+        let mut step = step(name, host, &call.into(), self.settings, time == Time::Copy)?;
         if time == Time::Removal {
             step.deadline = self.settings.copy_deadline;
         }

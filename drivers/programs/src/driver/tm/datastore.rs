@@ -62,7 +62,7 @@ async fn perform(
         let steps = steps.split_once('\n').map_or("", |(_, steps)| steps);
         return Ok(Ok(format!("{slot} {}\n{steps}", request.id())));
     }
-    let places = config.places(config.front()?);
+    let places = config.places_in_passing(config.front()?, &plan.steps);
     let journal = Journal::none();
     let cancelled = cancelled_by_signal()?;
     let engine =

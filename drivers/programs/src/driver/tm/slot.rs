@@ -67,7 +67,7 @@ impl SlotRun {
             print!("{}", plan.render());
             return Ok(ExitCode::SUCCESS);
         }
-        let places = config.places(config.front()?);
+        let places = config.places_in_passing(config.front()?, &plan.steps);
         let journal = Journal::none();
         let cancelled = cancelled_by_signal()?;
         let engine = Engine {
@@ -103,7 +103,8 @@ impl SlotRun {
             let front = config.front().map_err(|e| Failure::new(Kind::HostState, e))?;
             let id = RequestId::new(0, std::process::id(), 1);
             let inputs = front.sources(std::mem::take(&mut reading.inputs)).await?;
-            facts.take_reading(&read(&config.places(front), id, self.vm()?, reading, inputs).await?)?;
+            let places = config.places_in_passing(front, &reading.steps);
+            facts.take_reading(&read(&places, id, self.vm()?, reading, inputs).await?)?;
         }
         let transfer = steps(&self.slot, &self.argv, &stdin, &facts, &settings)?;
         // A dry run reads no files either: the steps are the same without them.
