@@ -6,8 +6,10 @@
 # in one.key beside the configuration.
 set -euo pipefail
 
-# Settings: the directory; the address it listens at; the network namespace it runs in; the first of its two ports.
+# Settings: the directory; the address it listens at; the network namespace it runs in; the first of its two ports; how
+# long a change of its maps waits for others, in seconds: 1 where nobody says otherwise, for each snapshot of a volume.
 CEPH_LAB=${CEPH_LAB:-/var/tmp/causeway-ceph} ADDRESS=${ADDRESS:-127.0.0.1} NETNS=${NETNS:-} PORT=${PORT:-3300}
+MAPS_WAIT=${MAPS_WAIT:-0.05}
 case $CEPH_LAB in /*) ;; *) echo "ceph: CEPH_LAB must be an absolute path, not '$CEPH_LAB'" >&2 && exit 2 ;; esac
 CEPH_LAB=${CEPH_LAB%/} conf=${CEPH_LAB%/}/ceph.conf
 daemons=(osd mgr mon)
@@ -73,6 +75,7 @@ keyring = /dev/null
 mon_data = $CEPH_LAB/mon
 pid_file = $CEPH_LAB/mon.pid
 auth_allow_insecure_global_id_reclaim = false
+paxos_propose_interval = $MAPS_WAIT
 [mgr]
 mgr_data = $CEPH_LAB/mgr
 mgr_initial_modules =
@@ -121,7 +124,8 @@ start() {
     ceph_ osd new "$osd" 0 -i "$CEPH_LAB/osd.json"
     # From a file: on a command line everybody could read it.
     printf '[osd.0]\n\tkey = %s\n' "$secret" >"$CEPH_LAB/osd.0.keyring"
-    ceph-osd --conf "$conf" -i 0 --mkfs --osd-uuid "$osd"
+    # It asks the monitor for its map.
+    inside ceph-osd --conf "$conf" -i 0 --mkfs --osd-uuid "$osd"
     inside ceph-osd --conf "$conf" -i 0
 
     pools

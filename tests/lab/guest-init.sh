@@ -4,18 +4,42 @@
 # Promise: once "GUEST-READY" is on the console the guest has its address, echoes on port 7, answers its verifier on
 # UDP 7007, and switches itself off when ACPI asks it to.
 # Read from the kernel's command line: ip4=ADDR/PLEN gw=ADDR mtu=BYTES dirty=MIB,PAGES_PER_SECOND
-# write=DEVICE,BLOCKS_PER_SECOND
+# write=DEVICE,BLOCKS_PER_SECOND context=tell
 /bin/busybox --install -s /bin
 export PATH=/bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 
-while read -r module; do
-  insmod "/lib/modules/$module"
-done </lib/modules/order
+load() { # FILE: the modules it lists
+  while read -r module; do
+    insmod "/lib/modules/$module"
+  done <"$1"
+}
+load /lib/modules/order
 
-ip4='' gw='' mtu='' dirty=0,0 write=''
+# What the VM is told, as far as it is told it by its context image: the variables that a guest would take its address
+# from, and each file with its mode, size and sum; first by Rock Ridge names, then by Joliet ones.
+tell_context() {
+  device='' waited=0
+  load /lib/modules/order.cdrom
+  until device=$(findfs LABEL=CONTEXT) || [ $waited -ge 100 ]; do
+    sleep 0.1
+    waited=$((waited + 1))
+  done
+  for view in ro ro,norock; do
+    mount -t iso9660 -o $view "$device" /mnt || continue
+    # shellcheck source=/dev/null
+    (. /mnt/context.sh && echo "CONTEXT $view variable $ETH0_IP")
+    (cd /mnt && for file in *; do
+      echo "CONTEXT $view file $(stat -c '%a %s' "$file") $(sha256sum <"$file" | cut -c 1-64) $file"
+    done)
+    umount /mnt
+  done
+  echo "CONTEXT end"
+}
+
+ip4='' gw='' mtu='' dirty=0,0 write='' context=''
 read -r line </proc/cmdline
 for word in $line; do
   case $word in
@@ -24,6 +48,7 @@ for word in $line; do
   mtu=*) mtu=${word#*=} ;;
   dirty=*) dirty=${word#*=} ;;
   write=*) write=${word#*=} ;;
+  context=*) context=${word#*=} ;;
   esac
 done
 
@@ -47,6 +72,7 @@ fi
 echo-server &
 dirtier "${dirty%,*}" "${dirty#*,}" &
 acpid -l /dev/null -p /tmp/acpid.pid
+[ -z "$context" ] || tell_context
 
 echo "GUEST-READY up=$(cut -d' ' -f1 /proc/uptime) mem=$(awk '/MemAvailable/ { print $2 }' /proc/meminfo)kB"
 while :; do

@@ -257,7 +257,7 @@ stop() {
   fi
   [ -e "$LAB/settings" ] || return 0
   # By name, never by pattern over $LAB: whatever else lies there is not ours.
-  rm -rf "$LAB/fe" "$LAB"/h[0-9] "$LAB"/h[0-9][0-9] "$LAB/keys" "$LAB/datastores" "$LAB/libexec"
+  rm -rf "$LAB/fe" "$LAB"/h[0-9] "$LAB"/h[0-9][0-9] "$LAB/keys" "$LAB/datastores" "$LAB/libexec" "$LAB/ceph"
   rm -f "$LAB/settings"
 }
 

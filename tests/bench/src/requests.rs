@@ -36,6 +36,8 @@ pub fn guest(site: &FrontEnd, vm: u32, networked: bool) -> Guest {
         nic: networked.then_some(nic),
         disks: Vec::new(),
         context: true,
+        files: Vec::new(),
+        agent: false,
         datastore: Datastore {
             id: 0,
             base_path: site.var().join("datastores/0"),

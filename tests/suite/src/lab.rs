@@ -15,6 +15,7 @@ use crate::programs::program;
 pub mod breakpoints;
 pub mod campaign;
 pub mod cloud;
+pub mod cluster;
 pub mod driver;
 mod far;
 pub mod guest;

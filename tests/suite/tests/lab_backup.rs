@@ -14,9 +14,12 @@ use std::time::{Duration, Instant};
 use causeway_suite::lab::slots::Slots;
 use causeway_suite::lab::{Lab, LabError, Standing};
 
+#[path = "lab/newest.rs"]
+mod newest;
 #[path = "lab/writer.rs"]
 mod writer;
-use writer::{DATASTORE, GUEST, domain, newest};
+use newest::newest;
+use writer::{DATASTORE, GUEST, domain};
 
 const HOST: &str = "h1";
 /// Longest wait for what takes a moment.

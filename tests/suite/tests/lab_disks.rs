@@ -22,9 +22,12 @@ use causeway_suite::lab::slots::Slots;
 use causeway_suite::lab::strike::{Outage, mend, strike};
 use causeway_suite::lab::{Lab, Standing, guest};
 
+#[path = "lab/newest.rs"]
+mod newest;
 #[path = "lab/writer.rs"]
 mod writer;
-use writer::{DATASTORE, GUEST, domain, newest};
+use newest::newest;
+use writer::{DATASTORE, GUEST, domain};
 
 const HOST: &str = "h1";
 /// Longest wait for what takes a moment.

@@ -1,5 +1,6 @@
 //! One guest's road on real parts, with the things that go wrong on the way: moves in both ways of driving them, a move
-//! that is cancelled, one to a host that is not ready for it, and repeats of what is done already.
+//! that is cancelled, one to a host that is not ready for it, and repeats of what is done already. The guest reads its
+//! context image when it comes.
 
 #![expect(
     clippy::unwrap_used,
@@ -14,6 +15,9 @@ use causeway_suite::lab::driver::Driver;
 use causeway_suite::lab::truth::{no_file_left, nothing_left, residents, whereabouts};
 use causeway_suite::lab::{HOSTS, Lab, Standing, guest};
 use causeway_suite::request::Guest;
+
+#[path = "lab/context.rs"]
+mod context;
 
 const P2P: &str = "[migration]\ntransport = \"p2p\"\n";
 const SSH: &str = "[migration]\ntransport = \"ssh\"\n";
@@ -46,7 +50,8 @@ struct Road<'a> {
 fn a_guest_comes_moves_and_goes_and_leaves_nothing() {
     let lab = Standing::start().unwrap();
     // 24 MiB, 1500 pages a second: a move at 8 MiB a second takes long enough to be cancelled.
-    let vm = guest::virtual_machine(lab.directory(), 24, 1500);
+    let mut vm = guest::virtual_machine(lab.directory(), 24, 1500);
+    context::give(&lab, &mut vm);
     guest::prepare(&lab, &vm).unwrap();
     lab.run(&["observer", &guest::VNI.to_string(), guest::OBSERVER]).unwrap();
     let mut road = Road { lab: &lab, driver: Driver::start(&lab).unwrap(), vm };
@@ -77,6 +82,7 @@ impl Road<'_> {
         }
         guest::wait(self.lab).unwrap();
         guest::verify(self.lab).unwrap();
+        context::was_read(self.lab, &self.vm);
     }
 
     fn is_on(&self, host: &str) {

@@ -42,6 +42,13 @@ impl Far {
         }
     }
 
+    /// Lets it know the hosts by this document.
+    pub(super) fn know_hosts(&self, document: &str) {
+        if let Some(api) = &self.api {
+            api.know_hosts(document);
+        }
+    }
+
     /// Lets it know a datastore by this document.
     pub(super) fn know_datastore(&self, id: u32, document: &str) {
         if let Some(api) = &self.api {

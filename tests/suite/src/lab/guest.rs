@@ -52,6 +52,8 @@ pub fn virtual_machine(lab: &Path, mib: u32, pages: u32) -> Guest {
         }),
         disks: Vec::new(),
         context: true,
+        files: Vec::new(),
+        agent: false,
         datastore: Datastore {
             id: 0,
             base_path: PathBuf::from("/var/lib/one/datastores/0"),

@@ -30,6 +30,13 @@ impl<'a> Slots<'a> {
         self.far.know_datastore(id, document);
     }
 
+    /// Lets oned know these hosts, which it can reach.
+    pub fn know_hosts(&self, names: &[&str]) {
+        let host = |name: &&str| format!("<HOST><NAME>{name}</NAME><STATE>2</STATE></HOST>");
+        let hosts: String = names.iter().map(host).collect();
+        self.far.know_hosts(&format!("<HOST_POOL>{hosts}</HOST_POOL>"));
+    }
+
     /// Lets oned know an image by this document.
     pub fn know_image(&self, id: u32, document: &str) {
         self.far.know_image(id, document);

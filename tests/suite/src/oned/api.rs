@@ -15,6 +15,9 @@ use crate::xml::{Element, escape};
 /// The largest request that is read.
 const LIMIT: usize = 1 << 20;
 
+/// In the place of a number, of what there is one of.
+const POOL: u32 = u32::MAX;
+
 /// One question.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {
@@ -86,6 +89,11 @@ impl Api {
         self.lock().objects.insert(("one.image.info".to_owned(), id), document.to_owned());
     }
 
+    /// Lets the pool of hosts be known as this document.
+    pub fn know_hosts(&self, document: &str) {
+        self.lock().objects.insert(("one.hostpool.info".to_owned(), POOL), document.to_owned());
+    }
+
     /// From now on connections are accepted and closed without an answer, or no longer so.
     pub fn be_deaf(&self, deaf: bool) {
         self.lock().deaf = deaf;
@@ -124,7 +132,7 @@ fn serve(connection: TcpStream, known: &Mutex<Known>) -> io::Result<()> {
         Some(query) => {
             let mut known = lock();
             known.queries.push(query.clone());
-            let object = query.id.and_then(|id| known.objects.get(&(query.method.clone(), id)));
+            let object = known.objects.get(&(query.method.clone(), query.id.unwrap_or(POOL)));
             match object {
                 Some(document) => response(true, document, 0),
                 // As oned says it, with its code for an object that does not exist.

@@ -53,6 +53,10 @@ pub struct Guest {
     pub disks: Vec<Disk>,
     /// Whether it has a context image; its number follows those of the disks.
     pub context: bool,
+    /// What is in that besides `context.sh`: files of the front-end, and their names inside.
+    pub files: Vec<(PathBuf, String)>,
+    /// Whether it has a port for an agent.
+    pub agent: bool,
     /// The system datastore.
     pub datastore: Datastore,
     /// The front-end's `/var/lib/one`.
@@ -95,6 +99,21 @@ pub struct Disk {
     pub size_mb: u32,
     /// The image datastore.
     pub datastore_id: u32,
+    /// Of a disk that is a volume, whose `source` is `POOL/IMAGE`: how its cluster is reached.
+    pub cluster: Option<Access>,
+}
+
+/// How hosts and guests reach a Ceph cluster.
+#[derive(Debug, Clone)]
+pub struct Access {
+    /// Its monitor (`CEPH_HOST`): `ADDRESS:PORT`.
+    pub monitor: String,
+    /// The user (`CEPH_USER`).
+    pub user: String,
+    /// The file with the user's key on the hosts (`CEPH_KEY`).
+    pub key: String,
+    /// The key's number in the hosts' libvirt (`CEPH_SECRET`).
+    pub secret: String,
 }
 
 /// The system datastore.
@@ -129,7 +148,10 @@ impl Guest {
             let (disk, vm, datastore) = (self.file(&self.context_disk()), self.vm, self.datastore.id);
             let script = self.front_end.join("vms").join(vm.to_string()).join("context.sh");
             let tm = &self.datastore.tm_mad;
-            let command = format!("CONTEXT {tm} {} {host}:{disk} {vm} {datastore}\n", script.display());
+            let file = |(path, name): &(PathBuf, String)| format!(" {}:'{name}'", path.display());
+            let files: String = self.files.iter().map(file).collect();
+            let command =
+                format!("CONTEXT {tm} {}{files} {host}:{disk} {vm} {datastore}\n", script.display());
             request.set("TM_COMMAND", &command)?;
             request.set("DISK_TARGET_PATH", &disk)?;
         }
@@ -265,24 +287,31 @@ impl Guest {
         }
         for (id, disk) in self.disks.iter().enumerate() {
             let text = |text: &str| text.to_owned();
-            add(
-                "DISK",
-                vec![
-                    ("CLONE", text("YES")),
-                    ("DATASTORE_ID", disk.datastore_id.to_string()),
-                    ("DISK_ID", id.to_string()),
-                    ("DISK_TYPE", text("FILE")),
-                    ("DRIVER", disk.format.clone()),
-                    ("FORMAT", disk.format.clone()),
-                    ("READONLY", text("NO")),
-                    ("SAVE", text("NO")),
-                    ("SIZE", disk.size_mb.to_string()),
-                    ("SOURCE", disk.source.display().to_string()),
-                    ("TARGET", disk.target.clone()),
-                    ("TM_MAD", disk.tm_mad.clone()),
-                    ("TYPE", text("FILE")),
-                ],
-            );
+            let kind = if disk.cluster.is_some() { "RBD" } else { "FILE" };
+            let mut values = vec![
+                ("CLONE", text("YES")),
+                ("DATASTORE_ID", disk.datastore_id.to_string()),
+                ("DISK_ID", id.to_string()),
+                ("DISK_TYPE", text(kind)),
+                ("DRIVER", disk.format.clone()),
+                ("FORMAT", disk.format.clone()),
+                ("READONLY", text("NO")),
+                ("SAVE", text("NO")),
+                ("SIZE", disk.size_mb.to_string()),
+                ("SOURCE", disk.source.display().to_string()),
+                ("TARGET", disk.target.clone()),
+                ("TM_MAD", disk.tm_mad.clone()),
+                ("TYPE", text(kind)),
+            ];
+            if let Some(access) = &disk.cluster {
+                values.extend([
+                    ("CEPH_HOST", access.monitor.clone()),
+                    ("CEPH_KEY", access.key.clone()),
+                    ("CEPH_SECRET", access.secret.clone()),
+                    ("CEPH_USER", access.user.clone()),
+                ]);
+            }
+            add("DISK", values);
         }
         if let Some(nic) = &self.nic {
             let mut values = vec![
@@ -357,8 +386,11 @@ mod tests {
                 target: "vda".to_owned(),
                 size_mb: 16,
                 datastore_id: 1,
+                cluster: None,
             }],
             context: true,
+            files: Vec::new(),
+            agent: false,
             datastore: Datastore {
                 id: 0,
                 base_path: "/var/lib/one/datastores/0".into(),
@@ -403,5 +435,29 @@ mod tests {
         let clone =
             "CLONE qcow2 vm:/var/lib/one/datastores/1/abc h1:/var/lib/one/datastores/0/17/disk.0 17 1\n";
         assert_eq!(guest.prolog("h1"), clone);
+    }
+
+    #[test]
+    fn a_volume_and_files_for_the_guest_are_told() {
+        let mut guest = guest();
+        guest.files = vec![("/var/lib/one/datastores/2/abc".into(), "A name".to_owned())];
+        let access = Access {
+            monitor: "10.0.0.1:3300".to_owned(),
+            user: "one".to_owned(),
+            key: "/etc/ceph/one.key".to_owned(),
+            secret: "00000000-0000-4000-9000-0000000000ff".to_owned(),
+        };
+        guest.disks[0].source = "one/one-5".into();
+        guest.disks[0].cluster = Some(access);
+        guest.agent = true;
+        let deploy = guest.deploy("h1").unwrap();
+        let envelope = Envelope::parse(deploy.render().as_bytes()).unwrap();
+        let context = envelope.tm_command[0].to_string();
+        assert!(context.contains(" /var/lib/one/datastores/2/abc:'A name' h1:/"), "{context}");
+        assert_eq!(deploy.document.find("VM/TEMPLATE/DISK/CEPH_USER").unwrap().text(), "one");
+        let domain = deploy.deployment.unwrap();
+        assert!(domain.contains("<source protocol='rbd' name='one/one-5-17-0'>"), "{domain}");
+        assert!(domain.contains("<host name='10.0.0.1' port='3300'/>"), "{domain}");
+        assert!(parse(domain.as_bytes()).is_ok());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::Guest;
+use super::{Disk, Guest};
 use crate::xml::escape;
 
 impl Guest {
@@ -44,9 +44,10 @@ impl Guest {
     fn hardware(&self) -> String {
         let mut devices = format!("\t\t<emulator><![CDATA[{}]]></emulator>\n", self.emulator);
         for (id, disk) in self.disks.iter().enumerate() {
-            let (path, target, format) = (self.file(&format!("disk.{id}")), &disk.target, &disk.format);
+            let (kind, source) = self.source(id, disk);
+            let (target, format) = (&disk.target, &disk.format);
             devices.push_str(&format!(
-                "\t\t<disk type='file' device='disk'>\n\t\t\t<source file='{path}'/>\n\t\t\t<target dev='{target}'/>\n\
+                "\t\t<disk type='{kind}' device='disk'>\n{source}\t\t\t<target dev='{target}'/>\n\
                  \t\t\t<driver name='qemu' type='{format}' cache='none'/>\n\t\t</disk>\n"
             ));
         }
@@ -73,8 +74,29 @@ impl Guest {
                 "\t\t<serial type='file'><source path='{path}'/><target port='0'/></serial>\n"
             ));
         }
+        if self.agent {
+            devices.push_str(
+                "\t\t<channel type='unix'>\n\t\t\t<source mode='bind'/>\n\
+                 \t\t\t<target type='virtio' name='org.qemu.guest_agent.0'/>\n\t\t</channel>\n",
+            );
+        }
         devices.push_str("\t\t<controller type='usb' model='none'/>\n\t\t<memballoon model='none'/>\n");
         devices
+    }
+
+    /// What a disk is to libvirt, and where.
+    fn source(&self, id: usize, disk: &Disk) -> (&'static str, String) {
+        let Some(access) = &disk.cluster else {
+            return ("file", format!("\t\t\t<source file='{}'/>\n", self.file(&format!("disk.{id}"))));
+        };
+        let name = format!("{}-{}-{id}", disk.source.display(), self.vm);
+        let (host, port) = access.monitor.split_once(':').unwrap_or((&access.monitor, "6789"));
+        let source = format!(
+            "\t\t\t<source protocol='rbd' name='{name}'>\n\t\t\t\t<host name='{host}' port='{port}'/>\n\
+             \t\t\t</source>\n\t\t\t<auth username='{}'>\n\t\t\t\t<secret type='ceph' uuid='{}'/>\n\t\t\t</auth>\n",
+            access.user, access.secret
+        );
+        ("network", source)
     }
 
     /// By what the VM directory and the VM are found from the domain.
