@@ -332,8 +332,7 @@ frontend() {
     local files=(clone ln mv mvds cpds delete mk{image,swap} resize context {pre,post,fail}migrate monitor snap_{create,create_live,delete,revert}{,.ssh} {clone,ln,cpds,mv,mvds}.ssh {pre,post}backup{,_live} restore)
     for driver in tm/shared tm/qcow2; do put_slots causeway-tm "$driver" "${files[@]}"; done
     put_slots causeway-tm tm/ceph {clone,ln,mvds,cpds,delete,resize}{,.ssh} mv mk{image,swap} snap_{create,create_live,delete,revert} context {pre,post,fail}migrate monitor {pre,post}backup{,_live} restore
-    put_slots causeway-tm tm/ssh mv delete mk{image,swap} context
-    put_slots causeway-host tm/ssh monitor_ds
+    put_slots causeway-tm tm/ssh mv delete mk{image,swap} context; put_slots causeway-host tm/ssh monitor_ds
     for driver in datastore/{fs,ceph}; do put_slots causeway-tm "$driver" cp clone rm mkfs stat monitor export snap_{delete,revert,flatten}; done
   fi
   swap_executables in
