@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use causeway_core::document::tree::Element;
+use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
 use super::document::set;
@@ -13,8 +14,6 @@ use crate::iso::Moment;
 
 /// Longest time that a signature can be good for, by the rules of that version.
 const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
-/// Bytes that the hash takes at once.
-const BLOCK: usize = 64;
 
 /// A store, as the document's `MARKETPLACE` has it.
 #[derive(Clone)]
@@ -116,13 +115,10 @@ fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// RFC 2104.
+/// RFC 2104. A key may have any length.
 fn hmac(key: &[u8], text: &[u8]) -> Vec<u8> {
-    let mut block = if key.len() > BLOCK { Sha256::digest(key).to_vec() } else { key.to_vec() };
-    block.resize(BLOCK, 0);
-    let padded = |pad: u8| block.iter().map(|byte| byte ^ pad).collect::<Vec<u8>>();
-    let inner = Sha256::new().chain_update(padded(0x36)).chain_update(text).finalize();
-    Sha256::new().chain_update(padded(0x5c)).chain_update(inner).finalize().to_vec()
+    let keyed = Hmac::<Sha256>::new_from_slice(key);
+    keyed.map(|mac| mac.chain_update(text).finalize().into_bytes().to_vec()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use crate::answer::{Failure, Kind};
 /// did, and with 255 for reasons of its own.
 const NOT_STARTED: [i32; 2] = [126, 127];
 
-/// Our program's name on a host.
-const PROGRAM: &str = "/causeway-host";
+/// What the names of our programs on a host begin with.
+const OURS: &str = "/causeway-";
 
 /// Why a session ended without a word of ours, if `command` could not be started on that host. Another try does no better.
 pub fn not_started(status: ExitStatus, host: &str, command: &str) -> Option<Failure> {
@@ -26,7 +26,10 @@ pub fn not_started(status: ExitStatus, host: &str, command: &str) -> Option<Fail
 /// The program in what a remote shell runs: `exec /usr/libexec/causeway/causeway-host resident`, perhaps quoted.
 fn program(command: &str) -> &str {
     let words = || command.split(|c: char| c.is_whitespace() || "'\"\\".contains(c));
-    let named = words().find(|word| word.ends_with(PROGRAM));
+    let ours = |word: &str| {
+        word.rfind('/').is_some_and(|at| word.get(at..).is_some_and(|name| name.starts_with(OURS)))
+    };
+    let named = words().find(|word| ours(word));
     named.or_else(|| words().find(|word| word.starts_with('/'))).unwrap_or(command)
 }
 
@@ -55,11 +58,11 @@ mod tests {
     #[test]
     fn the_program_is_found_however_it_is_quoted() {
         for command in [
-            "exec /x/causeway-host resident --remotes /var/tmp/one",
-            "exec '/x/causeway-host' receive",
-            "/bin/ksh -c 'exec '\\''/x/causeway-host'\\'' send'",
+            "exec /x/causeway-disks resident --remotes /causeway-x/one",
+            "exec '/x/causeway-disks' receive",
+            "/bin/ksh -c 'exec '\\''/x/causeway-disks'\\'' send'",
         ] {
-            assert_eq!(program(command), "/x/causeway-host", "{command}");
+            assert_eq!(program(command), "/x/causeway-disks", "{command}");
         }
         assert_eq!((program("exec /x/y z"), program("ls")), ("/x/y", "ls"));
     }
