@@ -61,7 +61,7 @@ impl Road<'_> {
     /// Hosts, datastores, an image and a network.
     fn is_set_up(&mut self) {
         has_hosts(&self.cloud);
-        let (system, images) = has_datastores(&self.cloud, "qcow2");
+        let (system, images) = has_datastores(&self.cloud, "qcow2", ["", "DS_MAD=fs\n"]);
         self.system = system;
         self.network = has_network(&self.cloud);
         let file = "/var/tmp/disk.qcow2";

@@ -12,8 +12,11 @@ use causeway_suite::lab::cloud::{Cloud, Stage, text};
 use causeway_suite::lab::{HOSTS, Lab, guest};
 use causeway_suite::xml::Element;
 
+#[path = "oned/orders.rs"]
+mod orders;
 #[path = "oned/mod.rs"]
 mod set_up;
+use orders::Orders;
 use set_up::{
     Installed, READY, SOON, has_datastores, has_hosts, has_image, has_network, hosts_are_ready, is_in_state,
     template_of,
@@ -32,7 +35,7 @@ const SIZE: &str = "16M";
 
 struct Road<'a> {
     lab: &'a Lab,
-    cloud: Cloud<'a>,
+    orders: Orders<'a>,
     /// The driver of its datastores, and the format of its images.
     driver: &'static str,
     format: &'static str,
@@ -40,6 +43,13 @@ struct Road<'a> {
     images: u32,
     network: u32,
     backups: u32,
+}
+
+impl<'a> std::ops::Deref for Road<'a> {
+    type Target = Orders<'a>;
+    fn deref(&self) -> &Orders<'a> {
+        &self.orders
+    }
 }
 
 /// One image as a VM's disk.
@@ -60,13 +70,14 @@ fn disks_live_under_a_real_oned() {
     let network = has_network(&cloud);
     hosts_are_ready(&cloud);
     let backups = cloud.create("onedatastore", BACKUPS, &[]).unwrap();
-    let mut road = Road { lab, cloud, driver: "", format: "", system: 0, images: 0, network, backups };
+    let orders = Orders { cloud };
+    let mut road = Road { lab, orders, driver: "", format: "", system: 0, images: 0, network, backups };
     for (driver, format) in [("qcow2", "qcow2"), ("shared", "raw")] {
         (road.driver, road.format) = (driver, format);
-        (road.system, road.images) = has_datastores(&road.cloud, driver);
+        (road.system, road.images) = has_datastores(&road.cloud, driver, ["", "DS_MAD=fs\n"]);
         road.is_lived();
     }
-    road.cloud.stop().unwrap();
+    road.orders.cloud.stop().unwrap();
     drop(road);
     installed.end();
 }
@@ -90,19 +101,9 @@ impl Road<'_> {
         self.nothing_stays();
     }
 
-    fn ask(&self, words: &[&str]) -> String {
-        self.cloud
-            .ask(words)
-            .unwrap_or_else(|error| panic!("{words:?}: {error}\n{}", self.cloud.log("oned.log")))
-    }
-
     /// On a host, as oneadmin.
     fn tool(&self, words: &[&str]) -> String {
         self.lab.run(&[&["one", "h1"], words].concat()).unwrap()
-    }
-
-    fn at(&self, vm: u32, stage: Stage) {
-        self.cloud.wait_vm(vm, stage, None, SOON).unwrap();
     }
 
     fn directory(&self, vm: u32) -> String {
@@ -196,38 +197,6 @@ impl Road<'_> {
         assert_eq!(label, "CONTEXT");
     }
 
-    fn snapshots(&self, vm: u32, disk: &str) -> Vec<String> {
-        let document = self.cloud.show("onevm", &vm.to_string()).unwrap();
-        let template = document.find("TEMPLATE").unwrap();
-        let of_disk = document
-            .children()
-            .chain(template.children())
-            .filter(|element| element.name == "SNAPSHOTS" && text(element, "DISK_ID") == disk);
-        of_disk
-            .flat_map(|all| all.children())
-            .filter(|s| s.name == "SNAPSHOT")
-            .map(|s| text(s, "ID"))
-            .collect()
-    }
-
-    /// Takes a snapshot in whichever state the VM is, and sees that oned has it.
-    fn snapshot(&self, vm: u32, stage: Stage, disk: &str) -> String {
-        let before = self.snapshots(vm, disk);
-        let name = format!("s{}", before.len());
-        self.ask(&["onevm", "disk-snapshot-create", &vm.to_string(), disk, &name]);
-        self.at(vm, stage);
-        let mut after = self.snapshots(vm, disk);
-        assert_eq!(after.len(), before.len() + 1, "{}", self.cloud.log(&format!("{vm}.log")));
-        after.pop().unwrap()
-    }
-
-    fn is_forgotten(&self, vm: u32, stage: Stage, disk: &str, snapshot: &str) {
-        self.ask(&["onevm", "disk-snapshot-delete", &vm.to_string(), disk, snapshot]);
-        self.at(vm, stage);
-        let left = self.snapshots(vm, disk);
-        assert!(!left.contains(&snapshot.to_owned()), "{left:?}: {}", self.cloud.log(&format!("{vm}.log")));
-    }
-
     /// CPDS to an image of its own, which holds that byte.
     fn is_saved(&self, vm: u32, stage: Stage, disk: &str, more: &[&str], byte: u8) {
         let name = format!("saved-{}-{vm}-{disk}-{byte}-{}", self.format, more.len());
@@ -252,11 +221,11 @@ impl Road<'_> {
         let paths = ["0", "1"].map(|number| format!("{}/disk.{number}", self.directory(vm)));
         let hold = |byte| paths.iter().for_each(|path| self.holds(path, byte));
         let write = |byte| paths.iter().for_each(|path| self.write(Disk { number: "", path }, byte));
-        let first = self.is_backed_up(vm, Stage::RUNNING);
+        let first = self.is_backed_up(vm, Stage::RUNNING, self.backups);
         self.ask(&["onevm", "poweroff", "--hard", &id]);
         self.at(vm, off);
         write(33);
-        let second = self.is_backed_up(vm, off);
+        let second = self.is_backed_up(vm, off, self.backups);
         assert_eq!(first == second, self.format == "qcow2", "increments of one image, or an image each");
         write(44);
         self.ask(&["onevm", "restore", &id, &second]);
@@ -270,20 +239,6 @@ impl Road<'_> {
         self.ask(&["onevm", "resume", &id]);
         self.at(vm, Stage::RUNNING);
         self.ends(vm, kept);
-    }
-
-    /// The image of its last backup.
-    fn is_backed_up(&self, vm: u32, stage: Stage) -> String {
-        let log = format!("{vm}.log");
-        let before = self.cloud.log(&log).matches("New LCM state is BACKUP").count();
-        self.ask(&["onevm", "backup", &vm.to_string(), "-d", &self.backups.to_string()]);
-        self.at(vm, stage);
-        let document = self.cloud.show("onevm", &vm.to_string()).unwrap();
-        let ids = document.find("BACKUPS/BACKUP_IDS").unwrap_or_else(|| panic!("{}", self.cloud.log(&log)));
-        assert!(self.cloud.log(&log).matches("New LCM state is BACKUP").count() > before);
-        let last = ids.children().last().unwrap_or_else(|| panic!("{}", self.cloud.log(&log)));
-        is_in_state(&self.cloud, "oneimage", &last.text(), READY);
-        last.text()
     }
 
     /// SNAP_CREATE_LIVE, SNAP_DELETE, CPDS, RESIZE of a guest that runs; disks come and go.

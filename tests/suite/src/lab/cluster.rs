@@ -79,6 +79,23 @@ impl<'a> Cluster<'a> {
         self.output(host, &format!("export --no-progress {volume} -"))
     }
 
+    /// Writes the first MiB of a volume that nobody has open, all of one byte, as a guest would.
+    ///
+    /// # Errors
+    /// It can't be written.
+    pub fn write(&self, host: &str, volume: &str, byte: u8) -> Result<(), LabError> {
+        let size: u64 = 1 << 20;
+        let mut diff = b"rbd diff v1\nw".to_vec();
+        diff.extend(0_u64.to_le_bytes());
+        diff.extend(size.to_le_bytes());
+        diff.extend(std::iter::repeat_n(byte, 1 << 20));
+        diff.push(b'e');
+        let text = String::from_utf8(diff).map_err(|_| LabError::Promise(format!("{byte} is no ASCII")))?;
+        let words =
+            ["one", host, "rbd", "--id", USER, "--keyfile", KEY, "import-diff", "--no-progress", "-", volume];
+        self.lab.run_with(&words, &text).map(drop)
+    }
+
     fn output(&self, host: &str, words: &str) -> Result<Vec<u8>, LabError> {
         let access = ["one", host, "rbd", "--id", USER, "--keyfile", KEY];
         let words: Vec<&str> = access.into_iter().chain(words.split(' ')).collect();

@@ -102,11 +102,12 @@ pub fn hosts_are_ready(cloud: &Cloud<'_>) {
     cloud.ask(&["onehost", "sync", "--force"]).unwrap();
 }
 
-/// A system datastore and one of images, of that driver, monitored.
-pub fn has_datastores(cloud: &Cloud<'_>, driver: &str) -> (u32, u32) {
-    let system = format!("NAME={driver}-system\nTYPE=SYSTEM_DS\nTM_MAD={driver}\n");
+/// A system datastore and one of images, of that driver and with what each wants besides, monitored.
+pub fn has_datastores(cloud: &Cloud<'_>, driver: &str, more: [&str; 2]) -> (u32, u32) {
+    let [system, images] = more;
+    let system = format!("NAME={driver}-system\nTYPE=SYSTEM_DS\nTM_MAD={driver}\n{system}");
     let images =
-        format!("NAME={driver}-images\nTYPE=IMAGE_DS\nDS_MAD=fs\nTM_MAD={driver}\nSAFE_DIRS=/var/tmp\n");
+        format!("NAME={driver}-images\nTYPE=IMAGE_DS\nTM_MAD={driver}\nSAFE_DIRS=/var/tmp\n{images}");
     let made = [system, images].map(|template| cloud.create("onedatastore", &template, &[]).unwrap());
     for datastore in made {
         let measured = |document: &Element| text(document, "FREE_MB") != "0";
