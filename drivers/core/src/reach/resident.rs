@@ -40,7 +40,8 @@ impl Ssh {
     }
 
     /// The session of one call of a slot: where somebody has opened a master connection that the client's configuration
-    /// names, over that one, as the stock scripts go (contract TM 1.6). It opens none, and works without.
+    /// names, over that one, as the stock scripts go (contract TM 1.6). It opens none, and works without. Over a master the
+    /// client's own options for silent hosts count, not ours: the step's deadline is what ends a wait there.
     pub fn passing(client: &str, command: &str, deadline: Duration) -> Self {
         Ssh::with(client, command, deadline, &["ForwardAgent=no"])
     }
