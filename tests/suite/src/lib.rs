@@ -9,4 +9,6 @@ pub mod programs;
 pub mod recorded;
 pub mod replay;
 pub mod request;
+pub mod transfers;
+pub mod volumes;
 pub mod xml;

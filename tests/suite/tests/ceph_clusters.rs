@@ -10,14 +10,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-#[allow(dead_code, reason = "each test file uses its own part of this")]
-#[path = "transfer/stage.rs"]
-mod stage;
-#[allow(dead_code, reason = "each test file uses its own part of this")]
-#[path = "ceph/volumes.rs"]
-mod volumes;
-use stage::{Stage, TM, ok};
-use volumes::Cluster;
+use causeway_suite::transfers::{Stage, TM, ok};
+use causeway_suite::volumes::Cluster;
 
 /// A second cluster, for as long as this value lives.
 struct Second {
@@ -37,7 +31,7 @@ impl Second {
         // A user that the first one does not know, with another key.
         let conf = second.lab.join("ceph.conf");
         let caps = ["mon", "profile rbd", "osd", "profile rbd", "mgr", "profile rbd"];
-        let made = stage::tool(
+        let made = causeway_suite::transfers::tool(
             "ceph",
             &[&["--conf", conf.to_str().unwrap(), "auth", "get-or-create-key", "client.two"], &caps[..]]
                 .concat(),

@@ -14,14 +14,8 @@ use std::path::{Path, PathBuf};
 
 use causeway_testing::golden;
 
-#[allow(dead_code, reason = "each test file uses its own part of this")]
-#[path = "transfer/stage.rs"]
-mod stage;
-#[allow(dead_code, reason = "each test file uses its own part of this")]
-#[path = "ceph/volumes.rs"]
-mod volumes;
-use stage::{Stage, TM, recorded};
-use volumes::{Cluster, files};
+use causeway_suite::transfers::{Stage, TM, recorded};
+use causeway_suite::volumes::{Cluster, files};
 
 /// What the recording calls its images, and what they become with the image's number behind it.
 const IMAGES: [&str; 2] =

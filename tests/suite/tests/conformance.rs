@@ -18,10 +18,7 @@ use std::path::{Path, PathBuf};
 
 use causeway_testing::golden;
 
-#[allow(dead_code, reason = "each test file uses its own part of this")]
-#[path = "transfer/stage.rs"]
-mod stage;
-use stage::{Recorded, Stage, TM, recorded, tool};
+use causeway_suite::transfers::{Recorded, Stage, TM, recorded, tool};
 
 /// A line of a script.
 struct Line {

@@ -24,9 +24,7 @@ mod carry;
 mod context;
 #[path = "transfer/copies.rs"]
 mod copies;
-#[path = "transfer/stage.rs"]
-mod stage;
-use stage::{Stage, TM, begun, ends, ok, put, recorded, tool};
+use causeway_suite::transfers::{Stage, TM, begun, ends, ok, put, recorded, tool};
 
 #[test]
 fn every_recorded_script_gives_the_recorded_calls_and_replies() {

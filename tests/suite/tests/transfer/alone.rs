@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::stage::{Stage, tool};
+use causeway_suite::transfers::{Stage, tool};
 
 #[test]
 fn a_slot_by_itself_does_the_same_for_the_stock_processes() {

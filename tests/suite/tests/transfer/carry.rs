@@ -7,8 +7,8 @@ use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::stage::{Stage, TM, ok, put};
 use causeway_suite::programs::program;
+use causeway_suite::transfers::{Stage, TM, ok, put};
 
 /// The hosts with a state of their own each, as if they were several machines, and our settings.
 fn apart(stage: &Stage) {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::stage::{Stage, TM, ok, tool};
+use causeway_suite::transfers::{Stage, TM, ok, tool};
 
 /// MiB of data in the image, and what is copied of it in a second.
 const DATA: u64 = 48;

@@ -1,4 +1,6 @@
-//! A front-end with oned's ear, and what the tests of this file's neighbour see of its processes and files.
+//! A front-end with oned's ear for tests of the transfer manager's process, and what they see of its processes and files.
+
+#![expect(clippy::unwrap_used, reason = "only tests call this, and what goes wrong here ends them")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -6,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use causeway_suite::front_end::{Ear, Event, FrontEnd};
-use causeway_suite::oned::{Nest, Oned};
-use causeway_suite::programs::program;
-use causeway_suite::recorded::data;
+use crate::front_end::{Ear, Event, FrontEnd};
+use crate::oned::{Nest, Oned};
+use crate::programs::program;
+use crate::recorded::data;
 
 /// oned's `TM_MAD` as it is shipped (contract TM 1.1).
 pub const TM: &str =
@@ -17,11 +19,15 @@ pub const TM: &str =
 
 /// A front-end, and oned's ear for look-ups.
 pub struct Stage {
+    /// Directories, hosts and slots.
     pub front_end: FrontEnd,
+    /// What the look-ups of our programs are answered by.
     pub ear: Ear,
 }
 
 impl Stage {
+    /// Sets it up, with the password that oned's own users have.
+    #[expect(clippy::new_without_default, reason = "it starts an sshd: nobody's default")]
     pub fn new() -> Stage {
         let front_end = FrontEnd::new().unwrap();
         let auth = front_end.var().join(".one/one_auth");
@@ -30,11 +36,13 @@ impl Stage {
         Stage { front_end, ear: Ear::open().unwrap() }
     }
 
+    /// How oned starts our process, with these words of `ARGUMENTS`.
     pub fn nest(&self, arguments: &str) -> Nest {
         let nest = self.front_end.driver("causeway-tm", arguments).unwrap();
         nest.env("ONE_XMLRPC", self.ear.endpoint())
     }
 
+    /// Our process, started so and greeted.
     pub fn driver(&self, arguments: &str) -> Oned {
         let mut oned = Oned::start(&self.nest(arguments)).unwrap().with_patience(Duration::from_secs(60));
         oned.init().unwrap();
@@ -49,6 +57,7 @@ impl Stage {
         path
     }
 
+    /// Has a script run, and does not wait.
     pub fn send(&self, oned: &mut Oned, vm: u32, text: &str) {
         let path = self.script(vm, "transfer.0.prolog", text);
         oned.send_payload("TRANSFER", vm, path.to_str().unwrap()).unwrap();
@@ -61,6 +70,7 @@ impl Stage {
         (reply.status, reply.payload)
     }
 
+    /// The slots of somebody else that were called, in order.
     pub fn slots(&self) -> Vec<String> {
         self.front_end.calls().unwrap().into_iter().map(|call| call.slot).collect()
     }
@@ -113,6 +123,7 @@ impl Stage {
     }
 }
 
+/// Writes an executable, and the directories above it.
 pub fn put(path: &Path, text: &str) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, text).unwrap();
@@ -126,10 +137,12 @@ pub fn tool(program: &str, args: &[&str]) -> String {
     String::from_utf8(run.stdout).unwrap()
 }
 
+/// What [`Stage::transfer`] gives of a script that went well.
 pub fn ok() -> (String, String) {
     ("SUCCESS".to_owned(), "-".to_owned())
 }
 
+/// Waits until that slot has been called.
 pub fn begun(front_end: &FrontEnd, slot: &str) {
     for _ in 0..1200 {
         if front_end.events().unwrap().contains(&Event::Begin(slot.to_owned())) {
@@ -140,12 +153,14 @@ pub fn begun(front_end: &FrontEnd, slot: &str) {
     panic!("{slot} was not called within a minute");
 }
 
+/// Whether the process whose number is in that file still runs.
 pub fn runs(pid_file: &Path) -> bool {
     let pid = fs::read_to_string(pid_file).unwrap();
     let state = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
     !state.is_empty() && !state.contains(") Z ")
 }
 
+/// Waits until it does not.
 pub fn ends(pid_file: &Path) {
     for _ in 0..200 {
         if !runs(pid_file) {
@@ -158,11 +173,17 @@ pub fn ends(pid_file: &Path) {
 
 /// A recorded script.
 pub struct Recorded {
+    /// The scenario and the script.
     pub name: String,
+    /// Whose it is.
     pub vm: u32,
+    /// Where oned had it.
     pub path: String,
+    /// Slots that failed.
     pub fails: Vec<String>,
+    /// Its lines.
     pub lines: Vec<String>,
+    /// The reply's status.
     pub status: String,
 }
 

@@ -1,5 +1,7 @@
 //! A real cluster, and the volumes of a pool of it as text.
 
+#![expect(clippy::unwrap_used, reason = "only tests call this, and what goes wrong here ends them")]
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -9,7 +11,9 @@ use serde_json::Value;
 /// A cluster that `tests/lab/ceph.sh` started, and a user of it.
 #[derive(Clone)]
 pub struct Cluster {
+    /// Its configuration.
     pub conf: PathBuf,
+    /// The user, of whom the configuration has a key file beside it.
     pub user: String,
 }
 
@@ -23,6 +27,7 @@ impl Cluster {
         conf.map(|conf| Cluster { conf, user: "one".to_owned() })
     }
 
+    /// The file of the user's key.
     pub fn key(&self) -> PathBuf {
         self.conf.with_file_name(format!("{}.key", self.user))
     }
@@ -43,10 +48,12 @@ impl Cluster {
         rbd
     }
 
+    /// What `rbd` prints, asked with these words; it must succeed.
     pub fn rbd(&self, words: &str) -> String {
         self.rbd_with(&[], words)
     }
 
+    /// The same with something on its standard input.
     pub fn rbd_with(&self, input: &[u8], words: &str) -> String {
         let mut rbd = self.tool();
         rbd.args(words.split(' ')).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -58,6 +65,7 @@ impl Cluster {
         String::from_utf8_lossy(&ran.stdout).into_owned()
     }
 
+    /// What it prints as JSON.
     pub fn json(&self, words: &str) -> Value {
         serde_json::from_str(&self.rbd(&format!("--format json {words}"))).unwrap()
     }
