@@ -154,8 +154,11 @@ impl Capture {
     pub fn failure(self) -> CaptureError {
         let blind = if self.source.has_seen() { Tap::Observer } else { Tap::Source };
         let mac = self.source.mac;
-        let (source, observer) = (self.source.finish(), self.observer.finish());
-        source.err().or(observer.err()).unwrap_or(CaptureError::NoGuest { place: blind, mac })
+        // The one that ended by itself goes first: the other is ended here, and may only not have come to begin.
+        let (first, second) =
+            if self.observer.is_over() { (self.observer, self.source) } else { (self.source, self.observer) };
+        let (first, second) = (first.finish(), second.finish());
+        first.err().or(second.err()).unwrap_or(CaptureError::NoGuest { place: blind, mac })
     }
 
     /// Ends the captures and tells the network's share.
@@ -199,7 +202,7 @@ impl Listener {
         };
         let failed = |source| CaptureError::Run { place: tap, source };
         // Both are found out here, where they can still keep the move from being made.
-        append_to(&log).map_err(failed)?;
+        File::create(&log).map_err(failed)?;
         let thread = std::thread::Builder::new()
             .name("capture".to_owned())
             .spawn(move || worker.run())
@@ -229,7 +232,9 @@ impl Listener {
         if self.has_started() {
             Ok(stamps)
         } else {
-            Err(CaptureError::NotStarted { place: self.tap, said: last_line(&self.log).unwrap_or_default() })
+            let said = last_line(&self.log).ok().filter(|line| !line.is_empty());
+            let said = said.unwrap_or_else(|| "it said nothing".to_owned());
+            Err(CaptureError::NotStarted { place: self.tap, said })
         }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use causeway_core::answer::Kind;
-use causeway_observe::capture::CaptureError;
+use causeway_observe::capture::{CaptureError, Tap};
 use causeway_observe::measure::{self, Error, Measurement, Progress};
 use causeway_observe::mover::{Move, Outcome};
 use causeway_observe::plan::Plan;
@@ -249,19 +249,30 @@ fn nothing_is_moved_while_the_guest_does_not_answer() {
 fn nothing_is_moved_while_a_capture_does_not_run() {
     let dir = tempfile::tempdir().unwrap();
     let made = dir.path().join("made");
-    let top = format!("command = [\"touch\", {made:?}]\nanswer_deadline = \"200ms\"");
-    let run = |argv: &str| {
+    let run = |host: &str, observer: &str, deadline: &str| {
+        let top = format!("command = [\"touch\", {made:?}]\nanswer_deadline = \"{deadline}\"");
         let taps = format!(
-            "[[moves]]\nfrom = \"h1\"\nto = \"h2\"\n[capture]\nmac = \"02:00:00:00:00:0b\"\nobserver = {argv}\n\
-             [[capture.host]]\nname = \"h1\"\ncommand = {argv}\n[[capture.host]]\nname = \"h2\"\ncommand = {argv}\n"
+            "[[moves]]\nfrom = \"h1\"\nto = \"h2\"\n[capture]\nmac = \"02:00:00:00:00:0b\"\nobserver = {observer}\n\
+             [[capture.host]]\nname = \"h1\"\ncommand = {host}\n[[capture.host]]\nname = \"h2\"\ncommand = {host}\n"
         );
         measure::run(plan(dir.path(), &top, &taps), &mut |_| ()).unwrap_err()
     };
-    let error = run(r#"["sh", "-c", "echo tap0: no such device >&2; exit 1"]"#);
+    let absent = r#"["sh", "-c", "echo tap0: no such device >&2; exit 1"]"#;
+    let garbled = r#"["echo", "this is no capture"]"#;
+    let missing = r#"["/nonexistent/tcpdump"]"#;
+    let silent = r#"["sleep", "60"]"#;
+
+    // A device may yet come, so this is asked for until the deadline; what can't ever begin ends the waiting.
+    let error = run(absent, absent, "2s");
     assert_eq!(error.to_string(), "the capture of the source tap did not begin: tap0: no such device");
-    let error = run(r#"["echo", "this is no capture"]"#);
+    let error = run(garbled, garbled, "1min");
     assert!(matches!(error, Error::Capture(CaptureError::Format { .. })), "{error}");
-    let error = run(r#"["/nonexistent/tcpdump"]"#);
+    let error = run(missing, missing, "1min");
     assert!(matches!(error, Error::Capture(CaptureError::Run { .. })), "{error}");
+    // The one that failed is named, not the one that was ended for it; nor is a line of an earlier measurement quoted.
+    let error = run(silent, garbled, "1min");
+    assert!(matches!(error, Error::Capture(CaptureError::Format { place: Tap::Observer, .. })), "{error}");
+    let error = run(silent, silent, "200ms");
+    assert_eq!(error.to_string(), "the capture of the source tap did not begin: it said nothing");
     assert!(!made.exists());
 }
