@@ -1,3 +1,4 @@
 //! The fabrics that a desired state is applied to: observe, difference, apply.
 
 pub mod linux;
+pub mod ovs;

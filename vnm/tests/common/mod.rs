@@ -1,6 +1,8 @@
 //! What several tests need: documents as oned sends them, and a private network to act on.
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
+pub mod switch;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;

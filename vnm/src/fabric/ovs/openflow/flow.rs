@@ -1,0 +1,155 @@
+//! Flows, and the messages that are about them (OpenFlow 1.4 sections 7.3.4.1 and 7.3.5.2).
+
+use super::action::Action;
+use super::oxm::Match;
+
+/// Applies the actions at once.
+const APPLY_ACTIONS: u16 = 4;
+/// Of any port, of any group, not buffered.
+const ANY: u32 = 0xffff_ffff;
+/// Every table.
+pub(super) const ALL_TABLES: u8 = 0xff;
+/// Bytes of a flow in a reply before its match.
+const STATS_HEAD: usize = 48;
+
+/// Whose a flow is: 64 bits that the switch keeps and does not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Cookie(pub u64);
+
+/// Those flows whose cookie has these bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cookies {
+    /// The bits.
+    pub value: u64,
+    /// Which of them count.
+    pub mask: u64,
+}
+
+/// What makes a flow another flow: two of a kind can't be.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FlowKey {
+    /// The table.
+    pub table: u8,
+    /// Of those that match, the highest counts.
+    pub priority: u16,
+    /// What it matches.
+    pub matches: Match,
+}
+
+/// A flow.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Flow {
+    /// Which flow it is.
+    pub key: FlowKey,
+    /// Whose it is.
+    pub cookie: Cookie,
+    /// What it does; nothing drops the frame.
+    pub actions: Vec<Action>,
+}
+
+/// A change of a bridge's flows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FlowChange {
+    /// The flow is there, in the place of one with the same key.
+    Put(Flow),
+    /// There is no flow with that key.
+    Remove(FlowKey),
+    /// There is no flow with such a cookie.
+    RemoveAll(Cookies),
+}
+
+impl FlowChange {
+    /// The body of the message that makes the change.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        const ADD: u8 = 0;
+        const DELETE: u8 = 3;
+        const DELETE_STRICT: u8 = 4;
+        let any = Match::any();
+        let (cookies, table, command, priority, matches, actions) = match self {
+            FlowChange::Put(flow) => (
+                Cookies { value: flow.cookie.0, mask: 0 },
+                flow.key.table,
+                ADD,
+                flow.key.priority,
+                &flow.key.matches,
+                flow.actions.as_slice(),
+            ),
+            FlowChange::Remove(key) => {
+                (Cookies { value: 0, mask: 0 }, key.table, DELETE_STRICT, key.priority, &key.matches, &[][..])
+            }
+            FlowChange::RemoveAll(cookies) => (*cookies, ALL_TABLES, DELETE, 0, &any, &[][..]),
+        };
+        let mut body = Vec::new();
+        body.extend(cookies.value.to_be_bytes());
+        body.extend(cookies.mask.to_be_bytes());
+        body.extend([table, command]);
+        // It never ends by itself, neither idle nor old.
+        body.extend([0; 4]);
+        body.extend(priority.to_be_bytes());
+        for of_no_account in [ANY; 3] {
+            body.extend(of_no_account.to_be_bytes());
+        }
+        // No flags; of no importance.
+        body.extend([0; 4]);
+        body.extend(matches.encode());
+        if !actions.is_empty() {
+            let actions: Vec<u8> = actions.iter().flat_map(Action::encode).collect();
+            body.extend(APPLY_ACTIONS.to_be_bytes());
+            body.extend(u16::try_from(actions.len().saturating_add(8)).unwrap_or(u16::MAX).to_be_bytes());
+            body.extend([0; 4]);
+            body.extend(actions);
+        }
+        body
+    }
+}
+
+/// The body of the question for the flows with such a cookie.
+pub(super) fn question(cookies: Cookies) -> Vec<u8> {
+    let mut body = vec![ALL_TABLES, 0, 0, 0];
+    body.extend(ANY.to_be_bytes());
+    body.extend(ANY.to_be_bytes());
+    body.extend([0; 4]);
+    body.extend(cookies.value.to_be_bytes());
+    body.extend(cookies.mask.to_be_bytes());
+    body.extend(Match::any().encode());
+    body
+}
+
+/// The flows of a reply's body.
+pub(super) fn read(mut bytes: &[u8]) -> Option<Vec<Flow>> {
+    let mut flows = Vec::new();
+    while !bytes.is_empty() {
+        let length = usize::from(u16::from_be_bytes(*bytes.first_chunk()?));
+        if length < STATS_HEAD {
+            return None;
+        }
+        let (entry, rest) = bytes.split_at_checked(length)?;
+        flows.push(read_one(entry)?);
+        bytes = rest;
+    }
+    Some(flows)
+}
+
+fn read_one(entry: &[u8]) -> Option<Flow> {
+    let table = *entry.get(2)?;
+    let priority = u16::from_be_bytes(*entry.get(12..)?.first_chunk()?);
+    let cookie = Cookie(u64::from_be_bytes(*entry.get(24..)?.first_chunk()?));
+    let (matches, mut instructions) = Match::decode(entry.get(STATS_HEAD..)?)?;
+    let mut actions = Vec::new();
+    while !instructions.is_empty() {
+        let (head, _) = instructions.split_first_chunk::<4>()?;
+        let [a, b, c, d] = *head;
+        let length = usize::from(u16::from_be_bytes([c, d]));
+        if length < 8 {
+            return None;
+        }
+        let (instruction, rest) = instructions.split_at_checked(length)?;
+        match u16::from_be_bytes([a, b]) {
+            APPLY_ACTIONS => actions.extend(Action::decode_all(instruction.get(8..)?)?),
+            // Of none that we make.
+            _ => actions.push(Action::Other(instruction.to_vec())),
+        }
+        instructions = rest;
+    }
+    Some(Flow { key: FlowKey { table, priority, matches }, cookie, actions })
+}

@@ -1,0 +1,278 @@
+//! A bridge's flows, by OpenFlow 1.4 over its management socket.
+//!
+//! Changes are made in a bundle: the switch takes all of them at one moment, or none. Between two bundles every frame meets either
+//! the old flows or the new ones, never a mixture.
+
+mod action;
+mod flow;
+mod oxm;
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+pub use action::Action;
+pub use flow::{Cookie, Cookies, Flow, FlowChange, FlowKey};
+pub use oxm::{Field, Match, ct, ethertype};
+
+/// OpenFlow 1.4, the first with bundles.
+const VERSION: u8 = 5;
+/// Bytes before the body of a message.
+const HEAD: usize = 8;
+/// The first part of what is told of an error is its message's own number and kind.
+const BUNDLE: u32 = 1;
+
+const HELLO: u8 = 0;
+const ERROR: u8 = 1;
+const ECHO_REQUEST: u8 = 2;
+const ECHO_REPLY: u8 = 3;
+const FLOW_MOD: u8 = 14;
+const MULTIPART_REQUEST: u8 = 18;
+const MULTIPART_REPLY: u8 = 19;
+const BUNDLE_CONTROL: u8 = 33;
+const BUNDLE_ADD: u8 = 34;
+
+/// Why flows could not be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenflowError {
+    /// Nobody serves the socket: there is no such bridge, or no switch.
+    #[error("bridge {bridge} can't be reached at {}", path.display())]
+    Connect {
+        /// The bridge.
+        bridge: String,
+        /// Its socket.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The connection broke.
+    #[error("the connection to bridge {bridge}")]
+    Socket {
+        /// The bridge.
+        bridge: String,
+        /// The reason.
+        source: io::Error,
+    },
+    /// No answer in time.
+    #[error("bridge {bridge} has not answered in time")]
+    Deadline {
+        /// The bridge.
+        bridge: String,
+    },
+    /// An answer that is none.
+    #[error("an answer of bridge {bridge} can't be read: {why}")]
+    Answer {
+        /// The bridge.
+        bridge: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The switch refused; no flow was changed.
+    #[error("bridge {bridge} refused {what}: error {kind} of OpenFlow, code {code}")]
+    Refused {
+        /// The bridge.
+        bridge: String,
+        /// What was asked.
+        what: String,
+        /// The error's type (OpenFlow 1.4 section 7.5.4).
+        kind: u16,
+        /// Its code.
+        code: u16,
+    },
+}
+
+/// A connection to a bridge.
+pub struct Openflow {
+    bridge: String,
+    stream: UnixStream,
+    deadline: Instant,
+    next: u32,
+}
+
+struct Message {
+    kind: u8,
+    number: u32,
+    body: Vec<u8>,
+}
+
+impl Openflow {
+    /// Connects to the bridge whose socket lies in `directory`; until `deadline` every call may take.
+    ///
+    /// # Errors
+    /// [`OpenflowError::Connect`], or that it speaks another version.
+    pub fn connect(directory: &Path, bridge: &str, deadline: Instant) -> Result<Self, OpenflowError> {
+        let path = directory.join(format!("{bridge}.mgmt"));
+        let stream = UnixStream::connect(&path);
+        let bridge = bridge.to_owned();
+        let stream = match stream {
+            Ok(stream) => stream,
+            Err(source) => return Err(OpenflowError::Connect { bridge, path, source }),
+        };
+        let mut connected = Openflow { bridge, stream, deadline, next: 0 };
+        // This version, and no older one.
+        let versions =
+            [&1_u16.to_be_bytes()[..], &8_u16.to_be_bytes(), &(1_u32 << VERSION).to_be_bytes()].concat();
+        let hello = connected.message(HELLO, &versions);
+        connected.send(&hello)?;
+        match connected.receive()?.kind {
+            HELLO => Ok(connected),
+            _ => Err(connected.unreadable("it does not begin with a greeting")),
+        }
+    }
+
+    /// The flows with such a cookie.
+    ///
+    /// # Errors
+    /// [`OpenflowError`].
+    pub fn flows(&mut self, cookies: Cookies) -> Result<Vec<Flow>, OpenflowError> {
+        const FLOWS: u16 = 1;
+        const MORE: u16 = 1;
+        let mut body = FLOWS.to_be_bytes().to_vec();
+        body.extend([0; 6]);
+        body.extend(flow::question(cookies));
+        let question = self.message(MULTIPART_REQUEST, &body);
+        let number = self.next;
+        self.send(&question)?;
+        let mut found = Vec::new();
+        loop {
+            let reply = self.answer(number, || "to tell its flows".to_owned())?;
+            let (Some(flags), Some(flows)) = (short(&reply.body, 2), reply.body.get(8..)) else {
+                return Err(self.unreadable("a part of it is cut off"));
+            };
+            if reply.kind != MULTIPART_REPLY {
+                return Err(self.unreadable("it is about something else"));
+            }
+            found.extend(flow::read(flows).ok_or_else(|| self.unreadable("it holds no flows"))?);
+            if flags & MORE == 0 {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Makes all changes at one moment, or none of them.
+    ///
+    /// # Errors
+    /// [`OpenflowError::Refused`] names the change that the switch would not make.
+    pub fn change(&mut self, changes: &[FlowChange]) -> Result<(), OpenflowError> {
+        const OPEN: u16 = 0;
+        const COMMIT: u16 = 4;
+        const COMMITTED: u16 = 5;
+        /// At one moment, in the order in which they are given.
+        const FLAGS: u16 = 3;
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let control =
+            |kind: u16| [&BUNDLE.to_be_bytes()[..], &kind.to_be_bytes(), &FLAGS.to_be_bytes()].concat();
+        let mut sent = self.message(BUNDLE_CONTROL, &control(OPEN));
+        let first = self.next;
+        for change in changes {
+            let inner = encode(FLOW_MOD, self.next.wrapping_add(1), &change.encode());
+            let body = [&BUNDLE.to_be_bytes()[..], &[0, 0], &FLAGS.to_be_bytes(), &inner].concat();
+            sent.extend(self.message(BUNDLE_ADD, &body));
+        }
+        sent.extend(self.message(BUNDLE_CONTROL, &control(COMMIT)));
+        self.send(&sent)?;
+        let what = |number: u32| {
+            let index = usize::try_from(number.wrapping_sub(first)).ok().and_then(|n| n.checked_sub(1));
+            let change = index.and_then(|index| changes.get(index));
+            change.map_or_else(|| "to change its flows".to_owned(), |change| format!("{change:?}"))
+        };
+        loop {
+            let message = self.receive()?;
+            match message.kind {
+                ERROR => return Err(self.refused(&message, what(message.number))),
+                BUNDLE_CONTROL if short(&message.body, 4) == Some(COMMITTED) => return Ok(()),
+                BUNDLE_CONTROL => {}
+                _ => return Err(self.unreadable("it is about something else")),
+            }
+        }
+    }
+
+    /// The next message with that number.
+    fn answer(&mut self, number: u32, what: impl Fn() -> String) -> Result<Message, OpenflowError> {
+        loop {
+            let message = self.receive()?;
+            match message.kind {
+                ERROR => return Err(self.refused(&message, what())),
+                _ if message.number == number => return Ok(message),
+                _ => {}
+            }
+        }
+    }
+
+    fn message(&mut self, kind: u8, body: &[u8]) -> Vec<u8> {
+        self.next = self.next.wrapping_add(1);
+        encode(kind, self.next, body)
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> Result<(), OpenflowError> {
+        let left = self.left()?;
+        self.stream.set_write_timeout(Some(left)).map_err(|e| self.broken(e))?;
+        self.stream.write_all(bytes).map_err(|e| self.broken(e))
+    }
+
+    /// The next message that is not about the connection alone.
+    fn receive(&mut self) -> Result<Message, OpenflowError> {
+        loop {
+            let message = self.read()?;
+            if message.kind != ECHO_REQUEST {
+                return Ok(message);
+            }
+            self.send(&encode(ECHO_REPLY, message.number, &message.body))?;
+        }
+    }
+
+    fn read(&mut self) -> Result<Message, OpenflowError> {
+        let left = self.left()?;
+        self.stream.set_read_timeout(Some(left)).map_err(|e| self.broken(e))?;
+        let mut head = [0; HEAD];
+        self.stream.read_exact(&mut head).map_err(|e| self.broken(e))?;
+        let [version, kind, a, b, number @ ..] = head;
+        let length = usize::from(u16::from_be_bytes([a, b]));
+        // Its greeting may be in a later version.
+        if length < HEAD || (version != VERSION && kind != HELLO) {
+            return Err(self.unreadable("it is in another version of OpenFlow"));
+        }
+        let mut body = vec![0; length.saturating_sub(HEAD)];
+        self.stream.read_exact(&mut body).map_err(|e| self.broken(e))?;
+        Ok(Message { kind, number: u32::from_be_bytes(number), body })
+    }
+
+    fn left(&self) -> Result<std::time::Duration, OpenflowError> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(OpenflowError::Deadline { bridge: self.bridge.clone() }) } else { Ok(left) }
+    }
+
+    fn broken(&self, source: io::Error) -> OpenflowError {
+        let bridge = self.bridge.clone();
+        match source.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => OpenflowError::Deadline { bridge },
+            _ => OpenflowError::Socket { bridge, source },
+        }
+    }
+
+    fn unreadable(&self, why: &'static str) -> OpenflowError {
+        OpenflowError::Answer { bridge: self.bridge.clone(), why }
+    }
+
+    fn refused(&self, message: &Message, what: String) -> OpenflowError {
+        let (kind, code) = (short(&message.body, 0), short(&message.body, 2));
+        let (kind, code) = (kind.unwrap_or_default(), code.unwrap_or_default());
+        OpenflowError::Refused { bridge: self.bridge.clone(), what, kind, code }
+    }
+}
+
+fn encode(kind: u8, number: u32, body: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(body.len().saturating_add(HEAD)).unwrap_or(u16::MAX);
+    let mut out = vec![VERSION, kind];
+    out.extend(length.to_be_bytes());
+    out.extend(number.to_be_bytes());
+    out.extend(body);
+    out
+}
+
+fn short(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
+}
