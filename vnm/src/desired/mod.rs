@@ -4,6 +4,7 @@
 //! [`crate::fabric`] makes a host agree with it.
 
 pub mod facts;
+pub mod guard;
 pub mod options;
 pub mod refusal;
 pub mod security;
