@@ -18,6 +18,7 @@ const VENDOR: u16 = 0xffff;
 const NX_NOTE: u16 = 8;
 const NX_RESUBMIT: u16 = 14;
 const NX_CT: u16 = 35;
+const NX_CLONE: u16 = 42;
 
 /// Something done with a frame.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,6 +44,8 @@ pub enum Action {
         /// It goes on in this table, with what was found.
         table: Option<u8>,
     },
+    /// It is done with a copy.
+    Clone(Vec<Action>),
     /// Something that we never do, as it stands.
     Other(Vec<u8>),
 }
@@ -69,6 +72,11 @@ impl Action {
                 body.extend([table.unwrap_or(NONE), 0, 0, 0]);
                 body.extend(0_u16.to_be_bytes());
                 nicira(NX_CT, &body)
+            }
+            Action::Clone(actions) => {
+                // Six bytes that say nothing, so that the copy's actions begin at a multiple of eight.
+                let inner: Vec<u8> = actions.iter().flat_map(Action::encode).collect();
+                nicira(NX_CLONE, &[&[0; 6][..], &inner].concat())
             }
             Action::Other(bytes) => bytes.clone(),
         }
@@ -112,6 +120,12 @@ impl Action {
                     let table = *bytes.get(18)?;
                     let table = (table != NONE).then_some(table);
                     Some(Action::Track { zone: short(16)?, commit: short(10)? == 1, table })
+                }
+                // No copy of a copy: nothing deep is ever walked.
+                NX_CLONE => {
+                    let inner = Action::decode_all(bytes.get(16..)?)?;
+                    let flat = !inner.iter().any(|action| matches!(action, Action::Clone(_)));
+                    flat.then_some(Action::Clone(inner))
                 }
                 _ => None,
             },

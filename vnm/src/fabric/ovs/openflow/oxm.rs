@@ -219,6 +219,11 @@ impl Match {
         self.masked(field, &address.octets(), &mask.to_be_bytes())
     }
 
+    /// Whether it matches exactly this in a field.
+    pub fn is(&self, field: Field, value: &[u8]) -> bool {
+        self.0.get(&field).is_some_and(|bits| bits.value == value && bits.mask.is_none())
+    }
+
     /// As it stands in a message, filled up to a multiple of 8 bytes.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut fields = Vec::new();
