@@ -11,7 +11,7 @@ wanted=(
   # the hosts
   libvirt-clients libvirt-daemon-system openssh-client openssh-server qemu-utils sudo
   # their networks, and looking at them from outside
-  iproute2 iputils-ping nftables openvswitch-switch tcpdump
+  iproute2 iputils-ping nftables openvswitch-switch ethtool tcpdump
   # a cluster for disks that are volumes
   ceph-common ceph-mgr ceph-mon ceph-osd
   # what the lab's scripts call

@@ -29,13 +29,13 @@ impl Switch {
     fn start_database(&mut self) {
         let (database, socket) = (self.path("conf.db"), self.database());
         let remote = format!("--remote=punix:{}", socket.display());
-        self.daemon("ovsdb-server", &[database.to_str().unwrap(), &remote]);
+        self.daemon("ovsdb-server", &[database.to_str().unwrap(), &remote, "--pidfile"]);
         until("the database serves", || socket.exists());
     }
 
     fn start_switch(&mut self) {
         let socket = format!("unix:{}", self.database().display());
-        self.daemon("ovs-vswitchd", &[&socket]);
+        self.daemon("ovs-vswitchd", &[&socket, "--pidfile"]);
     }
 
     fn daemon(&mut self, program: &str, args: &[&str]) {
