@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use causeway_core::document::VmDocument;
 use causeway_core::names::VmId;
 use causeway_vnm::desired::guard::Guard;
-use causeway_vnm::fabric::ovs::flows::{self, Seat};
+use causeway_vnm::fabric::ovs::flows::{self, Other, Seat};
 use causeway_vnm::fabric::ovs::openflow::{FlowChange, Openflow};
 use common::guests::{Guest, Guests};
 
@@ -52,7 +52,11 @@ fn apply(net: &Guests, guards: &[(&Guest, Guard)]) {
         .filter(|((_, guard), _)| guard.is_stateful())
         .map(|(_, seat)| seat)
         .collect();
-    changes.extend(flows::shared(&guarded).into_iter().map(FlowChange::Put));
+    let ours: Vec<u32> = seats.iter().map(|seat| seat.port).collect();
+    let others = net.all.iter().filter(|guest| !ours.contains(&guest.port));
+    let others: Vec<Other> =
+        others.filter_map(|guest| Some(Other { port: guest.port, vlan: guest.vlan? })).collect();
+    changes.extend(flows::shared(&guarded, &others).into_iter().map(FlowChange::Put));
     Openflow::connect(net.switch.dir(), "br0", soon()).unwrap().change(&changes).unwrap();
     for (guest, guard) in guards {
         let flood = if guard.is_stateful() { "no-flood" } else { "flood" };

@@ -104,14 +104,27 @@ pub fn flows(seat: &Seat, guard: &Guard, arp: bool) -> Vec<Flow> {
     out.flows
 }
 
+/// A port of the bridge that has no flows of ours, and is in a VLAN: of its frames no tag tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Other {
+    /// Its number.
+    pub port: u32,
+    /// The VLAN.
+    pub vlan: u16,
+}
+
 /// What all guarded guests of a bridge share: frames for many come to each of them by these, and none by itself.
-pub fn shared(seats: &[&Seat]) -> Vec<Flow> {
+pub fn shared(seats: &[&Seat], others: &[Other]) -> Vec<Flow> {
     let mut out = Made { cookie: Cookie(SHARED), flows: Vec::new() };
     out.put(GOES, 0, Match::any(), vec![Action::Normal]);
     let networks: BTreeSet<u16> = seats.iter().map(|seat| network(seat.vlan)).collect();
     for here in networks {
         let many = vec![Action::SetRegister(NETWORK, here.into()), Action::Resubmit(GOES)];
-        out.put(IN, 50, Match::any().short(Field::VLAN_VID, here).multicast(), many);
+        out.put(IN, 50, Match::any().short(Field::VLAN_VID, here).multicast(), many.clone());
+        for other in others.iter().filter(|other| network(Some(other.vlan)) == here) {
+            let from = Match::any().in_port(other.port).short(Field::VLAN_VID, 0);
+            out.put(IN, 55, from.multicast(), many.clone());
+        }
         let mut actions: Vec<Action> = Vec::new();
         for seat in seats.iter().filter(|seat| network(seat.vlan) == here) {
             let to = vec![Action::SetRegister(GUEST, seat.port), Action::Resubmit(TO)];
