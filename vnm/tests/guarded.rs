@@ -97,3 +97,43 @@ fn only_what_a_group_lets_begin_passes() {
     // Between the others.
     assert!(b.tcp(c, 23) && c.tcp(b, 23) && b.ping(c.four));
 }
+
+#[test]
+fn a_guest_sends_from_its_own_addresses_only() {
+    let net = Guests::new(&[None, None]);
+    let [a, b] = [&net.all[0], &net.all[1]];
+    let filters =
+        "<FILTER_MAC_SPOOFING>YES</FILTER_MAC_SPOOFING><FILTER_IP_SPOOFING>YES</FILTER_IP_SPOOFING>";
+    let answered =
+        |more: &[&str], to: String| a.run("ping", &[&["-c", "1", "-W", "1"], more, &[to.as_str()]].concat());
+    let (four, six) = (b.four.to_string(), b.six.to_string());
+    for (address, net) in [("10.0.0.77", "24"), ("fd00::77", "64")] {
+        let nodad: &[&str] = if address.contains(':') { &["nodad", "preferred_lft", "0"] } else { &[] };
+        let added = format!("{address}/{net}");
+        assert!(a.run("ip", &[&["addr", "add", &added, "dev", "eth0"], nodad].concat()));
+    }
+    assert!(answered(&["-I", "10.0.0.77"], four.clone()) && answered(&["-I", "fd00::77"], six.clone()));
+    apply(&net, &[(a, guard(a, filters, "")), (b, guard(b, "", ""))]);
+    assert!(a.ping(b.four) && a.ping(b.six) && b.ping(a.four) && b.ping(a.six));
+    assert!(!answered(&["-I", "10.0.0.77"], four.clone()) && !answered(&["-I", "fd00::77"], six.clone()));
+    assert!(!b.ping("10.0.0.77".parse::<std::net::Ipv4Addr>().unwrap()));
+    assert!(!b.ping("fd00::77".parse::<std::net::Ipv6Addr>().unwrap()));
+    assert!(a.tcp(b, 80) && b.tcp6(a, 80));
+
+    let own = a.mac.to_string();
+    assert!(a.run("ip", &["link", "set", "eth0", "address", "02:00:0a:00:00:ee"]));
+    assert!(!answered(&[], four.clone()));
+    assert!(a.run("ip", &["link", "set", "eth0", "address", &own]));
+    assert!(a.ping(b.four));
+}
+
+/// Two networks of one bridge, with the same addresses in both.
+#[test]
+fn networks_with_the_same_addresses_stay_apart() {
+    let net = Guests::new(&[Some(50), Some(50), Some(60)]);
+    let [a, b, c] = [&net.all[0], &net.all[1], &net.all[2]];
+    let rules = [rule("INBOUND", "TCP", "<RANGE>22</RANGE>"), rule("OUTBOUND", "ALL", "")].concat();
+    apply(&net, &[(a, guard(a, GROUP, &rules)), (b, guard(b, "", "")), (c, guard(c, GROUP, &rules))]);
+    assert!(b.tcp(a, 22) && !b.tcp(c, 22) && !c.tcp(a, 22) && !a.tcp(c, 22) && !b.ping(c.four));
+    assert!(a.tcp(b, 23) && a.ping(b.four));
+}

@@ -93,7 +93,8 @@ impl Guest {
         std::thread::scope(|scope| scope.spawn(inside).join().unwrap())
     }
 
-    fn run(&self, program: &str, args: &[&str]) -> bool {
+    /// Whether a program ends well there.
+    pub fn run(&self, program: &str, args: &[&str]) -> bool {
         self.within(|| Command::new(program).args(args).output().unwrap().status.success())
     }
 
