@@ -89,12 +89,12 @@ fn a_disk_of_its_own_from_deploy_to_terminate() {
 fn snapshots_are_removed_in_every_order_that_clones_allow() {
     let Some(conf) = cluster() else { return };
     let orders: [[u32; 3]; 6] = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
-    at_once(ceph::share(&orders, 2), |order| {
+    at_once(&ceph::share(&orders, 2), |order| {
         let on = Stage::new(&conf);
         on.family();
         let all = [(0, "baaa"), (1, "caaa"), (2, "eaaa")];
         let mut left: Vec<(u32, String)> = all.map(|(id, text)| (id, text.to_owned())).to_vec();
-        for &id in order {
+        for &id in *order {
             // The disk itself stands on 0, so that one can't go.
             if id == 0 {
                 assert!(on.failure(on.snapshot("delete", 0)).text.contains("still needed"));

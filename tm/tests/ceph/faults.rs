@@ -1,11 +1,13 @@
 //! What can happen to a cluster, or to somebody who uses it, and is over again.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+
+use super::pool::ceph;
 
 /// What happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,6 +54,16 @@ impl Fault {
     }
 }
 
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Fault::Cut => "cut",
+            Fault::Full => "full",
+            Fault::ReadOnly => "read-only",
+        })
+    }
+}
+
 impl Drop for Lasting<'_> {
     fn drop(&mut self) {
         match self.fault {
@@ -90,14 +102,6 @@ fn quota(conf: &Path, objects: u32) {
         assert!(begun.elapsed() < Duration::from_secs(60), "the quota of {objects} objects is not minded");
         sleep(Duration::from_millis(300));
     }
-}
-
-fn ceph(conf: &Path, words: &[&str]) -> String {
-    let mut ceph = Command::new("timeout");
-    ceph.args(["60", "ceph", "--connect-timeout", "20", "--conf"]).arg(conf).args(words);
-    let ran = ceph.output().unwrap();
-    assert!(ran.status.success(), "{words:?}: {ran:?}");
-    String::from_utf8(ran.stdout).unwrap()
 }
 
 /// Tells all processes of that very cluster.
