@@ -164,6 +164,9 @@ pub fn run<S: Step>(test: &str, conf: &Path, all: &[S]) {
             }
         }
     }
+    if super::long() {
+        pool::anew(conf);
+    }
     let of: usize = known.iter().map(|known| known.passed.len()).sum();
     close(test, &tally, &format!("{} of {} steps", known.len(), all.len()), of);
 }

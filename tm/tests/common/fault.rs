@@ -22,11 +22,13 @@ pub fn long() -> bool {
 }
 
 /// What tools say that don't tell the cause; what they were doing, and to which file, is told all the same.
-const KEEP_THE_CAUSE: [&str; 4] = [
+const KEEP_THE_CAUSE: [&str; 5] = [
     "No space left in the file header",
     "mkswap: unable to erase bootbits sectors",
     "error while reading from old backing file",
     "error while reading from new backing file",
+    // Whatever hindered `rbd` from giving the file its size.
+    "export error: (1) Operation not permitted",
 ];
 
 /// What is done to a call.
@@ -120,8 +122,8 @@ pub trait Scene {
 #[derive(Debug, Default)]
 pub struct Tally {
     steps: usize,
-    /// By fault: points that there are, that were tried, at which the call came to its end all the same.
-    points: BTreeMap<Fault, [usize; 3]>,
+    /// By fault: points that there are, that were tried, at which the call came to its end all the same; steps without any.
+    points: BTreeMap<Fault, [usize; 4]>,
     wrong: Vec<String>,
     /// Trials that have points for a fault, none of which was tried.
     missed: Vec<String>,
@@ -167,8 +169,9 @@ impl Tally {
         let mut parts = Vec::new();
         assert_eq!(self.missed, [""; 0], "no point of these was tried");
         for fault in FAULTS.into_iter().filter(|fault| self.points.contains_key(fault)) {
-            let [all, tried, survived] = self.points.get(&fault).copied().unwrap_or_default();
-            parts.push(format!("{fault} at {tried} of {all} ({survived} without effect)"));
+            let [all, tried, survived, none] = self.points.get(&fault).copied().unwrap_or_default();
+            let none = if none == 0 { String::new() } else { format!(", on {none} steps") };
+            parts.push(format!("{fault} at {tried} of {all} ({survived} without effect{none})"));
         }
         let lost =
             if self.wrong.is_empty() { "0 bytes".to_owned() } else { format!("{} LOSSES", self.wrong.len()) };
@@ -252,6 +255,7 @@ pub fn trial_of(scene: &mut impl Scene, sharing: &Sharing, faults: &[Fault]) -> 
         let points: Vec<&SystemCall> = calls.iter().filter(|call| fault.strikes(call)).collect();
         let counts = tally.points.entry(fault).or_default();
         counts[0] = points.len();
+        counts[3] = usize::from(points.is_empty());
         let taken: Vec<usize> =
             (0..points.len()).filter(|number| sharing.takes(*number, points.len())).collect();
         let mut untouched = false;
