@@ -20,5 +20,5 @@ fn every_action_outlives_every_fault() {
     let Some(conf) = cluster() else { return };
     let mut all = image_cases::all();
     all.push(image_cases::export());
-    campaign::run("ceph_datastore_faults", &conf, &all);
+    campaign::run("ceph_datastore_faults", &conf, all);
 }

@@ -27,7 +27,7 @@ fn killed_child() {
 fn every_call_outlives_every_fault() {
     let Some(conf) = cluster() else { return };
     let _alone = ALONE.lock().unwrap();
-    campaign::run("ceph_faults", &conf, &cases::all());
+    campaign::run("ceph_faults", &conf, cases::all());
 }
 
 /// The end of a step is its deadline, whatever its tool waits for; and no tool is left.

@@ -227,10 +227,11 @@ impl Tool {
             Some(status) if status.success() => Ok(()),
             Some(status) if status.code().is_some() && status.code() == self.allowed => Ok(()),
             Some(status) => {
+                let whole = unfolded(said);
                 let words = if self.first {
                     said.lines().map(str::trim).filter(|line| !line.is_empty()).take(1).collect()
                 } else {
-                    last_words(said, lines)
+                    last_words(&whole, lines)
                 };
                 let said = if words.is_empty() { status.to_string() } else { words.join("; ") };
                 let (path, said) = self.as_it_will_be(said);
@@ -253,6 +254,11 @@ pub(crate) struct Ended {
     pub out: Vec<u8>,
     /// The first part of what it complained.
     pub err: String,
+}
+
+/// With lines that begin with a tab put to the line before them, where `mkfs.ext4` has the cause.
+fn unfolded(said: &str) -> String {
+    said.split("\n\t").map(str::trim_end).collect::<Vec<_>>().join(" ")
 }
 
 /// The last so many lines, and all that `qemu-img` says in its own name: its very last line may leave out the cause.
@@ -351,6 +357,14 @@ mod tests {
             last_words(&format!("Formatting\n{words}"), 1).join("; "),
             "/y: Could not open '/y': Input/output error; Could not open backing image."
         );
+        let folded = script(
+            dir.path(),
+            "printf '\\nmkfs: No space\\n\\twhile trying to create journal\\n' >&2; exit 1",
+        );
+        let error = Tool::named("mkfs.ext4", &folded, Path::new("/x"))
+            .run(&worker(&program, Duration::from_secs(20)));
+        let said = "mkfs.ext4 of /x: mkfs: No space while trying to create journal";
+        assert_eq!(error.unwrap_err().to_string(), said);
         let program = script(dir.path(), "exit 3");
         let error = Tool::qemu_img("resize", Path::new("/x")).run(&worker(&program, Duration::from_secs(20)));
         assert_eq!(error.unwrap_err().to_string(), "qemu-img resize of /x: exit status: 3");

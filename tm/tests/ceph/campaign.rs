@@ -4,11 +4,12 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, waitpid};
 
 use super::faults::{self, FAULTS, Fault};
 use super::kill::{self, ended};
-use super::step::Step;
+use super::step::{Step, chosen};
 use super::{Picture, Stage, at_once, pool};
 
 /// So many calls are disturbed at once: a fault is one for the whole cluster.
@@ -58,6 +59,8 @@ struct Standing<'a, S: Step> {
 enum Came {
     /// It waited, and was cancelled.
     Cancelled,
+    /// Its process ended without a word of it.
+    BrokeOff(ExitStatus),
     Ended(Result<(), Failure>),
 }
 
@@ -66,6 +69,7 @@ impl<'a, S: Step> Standing<'a, S> {
         let on = Stage::new(conf).before(known.step, faults::USER);
         let mut child = kill::command(&on, &known.step.call(&on), point);
         child.env("CAUSEWAY_TEST_SIGNAL", "stop").process_group(0).stdin(Stdio::null());
+        child.stderr(File::create(on.dir().join("said")).unwrap());
         let standing = Standing { known, point, on, child: child.spawn().unwrap() };
         let stopped = waitpid(Some(standing.id()), WaitOptions::UNTRACED).unwrap().unwrap().1;
         assert!(stopped.stopped(), "{}: {stopped:?}", standing.name());
@@ -85,9 +89,8 @@ impl<'a, S: Step> Standing<'a, S> {
         let _ = kill_process_group(self.id(), Signal::CONT);
         let begun = Instant::now();
         while begun.elapsed() < patience {
-            if self.child.try_wait().unwrap().is_some() {
-                let came = kill::came(&self.on);
-                return Came::Ended(came.unwrap_or_else(|| panic!("{} broke off", self.name())));
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return kill::came(&self.on).map_or(Came::BrokeOff(status), Came::Ended);
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -106,6 +109,10 @@ impl<'a, S: Step> Standing<'a, S> {
         let at = format!("{}, {fault}", known.passed[self.point]);
         match came {
             Came::Cancelled => assert!(fault != Fault::ReadOnly, "{} at {at}: did not end", step.name()),
+            Came::BrokeOff(status) => {
+                let said = std::fs::read_to_string(on.dir().join("said")).unwrap();
+                panic!("{} at {at}: {status}: {said}", step.name());
+            }
             Came::Ended(Ok(())) => assert_eq!(on.settled(), known.after, "{} at {at}", step.name()),
             Came::Ended(Err(failure)) => {
                 // What failed, of what, and what the cluster said of it.
@@ -142,10 +149,14 @@ struct Tally {
 
 /// Tries every fault at every point of all steps, or at one point each of some, others in each run. Whoever calls it has the
 /// cluster to himself.
-pub fn run<S: Step>(test: &str, conf: &Path, all: &[S]) {
+pub fn run<S: Step>(test: &str, conf: &Path, all: Vec<S>) {
     faults::user(conf);
-    let steps = super::share(all, SHORT);
+    let all = chosen(all, |step| step.name());
+    let steps = super::share(&all, SHORT.min(all.len()));
     let known: Vec<Known<'_, S>> = collect(&steps, |step| Known::learn(conf, *step));
+    for known in &known {
+        println!("{}: {:?}", known.step.name(), known.passed);
+    }
     let mut tally = Tally::default();
     for (number, fault) in FAULTS.into_iter().enumerate() {
         let mut points: Vec<(&Known<'_, S>, usize)> = Vec::new();

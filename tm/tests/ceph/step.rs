@@ -14,6 +14,15 @@ pub trait Step: Sync {
     fn judge(&self, at: &str, left: &Picture, before: &Picture, after: &Picture);
 }
 
+/// Only those whose names hold one of the words in `CAUSEWAY_TEST_STEP`, which stand between bars, if that is set: what is
+/// being worked on.
+pub fn chosen<S>(mut all: Vec<S>, name: impl Fn(&S) -> &str) -> Vec<S> {
+    if let Ok(words) = std::env::var("CAUSEWAY_TEST_STEP") {
+        all.retain(|step| words.split('|').any(|words| name(step).contains(words)));
+    }
+    all
+}
+
 impl Stage {
     /// A stage as a call finds it.
     pub fn before(mut self, step: &(impl Step + ?Sized), user: &str) -> Self {
