@@ -130,7 +130,8 @@ fn an_image_is_made() {
     // What can't be formatted, and a directory that is not there, leave nothing.
     let on = Stage::new(&conf);
     let failure = on.failure(on.image_make(1, json!({"file_system": {"kind": "xfs"}})));
-    assert!(failure.text.contains("xfs"), "{failure}");
+    let said = format!("mkfs.xfs of {}: ", on.staging().display());
+    assert!(failure.text.starts_with(&said), "{failure}");
     let mut call = on.image_make(1, json!({"file_system": {"kind": "ext4"}}));
     call["datastore"]["volume"]["work"]["make"]["staging"] = json!("/nowhere/at/all");
     assert!(on.failure(call).text.contains("cannot make a file in /nowhere/at/all"));

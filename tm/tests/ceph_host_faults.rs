@@ -137,7 +137,7 @@ fn disturbed_at_any_system_call_and_run_again_is_the_same() {
     all.push(Box::new(image_cases::export()));
     // With what a tool writes bit by bit first: it takes longest.
     all.sort_by_key(|step| !step.name().contains("file system"));
-    let all = chosen(all, |step| step.name());
+    let all = chosen("CAUSEWAY_TEST_STEP", all, |step| step.name());
     let mut tally = fault::Tally::default();
     for steps in ceph::share(&all, SHORT.min(all.len())).chunks(STEPS) {
         tally.add(fault::campaign_of(steps, usize::MAX, AT_ONCE, |step, sharing| {

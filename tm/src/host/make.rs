@@ -99,23 +99,28 @@ pub(crate) fn fill(
 ) -> Result<(), StorageError> {
     made.create(0o666)?.set_len(size).map_err(while_growing(made.path(), size))?;
     worker.at("file made");
-    format(&made.path(), blank, worker)
+    format(&made.path(), &made.path(), blank, worker)
 }
 
-/// Puts into an empty file what is to be in it.
+/// Puts into an empty file what is to be in it. `told` is the file for people, or the directory of one that has no name.
 ///
 /// # Errors
 /// The program that does it failed.
-pub(crate) fn format(path: &Path, blank: &Blank, worker: &Worker<'_>) -> Result<(), StorageError> {
+pub(crate) fn format(
+    path: &Path,
+    told: &Path,
+    blank: &Blank,
+    worker: &Worker<'_>,
+) -> Result<(), StorageError> {
     let mut tool = match blank {
         Blank::Empty => return Ok(()),
         Blank::Swap => {
-            let mut tool = Tool::new("mkswap", path);
+            let mut tool = Tool::new("mkswap", told);
             tool.args(["-L", "swap"]);
             tool
         }
         Blank::FileSystem { kind, options } => {
-            let mut tool = Tool::new(&format!("mkfs.{kind}"), path);
+            let mut tool = Tool::new(&format!("mkfs.{kind}"), told);
             if kind == "xfs" {
                 // It goes on with how it is called.
                 tool.first_words();

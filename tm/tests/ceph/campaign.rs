@@ -151,14 +151,15 @@ struct Tally {
 /// cluster to himself.
 pub fn run<S: Step>(test: &str, conf: &Path, all: Vec<S>) {
     faults::user(conf);
-    let all = chosen(all, |step| step.name());
+    let all = chosen("CAUSEWAY_TEST_STEP", all, |step| step.name());
     let steps = super::share(&all, SHORT.min(all.len()));
     let known: Vec<Known<'_, S>> = collect(&steps, |step| Known::learn(conf, *step));
     for known in &known {
         println!("{}: {:?}", known.step.name(), known.passed);
     }
     let mut tally = Tally::default();
-    for (number, fault) in FAULTS.into_iter().enumerate() {
+    let faults = chosen("CAUSEWAY_TEST_FAULT", FAULTS.to_vec(), |fault| fault.name());
+    for (number, fault) in faults.into_iter().enumerate() {
         let mut points: Vec<(&Known<'_, S>, usize)> = Vec::new();
         for known in &known {
             let count = known.passed.len();

@@ -44,6 +44,14 @@ impl Fault {
         lasting
     }
 
+    pub fn name(&self) -> &'static str {
+        match self {
+            Fault::Cut => "cut",
+            Fault::Full => "full",
+            Fault::ReadOnly => "read-only",
+        }
+    }
+
     /// How long a call is given that can't come to its end.
     pub fn patience(self) -> Duration {
         match self {
@@ -56,11 +64,7 @@ impl Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Fault::Cut => "cut",
-            Fault::Full => "full",
-            Fault::ReadOnly => "read-only",
-        })
+        f.write_str(self.name())
     }
 }
 

@@ -14,11 +14,11 @@ pub trait Step: Sync {
     fn judge(&self, at: &str, left: &Picture, before: &Picture, after: &Picture);
 }
 
-/// Only those whose names hold one of the words in `CAUSEWAY_TEST_STEP`, which stand between bars, if that is set: what is
-/// being worked on.
-pub fn chosen<S>(mut all: Vec<S>, name: impl Fn(&S) -> &str) -> Vec<S> {
-    if let Ok(words) = std::env::var("CAUSEWAY_TEST_STEP") {
-        all.retain(|step| words.split('|').any(|words| name(step).contains(words)));
+/// Only those whose names hold one of the words in a variable, which stand between bars, if it is set: what is being worked
+/// on, or is left to do of a long run.
+pub fn chosen<T>(variable: &str, mut all: Vec<T>, name: impl Fn(&T) -> &str) -> Vec<T> {
+    if let Ok(words) = std::env::var(variable) {
+        all.retain(|one| words.split('|').any(|words| name(one).contains(words)));
     }
     all
 }
