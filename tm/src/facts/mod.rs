@@ -61,9 +61,16 @@ pub struct Needs {
     pub chain: bool,
     /// Of the datastore that the VM's next backup goes to.
     pub limits: bool,
+    /// Which datastores are mounted by whoever uses them, if one of those above is.
+    pub mounts: bool,
 }
 
 impl Needs {
+    /// Whether the pool of datastores must be looked up, once those that are needed by their numbers are known.
+    pub fn pool<'a>(&self, mut known: impl Iterator<Item = &'a DatastoreFacts>) -> bool {
+        self.mounts && known.any(|datastore| datastore.automount.is_some())
+    }
+
     /// The backup image that is needed, once the VM is known.
     ///
     /// # Errors
@@ -95,6 +102,8 @@ pub struct Facts {
     pub vm: Option<VmFacts>,
     /// Of datastores, by number.
     pub datastores: BTreeMap<u32, DatastoreFacts>,
+    /// The datastores that are mounted by whoever uses them, where one that is needed is among them.
+    pub automounted: Option<BTreeSet<u32>>,
     /// Of all hosts.
     pub hosts: Option<Hosts>,
     /// What was read of the disk on its host, where [`reading`](crate::plan::reading) asks for it.
@@ -169,6 +178,12 @@ pub trait Lookup {
     /// oned's refusal, or that it could not be asked.
     fn hosts(&self) -> Result<Hosts, Failure>;
 
+    /// The datastores that are mounted by whoever uses them.
+    ///
+    /// # Errors
+    /// oned's refusal, or that it could not be asked.
+    fn automounted(&self) -> Result<BTreeSet<u32>, Failure>;
+
     /// A backup image, with its datastore and the VM.
     ///
     /// # Errors
@@ -192,6 +207,10 @@ pub fn gather(needs: &Needs, lookup: &dyn Lookup) -> Result<Facts, TmError> {
     for id in needs.all_datastores(facts.vm.as_ref())? {
         let found = lookup.datastore(id).map_err(looked_up(format!("datastore {id}")))?;
         facts.datastores.insert(id, found);
+    }
+    if needs.pool(facts.datastores.values()) {
+        let pool = looked_up("the pool of datastores".to_owned());
+        facts.automounted = Some(lookup.automounted().map_err(pool)?);
     }
     if needs.hosts {
         facts.hosts = Some(lookup.hosts().map_err(looked_up("the pool of hosts".to_owned()))?);
@@ -223,6 +242,9 @@ mod tests {
                 Err(Failure::new(Kind::Refused, "not authorised"))
             }
             fn hosts(&self) -> Result<Hosts, Failure> {
+                Err(Failure::new(Kind::Timeout, "no answer"))
+            }
+            fn automounted(&self) -> Result<BTreeSet<u32>, Failure> {
                 Err(Failure::new(Kind::Timeout, "no answer"))
             }
             fn backup(&self, _: u32) -> Result<BackupSource, Failure> {
