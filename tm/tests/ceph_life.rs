@@ -411,3 +411,16 @@ fn what_a_disk_has_from_its_image_is_saved_too() {
     let disk: Line<'_> = ("one-5-7-0", 9, Some("one-5@snap"), &[("0", "aaaabbbb.")], "waaabbbb.");
     assert_eq!(on.picture(), expected(&[("one-5", 8, None, &[("snap", "aaaabbbb")], "aaaabbbb"), disk]));
 }
+
+/// An image that was grown by hand since its first clone: what is cloned is its snapshot, which was not.
+#[test]
+fn a_clone_is_as_large_as_what_it_stands_on() {
+    let Some(conf) = cluster() else { return };
+    let on = Stage::new(&conf);
+    on.image();
+    on.done(on.clone(None));
+    on.rbd(&format!("resize --no-progress --size 6 {}", on.source()));
+    on.done(on.clone(None));
+    let image: Line<'_> = ("one-5", 6, None, &[("snap", "aaaa")], "aaaa..");
+    assert_eq!(on.picture(), expected(&[image, ("one-5-7-0", 4, Some("one-5@snap"), &[], "aaaa")]));
+}

@@ -12,6 +12,13 @@ use causeway_core::answer::{Failure, Kind};
 use causeway_tm::Source;
 use causeway_tm::front::{Limits, read_sources};
 
+/// What every user of this machine can read of all that runs on it.
+fn command_lines() -> Vec<String> {
+    let read = |entry: std::fs::DirEntry| std::fs::read(entry.path().join("cmdline")).ok();
+    let lines = std::fs::read_dir("/proc").unwrap().filter_map(|entry| read(entry.ok()?));
+    lines.map(|line| String::from_utf8_lossy(&line).into_owned()).collect()
+}
+
 /// Answers each request by its path, until the test ends.
 fn serve() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -44,6 +51,10 @@ fn serve() -> SocketAddr {
                     "/slow" => {
                         sleep(Duration::from_secs(30));
                         String::new()
+                    }
+                    "/who-asks" => {
+                        let shown = command_lines().iter().filter(|line| line.contains("hush")).count();
+                        whole(&format!("{shown} of {}", command_lines().len().min(2)))
                     }
                     path if path.contains("%20") || path.contains('[') => whole(path),
                     _ => "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_owned(),
@@ -78,8 +89,15 @@ fn what_an_address_brings_becomes_a_file_of_the_context() {
     let script = b"echo 'it is \"up\"'\n".to_vec();
     assert_eq!(read, [b"X='1'\n".to_vec(), script.clone(), script]);
     // As it stands, whatever it might mean to a shell or to the tool.
-    let odd = format!("http://{server}/a%20b/[1-3]{{x,y}}$(z)?q='");
-    assert_eq!(fetch(&[odd], Limits::default(), 60).unwrap(), [b"/a%20b/[1-3]{x,y}$(z)?q='".to_vec()]);
+    let path = r#"/a%20b/[1-3]{x,y}$(z)?q='"\n"x"#;
+    let odd = format!("http://{server}{path}");
+    assert_eq!(fetch(&[odd], Limits::default(), 60).unwrap(), [path.as_bytes()]);
+}
+
+#[test]
+fn a_password_is_on_no_command_line() {
+    let address = format!("http://me:hush@{}/who-asks", serve());
+    assert_eq!(fetch(&[address], Limits::default(), 60).unwrap(), [b"0 of 2"]);
 }
 
 #[test]

@@ -22,10 +22,7 @@ pub(super) enum Missing {
 /// A server is known by its certificate, as with `wget`, which the stock script calls.
 pub(super) fn fetch(address: &WebAddress, limit: u64, deadline: Instant) -> Result<Vec<u8>, Missing> {
     let told = address.told();
-    let mut tool = Tool::new("curl", Path::new(&told));
-    tool.args(["--silent", "--show-error", "--fail", "--location", "--globoff"]);
-    // Wherever one is redirected: no file of this machine.
-    tool.args(["--proto", "=http,https", "--url", address.as_str()]);
+    let tool = Tool::curl(address.as_str(), Path::new(&told));
     let large = || io::Error::new(io::ErrorKind::FileTooLarge, "above the limit");
     let read = |pipe: std::process::ChildStdout| {
         let mut bytes = Vec::new();

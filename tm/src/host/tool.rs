@@ -1,7 +1,7 @@
 //! One call of a tool (`qemu-img`, `mkfs`): an argument vector, formats always named, both pipes drained, an end at the deadline.
 
 use std::ffi::OsStr;
-use std::io::{BufRead, Read};
+use std::io::{BufRead, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,6 +31,8 @@ pub(crate) struct Tool {
     path: PathBuf,
     args: Vec<std::ffi::OsString>,
     env: Vec<(&'static str, PathBuf)>,
+    /// What it reads: words that no command line may show.
+    input: String,
     /// A status besides 0 that is no failure.
     allowed: Option<i32>,
     /// What is copied, by a tool that says how far it is.
@@ -48,6 +50,7 @@ impl Tool {
             path: path.to_owned(),
             args: Vec::new(),
             env: Vec::new(),
+            input: String::new(),
             allowed: None,
             copied: None,
             first: false,
@@ -91,6 +94,16 @@ impl Tool {
     pub(crate) fn arg(&mut self, arg: impl AsRef<OsStr>) -> &mut Self {
         self.args.push(arg.as_ref().to_owned());
         self
+    }
+
+    /// A call of `curl` for an address, which may hold a password: every user of the machine can read a command line.
+    pub(crate) fn curl(address: &str, path: &Path) -> Self {
+        let quoted = address.replace('\\', "\\\\").replace('"', "\\\"");
+        let mut tool = Tool { input: format!("url = \"{quoted}\"\n"), ..Tool::new("curl", path) };
+        tool.args(["--config", "-", "--globoff", "--silent", "--show-error", "--fail", "--location"]);
+        // Wherever one is redirected: no file of this machine.
+        tool.args(["--proto", "=http,https"]);
+        tool
     }
 
     /// With a variable in its environment.
@@ -171,8 +184,13 @@ impl Tool {
         // Programs that make file systems are not in everybody's path.
         let path = std::env::var("PATH").unwrap_or_default();
         command.env("PATH", format!("{path}:/usr/sbin:/sbin:/usr/bin:/bin"));
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let input = if self.input.is_empty() { Stdio::null() } else { Stdio::piped() };
+        command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().during("start", program)?;
+        if let Some(mut pipe) = child.stdin.take() {
+            // It is less than a pipe holds. Who does not read it says by itself what it lacks.
+            let _ = pipe.write_all(self.input.as_bytes());
+        }
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let (status, read, said) = std::thread::scope(|scope| {
             let out = scope.spawn(|| stdout.map(read));

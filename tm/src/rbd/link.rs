@@ -1,7 +1,7 @@
 //! `ln`: a VM gets the image itself. The volume is its disk already; what goes is the `@snap` that clones were made from,
 //! or the next clone of the image would hold what the image held before this VM wrote into it.
 
-use super::clone::absent;
+use super::base::absent;
 use super::ghost::listed;
 use super::name::{SnapshotName, Volume};
 use super::tool::Rbd;

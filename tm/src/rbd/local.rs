@@ -11,7 +11,7 @@ use std::fs::File;
 use std::path::Path;
 
 use super::MIB;
-use super::clone::{absent, from_base, source};
+use super::base::{Base, absent, size};
 use super::delete::strangers;
 use super::error::RbdError;
 use super::model::{Family, Member};
@@ -35,7 +35,9 @@ pub(super) fn fetch(
     grown_mb: Option<u64>,
 ) -> Result<(), StorageError> {
     let worker = rbd.worker();
-    let have = source(rbd, image, &rbd.names(image.pool())?)?;
+    let names = rbd.names(image.pool())?;
+    let base = if persistent { None } else { Some(Base::read(rbd, image, &names)?) };
+    let have = base.as_ref().map_or_else(|| size(rbd, image, &names), |base| Ok(base.size))?;
     let want = grown_mb.map_or(have, |size_mb| size_mb.saturating_mul(MIB));
     if want < have {
         return Err(RbdError::Shrinks { volume: image.clone(), have, want }.into());
@@ -60,7 +62,10 @@ pub(super) fn fetch(
         remove(home.handle(), made.name(), &made.path())?;
         rbd.export(from, &made.path())
     };
-    let fetched = if persistent { export(&image.to_string()) } else { from_base(rbd, image, export) };
+    let fetched = match base {
+        Some(base) => base.make(rbd, image, export),
+        None => export(&image.to_string()),
+    };
     worker.at("exported");
     home.or_gone(fetched.and_then(|()| finish(&made.path(), have, want)))?;
     worker.at("data on disk");

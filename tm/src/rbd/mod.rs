@@ -14,6 +14,7 @@
 //! that it may be done by several at once (W36).
 
 mod backup;
+mod base;
 mod bytes;
 mod clone;
 mod delete;

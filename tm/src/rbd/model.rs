@@ -38,6 +38,17 @@ pub(crate) struct Info {
     /// What it was cloned from.
     #[serde(default)]
     pub parent: Option<Parent>,
+    /// Of a snapshot: whether clones may stand on it.
+    #[serde(default)]
+    pub protected: Option<Flag>,
+}
+
+/// How `rbd` says yes and no.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Flag {
+    True,
+    False,
 }
 
 /// The snapshot that a clone stands on.
@@ -50,7 +61,7 @@ pub(crate) struct Parent {
 
 /// A snapshot of a volume.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "SnapshotText")]
+#[serde(from = "SnapshotText")]
 pub(crate) struct Snapshot {
     pub name: SnapshotName,
     /// Clones may stand on it.
@@ -60,18 +71,12 @@ pub(crate) struct Snapshot {
 #[derive(Deserialize)]
 struct SnapshotText {
     name: String,
-    protected: String,
+    protected: Flag,
 }
 
-impl TryFrom<SnapshotText> for Snapshot {
-    type Error = String;
-    fn try_from(text: SnapshotText) -> Result<Self, String> {
-        let protected = match text.protected.as_str() {
-            "true" => true,
-            "false" => false,
-            other => return Err(format!("snapshot {} is protected: {other:?}", text.name)),
-        };
-        Ok(Snapshot { name: SnapshotName::read(&text.name), protected })
+impl From<SnapshotText> for Snapshot {
+    fn from(text: SnapshotText) -> Self {
+        Snapshot { name: SnapshotName::read(&text.name), protected: text.protected == Flag::True }
     }
 }
 
@@ -284,7 +289,15 @@ mod tests {
         Member {
             role: base.role(name).unwrap(),
             volume,
-            info: Info { id: String::new(), size: 1 << 20, format: 2, order: None, data_pool: None, parent },
+            info: Info {
+                id: String::new(),
+                size: 1 << 20,
+                format: 2,
+                order: None,
+                data_pool: None,
+                parent,
+                protected: None,
+            },
             snapshots: snapshots.iter().map(snapshot).collect(),
             twin: false,
         }

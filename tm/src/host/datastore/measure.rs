@@ -28,10 +28,9 @@ pub(super) fn measure(origin: &Origin) -> Result<String, StorageError> {
 
 /// Asks a server.
 pub(super) fn ask(address: &str, worker: &Worker<'_>) -> Result<String, StorageError> {
-    let mut tool = Tool::new("curl", "what was asked for".as_ref());
-    // As stock's downloader will fetch it: redirected, and whatever the certificate.
-    tool.args(["--silent", "--show-error", "--fail", "--head", "--location", "--insecure"]);
-    tool.args(["--proto", "=http,https", "--max-time", PATIENCE, "--url", address]);
+    let mut tool = Tool::curl(address, "what was asked for".as_ref());
+    // As stock's downloader will fetch it: whatever the certificate.
+    tool.args(["--head", "--insecure", "--max-time", PATIENCE]);
     let headers = tool.stream(worker, |pipe| {
         let mut text = Vec::new();
         pipe.take(HEADERS).read_to_end(&mut text).map(|_| String::from_utf8_lossy(&text).into_owned())

@@ -31,7 +31,7 @@ impl Rbd<'_> {
     /// The MD5 of a volume's bytes, holes included, in hexadecimal digits.
     pub(super) fn md5(&self, volume: &Volume) -> Result<String, StorageError> {
         // A volume that is not there is named as everywhere else.
-        self.info(volume).map_err(|error| super::super::clone::absent(self, volume, error))?;
+        self.info(volume).map_err(|error| super::super::base::absent(self, volume, error))?;
         let on = volume.to_string();
         let sum = self.stream("export", &on, &["--no-progress", &on, "-"], |mut pipe| {
             let mut sum = Md5::new();
