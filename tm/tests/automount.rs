@@ -292,7 +292,8 @@ fn inner_sudo() {
     assert_eq!(on.served(100, "7/disk.0").unwrap(), b"an image");
     // Without them, its words are the answer.
     on.unmount(100);
-    std::fs::write("/etc/sudoers", "root ALL=(ALL) ALL\n").unwrap();
+    std::fs::write("/etc/sudoers", "Defaults !lecture, timestampdir=/etc/sudo\nroot ALL=(ALL) ALL\n")
+        .unwrap();
     let came: Result<Value, Value> = serde_json::from_slice(&stage::as_nobody(&on, &call)).unwrap();
     let text = came.unwrap_err()["text"].as_str().unwrap().to_owned();
     assert!(text.contains("nas:/sudo-100 could not be mounted: ") && text.contains("sudo: "), "{text}");

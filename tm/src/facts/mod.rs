@@ -238,8 +238,14 @@ mod tests {
             fn vm(&self, _: VmId) -> Result<VmFacts, Failure> {
                 Err(Failure::new(Kind::Unreachable, "oned does not answer"))
             }
-            fn datastore(&self, _: u32) -> Result<DatastoreFacts, Failure> {
-                Err(Failure::new(Kind::Refused, "not authorised"))
+            fn datastore(&self, id: u32) -> Result<DatastoreFacts, Failure> {
+                let nfs = "<NFS_AUTO_HOST>nas</NFS_AUTO_HOST><NFS_AUTO_PATH>/a</NFS_AUTO_PATH>";
+                let nfs = format!("<NFS_AUTO_ENABLE>YES</NFS_AUTO_ENABLE>{nfs}");
+                let text = format!("<DATASTORE><TEMPLATE>{nfs}</TEMPLATE></DATASTORE>");
+                match id {
+                    2 => Ok(DatastoreFacts::parse(id, text.as_bytes())?),
+                    _ => Err(Failure::new(Kind::Refused, "not authorised")),
+                }
             }
             fn hosts(&self) -> Result<Hosts, Failure> {
                 Err(Failure::new(Kind::Timeout, "no answer"))
@@ -257,6 +263,11 @@ mod tests {
         assert_eq!(failure.text, "cannot look up VM 7: oned does not answer");
         let needs = Needs { datastores: BTreeSet::from([1]), ..Needs::default() };
         assert_eq!(Failure::from(gather(&needs, &Silent).unwrap_err()).kind, Kind::Refused);
+        // Whoever mounts must know what may be unmounted; whoever does not need not.
+        let needs = Needs { datastores: BTreeSet::from([2]), mounts: true, ..Needs::default() };
+        let failure = Failure::from(gather(&needs, &Silent).unwrap_err());
+        assert_eq!(failure.text, "cannot look up the pool of datastores: no answer");
+        assert!(gather(&Needs { mounts: false, ..needs }, &Silent).is_ok());
         let needs = Needs { hosts: true, ..Needs::default() };
         let failure = Failure::from(gather(&needs, &Silent).unwrap_err());
         assert_eq!(failure.text, "cannot look up the pool of hosts: no answer");
