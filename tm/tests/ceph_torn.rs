@@ -271,6 +271,6 @@ fn killed_at_what_it_sends_and_run_again_is_the_same() {
     });
     let (tried, points) = (tried.into_inner(), points.into_inner());
     let text =
-        format!("ceph_torn: {} steps, killed at {tried} of {points} points; 0 bytes lost\n", cases.len());
+        format!("\nceph_torn: {} steps, killed at {tried} of {points} points; 0 bytes lost\n", cases.len());
     std::io::stderr().write_all(text.as_bytes()).unwrap();
 }

@@ -215,7 +215,7 @@ fn close(test: &str, tally: &Tally, steps: &str, of: usize) {
     let wrong = &tally.wrong;
     let lost = if wrong.is_empty() { "0 bytes".to_owned() } else { format!("{} LOSSES", wrong.len()) };
     let text =
-        format!("{test}: {steps}, points: {}; {} MiB to keep, {lost} lost\n", parts.join(", "), tally.kept);
+        format!("\n{test}: {steps}, points: {}; {} MiB to keep, {lost} lost\n", parts.join(", "), tally.kept);
     std::io::stderr().write_all(text.as_bytes()).unwrap();
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
 }

@@ -118,7 +118,7 @@ pub fn campaign<S: Step>(
     });
     let (tried, points) = (tried.into_inner(), points.into_inner());
     let text = format!(
-        "{test}: {} of {} steps, killed at {tried} of {points} points; 0 bytes lost\n",
+        "\n{test}: {} of {} steps, killed at {tried} of {points} points; 0 bytes lost\n",
         steps.len(),
         all.len()
     );

@@ -176,7 +176,7 @@ impl Tally {
         let lost =
             if self.wrong.is_empty() { "0 bytes".to_owned() } else { format!("{} LOSSES", self.wrong.len()) };
         let text = format!(
-            "{test}: {} of {all} steps, system calls: {}; {lost} lost\n",
+            "\n{test}: {} of {all} steps, system calls: {}; {lost} lost\n",
             self.steps,
             parts.join(", ")
         );
