@@ -68,7 +68,6 @@ impl Stage {
         let dir = tempfile::tempdir().unwrap();
         // Numbers of other processes' tests are others, too.
         let image = (std::process::id() % 4000) * 1000 + NEXT.fetch_add(1, Ordering::Relaxed) + 1000;
-        std::fs::create_dir(dir.path().join("datastores")).unwrap();
         let mut stage = Stage::at(conf, dir.path(), image);
         stage._dir = Some(dir);
         stage
@@ -76,6 +75,10 @@ impl Stage {
 
     /// One that somebody else made.
     pub fn at(conf: &Path, dir: &Path, image: u32) -> Self {
+        // A child that is watched makes nothing of its own.
+        if !dir.join("datastores").exists() {
+            std::fs::create_dir_all(dir.join("datastores")).unwrap();
+        }
         let dir = dir.canonicalize().unwrap();
         Stage { conf: conf.to_owned(), _dir: None, dir, image, user: "one".to_owned() }
     }
