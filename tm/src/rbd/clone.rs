@@ -5,6 +5,7 @@
 
 use super::MIB;
 use super::base::Base;
+use super::delete::refuse_in_use;
 use super::error::RbdError;
 use super::model::Family;
 use super::name::{PoolName, SnapshotName, Volume};
@@ -30,9 +31,8 @@ pub(super) fn clone(
         true => Family::among(rbd, disk, names)?,
         false => Family::read(rbd, disk)?,
     };
-    if let Some(old) = family.current() {
-        rbd.idle(&old.volume)?;
-    }
+    // Before anything changes: what can't go can't be replaced.
+    refuse_in_use(rbd, &family)?;
     rbd.worker().at("volumes read");
     sweep(rbd, &family);
     let made = half_made(rbd, disk, |made| {
