@@ -23,6 +23,11 @@ pub(super) fn clone(
     let names = rbd.names(image.pool())?;
     let base = Base::read(rbd, image, &names)?;
     let have = base.size;
+    if have == 0 {
+        // The cluster makes no clone of it, and says no more than "invalid argument".
+        let why = "it, or its @snap, is empty (0 bytes): nothing can be cloned from it".to_owned();
+        return Err(RbdError::Volumes { volume: image.clone(), why }.into());
+    }
     let size = grown_mb.map_or(have, |size_mb| size_mb.saturating_mul(MIB));
     if size < have {
         return Err(RbdError::Shrinks { volume: image.clone(), have, want: size }.into());

@@ -24,7 +24,10 @@ pub(super) fn remove_all(rbd: &Rbd<'_>, members: &[&Member], removal: Removal) -
             make_whole(rbd, member)?;
             rbd.patiently(|| rbd.trash(volume))?;
         } else {
-            member.snapshots.iter().try_for_each(|snapshot| rbd.patiently(|| rbd.unsnap(volume, snapshot)))?;
+            member
+                .snapshots
+                .iter()
+                .try_for_each(|snapshot| rbd.patiently(|| rbd.unsnap(volume, snapshot)))?;
             rbd.patiently(|| rbd.remove(volume))?;
         }
         if member.twin {
