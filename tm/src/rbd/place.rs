@@ -2,7 +2,7 @@
 
 use super::error::RbdError;
 use super::model::{Family, Member, Parent, Snapshot};
-use super::name::{Role, SnapshotName, Volume};
+use super::name::{GIVEN_UP, Role, SnapshotName, Volume};
 use super::tool::Rbd;
 use crate::host::StorageError;
 
@@ -24,6 +24,7 @@ pub(super) fn remove_all(rbd: &Rbd<'_>, members: &[&Member], removal: Removal) -
             make_whole(rbd, member)?;
             rbd.patiently(|| rbd.trash(volume))?;
         } else {
+            give_up(rbd, member)?;
             member
                 .snapshots
                 .iter()
@@ -56,10 +57,20 @@ fn make_whole(rbd: &Rbd<'_>, member: &Member) -> Result<(), StorageError> {
                 "{on} does not go to the trash with its volume: without deep-flatten it would hold up \
                  {pool}/{image}@{snapshot}"
             );
+            give_up(rbd, member)?;
         }
         if own || parent.is_some() {
             rbd.patiently(|| rbd.unsnap(volume, snapshot))?;
         }
+    }
+    Ok(())
+}
+
+/// Marks a volume whose snapshots show whose it is, before the last of them goes.
+pub(super) fn give_up(rbd: &Rbd<'_>, member: &Member) -> Result<(), StorageError> {
+    if member.role == Role::Renamed && !member.numbers().is_empty() {
+        rbd.set_mark(&member.volume, GIVEN_UP, "yes")?;
+        rbd.worker().at("volume marked");
     }
     Ok(())
 }

@@ -29,6 +29,11 @@ pub(super) fn revert(rbd: &Rbd<'_>, disk: &Volume, id: u32) -> Result<(), Storag
     let going = family.current().filter(|current| current.numbers().is_empty());
     let going: Vec<&Member> = going.into_iter().chain(family.of(Role::Aside)).collect();
     strangers_on(rbd, &family, &going)?;
+    let away = family.current().map(|current| match current.numbers().as_slice() {
+        [] => disk.aside(),
+        numbers => disk.renamed(numbers),
+    });
+    away.iter().try_for_each(|name| family.free(name))?;
     rbd.worker().at("volumes read");
     sweep(rbd, &family);
     if let Some(snapshot) = holder.snapshot(&name) {
@@ -45,9 +50,7 @@ pub(super) fn revert(rbd: &Rbd<'_>, disk: &Volume, id: u32) -> Result<(), Storag
         let why = format!("it stands on {parent:?}");
         Err(RbdError::Incomplete { volume: made.clone(), why }.into())
     })?;
-    if let Some(current) = family.current() {
-        let numbers = current.numbers();
-        let away = if numbers.is_empty() { disk.aside() } else { disk.renamed(&numbers) };
+    if let (Some(current), Some(away)) = (family.current(), away) {
         rbd.rename(&current.volume, &away)?;
         rbd.worker().at("old volume renamed");
     }
