@@ -223,28 +223,6 @@ fn empty_disks_and_what_is_in_them() {
     );
 }
 
-/// W24: what lies in the trash stands on nothing, so that an image can become a persistent disk; and it can be had back.
-#[test]
-fn what_is_in_the_trash_is_whole_and_holds_up_nobody() {
-    let Some(conf) = cluster() else { return };
-    let on = Stage::new(&conf);
-    on.family();
-    on.done(on.remove(&on.disk(), true));
-    assert_eq!(on.picture(), expected(&[IMAGE]));
-    on.done(on.link());
-    let trash = on.json("trash ls one");
-    let base = on.disk()[4..].to_owned();
-    let mut content: Vec<String> = Vec::new();
-    for entry in trash.as_array().unwrap() {
-        if entry["name"].as_str().unwrap().starts_with(&base) {
-            on.rbd(&format!("trash restore one/{}", entry["id"].as_str().unwrap()));
-            content.push(on.content(&format!("one/{}", entry["name"].as_str().unwrap())));
-        }
-    }
-    content.sort();
-    assert_eq!(content, ["daaa", "eaaa", "faaa"]);
-}
-
 #[test]
 fn data_lie_in_the_pool_that_the_datastore_names() {
     let Some(conf) = cluster() else { return };

@@ -62,6 +62,42 @@ fn a_qcow2_file_stays_one_or_becomes_bytes() {
     assert_eq!(on.perform(&file(&on, &vdi, json!(null)), &[]).unwrap(), "vdi");
 }
 
+/// Each was once taken for a raw disk, of its container.
+#[test]
+fn what_other_makers_write_is_converted_or_refused_by_its_name() {
+    let on = Datastores::new();
+    let bytes = on.raw_image();
+    let (raw, upload) = (on.text("1/abc"), on.beside("up"));
+    for format in ["parallels", "vdi", "vhdx", "vpc"] {
+        let to = upload.to_str().unwrap();
+        // A VHD has whole cylinders only, unless it is told otherwise.
+        let more: &[&str] = if format == "vpc" { &["-o", "force_size=on"] } else { &[] };
+        tool("qemu-img", &[&["convert", "-f", "raw", "-O", format], more, &[&raw, to]].concat());
+        for made in ["raw", "qcow2"] {
+            assert_eq!(on.perform(&file(&on, &upload, json!(made)), &[]).unwrap(), made, "{format}");
+            assert!(raw_of(&on.path("1/new"), made) == bytes, "{format} to {made}");
+        }
+        assert_eq!(on.perform(&file(&on, &upload, json!(null)), &[]).unwrap(), format);
+    }
+    std::fs::remove_file(on.path("1/new")).unwrap();
+    let mut dmg = vec![7; 8192];
+    dmg.extend(b"koly\0\0\0\x04\0\0\x02\0");
+    dmg.resize(8192 + 512, 0);
+    for (bytes, name) in [
+        (dmg.as_slice(), "DMG"),
+        (b"Bochs Virtual HD Image\0\0\0\0\0\0\0\0\0\0Redolog", "Bochs"),
+        (b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 && mount -r -t iso9660 /dev/cloop0 $1\n", "cloop"),
+    ] {
+        std::fs::write(&upload, bytes).unwrap();
+        for format in [json!(null), json!("raw"), json!("qcow2")] {
+            let failure = on.failure(&file(&on, &upload, format));
+            let says = format!("it is a {name} image, which is not read here: convert it to qcow2 or raw");
+            assert!(failure.kind == Kind::Input && failure.text.contains(&says), "{}", failure.text);
+        }
+        assert!(!on.path("1/new").exists());
+    }
+}
+
 /// An upload is anybody's bytes: what its header names would be opened with our rights.
 #[test]
 fn an_upload_that_names_another_file_is_refused() {
@@ -230,16 +266,21 @@ fn a_promised_sum_is_compared() {
             json!(null),
         )
     };
-    for good in [
-        json!({"md5": "b1946ac92492d2347c6235b4d2611184"}),
-        json!({"sha1": "f572d396fae9206628714fb2ce00f72e94f2258f"}),
-    ] {
+    let (md5, sha1) = ("b1946ac92492d2347c6235b4d2611184", "f572d396fae9206628714fb2ce00f72e94f2258f");
+    for good in [json!({"md5": md5}), json!({"sha1": sha1}), json!({"md5": md5, "sha1": sha1})] {
         on.done(&import(good));
     }
     std::fs::remove_file(on.path("1/new")).unwrap();
-    let failure = on.failure(&import(json!({"md5": "0".repeat(32)})));
-    assert!(failure.text.contains("add up to b1946ac9"), "{}", failure.text);
-    assert!(!on.path("1/new").exists());
+    for (wrong, says) in [
+        (json!({"md5": "0".repeat(32)}), "add up to b1946ac9"),
+        (json!({"md5": "0".repeat(32), "sha1": sha1}), "add up to b1946ac9"),
+        // Only the first of two was compared once.
+        (json!({"md5": md5, "sha1": "0".repeat(40)}), "add up to f572d396"),
+    ] {
+        let failure = on.failure(&import(wrong));
+        assert!(failure.text.contains(says), "{}", failure.text);
+        assert!(!on.path("1/new").exists());
+    }
 }
 
 /// W14: the image's own file lags behind its newest layer.

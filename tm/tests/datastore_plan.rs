@@ -324,8 +324,11 @@ fn an_image_that_never_was_is_removed_by_its_name() {
 fn what_a_download_needs_is_in_the_call_and_no_more() {
     let path = "<PATH><![CDATA[/var/tmp/os.qcow2]]></PATH>";
     let to = "<PATH>https://h/os.img?a=b&amp;c</PATH>";
-    let more =
-        ("<DEV_PREFIX>", "<MD5>0123456789ABCDEF0123456789abcdef</MD5><URL_ARGS>d=e</URL_ARGS><DEV_PREFIX>");
+    let more = (
+        "<DEV_PREFIX>",
+        "<MD5>0123456789ABCDEF0123456789abcdef</MD5><SHA1>0123456789ABCDEF0123456789abcdef01234567</SHA1>\
+         <URL_ARGS>d=e</URL_ARGS><DEV_PREFIX>",
+    );
     let datastore = (
         "<CLONE_TARGET>",
         "<LIMIT_TRANSFER_BW>5M</LIMIT_TRANSFER_BW><NO_DECOMPRESS>yes</NO_DECOMPRESS><SECRET>hush</SECRET><CLONE_TARGET>",
@@ -333,7 +336,8 @@ fn what_a_download_needs_is_in_the_call_and_no_more() {
     let (_, call) = planned("cp", "0", &[(path, to), more, datastore]).unwrap();
     for part in [
         r#""address":"https://h/os.img?a=b&c&d=e""#,
-        r#""md5":"0123456789abcdef0123456789abcdef""#,
+        // Both are compared, where both are given.
+        r#""md5":"0123456789abcdef0123456789abcdef","sha1":"0123456789abcdef0123456789abcdef01234567""#,
         r#""decompress":false"#,
         r#""limit":"5M""#,
         "downloader.sh",

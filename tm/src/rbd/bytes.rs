@@ -8,7 +8,7 @@ use std::path::Path;
 use super::diff::{Diff, Record, malformed};
 use super::error::RbdError;
 use super::name::{PoolName, Volume};
-use super::tool::{Rbd, with_data};
+use super::tool::Rbd;
 use crate::host::{During, StorageError, next_data};
 use crate::place::named_at_last;
 
@@ -23,8 +23,8 @@ impl Rbd<'_> {
         volume: &Volume,
         data: Option<&PoolName>,
     ) -> Result<(), StorageError> {
-        let (on, file) = (volume.to_string(), file.to_string_lossy());
-        self.call(&["import"], &on, &with_data(data, &["--no-progress", &file, &on])).map(drop)
+        let words = ["--no-progress", &file.to_string_lossy(), &volume.to_string()];
+        self.make("import", volume, data, &words)
     }
 
     /// Makes a file, which must not be there, of the bytes of a volume or of a snapshot; zeros become holes.

@@ -5,7 +5,7 @@
 //! (W36); `ln` removes it when it is in the way, and so does the removal of the image.
 
 use super::error::RbdError;
-use super::model::Family;
+use super::model::{Family, Member};
 use super::name::Volume;
 use super::place::{Removal, finish, remove_all};
 use super::tool::Rbd;
@@ -36,11 +36,16 @@ pub(super) fn refuse_in_use(rbd: &Rbd<'_>, family: &Family) -> Result<(), Storag
 
 /// Refuses a disk whose snapshots somebody else has cloned.
 pub(super) fn strangers(rbd: &Rbd<'_>, family: &Family) -> Result<(), StorageError> {
+    strangers_on(rbd, family, &family.leaves_first(true))
+}
+
+/// Refuses volumes of a disk whose snapshots somebody else has cloned.
+pub(super) fn strangers_on(rbd: &Rbd<'_>, family: &Family, volumes: &[&Member]) -> Result<(), StorageError> {
     let members = family.leaves_first(true);
     let unfinished = family.unfinished().iter().map(|(_, volume)| volume);
     let ours = members.iter().map(|member| &member.volume).chain(unfinished);
     let ours: Vec<String> = ours.map(Volume::to_string).collect();
-    for member in &members {
+    for member in volumes {
         // Of an unprotected one, too: newer clusters clone those.
         for snapshot in &member.snapshots {
             let clones = rbd.clones(&member.volume, &snapshot.name)?;

@@ -14,7 +14,7 @@ use std::fs::File;
 
 use super::MIB;
 use super::RestorePart;
-use super::delete::strangers;
+use super::delete::refuse_in_use;
 use super::error::RbdError;
 use super::model::{Family, Member};
 use super::name::{FROM_BACKUP, GIVEN_UP, PoolName, Role, Volume};
@@ -30,7 +30,7 @@ pub(super) fn perform(
     part: &RestorePart,
 ) -> Result<(), StorageError> {
     match part {
-        RestorePart::Look => replaceable(rbd, &Family::read(rbd, disk)?),
+        RestorePart::Look => refuse_in_use(rbd, &Family::read(rbd, disk)?),
         RestorePart::Make { file, size_mb, data_pool } => {
             make(rbd, disk, backup, file, *size_mb, data_pool.as_ref())
         }
@@ -51,7 +51,7 @@ fn make(
     let home = Datastore::open(file.dir().datastore())?.home(file.dir())?;
     let home = home.ok_or_else(|| StorageError::NoDisk { path: file.path() })?;
     let family = Family::read(rbd, disk)?;
-    replaceable(rbd, &family)?;
+    refuse_in_use(rbd, &family)?;
     [disk.restored(backup), disk.replaced(backup)].iter().try_for_each(|name| family.free(name))?;
     worker.at("volumes read");
     sweep(rbd, &family);
@@ -82,18 +82,10 @@ fn make(
     Ok(())
 }
 
-/// Refuses a disk that is open, or that somebody else's volumes stand on.
-fn replaceable(rbd: &Rbd<'_>, family: &Family) -> Result<(), StorageError> {
-    if let Some(current) = family.current() {
-        rbd.idle(&current.volume)?;
-    }
-    strangers(rbd, family)
-}
-
 fn put(rbd: &Rbd<'_>, disk: &Volume, backup: u32) -> Result<(), StorageError> {
     let family = Family::read(rbd, disk)?;
     let (made, old) = (disk.restored(backup), disk.replaced(backup));
-    replaceable(rbd, &family)?;
+    refuse_in_use(rbd, &family)?;
     rbd.worker().at("volumes read");
     finish(rbd, &family)?;
     if family.of(Role::HalfMade).any(|member| member.volume == made) {
