@@ -67,7 +67,7 @@ pub(crate) use snapshot::not_in_use;
 pub(crate) use copy::{copy_data, next_data, same_data};
 pub(crate) use error::{During, while_copying, while_growing};
 pub(crate) use home::{Datastore, Home, Temporary};
-pub(crate) use image::{ImageFile, Inside};
+pub(crate) use image::{CHAIN_LIMIT, ImageFile, Inside, too_long};
 pub(crate) use lock::{hold, hold_named, images as hold_images};
 pub(crate) use make::{fill, format};
 pub(crate) use meter::Meter;
@@ -127,7 +127,7 @@ pub fn perform(call: &Call, inputs: &[Vec<u8>], worker: &Worker<'_>) -> Result<S
     let done = match call {
         Call::CloneImage { image, file, copy, grown_mb, sparse, local } => {
             let size = Size { grown_mb: *grown_mb, sparse: *sparse };
-            let reading = if *copy == CopyKind::Flat { Reading::Bytes } else { Reading::Chain };
+            let reading = if *copy == CopyKind::Flat { Reading::Bytes } else { Reading::Newest };
             let give_to = Recipient { file, local: *local };
             give(image, &give_to, Shared, reading, worker, |image, home| match copy {
                 CopyKind::Flat => file::copy(image, home, file.name(), size, worker),

@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use super::header::Header;
 use crate::chain::{Beneath, Chain};
 use crate::host::Kept;
-use crate::host::{Datastore, During, Home, Inside, StorageError};
+use crate::host::{CHAIN_LIMIT, Datastore, During, Home, Inside, StorageError};
 use crate::place::{DatastoreDir, Image, TEMPORARY, VmFile, plain};
 
 /// What a layer stands on.
@@ -214,6 +214,24 @@ impl Layers {
         Err(StorageError::Disk { path, why: "it stands on itself".to_owned() })
     }
 
+    /// How many files the guest's disk is made of.
+    ///
+    /// # Errors
+    /// What they stand on is not what it was when they were read.
+    pub(crate) fn files(&self) -> Result<usize, StorageError> {
+        let (mut at, mut count) = (self.active, 0);
+        // Each layer was found to end.
+        while let Some(layer) = self.layers.get(&at) {
+            count += 1;
+            match &layer.base {
+                Base::Layer(next) => at = *next,
+                Base::Nothing => break,
+                Base::File { name, .. } => return Ok(count + beneath(name)?),
+            }
+        }
+        Ok(count)
+    }
+
     /// The layer that the guest writes.
     pub(crate) fn active(&self) -> u32 {
         self.active
@@ -343,6 +361,18 @@ fn image_file(image: &Image) -> Result<std::fs::File, StorageError> {
     std::fs::File::open(&real).during("open", path)
 }
 
+/// How many files a backing file that is no layer is made of; its place has been looked at.
+fn beneath(name: &str) -> Result<usize, StorageError> {
+    let (mut next, mut count) = (Some(PathBuf::from(name)), 0);
+    while let Some(path) = next.take().filter(|_| count < CHAIN_LIMIT) {
+        let file = std::fs::File::open(&path).during("open", &path)?;
+        let header = Header::read(&file).map_err(|why| StorageError::Image { path: path.clone(), why })?;
+        next = header.and_then(|header| header.backing).and_then(|name| Some(path.parent()?.join(name)));
+        count += 1;
+    }
+    Ok(count)
+}
+
 /// Checks a backing file that is no layer: it must be a file of an image's datastore beside this one. Says whether it
 /// is a qcow2 file.
 fn external(layer: &std::path::Path, backing: &str, datastore: &DatastoreDir) -> Result<bool, StorageError> {
@@ -363,6 +393,6 @@ fn external(layer: &std::path::Path, backing: &str, datastore: &DatastoreDir) ->
     };
     let id = id.ok_or_else(outside)?;
     let inside = Inside::new(&datastore.sibling(id))?;
-    let real = inside.resolve(path.path().as_ref(), &layer.display().to_string())?;
-    Ok(inside.check_chain(path.path().as_ref(), &real)?.is_some())
+    let (opened, real) = inside.backing(layer, path.as_str())?;
+    Ok(inside.check_chain(&opened, &real)?.is_some())
 }

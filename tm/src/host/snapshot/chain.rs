@@ -1,6 +1,6 @@
 //! Snapshots that are layers of a chain.
 
-use super::super::{During, StorageError, Temporary, Tool, Worker, remove};
+use super::super::{CHAIN_LIMIT, During, StorageError, Temporary, Tool, Worker, remove, too_long};
 use super::not_in_use;
 use crate::place::FileName;
 use crate::store::header::Header;
@@ -31,6 +31,9 @@ pub(in crate::host) fn make_layer(layers: &Layers, id: u32, worker: &Worker<'_>)
     if active == next && layers.of_snapshot(id).is_some_and(|frozen| stands_on(layers, active, frozen)) {
         // Done by a call whose end nobody learnt of.
         return Ok(());
+    }
+    if layers.files()? >= CHAIN_LIMIT {
+        return Err(too_long(layers.disk.clone()));
     }
     if layers.of_snapshot(id) != Some(active) {
         pass_over(layers, id, worker)?;
