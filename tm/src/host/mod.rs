@@ -243,6 +243,7 @@ fn give(
     let image = ImageFile::open(image, reading)?;
     worker.at("image opened");
     let home = to.home(worker)?;
+    snapshot::disk_not_in_use(&home, file.name())?;
     home.sweep(file.name())?;
     worker.at("leftovers removed");
     home.or_gone(make(&image, &home))
