@@ -19,6 +19,7 @@ use causeway_core::answer::{Failure, Kind};
 use causeway_core::locks::Mode;
 use causeway_core::protocol::Severity;
 
+mod alike;
 mod backup;
 mod call;
 mod confine;
@@ -46,6 +47,7 @@ mod snapshot;
 mod take_back;
 mod tool;
 
+pub(crate) use alike::{make_alike, make_all_alike};
 pub use backup::{BackupCall, BackupDisk, BackupPlace};
 pub(crate) use backup::{check as check_backup, checkpoint, open_folder as backup_folder};
 pub use call::{Blank, Call, CopyKind, CopyOf, Kept, Layout, LivePart, SnapshotOrder};

@@ -1,6 +1,8 @@
 //! Snapshots that are layers of a chain.
 
-use super::super::{CHAIN_LIMIT, During, StorageError, Temporary, Tool, Worker, remove, too_long};
+use super::super::{
+    CHAIN_LIMIT, During, StorageError, Temporary, Tool, Worker, make_alike, remove, too_long,
+};
 use super::not_in_use;
 use crate::place::FileName;
 use crate::store::header::Header;
@@ -171,6 +173,10 @@ fn overlay(
     tool.args(["-f", "qcow2", "-F", format(layers, base), "-b"]).arg(&name).arg(made.path());
     tool.run(worker)?;
     worker.at("layer made");
+    let active = layers.open(layers.active())?;
+    let model = active.metadata().during("look at", layers.path(layers.active()))?;
+    let file = std::fs::File::open(made.path()).during("open", made.path())?;
+    make_alike(&file, &made.path(), &model)?;
     checked(&made.path(), Some(&name))?;
     worker.at("layer on disk");
     Ok(())
