@@ -71,8 +71,8 @@ pub(super) fn build<'a>(
         (true, _) => {
             fill(&plain, size, blank, worker)?;
             let image = home.temporary(name);
-            let mut tool = Tool::convert(&plain.path(), &image.path(), worker);
-            tool.args(["-f", "raw", "-O", "qcow2"]).arg(plain.path()).arg(image.path()).run(worker)?;
+            let mut tool = Tool::convert((&plain.path(), "raw"), &image.path(), worker)?;
+            tool.args(["-O", "qcow2"]).arg(plain.path()).arg(image.path()).run(worker)?;
             worker.at("converted");
             image
         }
@@ -101,23 +101,27 @@ pub(crate) fn fill(
 ) -> Result<(), StorageError> {
     made.create(0o666)?.set_len(size).map_err(while_growing(made.path(), size))?;
     worker.at("file made");
-    format(&made.path(), blank, worker)
+    format((&made.path(), &made.path()), blank, worker)
 }
 
-/// Puts into an empty file what is to be in it.
+/// Puts into an empty file what is to be in it; the second path is what it is called in messages.
 ///
 /// # Errors
 /// The program that does it failed.
-pub(crate) fn format(path: &Path, blank: &Blank, worker: &Worker<'_>) -> Result<(), StorageError> {
+pub(crate) fn format(
+    (path, named): (&Path, &Path),
+    blank: &Blank,
+    worker: &Worker<'_>,
+) -> Result<(), StorageError> {
     let mut tool = match blank {
         Blank::Empty => return Ok(()),
         Blank::Swap => {
-            let mut tool = Tool::new("mkswap", path);
+            let mut tool = Tool::new("mkswap", named);
             tool.args(["-L", "swap"]);
             tool
         }
         Blank::FileSystem { kind, options } => {
-            let mut tool = Tool::new(&format!("mkfs.{kind}"), path);
+            let mut tool = Tool::new(&format!("mkfs.{kind}"), named);
             if kind == "xfs" {
                 // It goes on with how it is called.
                 tool.first_words();

@@ -141,9 +141,9 @@ impl Disk<'_> {
 }
 
 fn convert(from: &Path, made: &Temporary<'_>, worker: &Worker<'_>) -> Result<(), StorageError> {
-    let mut tool = Tool::convert(from, from, worker);
+    let mut tool = Tool::convert((from, "qcow2"), from, worker)?;
     // A frozen layer may be open below the one that a guest writes.
-    tool.args(["-U", "-f", "qcow2", "-O", "qcow2"]).arg(from).arg(made.path()).run(worker)?;
+    tool.args(["-U", "-O", "qcow2"]).arg(from).arg(made.path()).run(worker)?;
     worker.at("converted");
     let header = |path: &Path, file: &File| {
         let found = Header::read(file).map_err(|why| StorageError::Image { path: path.to_owned(), why })?;

@@ -85,8 +85,8 @@ fn make_first(
             tool.run(worker)?;
         }
         None => {
-            let mut tool = Tool::convert(source, &path, worker);
-            tool.args(["-f", format, "-O", "qcow2"]);
+            let mut tool = Tool::convert((source, format), &path, worker)?;
+            tool.args(["-O", "qcow2"]);
             if !size.sparse {
                 tool.args(["-S", "0"]);
             }

@@ -118,8 +118,8 @@ fn convert_to(
         return convert(from, size, to, sparse, worker);
     }
     let path = to.0.path();
-    let mut tool = Tool::convert(from.0, &path, worker);
-    tool.args(["-f", from.1, "-O", to.1.as_str()]).arg(from.0).arg(&path).run(worker)?;
+    let mut tool = Tool::convert(from, &path, worker)?;
+    tool.args(["-O", to.1.as_str()]).arg(from.0).arg(&path).run(worker)?;
     worker.at("converted");
     let file = File::options().read(true).write(true).open(&path).during("open", &path)?;
     file.sync_all().during("write out", &path)

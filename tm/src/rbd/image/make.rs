@@ -25,7 +25,8 @@ pub(super) fn make(
         }
         let staged = Scratch::new(staging)?;
         staged.file().set_len(size).during("grow a file in", staging)?;
-        format(&staged.path(), blank, rbd.worker())?;
+        let named = image.to_string();
+        format((&staged.path(), Path::new(&named)), blank, rbd.worker())?;
         rbd.import(&staged.path(), made, data)
     })
 }
