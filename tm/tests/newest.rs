@@ -116,3 +116,30 @@ fn a_disk_gets_no_more_snapshots_than_it_can_be_started_with() {
     on.done(&on.link("chain"));
     tool("qemu-img", &["info", "-U", &on.text("100/7/disk.0")]);
 }
+
+/// An admin moves all datastores, and leaves a link: names of the old place are of the same files.
+#[test]
+fn datastores_that_moved_and_left_a_link_have_the_same_disks() {
+    for persistent in [true, false] {
+        let mut on = Datastores::new();
+        on.qcow2_image();
+        on.done(&if persistent { on.link("chain") } else { on.overlay() });
+        on.done(&on.snapshot("create", 0, true, persistent));
+        on.guest_writes("qcow2", "100/7/disk.0", 0, 1);
+        on.done(&on.snapshot("create", 1, true, persistent));
+        let (old, new) = (on.root.clone(), on.root.with_file_name("moved"));
+        std::fs::rename(&old, &new).unwrap();
+        std::os::unix::fs::symlink(&new, &old).unwrap();
+        on.root = new;
+        on.done(&on.snapshot("create", 2, true, persistent));
+        on.guest_writes("qcow2", "100/7/disk.0", 1, 2);
+        for id in [0, 2, 1] {
+            on.done(&on.snapshot("delete", id, true, persistent));
+            assert_eq!(on.guest_reads("qcow2", "100/7/disk.0", 3), [1, 2, 0], "{persistent} {id}");
+        }
+        if persistent {
+            on.done(&on.link("chain"));
+            on.done(&on.give_back());
+        }
+    }
+}

@@ -80,6 +80,10 @@ pub(super) fn import(
         worker.at("image checked");
     }
     let (name, size) = match &found {
+        Upload::Qcow2(header) if header.size == 0 => {
+            let why = "it is a disk of 0 bytes".to_owned();
+            return Err(StorageError::Upload { path: asked(origin), why });
+        }
         Upload::Qcow2(header) => ("qcow2", header.size),
         Upload::Other(name) => (*name, length),
         Upload::Plain => ("raw", length),
