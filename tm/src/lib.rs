@@ -9,6 +9,7 @@
 //! slots.
 
 mod address;
+mod automount;
 pub mod carry;
 mod chain;
 mod confine;
@@ -32,6 +33,7 @@ mod settings;
 mod store;
 
 pub use address::WebAddress;
+pub use automount::{AutoMount, MOUNT_LIMIT, Mount, MountOptions, Mounted, Share, automounted};
 pub use chain::{Beneath, Chain};
 pub use confine::Confined;
 pub use error::TmError;

@@ -202,6 +202,7 @@ fn a_restore_that_ended_between_its_renames_goes_on_or_back() {
         on.snapshots();
         on.fetched("xyz");
         on.done(on.make_restored(1, None));
+        on.rbd(&format!("image-meta set {} causeway.given-up yes", on.disk()));
         on.rbd(&format!("rename {0} {0}.old.00000013", on.disk()));
         on
     };

@@ -424,3 +424,51 @@ fn a_clone_is_as_large_as_what_it_stands_on() {
     let image: Line<'_> = ("one-5", 6, None, &[("snap", "aaaa")], "aaaa..");
     assert_eq!(on.picture(), expected(&[image, ("one-5-7-0", 4, Some("one-5@snap"), &[], "aaaa")]));
 }
+
+/// Volumes of others with names such as a revert or a restore gives: none of them is the disk's.
+#[test]
+fn volumes_that_only_have_such_names_are_left_alone() {
+    let Some(conf) = cluster() else { return };
+    let on = Stage::new(&conf);
+    on.image();
+    on.done(on.clone(None));
+    let disk = on.disk();
+    let others = ["-0", "-1", "-3:4", ".old.20241231", ".new.20241231"];
+    for other in others {
+        on.import(&format!("{disk}{other}"), "ss");
+    }
+    for snapshot in ["1", "2"] {
+        on.rbd(&format!("snap create --no-progress {disk}-3:4@{snapshot}"));
+    }
+    let named = others.map(|other| format!("one-5-7-0{other}"));
+    let theirs = |mut picture: Picture| {
+        picture.retain(|name, _| named.contains(name));
+        picture
+    };
+    let before = theirs(on.picture());
+    assert_eq!(before.len(), others.len());
+
+    for id in [0, 1, 2] {
+        on.done(on.snapshot("create", id));
+    }
+    on.done(on.snapshot("revert", 1));
+    for id in [0, 2] {
+        on.done(on.snapshot("delete", id));
+    }
+    on.fetched("xyz");
+    on.done(on.make_restored(1, None));
+    on.done(on.restore(json!("put")));
+    assert_eq!(theirs(on.picture()), before);
+
+    // A name that is needed and taken: said before anything is done.
+    on.done(on.snapshot("create", 1));
+    let held = on.picture();
+    let failure = on.failure(on.snapshot("revert", 1));
+    assert!(failure.text.contains("needs the name one/one-"), "{failure}");
+    assert_eq!(on.picture(), held);
+
+    on.done(on.remove(&disk, false));
+    let mut left = on.picture();
+    left.remove("one-5");
+    assert_eq!(left, before);
+}

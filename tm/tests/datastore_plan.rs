@@ -289,11 +289,10 @@ fn documents_that_fit_nothing_are_refused() {
     );
     refused("mkfs", "2", &[("<FS><![CDATA[]]></FS>", "<FS>../x</FS>")], "SUPPORTED_FS");
     refused("mkfs", "2", &[("<SIZE>100</SIZE>", "<SIZE>0</SIZE>")], "SIZE");
-    // W33: mounting is not tried half-way.
     let nfs = ("<CLONE_TARGET>", "<NFS_AUTO_ENABLE>YES</NFS_AUTO_ENABLE><CLONE_TARGET>");
     for verb in VERBS {
-        let kind = refused(verb, &argv()[verb], &[nfs], "NFS_AUTO_ENABLE");
-        assert_eq!(kind, Kind::NotBuilt);
+        let kind = refused(verb, &argv()[verb], &[nfs], "NFS_AUTO_HOST is not in the document of datastore");
+        assert_eq!(kind, Kind::Input);
     }
     for (argv, stdin, says) in [
         (vec![], recorded("datastore_fs_rm"), "takes ID, not 0 arguments"),

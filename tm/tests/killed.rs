@@ -247,6 +247,8 @@ fn kind(call: &Value) -> String {
         "snapshot" => format!("snapshot {}", about["order"].as_str().unwrap()),
         // Done by a child, whose end with its parent's is a test of the programs'.
         "confined" => kind(&about["call"]),
+        // What is mounted before is killed in automount.rs, in a namespace of its own.
+        "mounted" => kind(&about["call"]),
         _ => name.clone(),
     }
 }

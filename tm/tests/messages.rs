@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use causeway_core::answer::{Failure, Kind};
@@ -188,6 +189,9 @@ impl Lookup for Oned {
     }
     fn hosts(&self) -> Result<Hosts, Failure> {
         Err(Failure::new(Kind::Timeout, "no answer"))
+    }
+    fn automounted(&self) -> Result<BTreeSet<u32>, Failure> {
+        Ok(BTreeSet::new())
     }
     fn backup(&self, _: u32) -> Result<BackupSource, Failure> {
         Err(Failure::new(Kind::Refused, "not authorised"))

@@ -5,6 +5,7 @@ use causeway_core::names::{DiskPath, HostName, NameError};
 use md5::{Digest, Md5};
 
 use super::s3::Store;
+use crate::automount::AutoMount;
 use crate::error::TmError;
 use crate::facts::reading::{TRUTHS, truth};
 use crate::facts::{CephFacts, Format};
@@ -272,7 +273,8 @@ pub(super) struct DatastoreFacts {
     pub restricted_dirs: Vec<String>,
     /// Unless `SPARSE` says no.
     pub sparse: bool,
-    pub nfs_auto: bool,
+    /// `NFS_AUTO_*`: what whoever works in it is to mount.
+    pub automount: Option<AutoMount>,
     /// The cluster, of a datastore that is one.
     pub ceph: CephFacts,
     /// `STAGING_DIR`.
@@ -328,7 +330,7 @@ impl DatastoreFacts {
             safe_dirs: words("SAFE_DIRS"),
             restricted_dirs: words("RESTRICTED_DIRS"),
             sparse: flag("SPARSE")?.unwrap_or(true),
-            nfs_auto: flag("NFS_AUTO_ENABLE")?.unwrap_or(false),
+            automount: AutoMount::read(template, &object)?,
             ceph: CephFacts::of(template),
             staging: set(template, "STAGING_DIR"),
         })

@@ -209,6 +209,14 @@ pub enum StorageError {
         /// Where.
         path: PathBuf,
     },
+    /// A datastore that is to be mounted here and is not (`NFS_AUTO_ENABLE`); it says what an admin can do.
+    #[error("{}: {why}", path.display())]
+    Mount {
+        /// The datastore's directory.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
     /// A tree to remove that is deeper than anything we or the stock drivers make.
     #[error("{} lies too deep", path.display())]
     Deep {

@@ -37,6 +37,7 @@ mod live;
 mod lock;
 mod make;
 mod meter;
+mod mount;
 mod move_dir;
 mod remove;
 mod resize;
@@ -87,7 +88,7 @@ use crate::store::{file, qcow2};
 
 /// What a worker works with.
 pub struct Worker<'a> {
-    /// A directory of this host, writable by us, for the lock files. Made if it is missing.
+    /// A directory of this host, writable by us, for the lock files and for notes of mounts. Made if it is missing.
     pub locks: &'a Path,
     /// The `qemu-img` program.
     pub qemu_img: &'a Path,
@@ -187,6 +188,7 @@ pub fn perform(call: &Call, inputs: &[Vec<u8>], worker: &Worker<'_>) -> Result<S
             (worker.copying.log)(Severity::Warning, text);
             Ok(())
         }
+        Call::Mounted(order) => return mount::mounted(order, inputs, worker),
         Call::Confined(confined) => {
             let text = format!(
                 "what {} allows takes a process of its own",

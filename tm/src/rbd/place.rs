@@ -2,7 +2,7 @@
 
 use super::error::RbdError;
 use super::model::{Family, Member, Snapshot};
-use super::name::{Role, SnapshotName, Volume};
+use super::name::{GIVEN_UP, Role, SnapshotName, Volume};
 use super::tool::Rbd;
 use crate::host::StorageError;
 
@@ -25,6 +25,7 @@ pub(super) fn remove_all(rbd: &Rbd<'_>, members: &[&Member], removal: Removal) -
             rbd.flatten(volume)?;
             rbd.worker().at("volume made whole");
         }
+        give_up(rbd, member)?;
         for snapshot in &member.snapshots {
             rbd.patiently(|| rbd.unsnap(volume, snapshot))?;
         }
@@ -38,6 +39,15 @@ pub(super) fn remove_all(rbd: &Rbd<'_>, members: &[&Member], removal: Removal) -
             rbd.patiently(|| rbd.remove(volume))?;
         }
         rbd.worker().at("volume removed");
+    }
+    Ok(())
+}
+
+/// Marks a volume whose snapshots show whose it is, before the last of them goes.
+pub(super) fn give_up(rbd: &Rbd<'_>, member: &Member) -> Result<(), StorageError> {
+    if member.role == Role::Renamed && !member.numbers().is_empty() {
+        rbd.set_mark(&member.volume, GIVEN_UP, "yes")?;
+        rbd.worker().at("volume marked");
     }
     Ok(())
 }

@@ -24,6 +24,11 @@ pub(super) fn revert(rbd: &Rbd<'_>, disk: &Volume, id: u32) -> Result<(), Storag
     if let Some(current) = family.current() {
         rbd.idle(&current.volume)?;
     }
+    let away = family.current().map(|current| match current.numbers().as_slice() {
+        [] => disk.aside(),
+        numbers => disk.renamed(numbers),
+    });
+    away.iter().try_for_each(|name| family.free(name))?;
     rbd.worker().at("volumes read");
     sweep(rbd, &family);
     if let Some(snapshot) = holder.snapshot(&name) {
@@ -40,9 +45,7 @@ pub(super) fn revert(rbd: &Rbd<'_>, disk: &Volume, id: u32) -> Result<(), Storag
         let why = format!("it stands on {parent:?}");
         Err(RbdError::Incomplete { volume: made.clone(), why }.into())
     })?;
-    if let Some(current) = family.current() {
-        let numbers = current.numbers();
-        let away = if numbers.is_empty() { disk.aside() } else { disk.renamed(&numbers) };
+    if let (Some(current), Some(away)) = (family.current(), away) {
         rbd.rename(&current.volume, &away)?;
         rbd.worker().at("old volume renamed");
     }
