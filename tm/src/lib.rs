@@ -17,6 +17,7 @@ pub mod datastore;
 mod error;
 pub mod facts;
 pub mod front;
+mod half_made;
 pub mod host;
 mod iso;
 mod pace;

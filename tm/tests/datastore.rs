@@ -362,6 +362,21 @@ fn an_encrypted_disk_stays_what_it_is() {
 }
 
 #[test]
+fn an_image_of_no_bytes_is_none_in_any_format() {
+    let on = Datastores::new();
+    let upload = on.beside("nothing");
+    tool("qemu-img", &["create", "-q", "-f", "qcow2", upload.to_str().unwrap(), "0"]);
+    for format in ["raw", "qcow2"] {
+        let failure = on.failure(&file(&on, &upload, json!(format)));
+        assert!(
+            failure.kind == Kind::Input && failure.text.ends_with("it is a disk of 0 bytes"),
+            "{failure}"
+        );
+    }
+    assert!(!on.path("1/new").exists());
+}
+
+#[test]
 fn an_image_goes_with_its_own_files_and_no_others() {
     let on = Datastores::new();
     on.chained_image();

@@ -136,6 +136,18 @@ fn a_disk_that_is_open_is_not_restored() {
     }
 }
 
+/// A session that breaks off is killed with what it has made so far; the plan's undo removes that.
+#[test]
+fn what_was_fetched_in_part_goes_with_what_was_staged() {
+    let on = Datastores::new();
+    on.vm_dir();
+    let staged = on.restored(true, false, 16);
+    for name in ["disk.0.fetched.4711-1c-0", "disk.0.restored"] {
+        std::fs::write(on.path(&format!("100/7/.causeway-tmp.{name}")), "half").unwrap();
+    }
+    on.done(&drop_staged(&staged));
+}
+
 #[test]
 fn a_disk_that_was_grown_is_grown_again_and_what_was_staged_can_be_dropped() {
     let on = Datastores::new();

@@ -165,7 +165,15 @@ impl ImageFacts {
     }
 
     pub(super) fn size_mb(&self) -> Result<u64, TmError> {
-        self.size_mb.filter(|size| *size > 0).ok_or_else(|| self.missing("SIZE"))
+        match self.size_mb.ok_or_else(|| self.missing("SIZE"))? {
+            0 => Err(TmError::Attribute {
+                attribute: "SIZE".to_owned(),
+                object: self.id.map_or_else(|| "IMAGE".to_owned(), |id| format!("image {id}")),
+                value: "0".to_owned(),
+                accepted: "a whole number of MiB above 0".into(),
+            }),
+            size => Ok(size),
+        }
     }
 
     pub(super) fn target_snapshot(&self) -> Result<u32, TmError> {
@@ -273,6 +281,12 @@ pub(super) struct DatastoreFacts {
     pub staging: Option<String>,
 }
 
+/// Whether it is a rate as curl reads one (`--limit-rate`).
+fn is_rate(text: &str) -> bool {
+    let digits = text.strip_suffix(|sign: char| "bBkKmMgG".contains(sign)).unwrap_or(text);
+    !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())
+}
+
 impl DatastoreFacts {
     fn read(datastore: &Element) -> Result<Self, TmError> {
         let missing = |what: &str| TmError::Missing { what: what.to_owned(), object: "DATASTORE".to_owned() };
@@ -301,8 +315,8 @@ impl DatastoreFacts {
             },
         };
         let limit = set(template, "LIMIT_TRANSFER_BW");
-        if let Some(limit) = limit.as_ref().filter(|text| !text.bytes().all(|b| b.is_ascii_alphanumeric())) {
-            return Err(wrong("LIMIT_TRANSFER_BW", limit, "a number, with K, M or G after it"));
+        if let Some(limit) = limit.as_ref().filter(|text| !is_rate(text)) {
+            return Err(wrong("LIMIT_TRANSFER_BW", limit, "a whole number, with B, K, M or G after it"));
         }
         Ok(DatastoreFacts {
             id,
@@ -341,5 +355,20 @@ impl DatastoreFacts {
             value: NameError::new("", text, "").value,
             accepted: format!("DATASTORES/{}", self.id).into(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_rate;
+
+    #[test]
+    fn a_rate_is_what_curl_takes_for_one() {
+        for text in ["5", "500k", "10M", "1g", "7B"] {
+            assert!(is_rate(text), "{text}");
+        }
+        for text in ["", "quick", "M", "5MB", "-1", "1.5M", "5 M"] {
+            assert!(!is_rate(text), "{text}");
+        }
     }
 }

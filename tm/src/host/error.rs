@@ -7,8 +7,12 @@ use std::time::Duration;
 use causeway_core::answer::{Failure, Kind};
 use rustix::io::Errno;
 
-use crate::place::{DatastoreDir, VmDir, named_at_last};
+use crate::place::{DatastoreDir, VmDir, named_at_last, told_at_last};
 use crate::rbd::RbdError;
+
+/// What bounds a call.
+pub(crate) const TIME_IS_UP: &str =
+    "no more time is left; deadlines.tm and deadlines.copy of causeway.toml, or -w, say how long it may take";
 
 /// A failed call.
 #[derive(Debug, thiserror::Error)]
@@ -238,7 +242,7 @@ pub enum StorageError {
         said: String,
     },
     /// A tool did not end in time and was killed.
-    #[error("{tool} of {} did not end in time and was killed", path.display())]
+    #[error("{tool} of {} did not end in time and was killed: {TIME_IS_UP}", path.display())]
     ToolDeadline {
         /// `qemu-img create`.
         tool: String,
@@ -265,7 +269,11 @@ impl StorageError {
     /// Whose fault it is.
     pub fn kind(&self) -> Kind {
         match self {
-            StorageError::Io { source, .. } if source.kind() == io::ErrorKind::TimedOut => Kind::Timeout,
+            StorageError::Io { source, .. } | StorageError::Copy { source, .. }
+                if source.kind() == io::ErrorKind::TimedOut =>
+            {
+                Kind::Timeout
+            }
             StorageError::Busy { .. } | StorageError::ToolDeadline { .. } => Kind::Timeout,
             StorageError::Tool { .. } => Kind::Refused,
             StorageError::Rbd(error) => error.kind(),
@@ -285,7 +293,9 @@ impl StorageError {
 
 impl From<StorageError> for Failure {
     fn from(error: StorageError) -> Failure {
-        Failure::from_chain(error.kind(), &error)
+        let failure = Failure::from_chain(error.kind(), &error);
+        // Whatever failed is gone by now, if it was half-made.
+        Failure { text: told_at_last(&failure.text), ..failure }
     }
 }
 

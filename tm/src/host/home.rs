@@ -339,6 +339,11 @@ impl Home {
         Ok((stx_dev_major, stx_dev_minor, stx_ino))
     }
 
+    /// The file system that it lies in: two that are not the same number are two.
+    pub(crate) fn device(&self) -> Result<(u32, u32), StorageError> {
+        self.identity().map(|(major, minor, _)| (major, minor))
+    }
+
     /// A name for something half-made that is to become `name`; it is removed when the value goes, unless published.
     pub(crate) fn temporary(&self, name: impl fmt::Display) -> Temporary<'_> {
         static SERIAL: AtomicU32 = AtomicU32::new(0);

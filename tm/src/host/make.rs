@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::snapshot::disk_not_in_use;
 use super::{
     Blank, During, Home, Recipient, StorageError, Temporary, Tool, Worker, lock, remove, while_growing,
 };
@@ -23,6 +24,7 @@ pub(crate) fn make(
     let file = to.file;
     let _locks = lock::hold(worker, file.dir().vm(), None)?;
     let home = to.home(worker)?;
+    disk_not_in_use(&home, file.name())?;
     home.sweep(file.name())?;
     worker.at("leftovers removed");
     home.or_gone(put(&home, file, size_mb.saturating_mul(MIB), qcow2, blank, worker))
@@ -69,8 +71,8 @@ pub(super) fn build<'a>(
         (true, _) => {
             fill(&plain, size, blank, worker)?;
             let image = home.temporary(name);
-            let mut tool = Tool::convert(&plain.path(), &image.path(), worker);
-            tool.args(["-f", "raw", "-O", "qcow2"]).arg(plain.path()).arg(image.path()).run(worker)?;
+            let mut tool = Tool::convert((&plain.path(), "raw"), &image.path(), worker)?;
+            tool.args(["-O", "qcow2"]).arg(plain.path()).arg(image.path()).run(worker)?;
             worker.at("converted");
             image
         }

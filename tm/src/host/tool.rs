@@ -13,7 +13,8 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::meter::{Meter, allocated};
 use super::{During, StorageError, Worker};
-use crate::place::{TEMPORARY, named_at_last};
+use crate::place::{TEMPORARY, named_at_last, told_at_last};
+use crate::store::header::expect_plain;
 
 /// Most of a tool's words that are kept, bytes.
 const OUTPUT_LIMIT: u64 = 64 << 10;
@@ -68,14 +69,26 @@ impl Tool {
         Tool { program: None, args, ..Tool::new(&format!("qemu-img {verb}"), path) }
     }
 
-    /// A call of `qemu-img convert` that reads `source`, within the admin's limit and with its progress in the VM's log.
-    pub(crate) fn convert(source: &Path, path: &Path, worker: &Worker<'_>) -> Self {
+    /// A call of `qemu-img convert` that reads `source`, of that format, within the admin's limit and with its progress in the VM's log.
+    ///
+    /// # Errors
+    /// What it would read is encrypted.
+    pub(crate) fn convert(
+        source: (&Path, &str),
+        path: &Path,
+        worker: &Worker<'_>,
+    ) -> Result<Self, StorageError> {
+        let (source, format) = source;
+        if format == "qcow2" {
+            expect_plain(source)?;
+        }
         let mut args: Vec<std::ffi::OsString> = vec!["convert".into(), "-p".into()];
         if let Some(rate) = worker.copying.bytes_per_second {
             args.extend(["-r".into(), rate.to_string().into()]);
         }
+        args.extend(["-f".into(), format.into()]);
         let copied = Some(source.to_owned());
-        Tool { program: None, args, copied, ..Tool::new("qemu-img convert", path) }
+        Ok(Tool { program: None, args, copied, ..Tool::new("qemu-img convert", path) })
     }
 
     /// With a status besides 0 that is no failure.
@@ -203,20 +216,27 @@ impl Tool {
 
     /// What it worked on, and its words, with the names that half-made files are to have; the path is said once.
     fn as_it_will_be(&self, mut said: String) -> (PathBuf, String) {
-        let paths = self.args.iter().map(Path::new).chain([self.path.as_path()]);
-        for path in paths.filter(|path| path.to_string_lossy().contains(TEMPORARY)) {
-            let told = named_at_last(path).display().to_string();
-            said = said.replace(&*path.to_string_lossy(), &told);
-        }
         let path = named_at_last(&self.path);
+        // A file without a name, which it was given by a number of ours.
+        for numbered in self.args.iter().filter(|arg| Path::new(arg).starts_with("/proc")) {
+            said = said.replace(&*numbered.to_string_lossy(), &path.display().to_string());
+        }
+        let said = told_at_last(&said);
         let again = format!("{}: ", path.display());
         let mut said = said.strip_prefix(&again).map(str::to_owned).unwrap_or(said);
         // Not all of them look why they could not write.
         let full = "No space left on device";
-        if !said.contains(full) && is_full(&self.path) {
+        if !said.contains(full) && self.places().any(is_full) {
             said = format!("{said}: {full}");
         }
         (path, said)
+    }
+
+    /// Where it writes.
+    fn places(&self) -> impl Iterator<Item = &Path> {
+        let half_made =
+            |path: &&Path| path.starts_with("/proc") || path.to_string_lossy().contains(TEMPORARY);
+        self.args.iter().map(Path::new).filter(half_made).chain([self.path.as_path()])
     }
 
     /// Whether it ended well; otherwise its last words, so many lines of them, are the reason.

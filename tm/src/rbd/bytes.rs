@@ -129,8 +129,8 @@ fn zeros(file: &File, start: u64, end: u64) -> io::Result<Option<u64>> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::cluster::Cluster;
     use super::super::diff::HEADER;
-    use super::super::tool::Cluster;
     use super::*;
     use crate::host::Worker;
     use proptest::prelude::*;

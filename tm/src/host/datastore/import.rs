@@ -83,6 +83,10 @@ pub(super) fn import(
         worker.at("image checked");
     }
     let (name, size) = match &found {
+        Upload::Qcow2(header) if header.size == 0 => {
+            let why = "it is a disk of 0 bytes".to_owned();
+            return Err(StorageError::Upload { path: asked(origin), why });
+        }
         Upload::Qcow2(header) => ("qcow2", header.size),
         Upload::Other(name) => (*name, length),
         Upload::Plain => ("raw", length),
@@ -121,8 +125,8 @@ fn convert_to(
         return convert(from, size, to, sparse, worker);
     }
     let path = to.0.path();
-    let mut tool = Tool::convert(from.0, &path, worker);
-    tool.args(["-f", from.1, "-O", to.1.as_str()]).arg(from.0).arg(&path).run(worker)?;
+    let mut tool = Tool::convert(from, &path, worker)?;
+    tool.args(["-O", to.1.as_str()]).arg(from.0).arg(&path).run(worker)?;
     worker.at("converted");
     let file = File::options().read(true).write(true).open(&path).during("open", &path)?;
     file.sync_all().during("write out", &path)

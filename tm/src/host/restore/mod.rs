@@ -190,6 +190,9 @@ pub(super) fn perform(call: &RestoreCall, worker: &Worker<'_>) -> Result<(), Sto
             worker.at("directory found");
             remove(folder.handle(), &staged.name(), &folder.path().join(staged.name()))?;
             worker.at("staged file removed");
+            // What a session that broke off did not live to remove.
+            folder.sweep(format!("{}.fetched", staged.base()))?;
+            worker.at("leftovers removed");
             folder.sync()
         }
         (RestoreCall::Put(_), Staged::Disk(disk)) => put_disk(disk, staged, &folder, worker),
