@@ -122,6 +122,25 @@ fn a_removal_that_was_cut_off_holds_up_nothing() {
             on.done(on.remove(&on.disk(), true));
             assert_eq!(bare(on), ["one-5"]);
         }),
+        ("on its way into the trash", |on| {
+            on.snapshots();
+            let name = on.disk().strip_prefix("one/").unwrap().to_owned();
+            let id = on.json(&format!("info {}", on.disk()))["id"].as_str().unwrap().to_owned();
+            let entry = |key: &str, value: &str| {
+                let length = u32::try_from(value.len()).unwrap().to_le_bytes();
+                let file = on.dir().join("entry");
+                std::fs::write(&file, [&length, value.as_bytes()].concat()).unwrap();
+                rados(on, &["setomapval", "rbd_directory", key, "--input-file", file.to_str().unwrap()]);
+            };
+            on.rbd(&format!("trash mv {}", on.disk()));
+            // Its name is still in the list, and leads nowhere.
+            entry(&format!("name_{name}"), &id);
+            entry(&format!("id_{id}"), &name);
+            on.done(on.remove(&on.disk(), true));
+            assert_eq!(bare(on), ["one-5"]);
+            on.rbd(&format!("trash restore one/{id}"));
+            assert_eq!(on.picture()["one-5-7-0"].snapshots.len(), 2);
+        }),
         ("removal of the snapshot that it holds", |on| {
             older_half_removed(on);
             // The disk stands on it, too, which nothing changes.

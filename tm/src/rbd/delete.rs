@@ -6,7 +6,7 @@
 
 use super::error::RbdError;
 use super::model::{Family, Member};
-use super::name::Volume;
+use super::name::{Role, Volume};
 use super::place::{Removal, finish, remove_all};
 use super::tool::Rbd;
 use crate::host::StorageError;
@@ -17,6 +17,15 @@ pub(super) fn delete(rbd: &Rbd<'_>, volume: &Volume, trash: bool) -> Result<(), 
     refuse_in_use(rbd, &family)?;
     rbd.worker().at("volumes read");
     let removal = if trash { Removal::Trash } else { Removal::Gone };
+    if trash {
+        // One that was cut off on its way there is no leftover: removed by its name it would be gone, or its snapshots be in the
+        // way for ever.
+        for (role, moving) in family.unfinished() {
+            if matches!(role, Role::Current | Role::Renamed) {
+                rbd.patiently(|| rbd.trash(moving))?;
+            }
+        }
+    }
     finish(rbd, &family)?;
     remove_all(rbd, &family.leaves_first(true), removal)?;
     if family.current().is_none() && !family.is_gone() {
