@@ -167,13 +167,13 @@ fn fetching(
     settings: &TmSettings,
 ) -> Result<Step, TmError> {
     let front = settings.front.as_ref();
-    // That script makes a command line of it.
-    if !is_address(&address) {
+    // That script makes a command line of it, and a driver that means no harm names no file by a way back.
+    if !is_address(&address) || address.split('/').any(|part| part == "..") {
         return Err(TmError::Attribute {
             attribute: format!("address of {name}"),
             object: format!("backup image {}", restore.image),
             value: address,
-            accepted: "an address of letters, digits and the signs that one may have".into(),
+            accepted: "an address of letters, digits and the signs that one may have, without `..`".into(),
         });
     }
     let why = || TmError::Unwritable { step: name.to_owned(), why: "no front-end is known".to_owned() };
