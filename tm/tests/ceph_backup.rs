@@ -255,6 +255,10 @@ fn what_others_stand_on_or_what_was_not_fetched_is_not_replaced() {
     assert!(failure.text.contains("is still needed by"), "{failure}");
     on.rbd(&format!("rm --no-progress {}-of-somebody", on.disk()));
     std::fs::remove_file(on.staged()).unwrap();
-    assert!(on.failure(on.make_restored(1, None)).text.contains("restored"));
+    let failure = on.failure(on.make_restored(1, None));
+    assert!(
+        failure.text.ends_with("disk.0: what was fetched for it is not there: restore it again"),
+        "{failure}"
+    );
     assert_eq!(on.picture(), before);
 }

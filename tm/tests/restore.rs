@@ -108,7 +108,7 @@ fn what_does_not_arrive_whole_replaces_nothing() {
         tool("qemu-img", &[&words[..], &[other.to_str().unwrap(), "16M"]].concat());
         assert!(refused(&other, false).contains("stands on /etc/passwd"));
         assert_eq!(on.picture(), before);
-        assert!(on.failure(&put(&staged)).text.contains("there is no"), "nothing was staged");
+        assert!(on.failure(&put(&staged)).text.contains("what was fetched for it is not there"));
         assert_eq!(on.picture(), before);
     }
 }

@@ -16,7 +16,7 @@ mod tpm;
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, unlinkat};
 use rustix::io::Errno;
@@ -128,11 +128,15 @@ pub(crate) fn qcow2_to_raw(
 ) -> Result<u64, StorageError> {
     let path = home.path().join(staged);
     if !home.has(staged)? {
-        return Err(StorageError::NoDisk { path });
+        return Err(not_fetched(path));
     }
     let size = size(&path)?;
     convert((&path, "qcow2"), size, (made, Stored::Raw), true, worker)?;
     Ok(size)
+}
+
+fn not_fetched(path: PathBuf) -> StorageError {
+    StorageError::Disk { path, why: "what was fetched for it is not there: restore it again".to_owned() }
 }
 
 /// Brings bytes in, and looks at them. They get their name when they have been found whole.
@@ -213,7 +217,7 @@ fn put_disk(
     let is_chain = disk.qcow2 && !matches!(is_link, Err(StorageError::NotALink { .. }));
     not_open(disk, folder)?;
     if !folder.has(&name)? {
-        return Err(StorageError::NoDisk { path });
+        return Err(not_fetched(path));
     }
     let base: FileName = staged.base().parse().map_err(|_| StorageError::NoDisk { path: path.clone() })?;
     folder.sweep_but(&base, &name)?;
