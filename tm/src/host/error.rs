@@ -249,6 +249,14 @@ pub enum StorageError {
         /// What it worked on.
         path: PathBuf,
     },
+    /// A mount, or what goes with it, did not end in time and was killed. No setting bounds it.
+    #[error("{tool} of {} did not end in time and was killed: does its server answer?", path.display())]
+    MountDeadline {
+        /// `mount`.
+        tool: String,
+        /// The datastore's directory.
+        path: PathBuf,
+    },
     /// The context image could not be laid out.
     #[error("cannot build the context image: {0}")]
     Iso(String),
@@ -274,7 +282,9 @@ impl StorageError {
             {
                 Kind::Timeout
             }
-            StorageError::Busy { .. } | StorageError::ToolDeadline { .. } => Kind::Timeout,
+            StorageError::Busy { .. }
+            | StorageError::ToolDeadline { .. }
+            | StorageError::MountDeadline { .. } => Kind::Timeout,
             StorageError::Tool { .. } => Kind::Refused,
             StorageError::Rbd(error) => error.kind(),
             StorageError::NotADisk { .. }

@@ -27,7 +27,7 @@ pub(super) type Said = Result<(), String>;
 /// Runs a program as root; `path` is what it works on, for messages.
 ///
 /// # Errors
-/// [`StorageError::ToolDeadline`]: it was killed with all that it had started. It could not be started.
+/// [`StorageError::MountDeadline`]: it was killed with all that it had started. It could not be started.
 pub(super) fn as_root(
     words: &[&str],
     input: Option<&str>,
@@ -67,7 +67,7 @@ pub(super) fn limited(
     command.stdin(input).stdout(Stdio::null()).stderr(Stdio::from(heard));
     let status = command.status().during("start", "timeout")?;
     if status.signal() == Some(9) || status.code() == Some(137) {
-        return Err(StorageError::ToolDeadline { tool, path: path.to_owned() });
+        return Err(StorageError::MountDeadline { tool, path: path.to_owned() });
     }
     if status.success() {
         return Ok(Ok(()));
@@ -115,8 +115,8 @@ mod tests {
         let mark = dir.path().join("child");
         let script = format!("sleep 600 & echo $! >{}; wait", mark.display());
         let late = run(&script, 1).unwrap_err();
-        let late = late.to_string();
-        assert!(late.starts_with("sh of /ds/1 did not end in time and was killed: "), "{late}");
+        let said = "sh of /ds/1 did not end in time and was killed: does its server answer?";
+        assert_eq!(late.to_string(), said);
         assert!(begun.elapsed() < Duration::from_secs(30));
         let child = std::fs::read_to_string(mark).unwrap();
         let stat = || std::fs::read_to_string(format!("/proc/{}/stat", child.trim())).unwrap_or_default();
