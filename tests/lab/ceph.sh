@@ -84,7 +84,8 @@ pid_file = $CEPH_LAB/mgr.pid
 osd_data = $CEPH_LAB/osd
 pid_file = $CEPH_LAB/osd.pid
 osd_objectstore = memstore
-memstore_device_bytes = 4294967296
+# memory is taken as it is written; what all kill points of a long run leave is more than half of it
+memstore_device_bytes = 8589934592
 TEXT
 }
 

@@ -142,12 +142,12 @@ pub enum TmError {
 }
 
 impl TmError {
-    /// A datastore that is to be mounted by whoever uses it (`NFS_AUTO_ENABLE`).
+    /// A datastore that is to be mounted by whoever uses it (`NFS_AUTO_ENABLE`), where neither we nor stock do that.
     pub(crate) fn mounts_itself(slot: &Slot, datastore: u32) -> Self {
         TmError::NotYet(format!(
-            "{slot}: datastore {datastore} has NFS_AUTO_ENABLE, and mounting it by itself is not built: have the fstab or the \
-             automounter of each machine that uses it mount NFS_AUTO_HOST:NFS_AUTO_PATH at the datastore's directory, \
-             and set NFS_AUTO_ENABLE to NO"
+            "{slot}: datastore {datastore} has NFS_AUTO_ENABLE, and this action mounts nothing, for the VM's disks lie on \
+             its host's own disk: have the fstab or the automounter of each machine that uses it mount \
+             NFS_AUTO_HOST:NFS_AUTO_PATH at the datastore's directory, and set NFS_AUTO_ENABLE to NO"
         ))
     }
 

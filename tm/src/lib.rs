@@ -9,6 +9,7 @@
 //! slots.
 
 mod address;
+mod automount;
 pub mod carry;
 mod chain;
 mod confine;
@@ -16,6 +17,7 @@ pub mod datastore;
 mod error;
 pub mod facts;
 pub mod front;
+mod half_made;
 pub mod host;
 mod iso;
 mod pace;
@@ -31,6 +33,7 @@ mod settings;
 mod store;
 
 pub use address::WebAddress;
+pub use automount::{AutoMount, MOUNT_LIMIT, Mount, MountOptions, Mounted, Share, automounted};
 pub use chain::{Beneath, Chain};
 pub use confine::Confined;
 pub use error::TmError;

@@ -12,18 +12,10 @@ use std::str::FromStr;
 use causeway_core::names::{DiskPath, HostName, NameError, VmId};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use crate::half_made::{named_at_last, told_at_last};
+
 /// How our half-made files begin. Nothing of this name is anybody's data: a later step may remove it.
 pub const TEMPORARY: &str = ".causeway-tmp.";
-
-/// What a path will be called once what is half-made in it has its name: for people, who never see the other one.
-pub(crate) fn named_at_last(path: &Path) -> PathBuf {
-    let own = |part: &std::ffi::OsStr| {
-        let (name, rest) = part.to_str()?.strip_prefix(TEMPORARY)?.rsplit_once('.')?;
-        let ours = rest.split('-').count() == 3 && rest.bytes().all(|b| b == b'-' || b.is_ascii_hexdigit());
-        ours.then(|| name.to_owned().into())
-    };
-    path.iter().map(|part| own(part).unwrap_or_else(|| part.to_owned())).collect()
-}
 
 /// Longest name of a directory entry (`NAME_MAX`), less the room that a temporary name takes.
 const NAME_LIMIT: usize = 200;
@@ -393,18 +385,6 @@ mod tests {
         let dir: VmDir = "/var/lib/one//datastores/102/0".parse().unwrap();
         assert_eq!(&dir, disk.dir());
         assert_eq!(dir.in_datastore(100).to_string(), "/var/lib/one/datastores/100/0");
-    }
-
-    #[test]
-    fn people_are_told_of_last_names() {
-        for (path, told) in [
-            ("/ds/0/7/.causeway-tmp.disk.3.29329-2b00b9bd-0", "/ds/0/7/disk.3"),
-            ("/ds/0/7/.causeway-tmp.disk.0.12-ff-3/0", "/ds/0/7/disk.0/0"),
-            ("/ds/0/7/.causeway-tmp.disk.0.restored", "/ds/0/7/.causeway-tmp.disk.0.restored"),
-            ("/ds/0/7/disk.0", "/ds/0/7/disk.0"),
-        ] {
-            assert_eq!(named_at_last(Path::new(path)), Path::new(told));
-        }
     }
 
     #[test]

@@ -116,7 +116,7 @@ impl fault::Scene for Disturbed {
 fn disturbed_at_any_system_call_and_run_again_is_the_same() {
     let tally = fault::campaign(&ENDS, 20, |end, sharing| {
         let (pair, tree) = stage();
-        fault::trial(&Disturbed { pair, tree, end: *end }, sharing)
+        fault::trial(&mut Disturbed { pair, tree, end: *end }, sharing)
     });
     tally.close("carry_faults");
 }

@@ -202,6 +202,7 @@ fn a_restore_that_ended_between_its_renames_goes_on_or_back() {
         on.snapshots();
         on.fetched("xyz");
         on.done(on.make_restored(1, None));
+        on.rbd(&format!("image-meta set {} causeway.given-up yes", on.disk()));
         on.rbd(&format!("rename {0} {0}.old.00000013", on.disk()));
         on
     };
@@ -254,6 +255,10 @@ fn what_others_stand_on_or_what_was_not_fetched_is_not_replaced() {
     assert!(failure.text.contains("is still needed by"), "{failure}");
     on.rbd(&format!("rm --no-progress {}-of-somebody", on.disk()));
     std::fs::remove_file(on.staged()).unwrap();
-    assert!(on.failure(on.make_restored(1, None)).text.contains("restored"));
+    let failure = on.failure(on.make_restored(1, None));
+    assert!(
+        failure.text.ends_with("disk.0: what was fetched for it is not there: restore it again"),
+        "{failure}"
+    );
     assert_eq!(on.picture(), before);
 }

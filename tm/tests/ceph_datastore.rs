@@ -34,6 +34,7 @@ fn whatever_it_is_packed_in_an_upload_becomes_plain_bytes() {
         "xz -c {}",
         "qemu-img convert -f raw -O qcow2 {} {}.out",
         "qemu-img convert -f raw -O vdi {} {}.out",
+        "qemu-img convert -f raw -O parallels {} {}.out",
     ];
     let on = Stage::new(&conf);
     imported(&on, &plain, "aaaa");
@@ -80,14 +81,23 @@ fn what_must_not_become_an_image_leaves_nothing() {
     let secret = "qemu-img create -q --object secret,id=s,data=x -f qcow2 -o encrypt.format=luks,encrypt.key-secret=s {}.out 1M";
     let backed = "qemu-img create -q -u -f qcow2 -F raw -b /etc/passwd {}.out 1M";
     let cut = on.made_by(&plain, "qemu-img convert -f raw -O qcow2 {} {}.out");
-    let cases: [(&[u8], Value, &str); 7] = [
+    let plain_sum = on.made_by(&plain, "md5sum {}");
+    let plain_sum = std::str::from_utf8(&plain_sum[..32]).unwrap();
+    let cases: [(&[u8], Value, &str); 10] = [
         (b"", json!(null), "it is empty"),
+        (
+            &on.made_by(b"", "qemu-img create -q -f qcow2 {}.out 0"),
+            json!(null),
+            "it is empty: an image of a disk of 0",
+        ),
         (&on.made_by(b"", backed), json!(null), "stands on another file, /etc/passwd"),
         (&on.made_by(b"", secret), json!(null), "qcow2 image with encrypted content"),
         (b"KDMV\x01", json!(null), "VMDK"),
+        (b"Bochs Virtual HD Image\0", json!(null), "it is a Bochs image"),
         (&packed[..packed.len() - 10], json!(null), "xz"),
         (&cut[..cut.len() - 70_000], json!(null), "qemu-img check"),
         (&plain, json!({"md5": "0123456789abcdef0123456789abcdef"}), "was promised"),
+        (&plain, json!({"md5": plain_sum, "sha1": "0".repeat(40)}), "(SHA1)"),
     ];
     for (sent, checksum, says) in cases {
         let failure = on.receive(&on.image_import(checksum, true, None), sent, &|_| {}).unwrap_err();
@@ -112,6 +122,38 @@ fn what_must_not_become_an_image_leaves_nothing() {
     assert_eq!(on.rbd(&format!("export --no-progress {} -", on.new_image())), packed);
 }
 
+/// Once the tool's last words were all that was told.
+#[test]
+fn what_the_cluster_does_not_take_is_named() {
+    let Some(conf) = cluster() else { return };
+    let mut on = Stage::new(&conf);
+    on.image();
+    let nowhere =
+        "nosuch, which EC_POOL_NAME names for the data of volumes, can't be used: listing images failed: (2)";
+    let said = on.failure(on.clone_into("nosuch")).text;
+    assert!(said.starts_with(nowhere), "{said}");
+    let sent = on.image_import(json!(null), true, Some("nosuch"));
+    let said = on.receive(&sent, &Stage::upload(), &|_| {}).unwrap_err().text;
+    assert!(said.starts_with(nowhere), "{said}");
+    // Not tried again and again: it will not be otherwise.
+    on.rbd(&format!("resize --no-progress --allow-shrink --size 0 {}", on.source()));
+    for verb in ["unprotect", "rm"] {
+        on.rbd(&format!("snap {verb} {}@snap", on.source()));
+    }
+    let said = on.failure(on.clone(None)).text;
+    let image = on.source();
+    assert_eq!(said, format!("{image}: it, or its @snap, is empty (0 bytes): nothing can be cloned from it"));
+    on.user = "nobody".to_owned();
+    let key = conf.with_file_name("nobody.key").display().to_string();
+    let who = format!(
+        "the cluster was asked by CEPH_USER nobody, with the key in the file CEPH_KEY {key}, which can't be read on"
+    );
+    for call in [on.clone(None), on.image_sum(), on.remove(&on.disk(), false)] {
+        let said = on.failure(call).text;
+        assert!(said.starts_with("rbd ") && said.contains(&who), "{said}");
+    }
+}
+
 /// W26, W30: an empty image, and one with a file system.
 #[test]
 fn an_image_is_made() {
@@ -130,7 +172,8 @@ fn an_image_is_made() {
     // What can't be formatted, and a directory that is not there, leave nothing.
     let on = Stage::new(&conf);
     let failure = on.failure(on.image_make(1, json!({"file_system": {"kind": "xfs"}})));
-    assert!(failure.text.contains("xfs"), "{failure}");
+    let said = format!("mkfs.xfs of {}: ", on.staging().display());
+    assert!(failure.text.starts_with(&said), "{failure}");
     let mut call = on.image_make(1, json!({"file_system": {"kind": "ext4"}}));
     call["datastore"]["volume"]["work"]["make"]["staging"] = json!("/nowhere/at/all");
     assert!(on.failure(call).text.contains("cannot make a file in /nowhere/at/all"));

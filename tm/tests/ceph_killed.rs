@@ -5,13 +5,12 @@
 
 mod ceph;
 
-use std::cell::RefCell;
 use std::os::unix::process::CommandExt;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
-use ceph::cases::{self, Case, judge};
+use ceph::cases::{self, Case};
 use ceph::kill::{self, ended};
+use ceph::step::Step;
 use ceph::{Stage, at_once, cluster};
 use rustix::process::{Pid, Signal, kill_process_group};
 
@@ -19,41 +18,17 @@ use rustix::process::{Pid, Signal, kill_process_group};
 #[test]
 #[ignore = "run by the tests below, in processes of its own"]
 fn killed_child() {
-    kill::child(|on, call, between| drop(on.perform_at(call, between).unwrap()));
+    kill::child();
 }
 
 #[test]
 fn killed_anywhere_and_run_again_is_the_same() {
     let Some(conf) = cluster() else { return };
-    // In the short form some of the cases and every fourth point of theirs: each run has others.
-    let (points, tried) = (AtomicU32::new(0), AtomicU32::new(0));
-    at_once(ceph::share(&cases::all(), 5), |case| {
-        let on = Stage::new(&conf);
-        (case.prepare)(&on);
-        let before = on.picture();
-        let passed = RefCell::new(Vec::new());
-        on.perform_at(&(case.call)(&on), &|point| passed.borrow_mut().push(point)).unwrap();
-        let after = ended(&on);
+    kill::campaign("ceph_killed", &conf, &cases::all(), 5, |case, on, after| {
         // Done again, it is still the same.
-        on.done((case.call)(&on));
-        assert_eq!(ended(&on), after, "{} done twice", case.name);
-        let passed = passed.into_inner();
-        assert!(passed.len() > 1, "{}: {passed:?}", case.name);
-        for (index, point) in passed.iter().enumerate() {
-            let number = points.fetch_add(1, Ordering::Relaxed);
-            if !ceph::long() && !(number + std::process::id()).is_multiple_of(4) {
-                continue;
-            }
-            let on = Stage::new(&conf);
-            (case.prepare)(&on);
-            kill::at(&on, &(case.call)(&on), index);
-            judge(case, point, &on.picture(), &before, &after);
-            on.done((case.call)(&on));
-            assert_eq!(ended(&on), after, "{} killed at {point}", case.name);
-            tried.fetch_add(1, Ordering::Relaxed);
-        }
+        on.done(case.call(on));
+        assert_eq!(ended(on), *after, "{} done twice", case.name());
     });
-    println!("ceph_killed: {} of {} points", tried.into_inner(), points.into_inner());
 }
 
 /// Killed with its `rbd` at whatever moment, in the midst of a copy or of a removal, and run again at once.
@@ -64,23 +39,23 @@ fn killed_at_any_moment_and_run_again_is_the_same() {
     let names =
         ["clone over an older disk", "save", "removal", "revert", "removal into the trash", "snapshot"];
     let mut trials: Vec<(&Case, u64)> = Vec::new();
-    for case in cases.iter().filter(|case| names.contains(&case.name)) {
+    for case in cases.iter().filter(|case| names.contains(&case.name())) {
         trials.extend((1..=6).map(|share| (case, share)));
     }
-    at_once(ceph::share(&trials, 3), |(case, share)| {
+    at_once(&ceph::share(&trials, 3), |(case, share)| {
         let on = Stage::new(&conf);
-        (case.prepare)(&on);
+        case.prepare(&on);
         let begun = Instant::now();
-        on.done((case.call)(&on));
+        on.done(case.call(&on));
         let (took, after) = (begun.elapsed(), ended(&on));
         let on = Stage::new(&conf);
-        (case.prepare)(&on);
-        let mut child = kill::command(&on, &(case.call)(&on), usize::MAX).process_group(0).spawn().unwrap();
+        case.prepare(&on);
+        let mut child = kill::command(&on, &case.call(&on), usize::MAX).process_group(0).spawn().unwrap();
         std::thread::sleep(took.mul_f64(*share as f64 / 7.0));
         let _ = kill_process_group(Pid::from_raw(child.id() as i32).unwrap(), Signal::KILL);
         child.wait().unwrap();
-        on.done((case.call)(&on));
-        assert_eq!(on.settled(), after, "{} killed after {share}/7", case.name);
+        on.done(case.call(&on));
+        assert_eq!(on.settled(), after, "{} killed after {share}/7", case.name());
         // What could not be removed at once goes with the disk.
         on.done(on.remove(&on.disk(), false));
         let left = on.picture();

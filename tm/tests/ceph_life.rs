@@ -89,12 +89,12 @@ fn a_disk_of_its_own_from_deploy_to_terminate() {
 fn snapshots_are_removed_in_every_order_that_clones_allow() {
     let Some(conf) = cluster() else { return };
     let orders: [[u32; 3]; 6] = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
-    at_once(ceph::share(&orders, 2), |order| {
+    at_once(&ceph::share(&orders, 2), |order| {
         let on = Stage::new(&conf);
         on.family();
         let all = [(0, "baaa"), (1, "caaa"), (2, "eaaa")];
         let mut left: Vec<(u32, String)> = all.map(|(id, text)| (id, text.to_owned())).to_vec();
-        for &id in order {
+        for &id in *order {
             // The disk itself stands on 0, so that one can't go.
             if id == 0 {
                 assert!(on.failure(on.snapshot("delete", 0)).text.contains("still needed"));
@@ -221,28 +221,6 @@ fn empty_disks_and_what_is_in_them() {
             .iter()
             .all(|name| !name.as_str().unwrap().starts_with(&disk[4..]))
     );
-}
-
-/// W24: what lies in the trash stands on nothing, so that an image can become a persistent disk; and it can be had back.
-#[test]
-fn what_is_in_the_trash_is_whole_and_holds_up_nobody() {
-    let Some(conf) = cluster() else { return };
-    let on = Stage::new(&conf);
-    on.family();
-    on.done(on.remove(&on.disk(), true));
-    assert_eq!(on.picture(), expected(&[IMAGE]));
-    on.done(on.link());
-    let trash = on.json("trash ls one");
-    let base = on.disk()[4..].to_owned();
-    let mut content: Vec<String> = Vec::new();
-    for entry in trash.as_array().unwrap() {
-        if entry["name"].as_str().unwrap().starts_with(&base) {
-            on.rbd(&format!("trash restore one/{}", entry["id"].as_str().unwrap()));
-            content.push(on.content(&format!("one/{}", entry["name"].as_str().unwrap())));
-        }
-    }
-    content.sort();
-    assert_eq!(content, ["daaa", "eaaa", "faaa"]);
 }
 
 #[test]
@@ -423,4 +401,52 @@ fn a_clone_is_as_large_as_what_it_stands_on() {
     on.done(on.clone(None));
     let image: Line<'_> = ("one-5", 6, None, &[("snap", "aaaa")], "aaaa..");
     assert_eq!(on.picture(), expected(&[image, ("one-5-7-0", 4, Some("one-5@snap"), &[], "aaaa")]));
+}
+
+/// Volumes of others with names such as a revert or a restore gives: none of them is the disk's.
+#[test]
+fn volumes_that_only_have_such_names_are_left_alone() {
+    let Some(conf) = cluster() else { return };
+    let on = Stage::new(&conf);
+    on.image();
+    on.done(on.clone(None));
+    let disk = on.disk();
+    let others = ["-0", "-1", "-3:4", ".old.20241231", ".new.20241231"];
+    for other in others {
+        on.import(&format!("{disk}{other}"), "ss");
+    }
+    for snapshot in ["1", "2"] {
+        on.rbd(&format!("snap create --no-progress {disk}-3:4@{snapshot}"));
+    }
+    let named = others.map(|other| format!("one-5-7-0{other}"));
+    let theirs = |mut picture: Picture| {
+        picture.retain(|name, _| named.contains(name));
+        picture
+    };
+    let before = theirs(on.picture());
+    assert_eq!(before.len(), others.len());
+
+    for id in [0, 1, 2] {
+        on.done(on.snapshot("create", id));
+    }
+    on.done(on.snapshot("revert", 1));
+    for id in [0, 2] {
+        on.done(on.snapshot("delete", id));
+    }
+    on.fetched("xyz");
+    on.done(on.make_restored(1, None));
+    on.done(on.restore(json!("put")));
+    assert_eq!(theirs(on.picture()), before);
+
+    // A name that is needed and taken: said before anything is done.
+    on.done(on.snapshot("create", 1));
+    let held = on.picture();
+    let failure = on.failure(on.snapshot("revert", 1));
+    assert!(failure.text.contains("needs the name one/one-"), "{failure}");
+    assert_eq!(on.picture(), held);
+
+    on.done(on.remove(&disk, false));
+    let mut left = on.picture();
+    left.remove("one-5");
+    assert_eq!(left, before);
 }

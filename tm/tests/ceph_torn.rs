@@ -9,19 +9,21 @@
 
 mod ceph;
 
+use std::io::Write;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use causeway_testing::tracer::{self, Does, Fate};
 use ceph::cases;
 use ceph::kill::{self, ended};
+use ceph::step::Step;
 use ceph::{Picture, Stage, at_once, cluster};
 
 /// The child's part of the test in the long form.
 #[test]
 #[ignore = "run by the test below, in processes of its own"]
 fn killed_child() {
-    kill::child(|on, call, between| drop(on.perform_at(call, between).unwrap()));
+    kill::child();
 }
 
 /// Runs a command and kills it at what it sends for the time of that number; how often it has sent something.
@@ -119,6 +121,25 @@ fn a_removal_that_was_cut_off_holds_up_nothing() {
             older_half_removed(on);
             on.done(on.remove(&on.disk(), true));
             assert_eq!(bare(on), ["one-5"]);
+        }),
+        ("on its way into the trash", |on| {
+            on.snapshots();
+            let name = on.disk().strip_prefix("one/").unwrap().to_owned();
+            let id = on.json(&format!("info {}", on.disk()))["id"].as_str().unwrap().to_owned();
+            let entry = |key: &str, value: &str| {
+                let length = u32::try_from(value.len()).unwrap().to_le_bytes();
+                let file = on.dir().join("entry");
+                std::fs::write(&file, [&length, value.as_bytes()].concat()).unwrap();
+                rados(on, &["setomapval", "rbd_directory", key, "--input-file", file.to_str().unwrap()]);
+            };
+            on.rbd(&format!("trash mv {}", on.disk()));
+            // Its name is still in the list, and leads nowhere.
+            entry(&format!("name_{name}"), &id);
+            entry(&format!("id_{id}"), &name);
+            on.done(on.remove(&on.disk(), true));
+            assert_eq!(bare(on), ["one-5"]);
+            on.rbd(&format!("trash restore one/{id}"));
+            assert_eq!(on.picture()["one-5-7-0"].snapshots.len(), 2);
         }),
         ("removal of the snapshot that it holds", |on| {
             older_half_removed(on);
@@ -243,29 +264,32 @@ fn killed_at_what_it_sends_and_run_again_is_the_same() {
         return;
     }
     let (points, tried) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let watched = |on: &Stage, call: &serde_json::Value| {
-        let mut child = tracer::command(std::env::current_exe().unwrap());
-        kill::tell(&mut child, on, call, usize::MAX);
-        child
-    };
     let removals = ["removal", "removal into the trash", "revert", "clone over an older disk"];
     let mut cases = cases::all();
     // Those with most renamings and removals go to all of their points by and by.
-    cases.retain(|case| removals.contains(&case.name));
+    cases.retain(|case| removals.contains(&case.name()));
     at_once(&cases, |case| {
         let on = Stage::new(&conf);
-        (case.prepare)(&on);
-        let all = at_send(&mut watched(&on, &(case.call)(&on)), usize::MAX);
+        case.prepare(&on);
+        let all = at_send(&mut kill::watched(&on, &case.call(&on)), usize::MAX);
         let after = ended(&on);
         points.fetch_add(all, Ordering::Relaxed);
         for number in (std::process::id() as usize % ONE_IN..all).step_by(ONE_IN) {
             let on = Stage::new(&conf);
-            (case.prepare)(&on);
-            at_send(&mut watched(&on, &(case.call)(&on)), number + 1);
-            on.done((case.call)(&on));
-            assert_eq!(on.settled(), after, "{} killed at what it sends for the {number}th time", case.name);
+            case.prepare(&on);
+            at_send(&mut kill::watched(&on, &case.call(&on)), number + 1);
+            on.done(case.call(&on));
+            assert_eq!(
+                on.settled(),
+                after,
+                "{} killed at what it sends for the {number}th time",
+                case.name()
+            );
             tried.fetch_add(1, Ordering::Relaxed);
         }
     });
-    println!("ceph_torn: {} of {} points", tried.into_inner(), points.into_inner());
+    let (tried, points) = (tried.into_inner(), points.into_inner());
+    let text =
+        format!("\nceph_torn: {} steps, killed at {tried} of {points} points; 0 bytes lost\n", cases.len());
+    std::io::stderr().write_all(text.as_bytes()).unwrap();
 }

@@ -289,11 +289,10 @@ fn documents_that_fit_nothing_are_refused() {
     );
     refused("mkfs", "2", &[("<FS><![CDATA[]]></FS>", "<FS>../x</FS>")], "SUPPORTED_FS");
     refused("mkfs", "2", &[("<SIZE>100</SIZE>", "<SIZE>0</SIZE>")], "SIZE");
-    // W33: mounting is not tried half-way.
     let nfs = ("<CLONE_TARGET>", "<NFS_AUTO_ENABLE>YES</NFS_AUTO_ENABLE><CLONE_TARGET>");
     for verb in VERBS {
-        let kind = refused(verb, &argv()[verb], &[nfs], "NFS_AUTO_ENABLE");
-        assert_eq!(kind, Kind::NotBuilt);
+        let kind = refused(verb, &argv()[verb], &[nfs], "NFS_AUTO_HOST is not in the document of datastore");
+        assert_eq!(kind, Kind::Input);
     }
     for (argv, stdin, says) in [
         (vec![], recorded("datastore_fs_rm"), "takes ID, not 0 arguments"),
@@ -325,8 +324,11 @@ fn an_image_that_never_was_is_removed_by_its_name() {
 fn what_a_download_needs_is_in_the_call_and_no_more() {
     let path = "<PATH><![CDATA[/var/tmp/os.qcow2]]></PATH>";
     let to = "<PATH>https://h/os.img?a=b&amp;c</PATH>";
-    let more =
-        ("<DEV_PREFIX>", "<MD5>0123456789ABCDEF0123456789abcdef</MD5><URL_ARGS>d=e</URL_ARGS><DEV_PREFIX>");
+    let more = (
+        "<DEV_PREFIX>",
+        "<MD5>0123456789ABCDEF0123456789abcdef</MD5><SHA1>0123456789ABCDEF0123456789abcdef01234567</SHA1>\
+         <URL_ARGS>d=e</URL_ARGS><DEV_PREFIX>",
+    );
     let datastore = (
         "<CLONE_TARGET>",
         "<LIMIT_TRANSFER_BW>5M</LIMIT_TRANSFER_BW><NO_DECOMPRESS>yes</NO_DECOMPRESS><SECRET>hush</SECRET><CLONE_TARGET>",
@@ -334,7 +336,8 @@ fn what_a_download_needs_is_in_the_call_and_no_more() {
     let (_, call) = planned("cp", "0", &[(path, to), more, datastore]).unwrap();
     for part in [
         r#""address":"https://h/os.img?a=b&c&d=e""#,
-        r#""md5":"0123456789abcdef0123456789abcdef""#,
+        // Both are compared, where both are given.
+        r#""md5":"0123456789abcdef0123456789abcdef","sha1":"0123456789abcdef0123456789abcdef01234567""#,
         r#""decompress":false"#,
         r#""limit":"5M""#,
         "downloader.sh",

@@ -8,8 +8,9 @@ use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::time::Instant;
 
+use causeway_core::answer::{Failure, Kind};
 use causeway_tm::host::Worker;
-use common::images::{Images, raw_of};
+use common::images::{Images, downloader, raw_of};
 use common::{Datastores, picture, tool};
 use serde_json::{Value, json};
 
@@ -60,6 +61,43 @@ fn a_host_that_lacks_our_program_is_named() {
         assert_eq!(failure.kind, causeway_core::answer::Kind::HostState);
         assert_eq!(failure.text, "h2 has no /nonexistent/causeway-host: run `install.sh host` there");
         on.nothing_half_made();
+    }
+}
+
+/// A host knows no name for what comes in a stream; whoever sent it does.
+#[test]
+fn what_was_sent_is_named_by_who_sent_it() {
+    let on = Datastores::new();
+    let text = "what was sent: it is empty".to_owned();
+    let refusal = Err::<String, _>(Failure { kind: Kind::Input, text });
+    std::fs::write(on.beside("refusal"), serde_json::to_vec(&refusal).unwrap()).unwrap();
+    let refuses = format!("cat >/dev/null; cat {}", on.beside("refusal").display());
+    let ssh = json!(["sh", "-c", "exec sh -c \"$1\"", "h2", refuses]);
+    let deliver =
+        |import: Value| on.failure(&json!({"datastore": {"deliver": {"import": import, "ssh": ssh}}}));
+    let up = on.beside("up").display().to_string();
+    std::fs::write(&up, b"").unwrap();
+    let file = json!({"file": {"path": up, "dirs": {"safe": [], "restricted": []}, "unpack": null, "checksum": null}});
+    let failure = deliver(on.import(file, json!(null))["datastore"].clone());
+    assert_eq!((failure.kind, failure.text), (Kind::Input, format!("{up}: what was sent: it is empty")));
+    let fetch = |address: &str| json!({"program": downloader(&on), "address": address, "decompress": false, "limit": null});
+    let address = json!({"address": {"fetch": fetch("http://empty/"), "checksum": null}});
+    let failure = deliver(on.import(address, json!(null))["datastore"].clone());
+    assert_eq!(failure.text, "PATH: what was sent: it is empty");
+    // Of a restore there is no PATH.
+    let staged =
+        json!({"disk": {"file": on.path("100/7/disk.0"), "kept": "beside", "qcow2": true, "size_mb": 1}});
+    for (address, says) in [
+        ("http://empty/", "disk.0 of backup image 19 in datastore 110: what was sent: it is empty"),
+        (
+            "http://fails/",
+            "downloader.sh of disk.0 of backup image 19 in datastore 110: curl: (22) 404; Error copying",
+        ),
+    ] {
+        let mut fetch = fetch(address);
+        fetch["what"] = json!("disk.0 of backup image 19 in datastore 110");
+        let origin = json!({"address": {"fetch": fetch, "checksum": null}});
+        assert_eq!(deliver(json!({"stage": {"staged": staged, "origin": origin}})).text, says);
     }
 }
 

@@ -325,7 +325,7 @@ fn an_action_disturbed_at_any_system_call_and_run_again_is_the_same() {
     let tally = fault::campaign(&datastore_cases(), 20, |case, sharing| {
         let on = Datastores::new();
         (case.prepare)(&on);
-        fault::trial(&Disturbed { on, case }, sharing)
+        fault::trial(&mut Disturbed { on, case }, sharing)
     });
     tally.close("killed_images");
 }

@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use causeway_core::answer::{Failure, Kind};
@@ -14,6 +15,7 @@ use causeway_tm::datastore::Hosts;
 use causeway_tm::facts::{BackupSource, DatastoreFacts, Facts, Lookup, VmFacts, gather};
 use causeway_tm::{TmSettings, needs, steps};
 use common::forms::FORMS;
+use common::images::Images;
 use common::{Datastores, inside_tmpfs, tool};
 use serde_json::{Value, json};
 
@@ -123,6 +125,7 @@ fn a_full_disk_is_said_to_be_full() {
 fn inner_full() {
     let on = Datastores::below(Path::new(&std::env::var("CAUSEWAY_TEST_DIR").unwrap()));
     on.vm_dir();
+    std::fs::write(on.path("1/abc"), vec![1; 200_000]).unwrap();
     // What else the call needs is there.
     on.done(&on.delete("disk.3"));
     let fill = std::fs::File::create(on.path("fill")).unwrap();
@@ -140,6 +143,37 @@ fn inner_full() {
             assert!(text.contains("DS/100/7/disk.3: ") && text.contains("No space left on device"), "{text}");
         }
     }
+    // What can be written neither in one way nor in the other, and never by the name of something half-made.
+    let context = on.perform(&on.context(&["x"]), &[vec![7; 1 << 16]]).unwrap_err().text;
+    for (text, name) in [
+        (context, "100/7/disk.1"),
+        (said(&on, &on.clone(json!("flat"), "disk.2", None, true)), "100/7/disk.2"),
+        (said(&on, &on.clone(json!("standalone"), "disk.2", None, true)), "100/7/disk.2.snap/0"),
+    ] {
+        assert!(text.contains(name) && text.contains("No space left on device"), "{text}");
+        assert!(!text.contains("causeway-tmp") && !text.contains("/proc/"), "{text}");
+    }
+}
+
+/// Whose time is up ends by itself, leaves nothing, and says what would give it more.
+#[test]
+fn a_copy_that_takes_too_long_leaves_nothing() {
+    use causeway_tm::host::{Copying, Worker, perform};
+    use std::time::{Duration, Instant};
+    let on = Datastores::new();
+    on.raw_image();
+    std::fs::write(on.path("1/abc"), vec![1; 4 << 20]).unwrap();
+    let copying = Copying { bytes_per_second: Some(1 << 20), ..Copying::default() };
+    for call in [on.flat(), on.copy("raw", "raw"), on.copy("raw", "qcow2")] {
+        let deadline = Instant::now() + Duration::from_millis(700);
+        let worker = Worker { copying, ..Worker::new(&on.locks, deadline) };
+        let call = serde_json::from_value(call).unwrap();
+        let failure = perform(&call, &[], &worker).unwrap_err();
+        assert!(failure.kind == Kind::Timeout && failure.text.contains("deadlines.copy"), "{failure}");
+        assert!(deadline.elapsed() < Duration::from_secs(3), "{:?}", deadline.elapsed());
+        on.nothing_half_made();
+        assert!(!on.path("100/7/disk.0").exists() && !on.path("1/new").exists());
+    }
 }
 
 /// oned, with this document of VM 7.
@@ -155,6 +189,9 @@ impl Lookup for Oned {
     }
     fn hosts(&self) -> Result<Hosts, Failure> {
         Err(Failure::new(Kind::Timeout, "no answer"))
+    }
+    fn automounted(&self) -> Result<BTreeSet<u32>, Failure> {
+        Ok(BTreeSet::new())
     }
     fn backup(&self, _: u32) -> Result<BackupSource, Failure> {
         Err(Failure::new(Kind::Refused, "not authorised"))

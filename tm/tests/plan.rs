@@ -426,22 +426,6 @@ fn a_disk_that_is_not_in_the_document_is_an_error() {
 }
 
 #[test]
-fn automatic_mounts_are_refused_by_name() {
-    for datastore in [1, 100] {
-        let mut facts = facts(7, &Format::Raw, 100);
-        facts.datastores.insert(datastore, DatastoreFacts { nfs_auto: true, ..DatastoreFacts::default() });
-        let failure = refused("tm/shared/ln", "fe:/d/1/abc h1:/d/100/7/disk.0 7 1", &facts);
-        assert_eq!(failure.kind, Kind::NotBuilt);
-        assert!(
-            failure.text.contains(&format!("datastore {datastore} has NFS_AUTO_ENABLE")),
-            "{}",
-            failure.text
-        );
-        assert!(failure.text.ends_with("set NFS_AUTO_ENABLE to NO"), "{failure}");
-    }
-}
-
-#[test]
 fn a_history_that_does_not_fit_removes_nothing() {
     let mut facts = facts(7, &Format::Raw, 100);
     for history in [vec![], vec![100], vec![100, 101]] {

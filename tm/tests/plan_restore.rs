@@ -109,6 +109,7 @@ fn a_backup_of_something_else_is_refused() {
         (r#"{"0": "rsync://1/x;reboot"}"#, "address of restore:disk.0:fetch"),
         (r#"{"0": "rsync://1/`x`"}"#, "of letters, digits"),
         (r#"{"0": "/etc/passwd"}"#, "of letters, digits"),
+        (r#"{"0": "rsync://110//0:75ef/ds/110/../111/disk.0.0"}"#, "without `..`"),
     ] {
         let text = refused(ALL, listing);
         assert!(text.contains(said), "{listing}: {text}");

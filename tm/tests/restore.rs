@@ -108,7 +108,7 @@ fn what_does_not_arrive_whole_replaces_nothing() {
         tool("qemu-img", &[&words[..], &[other.to_str().unwrap(), "16M"]].concat());
         assert!(refused(&other, false).contains("stands on /etc/passwd"));
         assert_eq!(on.picture(), before);
-        assert!(on.failure(&put(&staged)).text.contains("there is no"), "nothing was staged");
+        assert!(on.failure(&put(&staged)).text.contains("what was fetched for it is not there"));
         assert_eq!(on.picture(), before);
     }
 }
@@ -134,6 +134,18 @@ fn a_disk_that_is_open_is_not_restored() {
         on.perform(&put(&staged), &[]).unwrap();
         on.done(&drop_staged(&staged));
     }
+}
+
+/// A session that breaks off is killed with what it has made so far; the plan's undo removes that.
+#[test]
+fn what_was_fetched_in_part_goes_with_what_was_staged() {
+    let on = Datastores::new();
+    on.vm_dir();
+    let staged = on.restored(true, false, 16);
+    for name in ["disk.0.fetched.4711-1c-0", "disk.0.restored"] {
+        std::fs::write(on.path(&format!("100/7/.causeway-tmp.{name}")), "half").unwrap();
+    }
+    on.done(&drop_staged(&staged));
 }
 
 #[test]

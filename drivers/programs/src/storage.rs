@@ -65,6 +65,9 @@ impl Pace {
     }
 }
 
+/// How long before it would be killed a child gives up by itself.
+const MARGIN: Duration = Duration::from_secs(1);
+
 /// One call.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Transfer {
@@ -72,7 +75,7 @@ pub struct Transfer {
     call: serde_json::Value,
     /// Bytes that came with it, in the order of its step.
     inputs: Vec<Input>,
-    /// Longest time, in milliseconds; the child is killed soon after.
+    /// Longest time, in milliseconds; the child is killed soon after ([`MARGIN`]).
     deadline_ms: u64,
     /// To other hosts.
     away: Away,
@@ -83,6 +86,8 @@ pub struct Transfer {
 impl Transfer {
     /// A call that may take so long.
     pub fn new(call: serde_json::Value, inputs: Vec<Input>, deadline: Duration, causeway: &Causeway) -> Self {
+        // It is to end by itself, and leave nothing half-made, before it is killed.
+        let deadline = deadline.saturating_sub(MARGIN.min(deadline / 4));
         let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
         Transfer { call, inputs, deadline_ms, away: Away::of(causeway), pace: Pace::of(causeway) }
     }

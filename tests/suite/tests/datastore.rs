@@ -206,6 +206,25 @@ fn a_host_of_the_list_does_it_and_none_is_taken_that_is_away() {
     sends_an_image(&stage, list);
 }
 
+#[test]
+fn a_datastore_that_is_mounted_by_whoever_uses_it_is_not_mounted_over_data() {
+    let stage = Stage::new();
+    let nfs = "<NFS_AUTO_ENABLE>YES</NFS_AUTO_ENABLE><NFS_AUTO_HOST>127.0.0.1</NFS_AUTO_HOST>\
+               <NFS_AUTO_PATH>/causeway-test</NFS_AUTO_PATH>";
+    let document = stage.document(9, "<FORMAT>raw</FORMAT><SIZE>3</SIZE>", nfs);
+    // What else is mounted so, oned knows alone.
+    let (code, why) = stage.failure("datastore/fs/mkfs", "9", &document);
+    assert!(code == 4 && why.starts_with("one.datastorepool.info"), "{code} {why}");
+    stage.ear.tell("one.datastorepool.info", u32::MAX, "<DATASTORE_POOL/>");
+    fs::write(stage.stored("somebodys"), b"data").unwrap();
+    let (code, why) = stage.failure("datastore/fs/mkfs", "9", &document);
+    assert!(
+        code == 3 && why.contains("a mount would hide what lies in the directory, such as somebodys"),
+        "{code} {why}"
+    );
+    assert_eq!(fs::read(stage.stored("somebodys")).unwrap(), b"data");
+}
+
 /// An image goes to the host in one stream, and becomes one there only if all of it came.
 fn sends_an_image(stage: &Stage, list: &str) {
     let upload = stage.upload("big.img");

@@ -5,6 +5,7 @@ use causeway_core::names::{DiskPath, HostName, NameError};
 use md5::{Digest, Md5};
 
 use super::s3::Store;
+use crate::automount::AutoMount;
 use crate::error::TmError;
 use crate::facts::reading::{TRUTHS, truth};
 use crate::facts::{CephFacts, Format};
@@ -164,7 +165,15 @@ impl ImageFacts {
     }
 
     pub(super) fn size_mb(&self) -> Result<u64, TmError> {
-        self.size_mb.filter(|size| *size > 0).ok_or_else(|| self.missing("SIZE"))
+        match self.size_mb.ok_or_else(|| self.missing("SIZE"))? {
+            0 => Err(TmError::Attribute {
+                attribute: "SIZE".to_owned(),
+                object: self.id.map_or_else(|| "IMAGE".to_owned(), |id| format!("image {id}")),
+                value: "0".to_owned(),
+                accepted: "a whole number of MiB above 0".into(),
+            }),
+            size => Ok(size),
+        }
     }
 
     pub(super) fn target_snapshot(&self) -> Result<u32, TmError> {
@@ -264,11 +273,18 @@ pub(super) struct DatastoreFacts {
     pub restricted_dirs: Vec<String>,
     /// Unless `SPARSE` says no.
     pub sparse: bool,
-    pub nfs_auto: bool,
+    /// `NFS_AUTO_*`: what whoever works in it is to mount.
+    pub automount: Option<AutoMount>,
     /// The cluster, of a datastore that is one.
     pub ceph: CephFacts,
     /// `STAGING_DIR`.
     pub staging: Option<String>,
+}
+
+/// Whether it is a rate as curl reads one (`--limit-rate`).
+fn is_rate(text: &str) -> bool {
+    let digits = text.strip_suffix(|sign: char| "bBkKmMgG".contains(sign)).unwrap_or(text);
+    !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())
 }
 
 impl DatastoreFacts {
@@ -299,8 +315,8 @@ impl DatastoreFacts {
             },
         };
         let limit = set(template, "LIMIT_TRANSFER_BW");
-        if let Some(limit) = limit.as_ref().filter(|text| !text.bytes().all(|b| b.is_ascii_alphanumeric())) {
-            return Err(wrong("LIMIT_TRANSFER_BW", limit, "a number, with K, M or G after it"));
+        if let Some(limit) = limit.as_ref().filter(|text| !is_rate(text)) {
+            return Err(wrong("LIMIT_TRANSFER_BW", limit, "a whole number, with B, K, M or G after it"));
         }
         Ok(DatastoreFacts {
             id,
@@ -314,7 +330,7 @@ impl DatastoreFacts {
             safe_dirs: words("SAFE_DIRS"),
             restricted_dirs: words("RESTRICTED_DIRS"),
             sparse: flag("SPARSE")?.unwrap_or(true),
-            nfs_auto: flag("NFS_AUTO_ENABLE")?.unwrap_or(false),
+            automount: AutoMount::read(template, &object)?,
             ceph: CephFacts::of(template),
             staging: set(template, "STAGING_DIR"),
         })
@@ -339,5 +355,20 @@ impl DatastoreFacts {
             value: NameError::new("", text, "").value,
             accepted: format!("DATASTORES/{}", self.id).into(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_rate;
+
+    #[test]
+    fn a_rate_is_what_curl_takes_for_one() {
+        for text in ["5", "500k", "10M", "1g", "7B"] {
+            assert!(is_rate(text), "{text}");
+        }
+        for text in ["", "quick", "M", "5MB", "-1", "1.5M", "5 M"] {
+            assert!(!is_rate(text), "{text}");
+        }
     }
 }

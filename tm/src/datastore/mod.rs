@@ -19,6 +19,8 @@ mod seal;
 pub(crate) mod source;
 mod volumes;
 
+use std::collections::BTreeSet;
+
 use causeway_core::document::decode;
 use causeway_core::names::HostName;
 use causeway_core::plan::Slot;
@@ -128,6 +130,8 @@ pub struct Request {
     /// The argument: an image, a datastore for `monitor`, a number without a meaning for `stat`.
     id: u32,
     document: Document,
+    /// The datastores that are mounted by whoever uses them, where that was asked for.
+    automounted: Option<BTreeSet<u32>>,
 }
 
 impl Request {
@@ -150,7 +154,7 @@ impl Request {
         let root = causeway_core::document::parse(&bytes)
             .map_err(|source| TmError::Document { object, source: source.into() })?;
         let document = Document::read(&root)?;
-        let request = Request { slot: slot.clone(), store, verb, id, document };
+        let request = Request { slot: slot.clone(), store, verb, id, document, automounted: None };
         request.check()?;
         Ok(request)
     }
@@ -169,9 +173,6 @@ impl Request {
                 accepted: format!("{}, the argument", self.id).into(),
             }),
             _ if self.store == Store::Ceph => self.check_volumes(),
-            _ if self.document.datastore.nfs_auto => {
-                Err(TmError::mounts_itself(&self.slot, self.document.datastore.id))
-            }
             _ => Ok(()),
         }
     }
@@ -192,6 +193,18 @@ impl Request {
             (Store::Files, Verb::Clone) => &self.document.source_bridges,
             _ => &[],
         }
+    }
+
+    /// Whether the datastore is to be mounted by whoever works in it.
+    pub fn mounts(&self) -> bool {
+        // What is only measured lies elsewhere.
+        self.store == Store::Files && self.verb != Verb::Stat && self.document.datastore.automount.is_some()
+    }
+
+    /// With what [`automounted`](crate::automounted) says: mounts of other datastores that are none of these any more are
+    /// taken away when this one's is made.
+    pub fn among(self, automounted: BTreeSet<u32>) -> Self {
+        Request { automounted: Some(automounted), ..self }
     }
 
     /// By which number a host of `BRIDGE_LIST` is chosen; none means by chance (contract TM 3.2).

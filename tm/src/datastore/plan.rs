@@ -1,7 +1,8 @@
-//! From a request to its one step. Pure; no step has an undo: oned takes an image back by `rm`.
+//! From a request to its steps: one, and before it, where the image is sent to a host, the mount of its datastore. Pure; no step has an undo: oned takes an image back by `rm`.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use causeway_core::names::HostName;
 use causeway_core::plan::{Place, Step, Work};
@@ -9,6 +10,7 @@ use causeway_core::plan::{Place, Step, Work};
 use super::document::ImageFacts;
 use super::source::{self, Named};
 use super::{Request, Store, Verb};
+use crate::automount::{AutoMount, Mount, Mounted};
 use crate::error::TmError;
 use crate::facts::Format;
 use crate::host::{Blank, Call, DatastoreCall, ImageOrder, Origin, Stored};
@@ -34,7 +36,7 @@ pub struct Front {
 }
 
 impl Request {
-    /// The step, in its place: a host of [`bridges`](Request::bridges), or the front-end; `from` is one of
+    /// The steps, in their places: a host of [`bridges`](Request::bridges), or the front-end; `from` is one of
     /// [`sources`](Request::sources).
     ///
     /// # Errors
@@ -54,25 +56,56 @@ impl Request {
             }
             (call, _) => call,
         };
-        let name = format!("{}:{}", self.slot.verb(), self.id);
         // What an import is made of is on the front-end.
         let here = !call.touches_storage()
             || matches!(call, Call::Datastore(DatastoreCall::Deliver { .. } | DatastoreCall::Import { .. }));
-        let place = match host.filter(|_| !here) {
-            Some(host) => Place::Host(host.clone()),
-            None => Place::FrontEnd,
-        };
-        let encoded = serde_json::to_value(&call);
-        let call_value =
-            encoded.map_err(|e| TmError::Unwritable { step: name.clone(), why: e.to_string() })?;
+        let at = |host: Option<&HostName>| host.cloned().map_or(Place::FrontEnd, Place::Host);
+        let place = at(host.filter(|_| !here));
         let time = Time::of(&call);
         let deadline = if time == Time::Short { settings.short_deadline } else { settings.copy_deadline };
-        let work = Work::Transfer { call: call_value, inputs: Vec::new() };
-        let step = Step::new(name, place, work, deadline);
-        Ok(Transfer {
-            steps: vec![if time == Time::Copy { step.long() } else { step }],
-            inputs: BTreeMap::new(),
-        })
+        let mut steps = Vec::new();
+        let (call, deadline) = match self.mount()?.filter(|_| call.touches_storage()) {
+            None => (call, deadline),
+            Some(mount) => {
+                let sent = matches!(call, Call::Datastore(DatastoreCall::Deliver { .. }));
+                let mounted = |call| {
+                    let order = Mounted {
+                        mounts: vec![mount],
+                        automounted: self.automounted.clone(),
+                        call: Box::new(call),
+                    };
+                    (order.time(), Call::Mounted(order))
+                };
+                if sent {
+                    // Not where the bytes come from, but where they go.
+                    let reason = "the image comes to it in a stream of its own".to_owned();
+                    let (more, order) = mounted(Call::Nothing { reason });
+                    let name = format!("mount:{}", self.document.datastore.id);
+                    steps.push(one(name, at(host), &order, settings.short_deadline.saturating_add(more))?);
+                    (call, deadline)
+                } else {
+                    let (more, order) = mounted(call);
+                    (order, deadline.saturating_add(more))
+                }
+            }
+        };
+        let step = one(format!("{}:{}", self.slot.verb(), self.id), place, &call, deadline)?;
+        steps.push(if time == Time::Copy { step.long() } else { step });
+        Ok(Transfer { steps, inputs: BTreeMap::new() })
+    }
+
+    /// What must be mounted where the work is done. No line of an fstab keeps it (contract TM 2.1): the next action that
+    /// finds it gone mounts it again.
+    fn mount(&self) -> Result<Option<Mount>, TmError> {
+        let known = &self.document.datastore;
+        let Some(AutoMount { share, options }) = known.automount.clone().filter(|_| self.mounts()) else {
+            return Ok(None);
+        };
+        let datastore = match self.verb {
+            Verb::System => known.located(self.location()?)?,
+            _ => known.dir()?,
+        };
+        Ok(Some(Mount { datastore, share, options, kept: false }))
     }
 
     fn call(&self, from: Option<&HostName>, front: &Front, settings: &TmSettings) -> Result<Call, TmError> {
@@ -255,6 +288,12 @@ impl Request {
             TmError::NotYet(format!("{}: {what} of an image of FORMAT {format} is not built", self.slot))
         })
     }
+}
+
+fn one(name: String, place: Place, call: &Call, deadline: Duration) -> Result<Step, TmError> {
+    let encoded = serde_json::to_value(call);
+    let call = encoded.map_err(|e| TmError::Unwritable { step: name.clone(), why: e.to_string() })?;
+    Ok(Step::new(name, place, Work::Transfer { call, inputs: Vec::new() }, deadline))
 }
 
 /// How long a call may take, and whom it holds up.

@@ -77,16 +77,14 @@ pub(super) fn origin(
     let dirs = dirs(datastore, front);
     // A kernel or a file for a context is what it is (contract TM 3.2).
     let decompress = !datastore.no_decompress.unwrap_or(datastore.files);
-    let checksum = match (&image.md5, &image.sha1) {
-        (Some(sum), _) => Some(Checksum::Md5(sum.clone())),
-        (None, Some(sum)) => Some(Checksum::Sha1(sum.clone())),
-        (None, None) => None,
-    };
+    let (md5, sha1) = (image.md5.clone(), image.sha1.clone());
+    let checksum = (md5.is_some() || sha1.is_some()).then_some(Checksum { md5, sha1 });
     let fetch = |address: Option<String>| Fetch {
         program: front.downloader.clone(),
         address,
         decompress,
         limit: datastore.limit.clone(),
+        what: None,
     };
     match Named::read(signed.map_or_else(|| image.path(), Ok)?)? {
         Named::File(path) => {

@@ -58,7 +58,7 @@ impl CephFacts {
     /// # Errors
     /// A value that is none.
     pub fn pool(&self, object: &str) -> Result<Option<PoolName>, TmError> {
-        read("POOL_NAME", object, self.pool.as_deref())
+        read_pool("POOL_NAME", object, self.pool.as_deref())
     }
 
     /// The pool for data, if one is named.
@@ -66,7 +66,7 @@ impl CephFacts {
     /// # Errors
     /// A value that is none.
     pub fn data_pool(&self, object: &str) -> Result<Option<PoolName>, TmError> {
-        read("EC_POOL_NAME", object, self.data_pool.as_deref())
+        read_pool("EC_POOL_NAME", object, self.data_pool.as_deref())
     }
 
     /// Refuses a datastore whose new volumes would be of format 1; `shipped` is what counts where it says nothing.
@@ -101,9 +101,20 @@ fn read<T: std::str::FromStr<Err = NameError>>(
     object: &str,
     text: Option<&str>,
 ) -> Result<Option<T>, TmError> {
-    let parse =
-        |text: &str| text.parse().map_err(|e: NameError| wrong(attribute, object, text, e.to_string()));
+    let parse = |text: &str| {
+        text.parse().map_err(|e: NameError| wrong(attribute, object, text, e.accepted.to_owned()))
+    };
     text.map(parse).transpose()
+}
+
+fn read_pool(attribute: &str, object: &str, text: Option<&str>) -> Result<Option<PoolName>, TmError> {
+    match text.filter(|text| text.contains('/')) {
+        None => read(attribute, object, text),
+        Some(text) => {
+            let accepted = "the name of a pool: namespaces within a pool (POOL/NAMESPACE) are not supported";
+            Err(wrong(attribute, object, text, accepted.to_owned()))
+        }
+    }
 }
 
 fn wrong(attribute: &str, object: &str, value: &str, accepted: String) -> TmError {
@@ -147,7 +158,16 @@ mod tests {
         );
         assert!(refused("<CEPH_KEY>secret==</CEPH_KEY>").starts_with("CEPH_KEY of DISK 0"));
         assert!(refused("<CEPH_CONF>../x</CEPH_CONF>").starts_with("CEPH_CONF of DISK 0"));
-        assert!(facts("<POOL_NAME>a/b</POOL_NAME>").pool("x").is_err());
+        assert_eq!(
+            facts("<POOL_NAME>one/ns1</POOL_NAME>").pool("datastore 101").unwrap_err().to_string(),
+            "POOL_NAME of datastore 101 is \"one/ns1\", not the name of a pool: namespaces within a pool (POOL/NAMESPACE) \
+             are not supported"
+        );
+        assert_eq!(
+            facts("<EC_POOL_NAME>-x</EC_POOL_NAME>").data_pool("datastore 101").unwrap_err().to_string(),
+            "EC_POOL_NAME of datastore 101 is \"-x\", not 1 to 160 bytes without '/', '@' and control characters, not \
+             beginning with '-', not '.' and not '..'"
+        );
         assert!(facts("<CEPH_TRASH>1</CEPH_TRASH>").trash("x").is_err());
         assert_eq!(facts("<CEPH_TRASH>true</CEPH_TRASH>").trash("x"), Ok(Some(true)));
     }

@@ -3,15 +3,15 @@
 use causeway_core::document::{self};
 use causeway_core::names::HostName;
 
-use super::reading::flag;
 use super::{CephFacts, LimitFacts};
+use crate::automount::AutoMount;
 use crate::error::TmError;
 
 /// What is known of a datastore.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DatastoreFacts {
-    /// `NFS_AUTO_ENABLE`: the hosts are to mount it by themselves.
-    pub nfs_auto: bool,
+    /// `NFS_AUTO_*`: what the hosts are to mount by themselves.
+    pub automount: Option<AutoMount>,
     /// `BRIDGE_LIST`: the hosts that may be asked to work on it.
     pub bridges: Vec<HostName>,
     /// Its cluster.
@@ -34,7 +34,7 @@ impl DatastoreFacts {
             what: "DATASTORE/TEMPLATE".to_owned(),
             object: object.clone(),
         })?;
-        let enabled = flag(template, "NFS_AUTO_ENABLE", &object, "NFS_AUTO_ENABLE")?;
+        let automount = AutoMount::read(template, &object)?;
         let bridges = template.value("BRIDGE_LIST").unwrap_or_default();
         let bridges = bridges.split_ascii_whitespace().map(|name| {
             name.parse().map_err(|_| TmError::Attribute {
@@ -45,7 +45,7 @@ impl DatastoreFacts {
             })
         });
         Ok(DatastoreFacts {
-            nfs_auto: enabled.unwrap_or(false),
+            automount,
             bridges: bridges.collect::<Result<_, _>>()?,
             ceph: CephFacts::of(template),
             limits: LimitFacts::of(id, &root, template),
@@ -65,8 +65,11 @@ mod tests {
     #[test]
     fn a_datastore_says_whether_hosts_mount_it() {
         let none = parse("").unwrap();
-        assert_eq!((none.nfs_auto, none.bridges.len(), none.limits.read()), (false, 0, Ok(None)));
-        assert!(parse("<NFS_AUTO_ENABLE>YES</NFS_AUTO_ENABLE>").unwrap().nfs_auto);
+        assert_eq!((none.automount, none.bridges.len(), none.limits.read()), (None, 0, Ok(None)));
+        let nfs = "<NFS_AUTO_ENABLE>YES</NFS_AUTO_ENABLE><NFS_AUTO_HOST>nas</NFS_AUTO_HOST>";
+        let found = parse(&format!("{nfs}<NFS_AUTO_PATH>/export</NFS_AUTO_PATH>")).unwrap().automount;
+        assert_eq!(found.unwrap().share.to_string(), "nas:/export");
+        assert!(parse(nfs).is_err());
         assert!(parse("<NFS_AUTO_ENABLE>1</NFS_AUTO_ENABLE>").is_err());
         assert!(DatastoreFacts::parse(1, b"<VM/>").is_err());
         assert!(DatastoreFacts::parse(1, b"").is_err());

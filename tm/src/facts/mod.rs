@@ -61,9 +61,16 @@ pub struct Needs {
     pub chain: bool,
     /// Of the datastore that the VM's next backup goes to.
     pub limits: bool,
+    /// Which datastores are mounted by whoever uses them, if one of those above is.
+    pub mounts: bool,
 }
 
 impl Needs {
+    /// Whether the pool of datastores must be looked up, once those that are needed by their numbers are known.
+    pub fn pool<'a>(&self, mut known: impl Iterator<Item = &'a DatastoreFacts>) -> bool {
+        self.mounts && known.any(|datastore| datastore.automount.is_some())
+    }
+
     /// The backup image that is needed, once the VM is known.
     ///
     /// # Errors
@@ -95,6 +102,8 @@ pub struct Facts {
     pub vm: Option<VmFacts>,
     /// Of datastores, by number.
     pub datastores: BTreeMap<u32, DatastoreFacts>,
+    /// The datastores that are mounted by whoever uses them, where one that is needed is among them.
+    pub automounted: Option<BTreeSet<u32>>,
     /// Of all hosts.
     pub hosts: Option<Hosts>,
     /// What was read of the disk on its host, where [`reading`](crate::plan::reading) asks for it.
@@ -169,6 +178,12 @@ pub trait Lookup {
     /// oned's refusal, or that it could not be asked.
     fn hosts(&self) -> Result<Hosts, Failure>;
 
+    /// The datastores that are mounted by whoever uses them.
+    ///
+    /// # Errors
+    /// oned's refusal, or that it could not be asked.
+    fn automounted(&self) -> Result<BTreeSet<u32>, Failure>;
+
     /// A backup image, with its datastore and the VM.
     ///
     /// # Errors
@@ -192,6 +207,10 @@ pub fn gather(needs: &Needs, lookup: &dyn Lookup) -> Result<Facts, TmError> {
     for id in needs.all_datastores(facts.vm.as_ref())? {
         let found = lookup.datastore(id).map_err(looked_up(format!("datastore {id}")))?;
         facts.datastores.insert(id, found);
+    }
+    if needs.pool(facts.datastores.values()) {
+        let pool = looked_up("the pool of datastores".to_owned());
+        facts.automounted = Some(lookup.automounted().map_err(pool)?);
     }
     if needs.hosts {
         facts.hosts = Some(lookup.hosts().map_err(looked_up("the pool of hosts".to_owned()))?);
@@ -219,10 +238,19 @@ mod tests {
             fn vm(&self, _: VmId) -> Result<VmFacts, Failure> {
                 Err(Failure::new(Kind::Unreachable, "oned does not answer"))
             }
-            fn datastore(&self, _: u32) -> Result<DatastoreFacts, Failure> {
-                Err(Failure::new(Kind::Refused, "not authorised"))
+            fn datastore(&self, id: u32) -> Result<DatastoreFacts, Failure> {
+                let nfs = "<NFS_AUTO_HOST>nas</NFS_AUTO_HOST><NFS_AUTO_PATH>/a</NFS_AUTO_PATH>";
+                let nfs = format!("<NFS_AUTO_ENABLE>YES</NFS_AUTO_ENABLE>{nfs}");
+                let text = format!("<DATASTORE><TEMPLATE>{nfs}</TEMPLATE></DATASTORE>");
+                match id {
+                    2 => Ok(DatastoreFacts::parse(id, text.as_bytes())?),
+                    _ => Err(Failure::new(Kind::Refused, "not authorised")),
+                }
             }
             fn hosts(&self) -> Result<Hosts, Failure> {
+                Err(Failure::new(Kind::Timeout, "no answer"))
+            }
+            fn automounted(&self) -> Result<BTreeSet<u32>, Failure> {
                 Err(Failure::new(Kind::Timeout, "no answer"))
             }
             fn backup(&self, _: u32) -> Result<BackupSource, Failure> {
@@ -235,6 +263,11 @@ mod tests {
         assert_eq!(failure.text, "cannot look up VM 7: oned does not answer");
         let needs = Needs { datastores: BTreeSet::from([1]), ..Needs::default() };
         assert_eq!(Failure::from(gather(&needs, &Silent).unwrap_err()).kind, Kind::Refused);
+        // Whoever mounts must know what may be unmounted; whoever does not need not.
+        let needs = Needs { datastores: BTreeSet::from([2]), mounts: true, ..Needs::default() };
+        let failure = Failure::from(gather(&needs, &Silent).unwrap_err());
+        assert_eq!(failure.text, "cannot look up the pool of datastores: no answer");
+        assert!(gather(&Needs { mounts: false, ..needs }, &Silent).is_ok());
         let needs = Needs { hosts: true, ..Needs::default() };
         let failure = Failure::from(gather(&needs, &Silent).unwrap_err());
         assert_eq!(failure.text, "cannot look up the pool of hosts: no answer");

@@ -11,6 +11,8 @@ pub struct BackupSource {
     image: String,
     /// May hold passwords: oned decrypts them for this.
     datastore: String,
+    /// The datastore's number, where it says it.
+    store: Option<String>,
     driver: DriverName,
     /// The backup's number.
     id: String,
@@ -57,9 +59,15 @@ impl BackupSource {
             id: image.value("ID").unwrap_or_default(),
             format: image.value("FORMAT").filter(|format| !format.is_empty()),
             image: image.render(),
+            store: store.value("ID").filter(|id| id.bytes().all(|b| b.is_ascii_digit())),
             datastore: store.render(),
             driver,
         })
+    }
+
+    /// The number of the datastore that it lies in, for messages.
+    pub(crate) fn lies_in(&self) -> Option<&str> {
+        self.store.as_deref().filter(|id| !id.is_empty())
     }
 
     /// Sees to it that the backup holds what we make and read; `object` is its name, for messages.

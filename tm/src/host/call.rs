@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{BackupCall, DatastoreCall, RestoreCall};
+use crate::automount::Mounted;
 use crate::carry::Carry;
 use crate::confine::Confined;
 use crate::place::{FileName, Image, VmDir, VmFile};
@@ -198,6 +199,8 @@ pub enum Call {
     /// A call that may take only a part of its host. Takes a process of its own, started with the words of
     /// [`prefix`](crate::host::prefix).
     Confined(Confined),
+    /// A call in datastores that must be mounted first (`NFS_AUTO_ENABLE`).
+    Mounted(Mounted),
 }
 
 /// For `serde`, which wants a reference.

@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::fstatfs;
 
+use super::snapshot::disk_not_written;
 use super::{During, Home, Recipient, StorageError, Worker, lock};
 use crate::iso::{ContextFile, ContextImage};
 use crate::place::FileName;
@@ -30,6 +31,7 @@ pub(crate) fn build(
     let file = to.file;
     let _locks = lock::hold(worker, file.dir().vm(), None)?;
     let home = to.home(worker)?;
+    disk_not_written(&home, file.name())?;
     home.sweep(file.name())?;
     worker.at("leftovers removed");
     home.or_gone(put(&image, &home, file.name(), worker))

@@ -94,7 +94,7 @@ fn copy_in_kernel(
         match copy_file_range(from, Some(&mut source), to, Some(&mut target), left) {
             // Some kernels say so before the end of a file; the plain way finds out what is true.
             Ok(0) => return Ok(false),
-            Ok(moved) => meter.moved(moved),
+            Ok(moved) => meter.moved(moved)?,
             Err(Errno::INTR) => {}
             Err(e) if unsupported(e) => return Ok(false),
             Err(e) => return Err(e.into()),
@@ -147,7 +147,7 @@ fn copy_blocks(from: &File, to: &File, (start, end): (u64, u64), meter: &mut Met
             }
             at += u64::try_from(grain.len()).unwrap_or(0);
         }
-        meter.moved(left);
+        meter.moved(left)?;
     }
     Ok(())
 }
@@ -157,7 +157,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::io::{Read, Seek};
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     /// A file with data at some places only.
     fn sparse(dir: &std::path::Path, length: u64, places: &[(u64, Vec<u8>)]) -> File {
@@ -186,7 +186,7 @@ mod tests {
             places in proptest::collection::vec((0_u64..3_000_000, proptest::collection::vec(any::<u8>(), 1..5000)), 0..6),
         ) {
             let dir = tempfile::tempdir().unwrap();
-        let worker = Worker::new(Path::new("/"), Instant::now());
+        let worker = Worker::new(Path::new("/"), Instant::now() + Duration::from_secs(60));
             let from = sparse(dir.path(), length, &places);
             let to = File::options().read(true).write(true).create_new(true).open(dir.path().join("to")).unwrap();
             copy_data((dir.path(), &from), &to, length, &worker).unwrap();
@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn holes_stay_holes_both_ways() {
         let dir = tempfile::tempdir().unwrap();
-        let worker = Worker::new(Path::new("/"), Instant::now());
+        let worker = Worker::new(Path::new("/"), Instant::now() + Duration::from_secs(60));
         let places = [(0, vec![1; 70_000]), (500 << 20, vec![2; 100_000])];
         let from = sparse(dir.path(), 600 << 20, &places);
         let to = File::create_new(dir.path().join("to")).unwrap();
@@ -226,7 +226,7 @@ mod tests {
     #[test]
     fn a_file_that_changes_its_length_is_no_success() {
         let dir = tempfile::tempdir().unwrap();
-        let worker = Worker::new(Path::new("/"), Instant::now());
+        let worker = Worker::new(Path::new("/"), Instant::now() + Duration::from_secs(60));
         let from = sparse(dir.path(), 10_000, &[(0, vec![1; 10_000])]);
         let to = File::create_new(dir.path().join("to")).unwrap();
         for length in [20_000, 5_000] {

@@ -7,8 +7,12 @@ use std::time::Duration;
 use causeway_core::answer::{Failure, Kind};
 use rustix::io::Errno;
 
-use crate::place::{DatastoreDir, VmDir, named_at_last};
+use crate::place::{DatastoreDir, VmDir, named_at_last, told_at_last};
 use crate::rbd::RbdError;
+
+/// What bounds a call.
+pub(crate) const TIME_IS_UP: &str =
+    "no more time is left; deadlines.tm and deadlines.copy of causeway.toml, or -w, say how long it may take";
 
 /// A failed call.
 #[derive(Debug, thiserror::Error)]
@@ -205,6 +209,14 @@ pub enum StorageError {
         /// Where.
         path: PathBuf,
     },
+    /// A datastore that is to be mounted here and is not (`NFS_AUTO_ENABLE`); it says what an admin can do.
+    #[error("{}: {why}", path.display())]
+    Mount {
+        /// The datastore's directory.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
     /// A tree to remove that is deeper than anything we or the stock drivers make.
     #[error("{} lies too deep", path.display())]
     Deep {
@@ -230,11 +242,19 @@ pub enum StorageError {
         said: String,
     },
     /// A tool did not end in time and was killed.
-    #[error("{tool} of {} did not end in time and was killed", path.display())]
+    #[error("{tool} of {} did not end in time and was killed: {TIME_IS_UP}", path.display())]
     ToolDeadline {
         /// `qemu-img create`.
         tool: String,
         /// What it worked on.
+        path: PathBuf,
+    },
+    /// A mount, or what goes with it, did not end in time and was killed. No setting bounds it.
+    #[error("{tool} of {} did not end in time and was killed: does its server answer?", path.display())]
+    MountDeadline {
+        /// `mount`.
+        tool: String,
+        /// The datastore's directory.
         path: PathBuf,
     },
     /// The context image could not be laid out.
@@ -257,8 +277,14 @@ impl StorageError {
     /// Whose fault it is.
     pub fn kind(&self) -> Kind {
         match self {
-            StorageError::Io { source, .. } if source.kind() == io::ErrorKind::TimedOut => Kind::Timeout,
-            StorageError::Busy { .. } | StorageError::ToolDeadline { .. } => Kind::Timeout,
+            StorageError::Io { source, .. } | StorageError::Copy { source, .. }
+                if source.kind() == io::ErrorKind::TimedOut =>
+            {
+                Kind::Timeout
+            }
+            StorageError::Busy { .. }
+            | StorageError::ToolDeadline { .. }
+            | StorageError::MountDeadline { .. } => Kind::Timeout,
             StorageError::Tool { .. } => Kind::Refused,
             StorageError::Rbd(error) => error.kind(),
             StorageError::NotADisk { .. }
@@ -277,7 +303,9 @@ impl StorageError {
 
 impl From<StorageError> for Failure {
     fn from(error: StorageError) -> Failure {
-        Failure::from_chain(error.kind(), &error)
+        let failure = Failure::from_chain(error.kind(), &error);
+        // Whatever failed is gone by now, if it was half-made.
+        Failure { text: told_at_last(&failure.text), ..failure }
     }
 }
 

@@ -12,15 +12,15 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::{During, StorageError, Worker, remove};
+use super::{During, StorageError, Worker, mount::expected, remove};
 use crate::place::{DatastoreDir, FileName, TEMPORARY, VmDir};
 
 /// The file that tells a mounted datastore without a VM from a mount point without a datastore.
-const MARK: &str = ".causeway";
+pub(super) const MARK: &str = ".causeway";
 /// What it says to whoever finds it.
 const MARK_TEXT: &[u8] = b"This file shows that the datastore is mounted, also when no VM is in it.\n";
 /// Made by the monitoring of a datastore on a host's own disk; the stock clone removes it (contract TM 2.1).
-const MONITOR: &str = ".monitor";
+pub(super) const MONITOR: &str = ".monitor";
 
 /// What it says: the transfer manager whose `monitor_ds` the host's probes run.
 const MONITORED_BY: &[u8] = b"ssh\n";
@@ -56,8 +56,20 @@ impl Datastore {
             }
             other => other?,
         };
+        // A restart of the host may have left it out.
+        if expected(dir) && !datastore.is_mounted()? {
+            let why = "/etc/fstab has it mounted (NFS_AUTO_ENABLE), and it is not: see whether its server answers, and \
+                       mount it";
+            return Err(StorageError::Mount { path: dir.path(), why: why.to_owned() });
+        }
         datastore.mark()?;
         Ok(datastore)
+    }
+
+    /// Whether a file system is mounted at it.
+    fn is_mounted(&self) -> Result<bool, StorageError> {
+        let found = statx(&self.handle, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS);
+        Ok(found.during("look at", self.dir.path())?.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
     }
 
     /// As [`ensure`](Datastore::ensure), for a VM that comes to it: its disks are not a host's own.
@@ -106,9 +118,7 @@ impl Datastore {
     /// Whether "not there" can be believed in this datastore: it holds something, or a file system is mounted at it.
     pub(crate) fn prove(&self) -> Result<(), StorageError> {
         let what = "look at";
-        let found = statx(&self.handle, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS);
-        let found = found.during(what, self.dir.path())?;
-        if found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
+        if self.is_mounted()? {
             return Ok(());
         }
         let mut entries = Dir::read_from(&self.handle).during(what, self.dir.path())?;
@@ -327,6 +337,11 @@ impl Home {
         let found = statx(&self.handle, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS);
         let Statx { stx_dev_major, stx_dev_minor, stx_ino, .. } = found.during("look at", &self.path)?;
         Ok((stx_dev_major, stx_dev_minor, stx_ino))
+    }
+
+    /// The file system that it lies in: two that are not the same number are two.
+    pub(crate) fn device(&self) -> Result<(u32, u32), StorageError> {
+        self.identity().map(|(major, minor, _)| (major, minor))
     }
 
     /// A name for something half-made that is to become `name`; it is removed when the value goes, unless published.

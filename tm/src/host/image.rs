@@ -9,9 +9,10 @@ use super::home::Datastore;
 use super::{During, StorageError};
 use crate::place::{DatastoreDir, Image};
 use crate::store::header::{Header, expect_whole};
+use crate::store::layers::Layers;
 
-/// Longest chain of backing files that is followed. QEMU itself opens a few hundred.
-const CHAIN_LIMIT: usize = 256;
+/// Most files of a chain that a guest is started on. QEMU itself opens a few hundred.
+pub(crate) const CHAIN_LIMIT: usize = 256;
 
 /// How an image is to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,14 +21,18 @@ pub(crate) enum Reading {
     Bytes,
     /// By QEMU, which follows what a qcow2 header names.
     Chain,
+    /// As `Chain`, of what a guest wrote to it last: that is in the newest layer, also where its snapshots are gone.
+    Newest,
 }
 
 /// An open image.
 pub(crate) struct ImageFile {
     place: Image,
+    path: PathBuf,
     file: File,
     length: u64,
     header: Option<Header>,
+    files: usize,
 }
 
 impl ImageFile {
@@ -37,19 +42,40 @@ impl ImageFile {
         // Says whether it is the datastore or the image that is missing.
         Datastore::open(place.datastore())?;
         let inside = Inside::new(place.datastore())?;
-        let path = inside.resolve(&place.path(), &place.to_string())?;
-        let file = regular(&path)?;
-        let length = file.metadata().during("look at", &path)?.len();
-        let header = match reading {
-            Reading::Bytes => None,
-            Reading::Chain => inside.check_chain(&place.path(), &path)?,
+        let mut path = place.path();
+        let mut real = inside.resolve(&path, &place.to_string())?;
+        if reading == Reading::Newest
+            && let Some(layers) = Layers::of_image(place)?
+        {
+            let layer = layers.path(layers.active());
+            let newest = inside.resolve(&layer, &layer.display().to_string())?;
+            // The image is a link to it where it came back from a host's own disk.
+            if newest != real {
+                (path, real) = (layer, newest);
+            }
+        }
+        let file = regular(&real)?;
+        let length = file.metadata().during("look at", &real)?.len();
+        let (header, files) = match reading {
+            Reading::Bytes => (None, 1),
+            Reading::Chain | Reading::Newest => inside.follow(&path, &real)?,
         };
-        Ok(ImageFile { place: place.clone(), file, length, header })
+        Ok(ImageFile { place: place.clone(), path, file, length, header, files })
     }
 
     /// Where it is.
     pub(crate) fn place(&self) -> &Image {
         &self.place
+    }
+
+    /// By which name it is to be opened: that of the image, or of its newest layer.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How many files its chain has.
+    pub(crate) fn files(&self) -> usize {
+        self.files
     }
 
     /// Its bytes.
@@ -65,6 +91,11 @@ impl ImageFile {
     /// Its header, if it is a qcow2 image.
     pub(crate) fn header(&self) -> Option<&Header> {
         self.header.as_ref()
+    }
+
+    /// Whether it needs no other file.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.header.as_ref().is_none_or(|header| header.backing.is_none())
     }
 
     /// The size that a guest sees, bytes.
@@ -101,11 +132,19 @@ impl Inside {
     /// `opened` is the name by which QEMU will open the first file: it takes relative names from there, not from where
     /// the links of that name lead.
     pub(crate) fn check_chain(&self, opened: &Path, real: &Path) -> Result<Option<Header>, StorageError> {
+        Ok(self.follow(opened, real)?.0)
+    }
+
+    /// As [`check_chain`](Inside::check_chain); and how many files there are.
+    pub(crate) fn follow(&self, opened: &Path, real: &Path) -> Result<(Option<Header>, usize), StorageError> {
         let mut seen: Vec<PathBuf> = Vec::new();
         let mut first = None;
         let mut next = Some((opened.to_owned(), real.to_owned()));
         while let Some((opened, real)) = next.take() {
-            if seen.contains(&real) || seen.len() == CHAIN_LIMIT {
+            if seen.len() == CHAIN_LIMIT && !seen.contains(&real) {
+                return Err(too_long(seen.swap_remove(0)));
+            }
+            if seen.contains(&real) {
                 let why = format!("its chain of backing files does not end: it comes to {}", real.display());
                 return Err(StorageError::Image { path: opened, why });
             }
@@ -119,12 +158,12 @@ impl Inside {
             }
             seen.push(real);
         }
-        Ok(first)
+        Ok((first, seen.len()))
     }
 
     /// The file that an image opened by that name names as its backing file: as QEMU will open it, and with its links
     /// resolved.
-    fn backing(&self, image: &Path, name: &str) -> Result<(PathBuf, PathBuf), StorageError> {
+    pub(crate) fn backing(&self, image: &Path, name: &str) -> Result<(PathBuf, PathBuf), StorageError> {
         let outside = || StorageError::Outside {
             path: image.to_owned(),
             target: name.to_owned(),
@@ -142,6 +181,14 @@ impl Inside {
             real => Ok((opened, real?)),
         }
     }
+}
+
+/// That a chain has more files than a guest is started on.
+pub(crate) fn too_long(path: PathBuf) -> StorageError {
+    let why = format!(
+        "its chain would have more than {CHAIN_LIMIT} files: it has too many snapshots, delete some of them first"
+    );
+    StorageError::Image { path, why }
 }
 
 /// That the backing file of that name is not where it is looked for.

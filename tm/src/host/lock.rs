@@ -70,6 +70,16 @@ pub(crate) fn images<T: Display>(worker: &Worker<'_>, images: &[(&T, Mode)]) -> 
     Ok(Locks { _held: held.collect::<Result<_, _>>()? })
 }
 
+/// Waits for the lock of what is mounted at a path, until the worker's deadline.
+///
+/// # Errors
+/// As [`hold`].
+pub(crate) fn mount(worker: &Worker<'_>, path: &std::path::Path) -> Result<Locks, StorageError> {
+    let what = || format!("the mount at {}", path.display());
+    let number = fnv1a(path.as_os_str().as_encoded_bytes());
+    Ok(Locks { _held: vec![take(worker, "mounts", number, Mode::Exclusive, what)?] })
+}
+
 fn one(worker: &Worker<'_>, image: &str, mode: Mode) -> Result<Held, StorageError> {
     // Two images of one number, which chance won't make, would wait for each other.
     take(worker, "images", fnv1a(image.as_bytes()), mode, || image.to_owned())

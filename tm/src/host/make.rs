@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::snapshot::disk_not_in_use;
 use super::{
     Blank, During, Home, Recipient, StorageError, Temporary, Tool, Worker, lock, remove, while_growing,
 };
@@ -23,6 +24,7 @@ pub(crate) fn make(
     let file = to.file;
     let _locks = lock::hold(worker, file.dir().vm(), None)?;
     let home = to.home(worker)?;
+    disk_not_in_use(&home, file.name())?;
     home.sweep(file.name())?;
     worker.at("leftovers removed");
     home.or_gone(put(&home, file, size_mb.saturating_mul(MIB), qcow2, blank, worker))
@@ -69,8 +71,8 @@ pub(super) fn build<'a>(
         (true, _) => {
             fill(&plain, size, blank, worker)?;
             let image = home.temporary(name);
-            let mut tool = Tool::convert(&plain.path(), &image.path(), worker);
-            tool.args(["-f", "raw", "-O", "qcow2"]).arg(plain.path()).arg(image.path()).run(worker)?;
+            let mut tool = Tool::convert((&plain.path(), "raw"), &image.path(), worker)?;
+            tool.args(["-O", "qcow2"]).arg(plain.path()).arg(image.path()).run(worker)?;
             worker.at("converted");
             image
         }
@@ -99,23 +101,28 @@ pub(crate) fn fill(
 ) -> Result<(), StorageError> {
     made.create(0o666)?.set_len(size).map_err(while_growing(made.path(), size))?;
     worker.at("file made");
-    format(&made.path(), blank, worker)
+    format(&made.path(), &made.path(), blank, worker)
 }
 
-/// Puts into an empty file what is to be in it.
+/// Puts into an empty file what is to be in it. `told` is the file for people, or the directory of one that has no name.
 ///
 /// # Errors
 /// The program that does it failed.
-pub(crate) fn format(path: &Path, blank: &Blank, worker: &Worker<'_>) -> Result<(), StorageError> {
+pub(crate) fn format(
+    path: &Path,
+    told: &Path,
+    blank: &Blank,
+    worker: &Worker<'_>,
+) -> Result<(), StorageError> {
     let mut tool = match blank {
         Blank::Empty => return Ok(()),
         Blank::Swap => {
-            let mut tool = Tool::new("mkswap", path);
+            let mut tool = Tool::new("mkswap", told);
             tool.args(["-L", "swap"]);
             tool
         }
         Blank::FileSystem { kind, options } => {
-            let mut tool = Tool::new(&format!("mkfs.{kind}"), path);
+            let mut tool = Tool::new(&format!("mkfs.{kind}"), told);
             if kind == "xfs" {
                 // It goes on with how it is called.
                 tool.first_words();

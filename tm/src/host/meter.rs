@@ -1,5 +1,6 @@
 //! A copy on its way: kept below the admin's limit, and told of in the VM's log.
 
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -7,6 +8,7 @@ use std::time::Instant;
 use causeway_core::protocol::Severity;
 
 use super::Worker;
+use super::error::TIME_IS_UP;
 use crate::pace::{Limit, Progress};
 
 /// How copies are made on this host, as its admin wants it.
@@ -36,6 +38,7 @@ pub(crate) struct Meter<'a> {
     limit: Limit,
     progress: Progress,
     begun: Instant,
+    deadline: Instant,
     done: u64,
 }
 
@@ -45,7 +48,8 @@ impl<'a> Meter<'a> {
         let begun = Instant::now();
         let limit = Limit::new(worker.copying.bytes_per_second);
         let progress = Progress::new(bytes, 0, begun.elapsed());
-        Meter { path: path.to_owned(), copying: worker.copying, limit, progress, begun, done: 0 }
+        let (path, copying, deadline) = (path.to_owned(), worker.copying, worker.deadline);
+        Meter { path, copying, limit, progress, begun, deadline, done: 0 }
     }
 
     /// How many bytes may be moved at once: under a limit, what takes an eighth of a second.
@@ -55,12 +59,20 @@ impl<'a> Meter<'a> {
     }
 
     /// So many bytes were moved; waits until more may be.
-    pub(crate) fn moved(&mut self, bytes: usize) {
+    ///
+    /// # Errors
+    /// The deadline has passed: whoever copies ends by itself and leaves nothing, rather than be killed.
+    pub(crate) fn moved(&mut self, bytes: usize) -> io::Result<()> {
         let pause = self.limit.sent(bytes, self.begun.elapsed());
         if !pause.is_zero() {
-            std::thread::sleep(pause);
+            std::thread::sleep(pause.min(self.deadline.saturating_duration_since(Instant::now())));
         }
         self.reached(self.done.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX)));
+        if Instant::now() < self.deadline {
+            Ok(())
+        } else {
+            Err(io::Error::new(io::ErrorKind::TimedOut, TIME_IS_UP))
+        }
     }
 
     /// So many bytes are done, all in all.
@@ -84,7 +96,10 @@ mod tests {
     use std::time::Duration;
 
     fn worker<'a>(bytes_per_second: Option<u64>, log: &'a dyn Fn(Severity, &str)) -> Worker<'a> {
-        Worker { copying: Copying { bytes_per_second, log }, ..Worker::new(Path::new("/"), Instant::now()) }
+        Worker {
+            copying: Copying { bytes_per_second, log },
+            ..Worker::new(Path::new("/"), Instant::now() + Duration::from_secs(60))
+        }
     }
 
     #[test]
@@ -93,11 +108,11 @@ mod tests {
         let log = |_, line: &str| said.borrow_mut().push(line.to_owned());
         let worker = worker(None, &log);
         let mut meter = Meter::new(&worker, Path::new("/ds/1/abc"), 100 << 20);
-        meter.moved(10 << 20);
+        meter.moved(10 << 20).unwrap();
         assert_eq!(said.borrow().len(), 0);
         // As if it had begun twenty seconds ago.
         meter.begun -= Duration::from_secs(20);
-        meter.moved(10 << 20);
+        meter.moved(10 << 20).unwrap();
         let line = said.borrow().concat();
         assert!(line.starts_with("copy of /ds/1/abc: 20 % of 100.0 MiB, "), "{line}");
         assert!(line.contains("/s, about ") && line.ends_with(" left"), "{line}");
@@ -110,7 +125,7 @@ mod tests {
         assert_eq!(meter.most(), 1 << 20);
         let begun = Instant::now();
         for _ in 0..4 {
-            meter.moved(1 << 20);
+            meter.moved(1 << 20).unwrap();
         }
         assert!(begun.elapsed() >= Duration::from_millis(240), "{:?}", begun.elapsed());
         assert_eq!(Meter::new(&super::tests::worker(None, &|_, _| {}), Path::new("/"), 0).most(), 64 << 20);

@@ -19,6 +19,7 @@ use causeway_core::answer::{Failure, Kind};
 use causeway_core::locks::Mode;
 use causeway_core::protocol::Severity;
 
+mod alike;
 mod backup;
 mod call;
 mod confine;
@@ -36,6 +37,7 @@ mod live;
 mod lock;
 mod make;
 mod meter;
+mod mount;
 mod move_dir;
 mod remove;
 mod resize;
@@ -46,6 +48,7 @@ mod snapshot;
 mod take_back;
 mod tool;
 
+pub(crate) use alike::{make_alike, make_all_alike};
 pub use backup::{BackupCall, BackupDisk, BackupPlace};
 pub(crate) use backup::{check as check_backup, checkpoint, open_folder as backup_folder};
 pub use call::{Blank, Call, CopyKind, CopyOf, Kept, Layout, LivePart, SnapshotOrder};
@@ -67,7 +70,7 @@ pub(crate) use snapshot::not_in_use;
 pub(crate) use copy::{copy_data, next_data, same_data};
 pub(crate) use error::{During, while_copying, while_growing};
 pub(crate) use home::{Datastore, Home, Temporary};
-pub(crate) use image::{ImageFile, Inside};
+pub(crate) use image::{CHAIN_LIMIT, ImageFile, Inside, too_long};
 pub(crate) use lock::{hold, hold_named, images as hold_images};
 pub(crate) use make::{fill, format};
 pub(crate) use meter::Meter;
@@ -85,7 +88,7 @@ use crate::store::{file, qcow2};
 
 /// What a worker works with.
 pub struct Worker<'a> {
-    /// A directory of this host, writable by us, for the lock files. Made if it is missing.
+    /// A directory of this host, writable by us, for the lock files and for notes of mounts. Made if it is missing.
     pub locks: &'a Path,
     /// The `qemu-img` program.
     pub qemu_img: &'a Path,
@@ -127,7 +130,7 @@ pub fn perform(call: &Call, inputs: &[Vec<u8>], worker: &Worker<'_>) -> Result<S
     let done = match call {
         Call::CloneImage { image, file, copy, grown_mb, sparse, local } => {
             let size = Size { grown_mb: *grown_mb, sparse: *sparse };
-            let reading = if *copy == CopyKind::Flat { Reading::Bytes } else { Reading::Chain };
+            let reading = if *copy == CopyKind::Flat { Reading::Bytes } else { Reading::Newest };
             let give_to = Recipient { file, local: *local };
             give(image, &give_to, Shared, reading, worker, |image, home| match copy {
                 CopyKind::Flat => file::copy(image, home, file.name(), size, worker),
@@ -185,6 +188,7 @@ pub fn perform(call: &Call, inputs: &[Vec<u8>], worker: &Worker<'_>) -> Result<S
             (worker.copying.log)(Severity::Warning, text);
             Ok(())
         }
+        Call::Mounted(order) => return mount::mounted(order, inputs, worker),
         Call::Confined(confined) => {
             let text = format!(
                 "what {} allows takes a process of its own",
@@ -243,6 +247,7 @@ fn give(
     let image = ImageFile::open(image, reading)?;
     worker.at("image opened");
     let home = to.home(worker)?;
+    snapshot::disk_not_in_use(&home, file.name())?;
     home.sweep(file.name())?;
     worker.at("leftovers removed");
     home.or_gone(make(&image, &home))

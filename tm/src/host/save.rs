@@ -14,9 +14,6 @@ use crate::place::{Image, VmFile};
 use crate::store::header::Header;
 use crate::store::layers::Layers;
 
-/// Longest chain that is followed.
-const CHAIN_LIMIT: usize = 256;
-
 /// What is to be saved.
 pub(crate) struct Disk<'a> {
     /// The VM's disk.
@@ -84,9 +81,11 @@ impl Disk<'_> {
         if image.path().with_file_name(image.name().snap()).exists() {
             return refused("it has snapshots: a disk is saved as an image of its own");
         }
-        let mut next = Some(from.to_owned());
-        for _ in 0..CHAIN_LIMIT {
-            let Some(path) = next.take() else { return Ok(()) };
+        let (mut next, mut seen) = (Some(from.to_owned()), Vec::new());
+        while let Some(path) = next.take() {
+            if seen.contains(&path) {
+                return refused("the disk's chain of files does not end");
+            }
             if path.canonicalize().ok().as_ref() == Some(&target) {
                 return refused("the disk that is to be saved stands on it");
             }
@@ -97,8 +96,9 @@ impl Disk<'_> {
             let header =
                 Header::read(&file).map_err(|why| StorageError::Image { path: path.clone(), why })?;
             next = header.and_then(|header| header.backing).and_then(|name| Some(path.parent()?.join(name)));
+            seen.push(path);
         }
-        refused("the disk's chain of files does not end")
+        Ok(())
     }
 
     fn layer(&self) -> Result<PathBuf, StorageError> {
@@ -141,9 +141,9 @@ impl Disk<'_> {
 }
 
 fn convert(from: &Path, made: &Temporary<'_>, worker: &Worker<'_>) -> Result<(), StorageError> {
-    let mut tool = Tool::convert(from, from, worker);
+    let mut tool = Tool::convert((from, "qcow2"), from, worker)?;
     // A frozen layer may be open below the one that a guest writes.
-    tool.args(["-U", "-f", "qcow2", "-O", "qcow2"]).arg(from).arg(made.path()).run(worker)?;
+    tool.args(["-U", "-O", "qcow2"]).arg(from).arg(made.path()).run(worker)?;
     worker.at("converted");
     let header = |path: &Path, file: &File| {
         let found = Header::read(file).map_err(|why| StorageError::Image { path: path.to_owned(), why })?;

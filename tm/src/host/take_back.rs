@@ -15,7 +15,9 @@ use std::path::{Path, PathBuf};
 use causeway_core::locks::Mode;
 
 use super::snapshot::not_in_use;
-use super::{Datastore, During, Home, Kept, Layout, StorageError, Worker, lock, remove};
+use super::{
+    Datastore, During, Home, Kept, Layout, StorageError, Worker, lock, make_alike, make_all_alike, remove,
+};
 use crate::place::{FileName, Image, TEMPORARY, VmFile};
 use crate::store::layers::Layers;
 use crate::store::stack::{self, Proof, Stack};
@@ -94,6 +96,7 @@ fn chain(file: &VmFile, image: &Image, store: &Home, worker: &Worker<'_>) -> Res
     // By whole names: where the datastore is shared, QEMU opens them by a link in a VM's directory.
     let prefix = format!("{}/", store.path().join(name.snap()).display());
     let made = stack.copy(store, name, &prefix, Proof::Bytes, worker)?;
+    as_before(image, store, made.name())?;
     let old = stack::put(made, store, name, worker)?;
     stack::lead(store, name, layers.active(), old, worker)?;
     store.sweep(name)
@@ -118,10 +121,15 @@ fn flat(
     store.sweep(name)?;
     worker.at("leftovers of the image removed");
     let made = store.temporary(name);
-    drop(stack::copy_file(&bytes, &path, store, made.name(), Proof::Bytes, worker)?);
+    let copied = stack::copy_file(&bytes, &path, store, made.name(), Proof::Bytes, worker)?;
+    if let Ok(model) = std::fs::metadata(image.path()) {
+        make_alike(&copied, &made.path(), &model)?;
+    }
+    drop(copied);
     let old = match snapshots.newest() {
         Some(_) => {
             let copies = snapshots.copy(store, name, "", Proof::Bytes, worker)?;
+            as_before(image, store, copies.name())?;
             stack::put(copies, store, name, worker)?
         }
         None => stack::aside(store, name, worker)?,
@@ -131,6 +139,14 @@ fn flat(
     store.sync()?;
     remove(store.handle(), old.name(), &old.path())?;
     store.sync()
+}
+
+/// Gives what was copied into a directory the permissions and the owner that the image has, if it is there.
+fn as_before(image: &Image, store: &Home, made: &str) -> Result<(), StorageError> {
+    match (std::fs::metadata(image.path()), store.folder(made)?) {
+        (Ok(model), Some(folder)) => make_all_alike(&folder, &model),
+        _ => Ok(()),
+    }
 }
 
 /// Removes the disk, and then the word that its image is whole.

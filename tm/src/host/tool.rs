@@ -13,7 +13,8 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::meter::{Meter, allocated};
 use super::{During, StorageError, Worker};
-use crate::place::{TEMPORARY, named_at_last};
+use crate::place::{TEMPORARY, named_at_last, told_at_last};
+use crate::store::header::expect_plain;
 
 /// Most of a tool's words that are kept, bytes.
 const OUTPUT_LIMIT: u64 = 64 << 10;
@@ -68,14 +69,26 @@ impl Tool {
         Tool { program: None, args, ..Tool::new(&format!("qemu-img {verb}"), path) }
     }
 
-    /// A call of `qemu-img convert` that reads `source`, within the admin's limit and with its progress in the VM's log.
-    pub(crate) fn convert(source: &Path, path: &Path, worker: &Worker<'_>) -> Self {
+    /// A call of `qemu-img convert` that reads `source`, of that format, within the admin's limit and with its progress in the VM's log.
+    ///
+    /// # Errors
+    /// What it would read is encrypted.
+    pub(crate) fn convert(
+        source: (&Path, &str),
+        path: &Path,
+        worker: &Worker<'_>,
+    ) -> Result<Self, StorageError> {
+        let (source, format) = source;
+        if format == "qcow2" {
+            expect_plain(source)?;
+        }
         let mut args: Vec<std::ffi::OsString> = vec!["convert".into(), "-p".into()];
         if let Some(rate) = worker.copying.bytes_per_second {
             args.extend(["-r".into(), rate.to_string().into()]);
         }
+        args.extend(["-f".into(), format.into()]);
         let copied = Some(source.to_owned());
-        Tool { program: None, args, copied, ..Tool::new("qemu-img convert", path) }
+        Ok(Tool { program: None, args, copied, ..Tool::new("qemu-img convert", path) })
     }
 
     /// With a status besides 0 that is no failure.
@@ -203,20 +216,27 @@ impl Tool {
 
     /// What it worked on, and its words, with the names that half-made files are to have; the path is said once.
     fn as_it_will_be(&self, mut said: String) -> (PathBuf, String) {
-        let paths = self.args.iter().map(Path::new).chain([self.path.as_path()]);
-        for path in paths.filter(|path| path.to_string_lossy().contains(TEMPORARY)) {
-            let told = named_at_last(path).display().to_string();
-            said = said.replace(&*path.to_string_lossy(), &told);
-        }
         let path = named_at_last(&self.path);
+        // A file without a name, which it was given by a number of ours.
+        for numbered in self.args.iter().filter(|arg| Path::new(arg).starts_with("/proc")) {
+            said = said.replace(&*numbered.to_string_lossy(), &path.display().to_string());
+        }
+        let said = told_at_last(&said);
         let again = format!("{}: ", path.display());
         let mut said = said.strip_prefix(&again).map(str::to_owned).unwrap_or(said);
         // Not all of them look why they could not write.
         let full = "No space left on device";
-        if !said.contains(full) && is_full(&self.path) {
+        if !said.contains(full) && self.places().any(is_full) {
             said = format!("{said}: {full}");
         }
         (path, said)
+    }
+
+    /// Where it writes.
+    fn places(&self) -> impl Iterator<Item = &Path> {
+        let half_made =
+            |path: &&Path| path.starts_with("/proc") || path.to_string_lossy().contains(TEMPORARY);
+        self.args.iter().map(Path::new).filter(half_made).chain([self.path.as_path()])
     }
 
     /// Whether it ended well; otherwise its last words, so many lines of them, are the reason.
@@ -227,10 +247,11 @@ impl Tool {
             Some(status) if status.success() => Ok(()),
             Some(status) if status.code().is_some() && status.code() == self.allowed => Ok(()),
             Some(status) => {
+                let whole = unfolded(said);
                 let words = if self.first {
                     said.lines().map(str::trim).filter(|line| !line.is_empty()).take(1).collect()
                 } else {
-                    last_words(said, lines)
+                    last_words(&whole, lines)
                 };
                 let said = if words.is_empty() { status.to_string() } else { words.join("; ") };
                 let (path, said) = self.as_it_will_be(said);
@@ -253,6 +274,11 @@ pub(crate) struct Ended {
     pub out: Vec<u8>,
     /// The first part of what it complained.
     pub err: String,
+}
+
+/// With lines that begin with a tab put to the line before them, where `mkfs.ext4` has the cause.
+fn unfolded(said: &str) -> String {
+    said.split("\n\t").map(str::trim_end).collect::<Vec<_>>().join(" ")
 }
 
 /// The last so many lines, and all that `qemu-img` says in its own name: its very last line may leave out the cause.
@@ -351,6 +377,14 @@ mod tests {
             last_words(&format!("Formatting\n{words}"), 1).join("; "),
             "/y: Could not open '/y': Input/output error; Could not open backing image."
         );
+        let folded = script(
+            dir.path(),
+            "printf '\\nmkfs: No space\\n\\twhile trying to create journal\\n' >&2; exit 1",
+        );
+        let error = Tool::named("mkfs.ext4", &folded, Path::new("/x"))
+            .run(&worker(&program, Duration::from_secs(20)));
+        let said = "mkfs.ext4 of /x: mkfs: No space while trying to create journal";
+        assert_eq!(error.unwrap_err().to_string(), said);
         let program = script(dir.path(), "exit 3");
         let error = Tool::qemu_img("resize", Path::new("/x")).run(&worker(&program, Duration::from_secs(20)));
         assert_eq!(error.unwrap_err().to_string(), "qemu-img resize of /x: exit status: 3");

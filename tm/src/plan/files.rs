@@ -1,10 +1,13 @@
 //! Disks that are files: `shared` and `qcow2` (contract TM 2.1).
 
+use std::time::Duration;
+
 use causeway_core::names::HostName;
 use causeway_core::plan::{Slot, Step};
 
 use super::live::Live;
 use super::{Transfer, carry, one, step};
+use crate::automount::{AutoMount, Mount, Mounted};
 use crate::error::TmError;
 use crate::facts::{DiskFacts, Facts, Format, VmFacts, lcm};
 use crate::host::{Blank, Call, CopyKind, CopyOf, Kept, Layout, SnapshotOrder};
@@ -59,7 +62,8 @@ impl Planner<'_> {
     fn step(&self, request: Request) -> Result<Step, TmError> {
         let (host, name, call) = match request {
             Request::Give { image, host, file, image_datastore } => {
-                (host, named(self.slot, &file), self.give(&image, file, image_datastore)?)
+                let (name, mounts) = (named(self.slot, &file), self.mounts(&file, image_datastore)?);
+                (host, name, self.mounted(mounts, self.give(&image, file)?))
             }
             Request::Mvds { host, file, image } => {
                 (host, named(self.slot, &file), self.give_back(file, &image)?)
@@ -95,7 +99,36 @@ impl Planner<'_> {
             }
         };
         let long = copies(&call);
-        step(name, host, &call, self.settings, long)
+        let more = if let Call::Mounted(order) = &call { order.time() } else { Duration::ZERO };
+        let step = step(name, host, &call, self.settings, long)?;
+        Ok(Step { deadline: step.deadline.saturating_add(more), ..step })
+    }
+
+    /// What the host must have mounted before it can give the VM a disk.
+    fn mounts(&self, file: &VmFile, image_datastore: u32) -> Result<Vec<Mount>, TmError> {
+        let system = file.dir().datastore();
+        let mut mounts = Vec::new();
+        for id in [image_datastore, system.id()] {
+            let Some(AutoMount { share, options }) = self.facts.datastore(id)?.automount.clone() else {
+                continue;
+            };
+            if self.service.local {
+                return Err(TmError::mounts_itself(self.slot, id));
+            }
+            let mount = Mount { datastore: system.sibling(id), share, options, kept: true };
+            if !mounts.contains(&mount) {
+                mounts.push(mount);
+            }
+        }
+        Ok(mounts)
+    }
+
+    fn mounted(&self, mounts: Vec<Mount>, call: Call) -> Call {
+        if mounts.is_empty() {
+            return call;
+        }
+        let automounted = self.facts.automounted.clone();
+        Call::Mounted(Mounted { mounts, automounted, call: Box::new(call) })
     }
 
     /// The directory goes from one host's own disk to another's.
@@ -148,12 +181,7 @@ impl Planner<'_> {
         }
     }
 
-    fn give(&self, image: &Source, file: VmFile, datastore: u32) -> Result<Call, TmError> {
-        for id in [datastore, file.dir().datastore().id()] {
-            if self.facts.datastore(id)?.nfs_auto {
-                return Err(TmError::mounts_itself(self.slot, id));
-            }
-        }
+    fn give(&self, image: &Source, file: VmFile) -> Result<Call, TmError> {
         let image = image.image(&file)?;
         // A kernel or a ramdisk: no disk of the document, and always a copy.
         let Some(number) = file.name().disk() else {
@@ -315,6 +343,7 @@ fn move_dir(from: VmDir, to: VmDir) -> Call {
 /// Whether a call may copy a disk's data, so that a deploy is not to wait for it.
 fn copies(call: &Call) -> bool {
     match call {
+        Call::Mounted(order) => copies(&order.call),
         Call::CloneImage { copy, .. } => !matches!(copy, CopyKind::Overlay { .. }),
         Call::Snapshot { chain, order, .. } => !chain || *order == SnapshotOrder::Delete,
         Call::SaveDisk { .. } | Call::MakeImage { .. } | Call::MoveDir { .. } | Call::Resize { .. } => true,

@@ -114,6 +114,7 @@ pub fn needs(slot: &Slot, argv: &[String]) -> Result<Needs, TmError> {
     match request {
         Request::Give { file, image_datastore, .. } => {
             needs.datastores.extend([image_datastore, file.dir().datastore().id()]);
+            needs.mounts = !service.local;
             // A kernel or a ramdisk is no disk of the document: its bytes are copied as they are.
             needs.vm = file.name().disk().map(|_| VmNeed::Document(file.dir().vm()));
         }

@@ -16,7 +16,7 @@ use causeway_core::plan::{Arg, Input, Place, Slot, Step, Work};
 use super::{Source, Transfer, files, rbd, step};
 use crate::datastore::source::is_address;
 use crate::error::TmError;
-use crate::facts::{Facts, Format, VmFacts};
+use crate::facts::{BackupSource, Facts, Format, VmFacts};
 use crate::host::{Call, DatastoreCall, Fetch, Kept, Origin, RestoreCall, RestoreDisk, Staged};
 use crate::place::VmFile;
 use crate::request::{Restore, Service, Store};
@@ -57,6 +57,8 @@ pub(super) fn plan(
     let volumes = (service.store == Store::Rbd).then_some(&volumes);
     let (mut look, mut fetch, mut make) = (Vec::new(), Vec::new(), Vec::new());
     let (mut put, mut done) = (Vec::new(), Vec::new());
+    let lies_in = facts.backup.as_ref().and_then(BackupSource::lies_in);
+    let lies_in = lies_in.map_or_else(String::new, |id| format!(" in datastore {id}"));
     for (name, staged, address) in chosen(slot, restore, facts, volumes)? {
         let call = |call: RestoreCall, last: &str| {
             let long = matches!(call, RestoreCall::Put(_));
@@ -64,7 +66,9 @@ pub(super) fn plan(
             step(name, restore.host.clone(), &Call::Restore(Box::new(call)), settings, long)
         };
         let drop = call(RestoreCall::Drop(staged.clone()), "drop")?;
-        let step = fetching(&format!("restore:{name}:fetch"), restore, &staged, address, settings)?;
+        let what = format!("{name} of backup image {}{lies_in}", restore.image);
+        let fetched = format!("restore:{name}:fetch");
+        let step = fetching(&fetched, restore, &staged, (what, address), settings)?;
         fetch.push(step.undone_by(vec![drop]));
         match (volumes, &staged) {
             (Some(volumes), Staged::Disk(disk)) => {
@@ -159,17 +163,17 @@ fn fetching(
     name: &str,
     restore: &Restore,
     staged: &Staged,
-    address: String,
+    (what, address): (String, String),
     settings: &TmSettings,
 ) -> Result<Step, TmError> {
     let front = settings.front.as_ref();
-    // That script makes a command line of it.
-    if !is_address(&address) {
+    // That script makes a command line of it, and a driver that means no harm names no file by a way back.
+    if !is_address(&address) || address.split('/').any(|part| part == "..") {
         return Err(TmError::Attribute {
             attribute: format!("address of {name}"),
             object: format!("backup image {}", restore.image),
             value: address,
-            accepted: "an address of letters, digits and the signs that one may have".into(),
+            accepted: "an address of letters, digits and the signs that one may have, without `..`".into(),
         });
     }
     let why = || TmError::Unwritable { step: name.to_owned(), why: "no front-end is known".to_owned() };
@@ -180,6 +184,7 @@ fn fetching(
         // The state of a TPM is an archive, and stays one.
         decompress: false,
         limit: None,
+        what: Some(what),
     };
     let origin = Origin::Address { fetch, checksum: None };
     let import = Box::new(DatastoreCall::Stage { staged: staged.clone(), origin });

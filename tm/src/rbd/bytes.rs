@@ -8,8 +8,9 @@ use std::path::Path;
 use super::diff::{Diff, Record, malformed};
 use super::error::RbdError;
 use super::name::{PoolName, Volume};
-use super::tool::{Rbd, with_data};
+use super::tool::Rbd;
 use crate::host::{During, StorageError, next_data};
+use crate::place::named_at_last;
 
 /// Bytes that are compared at once.
 const BLOCK: usize = 1 << 20;
@@ -22,14 +23,15 @@ impl Rbd<'_> {
         volume: &Volume,
         data: Option<&PoolName>,
     ) -> Result<(), StorageError> {
-        let (on, file) = (volume.to_string(), file.to_string_lossy());
-        self.call(&["import"], &on, &with_data(data, &["--no-progress", &file, &on])).map(drop)
+        let words = ["--no-progress", &file.to_string_lossy(), &volume.to_string()];
+        self.make("import", volume, data, &words)
     }
 
     /// Makes a file, which must not be there, of the bytes of a volume or of a snapshot; zeros become holes.
     pub(super) fn export(&self, from: &str, file: &Path) -> Result<(), StorageError> {
-        let file = file.to_string_lossy();
-        self.call(&["export"], from, &["--no-progress", from, &file]).map(drop)
+        // The tool names neither, and what is full or read-only may be the cluster or this file's directory.
+        let on = format!("{from} to {}", named_at_last(file).display());
+        self.call(&["export"], &on, &["--no-progress", from, &file.to_string_lossy()]).map(drop)
     }
 
     /// Compares every byte of a volume with a file's; of both only what holds data is read.
@@ -127,8 +129,10 @@ fn zeros(file: &File, start: u64, end: u64) -> io::Result<Option<u64>> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::cluster::Cluster;
     use super::super::diff::HEADER;
     use super::*;
+    use crate::host::Worker;
     use proptest::prelude::*;
     use std::io::Write;
 
@@ -153,6 +157,27 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(content).unwrap();
         file
+    }
+
+    /// Whose disk is full, the tool does not say.
+    #[test]
+    fn an_export_that_fails_names_the_file() {
+        use std::os::unix::fs::PermissionsExt;
+        use std::time::{Duration, Instant};
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("rbd");
+        let full = "#!/bin/sh\necho 'rbd: export error: (28) No space left on device' >&2\nexit 28\n";
+        std::fs::write(&program, full).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let (cluster, worker) =
+            (Cluster::default(), Worker::new(dir.path(), Instant::now() + Duration::from_secs(20)));
+        let mut rbd = Rbd::new(&cluster, &worker);
+        rbd.program = &program;
+        let to = Path::new("/ds/100/7/.causeway-tmp.disk.0.1-1-1");
+        let said = rbd.export("one/one-5@snap", to).unwrap_err().to_string();
+        let wanted =
+            "rbd export of one/one-5@snap to /ds/100/7/disk.0: export error: (28) No space left on device";
+        assert_eq!(said, wanted);
     }
 
     proptest! {

@@ -5,6 +5,7 @@
 
 use super::MIB;
 use super::base::Base;
+use super::delete::refuse_in_use;
 use super::error::RbdError;
 use super::model::Family;
 use super::name::{PoolName, SnapshotName, Volume};
@@ -22,6 +23,11 @@ pub(super) fn clone(
     let names = rbd.names(image.pool())?;
     let base = Base::read(rbd, image, &names)?;
     let have = base.size;
+    if have == 0 {
+        // The cluster makes no clone of it, and says no more than "invalid argument".
+        let why = "it, or its @snap, is empty (0 bytes): nothing can be cloned from it".to_owned();
+        return Err(RbdError::Volumes { volume: image.clone(), why }.into());
+    }
     let size = grown_mb.map_or(have, |size_mb| size_mb.saturating_mul(MIB));
     if size < have {
         return Err(RbdError::Shrinks { volume: image.clone(), have, want: size }.into());
@@ -30,9 +36,8 @@ pub(super) fn clone(
         true => Family::among(rbd, disk, names)?,
         false => Family::read(rbd, disk)?,
     };
-    if let Some(old) = family.current() {
-        rbd.idle(&old.volume)?;
-    }
+    // Before anything changes: what can't go can't be replaced.
+    refuse_in_use(rbd, &family)?;
     rbd.worker().at("volumes read");
     sweep(rbd, &family);
     let made = half_made(rbd, disk, |made| {

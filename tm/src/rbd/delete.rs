@@ -5,8 +5,8 @@
 //! (W36); `ln` removes it when it is in the way, and so does the removal of the image.
 
 use super::error::RbdError;
-use super::model::Family;
-use super::name::Volume;
+use super::model::{Family, Member};
+use super::name::{Role, Volume};
 use super::place::{Removal, finish, remove_all};
 use super::tool::Rbd;
 use crate::host::StorageError;
@@ -17,6 +17,15 @@ pub(super) fn delete(rbd: &Rbd<'_>, volume: &Volume, trash: bool) -> Result<(), 
     refuse_in_use(rbd, &family)?;
     rbd.worker().at("volumes read");
     let removal = if trash { Removal::Trash } else { Removal::Gone };
+    if trash {
+        // One that was cut off on its way there is no leftover: removed by its name it would be gone, or its snapshots be in the
+        // way for ever.
+        for (role, moving) in family.unfinished() {
+            if matches!(role, Role::Current | Role::Renamed) {
+                rbd.patiently(|| rbd.trash(moving))?;
+            }
+        }
+    }
     finish(rbd, &family)?;
     remove_all(rbd, &family.leaves_first(true), removal)?;
     if family.current().is_none() && !family.is_gone() {
@@ -36,11 +45,16 @@ pub(super) fn refuse_in_use(rbd: &Rbd<'_>, family: &Family) -> Result<(), Storag
 
 /// Refuses a disk whose snapshots somebody else has cloned.
 pub(super) fn strangers(rbd: &Rbd<'_>, family: &Family) -> Result<(), StorageError> {
+    strangers_on(rbd, family, &family.leaves_first(true))
+}
+
+/// Refuses volumes of a disk whose snapshots somebody else has cloned.
+pub(super) fn strangers_on(rbd: &Rbd<'_>, family: &Family, volumes: &[&Member]) -> Result<(), StorageError> {
     let members = family.leaves_first(true);
     let unfinished = family.unfinished().iter().map(|(_, volume)| volume);
     let ours = members.iter().map(|member| &member.volume).chain(unfinished);
     let ours: Vec<String> = ours.map(Volume::to_string).collect();
-    for member in &members {
+    for member in volumes {
         // Of an unprotected one, too: newer clusters clone those.
         for snapshot in &member.snapshots {
             let clones = rbd.clones(&member.volume, &snapshot.name)?;

@@ -6,7 +6,9 @@ use super::name::{PoolName, Volume};
 
 /// `errno` values that `rbd` ends with, from `errno.h` of Linux.
 pub(crate) mod code {
+    pub(crate) const EPERM: i32 = 1;
     pub(crate) const ENOENT: i32 = 2;
+    pub(crate) const EACCES: i32 = 13;
     pub(crate) const EBUSY: i32 = 16;
     pub(crate) const EEXIST: i32 = 17;
     pub(crate) const EINVAL: i32 = 22;
@@ -29,6 +31,18 @@ pub enum RbdError {
         /// Its last words.
         said: String,
     },
+    /// The cluster lets nobody in who comes so, or not to that.
+    #[error("{tool} of {on}: {said}: the cluster was asked by {who}")]
+    Access {
+        /// `rbd ls`.
+        tool: String,
+        /// What it worked on.
+        on: String,
+        /// Its last words.
+        said: String,
+        /// The user and the key, by the attributes that name them.
+        who: String,
+    },
     /// An answer of the tool that can't be read.
     #[error("{tool} of {on} answered something else than expected: {why}")]
     Answer {
@@ -42,6 +56,14 @@ pub enum RbdError {
     /// A pool that can't be listed: nothing can be said about what should be in it.
     #[error("pool {pool} can't be read: {said}")]
     Pool {
+        /// The pool.
+        pool: PoolName,
+        /// The tool's last words.
+        said: String,
+    },
+    /// A pool that was to hold the data of a new volume.
+    #[error("{pool}, which EC_POOL_NAME names for the data of volumes, can't be used: {said}")]
+    DataPool {
         /// The pool.
         pool: PoolName,
         /// The tool's last words.

@@ -3,6 +3,7 @@
 //! What is to be in it is made in a sparse file of the VM's directory, which goes with the call however it ends (W25), and
 //! imported without its holes.
 
+use super::delete::refuse_in_use;
 use super::model::Family;
 use super::name::{PoolName, Volume};
 use super::place::{check, half_made, replace, sweep};
@@ -19,9 +20,8 @@ pub(super) fn make(
     data: Option<&PoolName>,
 ) -> Result<(), StorageError> {
     let family = Family::read(rbd, disk)?;
-    if let Some(old) = family.current() {
-        rbd.idle(&old.volume)?;
-    }
+    // Before anything changes: what can't go can't be replaced.
+    refuse_in_use(rbd, &family)?;
     rbd.worker().at("volumes read");
     sweep(rbd, &family);
     let made = half_made(rbd, disk, |made| {

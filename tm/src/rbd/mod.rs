@@ -17,6 +17,7 @@ mod backup;
 mod base;
 mod bytes;
 mod clone;
+mod cluster;
 mod delete;
 mod diff;
 mod error;
@@ -30,6 +31,7 @@ mod local;
 mod make;
 mod model;
 mod name;
+mod new;
 mod place;
 mod resize;
 mod restore;
@@ -49,11 +51,11 @@ use crate::facts::Extent;
 use crate::host::{BackupPlace, Blank, Datastore, SnapshotOrder, StorageError, Worker, hold_named};
 use crate::place::{VmDir, VmFile};
 
+pub use cluster::Cluster;
 pub use error::RbdError;
 pub(crate) use image::perform as perform_on_image;
 pub use image::{ImageCall, ImageWork, New};
 pub use name::{PoolName, UserName, Volume};
-pub use tool::Cluster;
 
 use tool::Rbd;
 

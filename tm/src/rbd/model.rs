@@ -12,7 +12,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use serde::Deserialize;
 
 use super::error::{RbdError, code};
-use super::name::{PoolName, Role, SnapshotName, Volume, half_made_at};
+use super::name::{GIVEN_UP, PoolName, Proof, Role, SnapshotName, Volume, half_made_at};
 use super::tool::Rbd;
 use crate::host::StorageError;
 
@@ -132,6 +132,8 @@ pub(crate) struct Family {
     unfinished: Vec<(Role, Volume)>,
     /// Half-made volumes of others that nobody will go on with.
     strays: Vec<Volume>,
+    /// Volumes whose names are like those of the disk's, and that are none of it.
+    strangers: Vec<Volume>,
 }
 
 impl Family {
@@ -157,20 +159,24 @@ impl Family {
             members: Vec::new(),
             unfinished: Vec::new(),
             strays: Vec::new(),
+            strangers: Vec::new(),
         };
         let now = UNIX_EPOCH.elapsed().unwrap_or_default();
         names.sort_unstable();
         for same in names.chunk_by(|a, b| a == b) {
             let [name, more @ ..] = same else { continue };
             let Some(found) = Volume::in_pool(volume.pool(), name) else { continue };
-            let Some(role) = volume.role(name) else {
+            let Some((role, proof)) = volume.kin(name) else {
                 if half_made_at(name).is_some_and(|made| made + STRAY < now) {
                     family.strays.push(found);
                 }
                 continue;
             };
             match member(rbd, role, &found)? {
-                Some(member) => family.members.push(Member { twin: !more.is_empty(), ..member }),
+                Some(member) if is_shown(rbd, &proof, &member)? => {
+                    family.members.push(Member { twin: !more.is_empty(), ..member });
+                }
+                Some(_) => family.strangers.push(found),
                 None => family.unfinished.push((role, found)),
             }
         }
@@ -205,6 +211,19 @@ impl Family {
         &self.strays
     }
 
+    /// Refuses to give a name that somebody else's volume has.
+    ///
+    /// # Errors
+    /// [`RbdError::Volumes`] names both.
+    pub(crate) fn free(&self, name: &Volume) -> Result<(), RbdError> {
+        if !self.strangers.contains(name) {
+            return Ok(());
+        }
+        let why =
+            format!("it needs the name {name}, which a volume has that is none of its own; rename that one");
+        Err(RbdError::Volumes { volume: self.volume.clone(), why })
+    }
+
     /// Names of the disk under which nothing can be opened, with what they are to it: to be removed before anything else
     /// is, for a snapshot may be held by them.
     pub(crate) fn unfinished(&self) -> &[(Role, Volume)] {
@@ -227,7 +246,7 @@ impl Family {
     /// It is not there.
     pub(crate) fn expect(&self) -> Result<&Member, RbdError> {
         let removed = self.unfinished.iter().any(|(role, _)| *role == Role::Current);
-        let hint = match (removed, self.members.is_empty()) {
+        let hint = match (removed, self.members.is_empty() && self.strangers.is_empty()) {
             (true, _) => HALF_REMOVED,
             (false, true) => "",
             (false, false) => UNFINISHED,
@@ -274,6 +293,21 @@ fn member(rbd: &Rbd<'_>, role: Role, volume: &Volume) -> Result<Option<Member>, 
     }
 }
 
+fn is_shown(rbd: &Rbd<'_>, proof: &Proof, member: &Member) -> Result<bool, StorageError> {
+    let mark = match proof {
+        Proof::Name => return Ok(true),
+        Proof::Snapshots(named) => {
+            let held = member.numbers();
+            if !held.is_empty() {
+                return Ok(held.iter().any(|id| named.contains(id)));
+            }
+            GIVEN_UP
+        }
+        Proof::Mark(mark) => mark,
+    };
+    Ok(rbd.mark(&member.volume, mark)?.is_some())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -310,7 +344,7 @@ mod tests {
         let volume: Volume = "one/one-5-7-0".parse().unwrap();
         let members =
             members.iter().map(|(name, parent, snaps)| member(&volume, name, *parent, snaps)).collect();
-        Family { volume, members, unfinished: Vec::new(), strays: Vec::new() }
+        Family { volume, members, unfinished: Vec::new(), strays: Vec::new(), strangers: Vec::new() }
     }
 
     #[test]

@@ -193,20 +193,33 @@ impl Volume {
         self.followed_by(&format!("{REPLACED}{backup:08x}"))
     }
 
-    /// Whether a name in the pool belongs to this volume, and as what. Compared whole: a part of a name may be that of
-    /// another VM's disk (W37).
-    pub(crate) fn role(&self, name: &str) -> Option<Role> {
+    /// What a volume of that name in the pool would be to this one, and what else must show that it is. Compared whole: a part
+    /// of a name may be that of another VM's disk (W37).
+    pub(crate) fn kin(&self, name: &str) -> Option<(Role, Proof)> {
         let rest = name.strip_prefix(self.name.as_str())?;
         if rest.is_empty() {
-            return Some(Role::Current);
+            return Some((Role::Current, Proof::Name));
         }
-        if rest.starts_with(HALF_MADE) || is_eight_digits(rest.strip_prefix(RESTORED)) {
-            return Some(Role::HalfMade);
+        if rest.starts_with(HALF_MADE) {
+            return Some((Role::HalfMade, Proof::Name));
         }
-        if rest.starts_with(ASIDE) || is_eight_digits(rest.strip_prefix(REPLACED)) {
-            return Some(Role::Aside);
+        if rest.starts_with(ASIDE) {
+            return Some((Role::Aside, Proof::Name));
         }
-        rest.strip_prefix('-')?.split(':').map(number).collect::<Option<Vec<u32>>>().map(|_| Role::Renamed)
+        // Eight digits may be a date.
+        if is_eight_digits(rest.strip_prefix(RESTORED)) {
+            return Some((Role::HalfMade, Proof::Mark(FROM_BACKUP)));
+        }
+        if is_eight_digits(rest.strip_prefix(REPLACED)) {
+            return Some((Role::Aside, Proof::Mark(GIVEN_UP)));
+        }
+        let snapshots = rest.strip_prefix('-')?.split(':').map(number).collect::<Option<Vec<u32>>>()?;
+        Some((Role::Renamed, Proof::Snapshots(snapshots)))
+    }
+
+    /// The first part of [`kin`](Volume::kin).
+    pub(crate) fn role(&self, name: &str) -> Option<Role> {
+        self.kin(name).map(|(role, _)| role)
     }
 
     fn followed_by(&self, text: &str) -> Self {
@@ -226,6 +239,22 @@ pub(crate) enum Role {
     /// What a killed call was making.
     HalfMade,
 }
+
+/// What shows that a volume is what its name says: others' names may be like it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Proof {
+    /// The name: nobody else gives such.
+    Name,
+    /// That it holds one of the snapshots that it is named after; that of the last one has gone, the mark [`GIVEN_UP`] says.
+    Snapshots(Vec<u32>),
+    /// That it bears this mark.
+    Mark(&'static str),
+}
+
+/// Under this name a volume says which backup it was made of.
+pub(super) const FROM_BACKUP: &str = "causeway.restored";
+/// Under this name a volume says that it was a disk and is to be removed.
+pub(super) const GIVEN_UP: &str = "causeway.given-up";
 
 /// Whether it is what ends the names of a restore, the stock driver's too.
 fn is_eight_digits(text: Option<&str>) -> bool {

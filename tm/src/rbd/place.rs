@@ -1,8 +1,8 @@
 //! Putting a new volume in the place of an old one, and removing what is left of volumes.
 
 use super::error::RbdError;
-use super::model::{Family, Member, Snapshot};
-use super::name::{Role, SnapshotName, Volume};
+use super::model::{Family, Member, Parent, Snapshot};
+use super::name::{GIVEN_UP, Role, SnapshotName, Volume};
 use super::tool::Rbd;
 use crate::host::StorageError;
 
@@ -10,7 +10,7 @@ use crate::host::StorageError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Removal {
     Gone,
-    /// Into the trash, each whole in itself.
+    /// Into the trash, each whole in itself and with its snapshots.
     Trash,
 }
 
@@ -20,17 +20,15 @@ pub(super) fn remove_all(rbd: &Rbd<'_>, members: &[&Member], removal: Removal) -
         let volume = &member.volume;
         // Nothing half-made and nothing that was given up is worth keeping.
         let keep = removal == Removal::Trash && matches!(member.role, Role::Current | Role::Renamed);
-        if keep && member.info.parent.is_some() {
-            // In the trash it would hold up its image for ever (W24).
-            rbd.flatten(volume)?;
-            rbd.worker().at("volume made whole");
-        }
-        for snapshot in &member.snapshots {
-            rbd.patiently(|| rbd.unsnap(volume, snapshot))?;
-        }
         if keep {
+            make_whole(rbd, member)?;
             rbd.patiently(|| rbd.trash(volume))?;
         } else {
+            give_up(rbd, member)?;
+            member
+                .snapshots
+                .iter()
+                .try_for_each(|snapshot| rbd.patiently(|| rbd.unsnap(volume, snapshot)))?;
             rbd.patiently(|| rbd.remove(volume))?;
         }
         if member.twin {
@@ -38,6 +36,41 @@ pub(super) fn remove_all(rbd: &Rbd<'_>, members: &[&Member], removal: Removal) -
             rbd.patiently(|| rbd.remove(volume))?;
         }
         rbd.worker().at("volume removed");
+    }
+    Ok(())
+}
+
+/// Sees to it that a volume, with its snapshots, needs nothing else: in the trash it would hold up its image for ever (W24).
+fn make_whole(rbd: &Rbd<'_>, member: &Member) -> Result<(), StorageError> {
+    let volume = &member.volume;
+    if member.info.parent.is_some() {
+        rbd.flatten(volume)?;
+        rbd.worker().at("volume made whole");
+    }
+    for snapshot in &member.snapshots {
+        let on = format!("{volume}@{}", snapshot.name);
+        let own = matches!(snapshot.name, SnapshotName::Own(_));
+        // Without the feature `deep-flatten` only the volume is made whole, and its snapshots stand where they stood.
+        let parent = if own { None } else { rbd.info_at(&on)?.parent };
+        if let Some(Parent { pool, image, snapshot, .. }) = &parent {
+            tracing::warn!(
+                "{on} does not go to the trash with its volume: without deep-flatten it would hold up \
+                 {pool}/{image}@{snapshot}"
+            );
+            give_up(rbd, member)?;
+        }
+        if own || parent.is_some() {
+            rbd.patiently(|| rbd.unsnap(volume, snapshot))?;
+        }
+    }
+    Ok(())
+}
+
+/// Marks a volume whose snapshots show whose it is, before the last of them goes.
+pub(super) fn give_up(rbd: &Rbd<'_>, member: &Member) -> Result<(), StorageError> {
+    if member.role == Role::Renamed && !member.numbers().is_empty() {
+        rbd.set_mark(&member.volume, GIVEN_UP, "yes")?;
+        rbd.worker().at("volume marked");
     }
     Ok(())
 }

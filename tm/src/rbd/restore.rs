@@ -14,17 +14,14 @@ use std::fs::File;
 
 use super::MIB;
 use super::RestorePart;
-use super::delete::strangers;
+use super::delete::refuse_in_use;
 use super::error::RbdError;
 use super::model::{Family, Member};
-use super::name::{PoolName, Role, Volume};
+use super::name::{FROM_BACKUP, GIVEN_UP, PoolName, Role, Volume};
 use super::place::{Removal, check, finish, half_made, remove_all, sweep};
 use super::tool::Rbd;
 use crate::host::{Datastore, During, StorageError, qcow2_to_raw, staged};
 use crate::place::VmFile;
-
-/// Under this name a volume says which backup it was made of.
-const MARK: &str = "causeway.restored";
 
 pub(super) fn perform(
     rbd: &Rbd<'_>,
@@ -33,7 +30,7 @@ pub(super) fn perform(
     part: &RestorePart,
 ) -> Result<(), StorageError> {
     match part {
-        RestorePart::Look => replaceable(rbd, &Family::read(rbd, disk)?),
+        RestorePart::Look => refuse_in_use(rbd, &Family::read(rbd, disk)?),
         RestorePart::Make { file, size_mb, data_pool } => {
             make(rbd, disk, backup, file, *size_mb, data_pool.as_ref())
         }
@@ -54,7 +51,8 @@ fn make(
     let home = Datastore::open(file.dir().datastore())?.home(file.dir())?;
     let home = home.ok_or_else(|| StorageError::NoDisk { path: file.path() })?;
     let family = Family::read(rbd, disk)?;
-    replaceable(rbd, &family)?;
+    refuse_in_use(rbd, &family)?;
+    [disk.restored(backup), disk.replaced(backup)].iter().try_for_each(|name| family.free(name))?;
     worker.at("volumes read");
     sweep(rbd, &family);
     let raw = home.temporary(format!("{}.raw", file.name()));
@@ -73,7 +71,7 @@ fn make(
             rbd.resize(made, wanted)?;
             worker.at("grown");
         }
-        rbd.set_mark(made, MARK, &backup.to_string())?;
+        rbd.set_mark(made, FROM_BACKUP, &backup.to_string())?;
         worker.at("marked");
         // Of an earlier try.
         rbd.patiently(|| rbd.remove(&disk.restored(backup)))?;
@@ -84,18 +82,10 @@ fn make(
     Ok(())
 }
 
-/// Refuses a disk that is open, or that somebody else's volumes stand on.
-fn replaceable(rbd: &Rbd<'_>, family: &Family) -> Result<(), StorageError> {
-    if let Some(current) = family.current() {
-        rbd.idle(&current.volume)?;
-    }
-    strangers(rbd, family)
-}
-
 fn put(rbd: &Rbd<'_>, disk: &Volume, backup: u32) -> Result<(), StorageError> {
     let family = Family::read(rbd, disk)?;
     let (made, old) = (disk.restored(backup), disk.replaced(backup));
-    replaceable(rbd, &family)?;
+    refuse_in_use(rbd, &family)?;
     rbd.worker().at("volumes read");
     finish(rbd, &family)?;
     if family.of(Role::HalfMade).any(|member| member.volume == made) {
@@ -103,6 +93,8 @@ fn put(rbd: &Rbd<'_>, disk: &Volume, backup: u32) -> Result<(), StorageError> {
             // One that a restore from the same backup has left, which had come to its end but for that.
             let left: Vec<&Member> = family.of(Role::Aside).filter(|member| member.volume == old).collect();
             remove_all(rbd, &left, Removal::Gone)?;
+            rbd.set_mark(&current.volume, GIVEN_UP, "yes")?;
+            rbd.worker().at("old volume marked");
             rbd.rename(&current.volume, &old)?;
             rbd.worker().at("old volume aside");
         }
@@ -119,7 +111,7 @@ fn put(rbd: &Rbd<'_>, disk: &Volume, backup: u32) -> Result<(), StorageError> {
 /// Whether the disk is what was made of the backup: by a call whose end nobody learnt of.
 fn is_restored(rbd: &Rbd<'_>, family: &Family, backup: u32) -> Result<bool, StorageError> {
     let Some(current) = family.current() else { return Ok(false) };
-    Ok(rbd.mark(&current.volume, MARK)?.as_deref() == Some(backup.to_string().as_str()))
+    Ok(rbd.mark(&current.volume, FROM_BACKUP)?.as_deref() == Some(backup.to_string().as_str()))
 }
 
 fn drop_made(rbd: &Rbd<'_>, disk: &Volume, backup: u32) -> Result<(), StorageError> {
@@ -130,6 +122,7 @@ fn drop_made(rbd: &Rbd<'_>, disk: &Volume, backup: u32) -> Result<(), StorageErr
     if family.current().is_none() && family.of(Role::Aside).any(|member| member.volume == old) {
         rbd.rename(&old, disk)?;
         rbd.worker().at("old volume back");
+        rbd.unmark(disk, GIVEN_UP)?;
     }
     let made = family.of(Role::HalfMade).filter(|member| member.volume == disk.restored(backup));
     remove_all(rbd, &made.collect::<Vec<_>>(), Removal::Gone)

@@ -3,7 +3,7 @@
 
 use super::model::{Family, Member};
 use super::name::{Role, SnapshotName, Volume};
-use super::place::{Removal, remove_all, sweep};
+use super::place::{Removal, give_up, remove_all, sweep};
 use super::tool::Rbd;
 use crate::host::StorageError;
 
@@ -19,6 +19,9 @@ pub(super) fn delete(rbd: &Rbd<'_>, disk: &Volume, id: u32) -> Result<(), Storag
     if let Some(holder) = holder {
         let name = SnapshotName::Numbered(id);
         if let Some(snapshot) = holder.snapshot(&name) {
+            if holder.numbers() == [id] {
+                give_up(rbd, holder)?;
+            }
             rbd.unsnap(&holder.volume, snapshot)?;
         }
     }
@@ -31,7 +34,8 @@ pub(super) fn delete(rbd: &Rbd<'_>, disk: &Volume, id: u32) -> Result<(), Storag
     Ok(())
 }
 
-/// Gives every volume that was the disk once the name that goes with its snapshots, and removes those without any.
+/// Gives every volume that was the disk once the name that goes with its snapshots, and removes those without any. Where
+/// somebody else's volume has that name, the old one still tells of all snapshots.
 fn put_in_order(rbd: &Rbd<'_>, disk: &Volume) -> Result<(), StorageError> {
     let family = Family::read(rbd, disk)?;
     for member in family.of(Role::Renamed) {
@@ -39,7 +43,7 @@ fn put_in_order(rbd: &Rbd<'_>, disk: &Volume) -> Result<(), StorageError> {
         let name = disk.renamed(&numbers);
         if numbers.is_empty() {
             remove_all(rbd, &[member], Removal::Gone)?;
-        } else if name != member.volume {
+        } else if name != member.volume && family.free(&name).is_ok() {
             rbd.rename(&member.volume, &name)?;
             rbd.worker().at("volume renamed");
         }

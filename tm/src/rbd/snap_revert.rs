@@ -10,6 +10,7 @@
 //! Nothing that the disk holds is given up before the clone is whole (W9). Between the two renames the disk is missing: a
 //! guest can't start from the wrong one, and the same call run again goes on.
 
+use super::delete::strangers_on;
 use super::error::RbdError;
 use super::model::{Family, Member};
 use super::name::{Role, SnapshotName, Volume};
@@ -24,6 +25,15 @@ pub(super) fn revert(rbd: &Rbd<'_>, disk: &Volume, id: u32) -> Result<(), Storag
     if let Some(current) = family.current() {
         rbd.idle(&current.volume)?;
     }
+    // What goes in the end must be able to go.
+    let going = family.current().filter(|current| current.numbers().is_empty());
+    let going: Vec<&Member> = going.into_iter().chain(family.of(Role::Aside)).collect();
+    strangers_on(rbd, &family, &going)?;
+    let away = family.current().map(|current| match current.numbers().as_slice() {
+        [] => disk.aside(),
+        numbers => disk.renamed(numbers),
+    });
+    away.iter().try_for_each(|name| family.free(name))?;
     rbd.worker().at("volumes read");
     sweep(rbd, &family);
     if let Some(snapshot) = holder.snapshot(&name) {
@@ -40,9 +50,7 @@ pub(super) fn revert(rbd: &Rbd<'_>, disk: &Volume, id: u32) -> Result<(), Storag
         let why = format!("it stands on {parent:?}");
         Err(RbdError::Incomplete { volume: made.clone(), why }.into())
     })?;
-    if let Some(current) = family.current() {
-        let numbers = current.numbers();
-        let away = if numbers.is_empty() { disk.aside() } else { disk.renamed(&numbers) };
+    if let (Some(current), Some(away)) = (family.current(), away) {
         rbd.rename(&current.volume, &away)?;
         rbd.worker().at("old volume renamed");
     }

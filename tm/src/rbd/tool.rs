@@ -9,11 +9,12 @@ use std::process::ChildStdout;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
 use causeway_core::names::DiskPath;
 
+use super::cluster::Cluster;
 use super::error::{RbdError, code};
 use super::model::{Info, Snapshot};
 use super::name::{PoolName, SnapshotName, UserName, Volume};
@@ -28,21 +29,10 @@ const MOUNT_TIMEOUT: &str = "--client-mount-timeout=30";
 /// somewhat more.
 const WATCH: Duration = Duration::from_secs(40);
 const PAUSE: Duration = Duration::from_millis(500);
-
-/// A cluster, and as whom it is spoken to. Keys are named by their files only: they are on no command line.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Cluster {
-    /// `CEPH_CONF`: a configuration file on the host; none means the host's own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub conf: Option<DiskPath>,
-    /// `CEPH_USER`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub user: Option<UserName>,
-    /// `CEPH_KEY`: a file on the host that holds the user's key.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub key: Option<DiskPath>,
-}
+/// How `rbd` ends where a user may not do what was asked.
+const NOT_PERMITTED: &str = "(1) Operation not permitted";
+/// What it says where it was not let in.
+const NOT_CONNECTED: &str = "couldn't connect to the cluster";
 
 /// What `rbd children` says of a clone.
 #[derive(Deserialize)]
@@ -139,8 +129,18 @@ impl<'a> Rbd<'a> {
         let said = said.filter(|_| ended.status.code().is_some());
         let said =
             said.map_or_else(|| ended.status.to_string(), |line| line.trim_start_matches("rbd: ").to_owned());
-        let (tool, on) = (name.to_owned(), on.to_owned());
-        Err(RbdError::Tool { tool, on, code: ended.status.code(), said }.into())
+        let (tool, on, code) = (name.to_owned(), on.to_owned(), ended.status.code());
+        let refused = match code {
+            Some(code::EACCES) => true,
+            // Of a key that is none it says "invalid argument"; 1 is also what other tools end with.
+            Some(code::EPERM) => said.contains(NOT_PERMITTED),
+            Some(code::EINVAL) => ended.err.contains(NOT_CONNECTED),
+            _ => false,
+        };
+        match refused {
+            true => Err(RbdError::Access { tool, on, said, who: self.cluster.who() }.into()),
+            false => Err(RbdError::Tool { tool, on, code, said }.into()),
+        }
     }
 
     fn ask<T: DeserializeOwned>(&self, verb: &[&str], on: &str, args: &[&str]) -> Result<T, StorageError> {
@@ -242,36 +242,6 @@ impl<'a> Rbd<'a> {
         }
     }
 
-    pub(crate) fn create(
-        &self,
-        volume: &Volume,
-        bytes: u64,
-        data: Option<&PoolName>,
-    ) -> Result<(), StorageError> {
-        let (on, size) = (volume.to_string(), format!("{bytes}B"));
-        self.call(&["create"], &on, &with_data(data, &["--size", &size, &on])).map(drop)
-    }
-
-    pub(crate) fn clone(
-        &self,
-        from: &str,
-        volume: &Volume,
-        data: Option<&PoolName>,
-    ) -> Result<(), StorageError> {
-        let on = volume.to_string();
-        self.call(&["clone"], &on, &with_data(data, &[from, &on])).map(drop)
-    }
-
-    pub(crate) fn copy(
-        &self,
-        from: &str,
-        volume: &Volume,
-        data: Option<&PoolName>,
-    ) -> Result<(), StorageError> {
-        let on = volume.to_string();
-        self.call(&["copy"], &on, &with_data(data, &["--no-progress", from, &on])).map(drop)
-    }
-
     pub(crate) fn resize(&self, volume: &Volume, bytes: u64) -> Result<(), StorageError> {
         let (on, size) = (volume.to_string(), format!("{bytes}B"));
         self.call(&["resize"], &on, &["--no-progress", "--size", &size, &on]).map(drop)
@@ -355,12 +325,6 @@ impl<'a> Rbd<'a> {
         let marks: BTreeMap<String, String> = self.read("rbd image-meta ls", &on, &answer)?;
         Ok(marks.get(key).cloned())
     }
-}
-
-pub(super) fn with_data<'w>(data: Option<&'w PoolName>, words: &[&'w str]) -> Vec<&'w str> {
-    let mut all: Vec<&str> = data.map_or_else(Vec::new, |pool| vec!["--data-pool", pool.as_str()]);
-    all.extend_from_slice(words);
-    all
 }
 
 /// Takes one way of failing for success.

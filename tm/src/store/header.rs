@@ -4,6 +4,9 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use crate::host::{CHAIN_LIMIT, During, StorageError};
 
 /// The first four bytes of a qcow2 image.
 const MAGIC: [u8; 4] = *b"QFI\xfb";
@@ -74,6 +77,46 @@ pub(crate) fn expect_whole(file: &File) -> Result<(), String> {
     let (entries, _) = entries.as_chunks::<8>();
     if entries.iter().any(|entry| u64::from_be_bytes(*entry) & PLACE >= length) {
         return Err(cut_off(length, "some of its tables lie behind that"));
+    }
+    Ok(())
+}
+
+/// Sees to it that a chain can be read without a key.
+///
+/// # Errors
+/// A file of it is encrypted, or cannot be read.
+pub(crate) fn expect_plain(path: &Path) -> Result<(), StorageError> {
+    let mut next = Some(path.to_owned());
+    for _ in 0..=CHAIN_LIMIT {
+        let Some(path) = next.take() else { return Ok(()) };
+        let image = |why: String| StorageError::Image { path: path.clone(), why };
+        let file = File::open(&path).during("open", &path)?;
+        let (fixed, _) = beginning(&file).map_err(image)?;
+        if fixed.starts_with(&MAGIC) && u32::from_be_bytes(field(&fixed, 32)) != 0 {
+            let why = "its content is encrypted, and it can't be read without its key: only copies that stand on it can be \
+                       made; a raw LUKS image (`qemu-img convert -O luks`) can be copied as it is";
+            return Err(image(why.to_owned()));
+        }
+        let backing = Header::read(&file).map_err(image)?.and_then(|header| header.backing);
+        next = backing.and_then(|name| Some(path.parent()?.join(name)));
+    }
+    Ok(())
+}
+
+/// Sees to it that an image can remember what a guest changes, which those of the format's first years can't.
+///
+/// # Errors
+/// It is one of these.
+pub(crate) fn expect_memory(path: &Path) -> Result<(), StorageError> {
+    let image = |why: String| StorageError::Image { path: path.to_owned(), why };
+    let file = File::open(path).during("open", path)?;
+    let (fixed, _) = beginning(&file).map_err(image)?;
+    if fixed.starts_with(&MAGIC) && field(&fixed, 4) == 2_u32.to_be_bytes() {
+        return Err(image(format!(
+            "it is a qcow2 file of compat 0.10, which can't remember what its guest changes, as increments need it: while \
+             the VM is off, `qemu-img amend -f qcow2 -o compat=1.1 {}`, or let its backups be whole (BACKUP_CONFIG MODE=FULL)",
+            path.display()
+        )));
     }
     Ok(())
 }

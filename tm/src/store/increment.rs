@@ -19,6 +19,9 @@ const MAGIC: u32 = 0x5146_49fb;
 /// Of a version 3 header without optional fields, bytes.
 const HEADER_LENGTH: u32 = 104;
 
+/// QEMU counts in these, bytes, and leaves out what is less than one at the end.
+const SECTOR: u64 = 512;
+
 /// Largest L1 table that QEMU reads (`QCOW_MAX_L1_SIZE`), in entries.
 const L1_LIMIT: u64 = (32 << 20) / 8;
 
@@ -41,7 +44,7 @@ pub(crate) fn fits(size: u64, cluster_bits: u32) -> Result<(), String> {
 /// The image, while it is written.
 pub(crate) struct Increment<'f> {
     file: &'f File,
-    /// The size that a guest sees, bytes.
+    /// The size that a guest sees, whole sectors; bytes.
     size: u64,
     cluster_bits: u32,
     /// How many clusters of the file are taken.
@@ -54,12 +57,13 @@ pub(crate) struct Increment<'f> {
 }
 
 impl<'f> Increment<'f> {
-    /// Begins in an empty file.
+    /// Begins in an empty file; a disk that ends within a sector is filled up with zeros, as in an image that is whole.
     ///
     /// # Errors
     /// As [`fits`].
     pub(crate) fn begin(file: &'f File, size: u64, cluster_bits: u32) -> io::Result<Self> {
         fits(size, cluster_bits).map_err(|why| io::Error::new(io::ErrorKind::InvalidInput, why))?;
+        let size = size.next_multiple_of(SECTOR);
         let mut image = Increment { file, size, cluster_bits, used: 1, next: 0, l1: Vec::new(), table: None };
         let covered = image.entries() * image.cluster();
         image.l1 = vec![0; usize::try_from(size.div_ceil(covered).max(1)).map_err(io::Error::other)?];
@@ -216,10 +220,10 @@ mod tests {
     }
 
     /// Writes these clusters, has QEMU look at the image, and read it over an image of nines.
-    fn read_back(clusters: u64, cluster_bits: u32, written: &BTreeMap<u64, u8>) {
+    fn read_back(clusters: u64, cluster_bits: u32, lacks: u64, written: &BTreeMap<u64, u8>) {
         let dir = tempfile::tempdir().unwrap();
         let (below, path, raw) = (dir.path().join("below"), dir.path().join("image"), dir.path().join("raw"));
-        let (cluster, size) = (1_usize << cluster_bits, (clusters << cluster_bits) - 512);
+        let (cluster, size) = (1_usize << cluster_bits, (clusters << cluster_bits) - lacks);
         let file = File::create_new(&path).unwrap();
         let mut image = Increment::begin(&file, size, cluster_bits).unwrap();
         for (number, byte) in written {
@@ -232,8 +236,8 @@ mod tests {
         qemu_img(&["rebase", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", below], &path);
         qemu_img(&["convert", "-f", "qcow2", "-O", "raw", path.to_str().unwrap()], &raw);
         let bytes = std::fs::read(raw).unwrap();
-        assert_eq!(bytes.len() as u64, size);
-        for (number, found) in bytes.chunks(cluster).enumerate() {
+        assert_eq!(bytes.len() as u64, size.next_multiple_of(SECTOR));
+        for (number, found) in bytes[..usize::try_from(size).unwrap()].chunks(cluster).enumerate() {
             let wanted = written.get(&(number as u64)).copied().unwrap_or(9);
             assert!(found.iter().all(|byte| *byte == wanted), "cluster {number}: {} for {wanted}", found[0]);
         }
@@ -243,11 +247,11 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(12))]
         #[test]
         fn qemu_reads_what_was_written_and_what_lies_below(
-            cluster_bits in 9_u32..=16, clusters in 1_u64..200,
+            cluster_bits in 9_u32..=16, clusters in 1_u64..200, lacks in 0_u64..512,
             written in proptest::collection::btree_map(0_u64..200, 0_u8..4, 0..60),
         ) {
             let written = written.into_iter().filter(|(number, _)| *number < clusters).collect();
-            read_back(clusters, cluster_bits, &written);
+            read_back(clusters, cluster_bits, lacks, &written);
         }
     }
 
@@ -255,9 +259,9 @@ mod tests {
     #[test]
     fn an_image_of_many_tables() {
         let all = (0..9000).map(|number| (number, (number % 5) as u8)).collect();
-        read_back(9000, 9, &all);
-        read_back(9000, 9, &BTreeMap::new());
-        read_back(9000, 9, &[(8999, 3)].into());
+        read_back(9000, 9, 511, &all);
+        read_back(9000, 9, 511, &BTreeMap::new());
+        read_back(9000, 9, 511, &[(8999, 3)].into());
     }
 
     #[test]

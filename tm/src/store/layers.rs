@@ -14,12 +14,12 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::header::Header;
 use crate::chain::{Beneath, Chain};
 use crate::host::Kept;
-use crate::host::{Datastore, During, Home, Inside, StorageError};
+use crate::host::{CHAIN_LIMIT, Datastore, During, Home, Inside, StorageError};
 use crate::place::{DatastoreDir, Image, TEMPORARY, VmFile, plain};
 
 /// What a layer stands on.
@@ -88,7 +88,7 @@ impl Layers {
         };
         let astray = |why: String| StorageError::Disk { path: file.path(), why };
         let folder = folder.ok_or_else(|| astray(format!("it has no layers: there is no {prefix}")))?;
-        let active = number_after(&prefix, &link);
+        let active = number_after(&prefix, &link).or_else(|| number_by_link(&folder, &link));
         let active = active.ok_or_else(|| astray(format!("it leads to {link}, which is no layer of it")))?;
         let mut read = Layers {
             disk: file.path(),
@@ -164,7 +164,8 @@ impl Layers {
                         why: format!("it is a link to {target}, not a layer"),
                     });
                 };
-                if target.parse().ok().is_none_or(|target| plain(&target) != image.to_string()) {
+                let named = target.parse().is_ok_and(|target| plain(&target) == image.to_string());
+                if !named && !is_one_file(target.as_ref(), &image.path()) {
                     return Err(StorageError::Disk {
                         path,
                         why: format!("it is a link to {target}, not to {image}"),
@@ -181,7 +182,8 @@ impl Layers {
         // And `mvds.ssh` of stock the directory's own name, which leads by the directory's link to itself.
         let own = self.folder.path().file_name().map(|name| format!("{}/", name.to_string_lossy()));
         let names = [Some(&self.prefix), Some(&whole), own.as_ref()];
-        let base = match names.into_iter().flatten().find_map(|prefix| number_after(prefix, &backing)) {
+        let found = names.into_iter().flatten().find_map(|prefix| number_after(prefix, &backing));
+        let base = match found.or_else(|| number_by_link(&self.folder, &backing)) {
             Some(number) => Base::Layer(number),
             None => Base::File { qcow2: external(&path, &backing, beside)?, name: backing },
         };
@@ -212,6 +214,24 @@ impl Layers {
         }
         let path = self.folder.path().join(start.to_string());
         Err(StorageError::Disk { path, why: "it stands on itself".to_owned() })
+    }
+
+    /// How many files the guest's disk is made of.
+    ///
+    /// # Errors
+    /// What they stand on is not what it was when they were read.
+    pub(crate) fn files(&self) -> Result<usize, StorageError> {
+        let (mut at, mut count) = (self.active, 0);
+        // Each layer was found to end.
+        while let Some(layer) = self.layers.get(&at) {
+            count += 1;
+            match &layer.base {
+                Base::Layer(next) => at = *next,
+                Base::Nothing => break,
+                Base::File { name, .. } => return Ok(count + beneath(name)?),
+            }
+        }
+        Ok(count)
     }
 
     /// The layer that the guest writes.
@@ -336,11 +356,45 @@ fn number_after(prefix: &str, text: &str) -> Option<u32> {
     number(rest)
 }
 
+/// The layer that a whole name is of which leads to the same directory by a link: an admin moved the datastores, and left a
+/// link where they were.
+fn number_by_link(folder: &Home, text: &str) -> Option<u32> {
+    let path = Path::new(text);
+    let number = number(path.file_name()?.to_str()?)?;
+    let parent = path.parent().filter(|parent| parent.is_absolute())?;
+    is_one_file(parent, folder.path()).then_some(number)
+}
+
+/// Whether two whole paths, with their links followed, are of one file.
+fn is_one_file(one: &Path, other: &Path) -> bool {
+    one.is_absolute()
+        && one.canonicalize().is_ok_and(|one| other.canonicalize().is_ok_and(|other| one == other))
+}
+
+/// What stands behind the root of the datastores in a name that leads there by a link of the root's.
+fn by_link(path: &Path, root: &Path) -> Option<String> {
+    let root = root.canonicalize().ok()?;
+    let above = path.ancestors().find(|above| above.canonicalize().is_ok_and(|above| above == root))?;
+    path.strip_prefix(above).ok()?.to_str().map(str::to_owned)
+}
+
 /// Opens an image that a layer is a link to.
 fn image_file(image: &Image) -> Result<std::fs::File, StorageError> {
     let path = image.path();
     let real = Inside::new(image.datastore())?.resolve(&path, &image.to_string())?;
     std::fs::File::open(&real).during("open", path)
+}
+
+/// How many files a backing file that is no layer is made of; its place has been looked at.
+fn beneath(name: &str) -> Result<usize, StorageError> {
+    let (mut next, mut count) = (Some(PathBuf::from(name)), 0);
+    while let Some(path) = next.take().filter(|_| count < CHAIN_LIMIT) {
+        let file = std::fs::File::open(&path).during("open", &path)?;
+        let header = Header::read(&file).map_err(|why| StorageError::Image { path: path.clone(), why })?;
+        next = header.and_then(|header| header.backing).and_then(|name| Some(path.parent()?.join(name)));
+        count += 1;
+    }
+    Ok(count)
 }
 
 /// Checks a backing file that is no layer: it must be a file of an image's datastore beside this one. Says whether it
@@ -353,7 +407,11 @@ fn external(layer: &std::path::Path, backing: &str, datastore: &DatastoreDir) ->
     };
     let path: causeway_core::names::DiskPath = backing.parse().map_err(|_| outside())?;
     let text = plain(&path);
-    let below = text.strip_prefix(&format!("{}/", datastore.root().display())).ok_or_else(outside)?;
+    let root = format!("{}/", datastore.root().display());
+    let below = match text.strip_prefix(&root) {
+        Some(below) => below.to_owned(),
+        None => by_link(path.path().as_ref(), datastore.root()).ok_or_else(outside)?,
+    };
     // An image, or a layer of one; a disk of another VM lies deeper in its datastore.
     let parts: Vec<&str> = below.split('/').collect();
     let id = match parts[..] {
@@ -363,6 +421,6 @@ fn external(layer: &std::path::Path, backing: &str, datastore: &DatastoreDir) ->
     };
     let id = id.ok_or_else(outside)?;
     let inside = Inside::new(&datastore.sibling(id))?;
-    let real = inside.resolve(path.path().as_ref(), &layer.display().to_string())?;
-    Ok(inside.check_chain(path.path().as_ref(), &real)?.is_some())
+    let (opened, real) = inside.backing(layer, path.as_str())?;
+    Ok(inside.check_chain(&opened, &real)?.is_some())
 }

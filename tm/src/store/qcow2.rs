@@ -8,6 +8,10 @@
 //!    disk.0.snap -> .                             <name>.snap  -> .
 //! ```
 //!
+//! The copy stands on what the image holds last: on `DS/<name>.snap/<highest>` where a guest that had the image itself left
+//! layers, and the snapshots that they were made for are gone. oned gives nobody the image itself while a VM has a copy, so
+//! that layer stays as it is.
+//!
 //! The links to the directory itself make backing names such as `disk.0.snap/0` mean the same inside the directory and
 //! beside it.
 
@@ -21,7 +25,9 @@ use rustix::io::Errno;
 use super::file::grown;
 use super::header::Header;
 use super::stack;
-use crate::host::{During, Home, ImageFile, Inside, Size, StorageError, Tool, Worker, expect_room};
+use crate::host::{
+    CHAIN_LIMIT, During, Home, ImageFile, Inside, Size, StorageError, Tool, Worker, expect_room, too_long,
+};
 use crate::place::FileName;
 
 /// The first file of a disk's chain in its snapshot directory.
@@ -61,7 +67,7 @@ fn make_first(
     worker: &Worker<'_>,
 ) -> Result<(), StorageError> {
     let path = directory.join(FIRST);
-    let source = image.place().path();
+    let source = image.path();
     // What has no qcow2 header is raw, as for the stock scripts; QEMU is never left to guess.
     let format = if image.header().is_some() { "qcow2" } else { "raw" };
     let wanted = grown(image, size.grown_mb)?;
@@ -69,21 +75,22 @@ fn make_first(
     // Only an overlay can be made larger than what it is made from, and then not with room set aside.
     let at_once = grows && overlay.is_some() && size.sparse;
     match overlay {
+        Some(_) if image.files() >= CHAIN_LIMIT => return Err(too_long(source.to_owned())),
         Some(options) => {
             let mut tool = Tool::qemu_img("create", &path);
-            tool.args(["-f", "qcow2", "-F", format, "-b"]).arg(&source).args(options).arg(&path);
+            tool.args(["-f", "qcow2", "-F", format, "-b"]).arg(source).args(options).arg(&path);
             if at_once {
                 tool.arg(wanted.to_string());
             }
             tool.run(worker)?;
         }
         None => {
-            let mut tool = Tool::convert(&source, &path, worker);
-            tool.args(["-f", format, "-O", "qcow2"]);
+            let mut tool = Tool::convert((source, format), &path, worker)?;
+            tool.args(["-O", "qcow2"]);
             if !size.sparse {
                 tool.args(["-S", "0"]);
             }
-            tool.arg(&source).arg(&path).run(worker)?;
+            tool.arg(source).arg(&path).run(worker)?;
         }
     }
     worker.at("first file made");
@@ -113,7 +120,7 @@ fn check(image: &ImageFile, path: &Path, wanted: Header) -> Result<(), StorageEr
         Some(found) if found.backing == wanted.backing && rounds_to(wanted.size, found.size) => Ok(()),
         found => {
             let why = format!("{found:?}, where {wanted:?} was wanted");
-            Err(StorageError::Incomplete { path: image.place().path(), why })
+            Err(StorageError::Incomplete { path: image.path().to_owned(), why })
         }
     }
 }

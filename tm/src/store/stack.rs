@@ -200,8 +200,8 @@ impl Part {
 
     /// The layer and all that it stands on, as one file.
     fn flatten(&self, path: &Path, proof: Proof, worker: &Worker<'_>) -> Result<(), StorageError> {
-        let mut tool = Tool::convert(&self.path, path, worker);
-        tool.args(["-U", "-f", "qcow2", "-O", "qcow2"]).arg(&self.path).arg(path).run(worker)?;
+        let mut tool = Tool::convert((&self.path, "qcow2"), path, worker)?;
+        tool.args(["-U", "-O", "qcow2"]).arg(&self.path).arg(path).run(worker)?;
         worker.at("layer made whole");
         if proof == Proof::Bytes {
             let mut tool = Tool::qemu_img("compare", &self.path);

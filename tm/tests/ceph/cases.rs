@@ -2,13 +2,14 @@
 
 use serde_json::{Value, json};
 
+use super::step::Step;
 use super::{Picture, Seen, Stage};
 
 /// One call, and the volumes before it.
 pub struct Case {
-    pub name: &'static str,
-    pub prepare: fn(&Stage),
-    pub call: fn(&Stage) -> Value,
+    name: &'static str,
+    prepare: fn(&Stage),
+    call: fn(&Stage) -> Value,
     /// Whether what the disk held before is to be lost.
     begins_anew: bool,
     /// Whether a file takes the image's place.
@@ -53,6 +54,8 @@ pub fn all() -> Vec<Case> {
         anew("removal", Stage::family, |on| on.remove(&on.disk(), false)),
         anew("removal into the trash", Stage::snapshots, |on| on.remove(&on.disk(), true)),
         anew("empty disk over an older one", Stage::snapshots, |on| on.make(3, json!("empty"))),
+        anew("swap over an older disk", Stage::cloned, |on| on.make(3, json!("swap"))),
+        anew("file system", Stage::image, |on| on.make(16, json!({"file_system": {"kind": "ext4"}}))),
         kept("growth", Stage::snapshots, |on| on.resize(8)),
         kept("snapshot", Stage::snapshots, |on| on.snapshot("create", 7)),
         kept("removal of a snapshot of an older volume", Stage::family, |on| on.snapshot("delete", 1)),
@@ -101,35 +104,50 @@ fn restored_beside(on: &Stage) {
     on.done(on.make_restored(8, None));
 }
 
-/// What a call leaves that was cut off: under every name of a volume what was there before or is to be there in the end, and what the
-/// disk held is held by somebody.
-pub fn judge(case: &Case, point: &str, killed: &Picture, before: &Picture, after: &Picture) {
-    let context = || format!("{} at {point}: {killed:#?}", case.name);
-    let copies = ["file backup/disk.0.0", "file backup/disk.0.1", "one-5-7-0.new.00000013"];
-    for name in ["one-5", "one-5-7-0", "one-5-saved", "file disk.0"].into_iter().chain(copies) {
-        let Some(found) = killed.get(name) else { continue };
-        let (was, will) = (before.get(name), after.get(name));
-        let same = |other: Option<&Seen>| other.is_some_and(|other| other.content == found.content);
-        assert!(same(was) || same(will), "{name}: {}", context());
+impl Step for Case {
+    fn name(&self) -> &'static str {
+        self.name
     }
-    if case.returns {
-        // The guest's bytes are in the file until the image is whole.
-        let whole = killed.get("one-5").is_some_and(|seen| seen.content == after["one-5"].content);
-        let there =
-            killed.get("file disk.0").is_some_and(|seen| seen.content == before["file disk.0"].content);
-        assert!(whole || there, "{}", context());
-    } else {
-        assert_eq!(killed["one-5"].content, before["one-5"].content, "{}", context());
+
+    fn prepare(&self, on: &Stage) {
+        (self.prepare)(on);
     }
-    if let (Some(disk), false) = (before.get("one-5-7-0"), case.begins_anew) {
-        let held = killed.values().any(|seen| seen.content == disk.content);
-        let replaced = killed.get("one-5-7-0") == after.get("one-5-7-0");
-        assert!(held || replaced, "{}", context());
-        // Its snapshots stay readable, but for the one that is being removed.
-        for (id, _, content) in before.values().flat_map(|seen| &seen.snapshots) {
+
+    fn call(&self, on: &Stage) -> Value {
+        (self.call)(on)
+    }
+
+    /// Under every name of a volume there is what was there before or is to be there in the end, and what the disk held is
+    /// held by somebody.
+    fn judge(&self, at: &str, left: &Picture, before: &Picture, after: &Picture) {
+        let context = || format!("{} at {at}: {left:#?}", self.name);
+        let copies = ["file backup/disk.0.0", "file backup/disk.0.1", "one-5-7-0.new.00000013"];
+        for name in ["one-5", "one-5-7-0", "one-5-saved", "file disk.0"].into_iter().chain(copies) {
+            let Some(found) = left.get(name) else { continue };
+            let (was, will) = (before.get(name), after.get(name));
+            let same = |other: Option<&Seen>| other.is_some_and(|other| other.content == found.content);
+            assert!(same(was) || same(will), "{name}: {}", context());
+        }
+        if self.returns {
+            // The guest's bytes are in the file until the image is whole.
+            let whole = left.get("one-5").is_some_and(|seen| seen.content == after["one-5"].content);
             let there =
-                |of: &Picture| of.values().flat_map(|s| &s.snapshots).any(|s| (&s.0, &s.2) == (id, content));
-            assert!(there(killed) || !there(after), "snapshot {id}: {}", context());
+                left.get("file disk.0").is_some_and(|seen| seen.content == before["file disk.0"].content);
+            assert!(whole || there, "{}", context());
+        } else {
+            assert_eq!(left["one-5"].content, before["one-5"].content, "{}", context());
+        }
+        if let (Some(disk), false) = (before.get("one-5-7-0"), self.begins_anew) {
+            let held = left.values().any(|seen| seen.content == disk.content);
+            let replaced = left.get("one-5-7-0") == after.get("one-5-7-0");
+            assert!(held || replaced, "{}", context());
+            // Its snapshots stay readable, but for the one that is being removed.
+            for (id, _, content) in before.values().flat_map(|seen| &seen.snapshots) {
+                let there = |of: &Picture| {
+                    of.values().flat_map(|s| &s.snapshots).any(|s| (&s.0, &s.2) == (id, content))
+                };
+                assert!(there(left) || !there(after), "snapshot {id}: {}", context());
+            }
         }
     }
 }

@@ -1,11 +1,13 @@
 //! What can happen to a cluster, or to somebody who uses it, and is over again.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+
+use super::pool::ceph;
 
 /// What happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,6 +44,14 @@ impl Fault {
         lasting
     }
 
+    pub fn name(&self) -> &'static str {
+        match self {
+            Fault::Cut => "cut",
+            Fault::Full => "full",
+            Fault::ReadOnly => "read-only",
+        }
+    }
+
     /// How long a call is given that can't come to its end.
     pub fn patience(self) -> Duration {
         match self {
@@ -49,6 +59,12 @@ impl Fault {
             // It is told.
             Fault::ReadOnly => Duration::from_secs(60),
         }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -90,14 +106,6 @@ fn quota(conf: &Path, objects: u32) {
         assert!(begun.elapsed() < Duration::from_secs(60), "the quota of {objects} objects is not minded");
         sleep(Duration::from_millis(300));
     }
-}
-
-fn ceph(conf: &Path, words: &[&str]) -> String {
-    let mut ceph = Command::new("timeout");
-    ceph.args(["60", "ceph", "--connect-timeout", "20", "--conf"]).arg(conf).args(words);
-    let ran = ceph.output().unwrap();
-    assert!(ran.status.success(), "{words:?}: {ran:?}");
-    String::from_utf8(ran.stdout).unwrap()
 }
 
 /// Tells all processes of that very cluster.

@@ -14,10 +14,18 @@ use causeway_core::answer::Failure;
 use causeway_tm::host::{Call, Worker, perform};
 use serde_json::{Value, json};
 
+pub mod campaign;
 pub mod cases;
+mod content;
 pub mod faults;
+pub mod image_cases;
 pub mod images;
 pub mod kill;
+pub mod pool;
+pub mod step;
+
+use content::{files, half_made, letters};
+pub use content::{qemu_img, read_qcow2};
 
 pub const MIB: u64 = 1 << 20;
 
@@ -67,7 +75,10 @@ impl Stage {
 
     /// One that somebody else made.
     pub fn at(conf: &Path, dir: &Path, image: u32) -> Self {
-        std::fs::create_dir_all(dir.join("datastores")).unwrap();
+        // A child that is watched makes nothing of its own.
+        if !dir.join("datastores").exists() {
+            std::fs::create_dir_all(dir.join("datastores")).unwrap();
+        }
         let dir = dir.canonicalize().unwrap();
         Stage { conf: conf.to_owned(), _dir: None, dir, image, user: "one".to_owned() }
     }
@@ -158,6 +169,9 @@ impl Stage {
 
     /// The first byte of each MiB, dots for zeros; the rest must be what `import` and `write` leave.
     pub fn content(&self, volume: &str) -> String {
+        if half_made(volume) {
+            return String::new();
+        }
         letters(volume, &self.rbd(&format!("export --no-progress {volume} -")))
     }
 
@@ -250,8 +264,7 @@ impl Stage {
                 true => read_qcow2(&path),
                 false => std::fs::read(&path).unwrap(),
             };
-            let is_half_made = short.contains(".causeway-tmp.");
-            let content = if is_half_made { String::new() } else { letters(&name, &bytes) };
+            let content = if half_made(short) { String::new() } else { letters(&name, &bytes) };
             let (parent, data_pool, snapshots) = (None, None, Vec::new());
             seen.insert(name, Seen { size: bytes.len() as u64 / MIB, parent, data_pool, snapshots, content });
         }
@@ -442,29 +455,16 @@ impl Stage {
     }
 }
 
-/// The first byte of each MiB, dots for zeros.
-fn letters(what: &str, bytes: &[u8]) -> String {
-    let of = |mib: &[u8]| {
-        assert!(mib.iter().take(4096).all(|byte| *byte == mib[0]), "{what} is torn");
-        assert!(mib.iter().skip(4096).all(|byte| *byte == 0), "{what} has something else in it");
-        if mib[0] == 0 { '.' } else { char::from(mib[0]) }
-    };
-    bytes.chunks(1024 * 1024).map(of).collect()
-}
-
 /// Whether all is to be tried that there is, as `tests/run long` does.
 pub fn long() -> bool {
     std::env::var_os("CAUSEWAY_TEST_LONG").is_some()
 }
 
 /// Some of a list, others in each run; all of it in the long form.
-pub fn share<T>(all: &[T], count: usize) -> &[T] {
-    if long() {
-        return all;
-    }
-    let parts = all.len() / count;
-    let part = std::process::id() as usize % parts;
-    &all[part * count..][..count]
+pub fn share<T>(all: &[T], count: usize) -> Vec<&T> {
+    let count = if long() { all.len() } else { count };
+    let first = if long() { 0 } else { std::process::id() as usize };
+    (0..count).map(|number| &all[(first * count + number) % all.len()]).collect()
 }
 
 /// Runs tests of a list at once: most of an `rbd` call is waiting.
@@ -479,21 +479,4 @@ pub fn at_once<T: Sync>(all: &[T], act: impl Fn(&T) + Sync) {
             });
         }
     });
-}
-
-fn files(dir: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().map(|entry| entry.unwrap().path());
-    entries.filter(|path| path.is_file()).collect()
-}
-
-pub fn qemu_img(words: &[&str], path: &Path) {
-    let run = Command::new("qemu-img").args(words).arg(path).output().unwrap();
-    assert!(run.status.success(), "{words:?} {path:?}: {run:?}");
-}
-
-/// What a guest would read of an image.
-pub fn read_qcow2(path: &Path) -> Vec<u8> {
-    let raw = tempfile::NamedTempFile::new().unwrap();
-    qemu_img(&["convert", "-f", "qcow2", "-O", "raw", path.to_str().unwrap()], raw.path());
-    std::fs::read(raw.path()).unwrap()
 }

@@ -430,7 +430,8 @@ pub fn inside_xfs(test: &str, dir: &Path) {
     std::fs::remove_file(image).unwrap();
 }
 
-fn inside(test: &str, dir: &Path, mount: &str) {
+/// Runs an ignored test in a mount namespace, once the shell has done `mount`, in which `$1` is the directory. Needs root.
+pub fn inside(test: &str, dir: &Path, mount: &str) {
     let script = format!("{mount} && exec \"$2\" --exact \"$3\" --ignored --nocapture");
     let namespaces = if rustix::process::getuid().is_root() { "-m" } else { "-rm" };
     let run = Command::new("unshare")

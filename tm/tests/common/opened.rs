@@ -21,8 +21,17 @@ impl Drop for Opened {
 impl Datastores {
     /// Opens it with QEMU, locks and all.
     pub fn opened(&self, format: &str, below: &str) -> Opened {
+        self.open_with(&["-f", format], below)
+    }
+
+    /// As a guest has a CD-ROM open.
+    pub fn read_only(&self, below: &str) -> Opened {
+        self.open_with(&["-r", "-f", "raw"], below)
+    }
+
+    fn open_with(&self, words: &[&str], below: &str) -> Opened {
         let mut user = Command::new("qemu-io");
-        user.args(["-f", format, &self.text(below)]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        user.args(words).arg(self.text(below)).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = user.spawn().unwrap();
         let mut input = child.stdin.take().unwrap();
         input.write_all(b"length\n").unwrap();

@@ -78,8 +78,13 @@ impl Workers {
         Q: Serialize,
         A: DeserializeOwned,
     {
-        let late =
-            || Failure::new(Kind::Timeout, format!("no answer from the file system within {deadline:?}"));
+        let late = || {
+            let text = format!(
+                "not done within {deadline:?}, and ended: its file system does not answer, or it takes longer than the \
+                     settings `deadlines.*` of causeway.toml, or -w, allow"
+            );
+            Failure::new(Kind::Timeout, text)
+        };
         let talk = async {
             let _room = self.room.acquire().await.map_err(|e| Failure::new(Kind::Bug, e))?;
             let mut worker = match self.idle() {

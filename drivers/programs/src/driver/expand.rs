@@ -1,8 +1,8 @@
 //! One command of the transfer manager, in whichever process it comes up: ours becomes steps on the hosts, anybody
 //! else's a script on the front-end. And what must be known for it that no argument says.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -141,6 +141,7 @@ pub async fn read(
 pub struct Known {
     vms: BTreeMap<VmId, Result<VmFacts, Failure>>,
     datastores: BTreeMap<u32, Result<DatastoreFacts, Failure>>,
+    automounted: Option<Result<BTreeSet<u32>, Failure>>,
     hosts: Option<Result<Hosts, Failure>>,
     backups: BTreeMap<u32, Result<BackupSource, Failure>>,
 }
@@ -168,6 +169,10 @@ impl Known {
             if let Entry::Vacant(unknown) = self.datastores.entry(id) {
                 unknown.insert(datastore_facts(oned, id).await);
             }
+        }
+        let known = self.datastores.values().filter_map(|facts| facts.as_ref().ok());
+        if self.automounted.is_none() && needs.pool(known) {
+            self.automounted = Some(oned.automounted().await);
         }
         if needs.hosts && self.hosts.is_none() {
             self.hosts = Some(oned.hosts().await);
@@ -207,6 +212,10 @@ impl Lookup for Known {
 
     fn datastore(&self, id: u32) -> Result<DatastoreFacts, Failure> {
         self.datastores.get(&id).cloned().unwrap_or_else(|| Err(not_asked()))
+    }
+
+    fn automounted(&self) -> Result<BTreeSet<u32>, Failure> {
+        self.automounted.clone().unwrap_or_else(|| Err(not_asked()))
     }
 
     fn hosts(&self) -> Result<Hosts, Failure> {

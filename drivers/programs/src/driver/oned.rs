@@ -1,5 +1,6 @@
 //! Asks oned back, over its XML-RPC interface: what has become of a VM, and what the transfer manager must know of it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -79,6 +80,18 @@ impl Oned {
         let method = "one.hostpool.info";
         let document = self.ask(method, |request, session| request.arg(session)).await;
         document.and_then(|document| Hosts::parse(document.as_bytes())).map_err(|f| f.context(method))
+    }
+
+    /// The datastores that are mounted by whoever uses them.
+    ///
+    /// # Errors
+    /// As [`vm`](Oned::vm).
+    pub async fn automounted(&self) -> Result<BTreeSet<u32>, Failure> {
+        let method = "one.datastorepool.info";
+        let document = self.ask(method, |request, session| request.arg(session)).await;
+        document
+            .and_then(|document| causeway_tm::automounted(document.as_bytes()))
+            .map_err(|f| f.context(method))
     }
 
     async fn info(&self, method: &str, id: u32) -> Result<String, Failure> {

@@ -27,7 +27,7 @@ use super::save::Disk;
 use super::snapshot::not_in_use;
 use super::{During, Home, StorageError, Temporary, Tool, Worker, lock};
 use crate::facts::Extent;
-use crate::store::header::Header;
+use crate::store::header::{Header, expect_memory, expect_plain};
 
 pub(super) use bitmap::forget_all as forget_bitmaps;
 pub(crate) use call::checkpoint;
@@ -93,6 +93,10 @@ fn copy(place: &BackupPlace, disk: &BackupDisk, worker: &Worker<'_>) -> Result<(
     not_in_use(&from)?;
     not_aside(disk)?;
     let size = size(&from, disk.qcow2)?;
+    remembers(&from, disk)?;
+    if disk.qcow2 {
+        expect_plain(&from)?;
+    }
     let folder = folder::open(place)?;
     worker.at("disk read");
     folder.sweep(disk.result())?;
@@ -126,7 +130,9 @@ fn copy(place: &BackupPlace, disk: &BackupDisk, worker: &Worker<'_>) -> Result<(
 }
 
 fn make_target(place: &BackupPlace, disk: &BackupDisk, worker: &Worker<'_>) -> Result<(), StorageError> {
-    let size = size(&source(disk)?, disk.qcow2)?;
+    let from = source(disk)?;
+    let size = size(&from, disk.qcow2)?;
+    remembers(&from, disk)?;
     let folder = folder::open(place)?;
     folder.sweep(disk.result())?;
     worker.at("leftovers removed");
@@ -148,6 +154,11 @@ fn publish(place: &BackupPlace, disk: &BackupDisk, worker: &Worker<'_>) -> Resul
     folder.rename(&target, result.as_str())?;
     worker.at("copy in place");
     folder.sync()
+}
+
+/// An increment needs a disk that remembers what changes.
+fn remembers(from: &Path, disk: &BackupDisk) -> Result<(), StorageError> {
+    if disk.qcow2 && disk.extent != Extent::Full { expect_memory(from) } else { Ok(()) }
 }
 
 /// The file that holds what the disk is now, proved to be the disk's.

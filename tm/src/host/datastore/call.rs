@@ -236,16 +236,21 @@ pub struct Fetch {
     pub decompress: bool,
     /// How fast at most, as curl reads it.
     pub limit: Option<String>,
+    /// What it is, for messages; none stands for the image's `PATH`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub what: Option<String>,
 }
 
-/// A sum in hexadecimal digits, lower case.
+/// What bytes must add up to: every sum that is promised. In hexadecimal digits, lower case.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Checksum {
+#[serde(deny_unknown_fields)]
+pub struct Checksum {
     /// MD5.
-    Md5(String),
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub md5: Option<String>,
     /// SHA-1.
-    Sha1(String),
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha1: Option<String>,
 }
 
 /// Where files of users may lie: in a safe directory, or in none that is restricted.

@@ -91,7 +91,7 @@ pub(super) fn deliver(
         _ => Err(io::ErrorKind::InvalidInput.into()),
     });
     worker.at("sent");
-    match sent {
+    let told = match sent {
         Ok(Ok(Ok(()))) => session.end(),
         // A host that refused says why, and that is what broke the pipe.
         Ok(Ok(Err(e))) | Err(e) => session.broken(e),
@@ -99,6 +99,22 @@ pub(super) fn deliver(
             session.give_up();
             Err(failed)
         }
+    };
+    told.map_err(|error| about(origin, error))
+}
+
+/// Names what was sent, where the host found it to be wrong: there it has no name.
+fn about(origin: &Origin, error: StorageError) -> StorageError {
+    match error {
+        StorageError::Host { failure } if matches!(failure.kind, Kind::Input | Kind::Refused) => {
+            let failure = match origin {
+                Origin::File { path, .. } => failure.context(path),
+                Origin::Address { fetch, .. } => failure.context(fetch.what.as_deref().unwrap_or("PATH")),
+                Origin::Stream { .. } | Origin::Host { .. } => failure,
+            };
+            StorageError::Host { failure }
+        }
+        other => other,
     }
 }
 

@@ -24,8 +24,8 @@ pub(super) fn export(image: &Image, stored: Stored, worker: &Worker<'_>) -> Resu
         text.map(|text| format!("exported {text}"))
             .map_err(|e| StorageError::Image { path: image.path(), why: e.to_string() })
     };
-    if head.whole && head.path == image.path() {
-        let sum = sum_of::<Md5>(&head.file).during("read", &head.path)?;
+    if head.is_whole() && head.path() == image.path() {
+        let sum = sum_of::<Md5>(head.file()).during("read", head.path())?;
         return exported(name.to_string(), sum, false);
     }
     // A chain is no file that anybody could copy. What is made of it has a name that the next export, and the removal of
@@ -34,7 +34,7 @@ pub(super) fn export(image: &Image, stored: Stored, worker: &Worker<'_>) -> Resu
     folder.sweep(&own)?;
     worker.at("leftovers removed");
     let made = folder.temporary(&own);
-    convert((&head.path, stored.as_str()), head.size, (&made, stored), true, worker)?;
+    convert((head.path(), stored.as_str()), head.virtual_size(), (&made, stored), true, worker)?;
     let last = format!("{TEMPORARY}{own}.image");
     made.publish(&last)?;
     worker.at("export in place");

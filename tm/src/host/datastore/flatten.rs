@@ -15,6 +15,7 @@ use std::os::unix::fs::MetadataExt;
 use rustix::fs::{AtFlags, linkat, renameat, unlinkat};
 use rustix::io::Errno;
 
+use super::super::make_alike;
 use super::super::snapshot::not_in_use;
 use super::{Datastore, During, Home, StorageError, Stored, Worker, convert, remove};
 use crate::place::{FileName, Image};
@@ -69,6 +70,7 @@ fn copies(
         not_in_use(&image.path())?;
     }
     worker.at("image looked at");
+    as_the_image(image, snapshots, &copy)?;
     if !marked {
         snapshots.create(&mark, 0o666)?;
         snapshots.sync()?;
@@ -115,10 +117,20 @@ fn content(
     worker.at("leftovers removed");
     let made = snapshots.temporary(&name);
     convert((&path, "qcow2"), size, (&made, Stored::Qcow2), true, worker)?;
+    as_the_image(image, snapshots, made.name())?;
     made.publish(flat)?;
     worker.at("content complete");
     snapshots.sync()?;
     Ok(true)
+}
+
+/// Gives a file that is to become the image the permissions and the owner that the image has.
+fn as_the_image(image: &Image, snapshots: &Home, name: &str) -> Result<(), StorageError> {
+    match std::fs::metadata(image.path()) {
+        Ok(model) => make_alike(&snapshots.open(name)?, &snapshots.path().join(name), &model),
+        // It is lost, or between two names.
+        Err(_) => Ok(()),
+    }
 }
 
 /// Makes the content the newest layer; its number.

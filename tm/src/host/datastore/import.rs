@@ -28,6 +28,9 @@ pub(in crate::host) const LEAKS: i32 = 3;
 /// Bytes that are written, or left out, at once.
 const GRAIN: usize = 64 << 10;
 
+/// What a stream brings, for messages: whoever sends it knows what it is.
+const SENT: &str = "what was sent";
+
 /// Makes the image; what it prints is its format.
 pub(super) fn import(
     image: &Image,
@@ -80,6 +83,10 @@ pub(super) fn import(
         worker.at("image checked");
     }
     let (name, size) = match &found {
+        Upload::Qcow2(header) if header.size == 0 => {
+            let why = "it is a disk of 0 bytes".to_owned();
+            return Err(StorageError::Upload { path: asked(origin), why });
+        }
         Upload::Qcow2(header) => ("qcow2", header.size),
         Upload::Other(name) => (*name, length),
         Upload::Plain => ("raw", length),
@@ -118,8 +125,8 @@ fn convert_to(
         return convert(from, size, to, sparse, worker);
     }
     let path = to.0.path();
-    let mut tool = Tool::convert(from.0, &path, worker);
-    tool.args(["-f", from.1, "-O", to.1.as_str()]).arg(from.0).arg(&path).run(worker)?;
+    let mut tool = Tool::convert(from, &path, worker)?;
+    tool.args(["-O", to.1.as_str()]).arg(from.0).arg(&path).run(worker)?;
     worker.at("converted");
     let file = File::options().read(true).write(true).open(&path).during("open", &path)?;
     file.sync_all().during("write out", &path)
@@ -130,7 +137,8 @@ fn asked(origin: &Origin) -> PathBuf {
     match origin {
         Origin::File { path, .. } => path.path(),
         Origin::Host { image, .. } => image.path(),
-        Origin::Address { .. } | Origin::Stream { .. } => "what was downloaded".into(),
+        Origin::Address { .. } => "what was downloaded".into(),
+        Origin::Stream { .. } => SENT.into(),
     }
 }
 
@@ -218,7 +226,7 @@ fn arrive(
 ) -> Result<(), StorageError> {
     let length = pour(stream, copy, sparse).during("receive", made.path())?;
     copy.set_len(length).during("grow", made.path())?;
-    checksum.map_or(Ok(()), |wanted| compare(wanted, copy, Path::new("what was sent")))
+    checksum.map_or(Ok(()), |wanted| compare(wanted, copy, Path::new(SENT)))
 }
 
 /// A name of an open file that nobody can exchange, without any sign that a shell knows.
@@ -251,7 +259,8 @@ fn fetch(
 /// A call of the stock script that prints what it fetches.
 pub(super) fn script(by: &Fetch, address: &str, decompress: bool) -> Tool {
     // Of an address no more is told than where it stands: it may hold a password.
-    let mut tool = Tool::named("downloader.sh", &by.program, Path::new("PATH"));
+    let what = by.what.as_deref().unwrap_or("PATH");
+    let mut tool = Tool::named("downloader.sh", &by.program, Path::new(what));
     if !decompress {
         tool.arg("--nodecomp");
     }
@@ -287,17 +296,20 @@ pub(crate) fn pour(pipe: &mut (impl Read + ?Sized), into: &File, sparse: bool) -
     }
 }
 
+/// Compares a file's bytes with every sum that was promised.
 pub(crate) fn compare(wanted: &Checksum, file: &File, path: &Path) -> Result<(), StorageError> {
-    let (wanted, found) = match wanted {
-        Checksum::Md5(sum) => (sum, sum_of::<Md5>(file)),
-        Checksum::Sha1(sum) => (sum, sum_of::<Sha1>(file)),
+    let Checksum { md5, sha1 } = wanted;
+    let of = |name: &str, wanted: &Option<String>, sum: fn(&File) -> std::io::Result<String>| {
+        let Some(wanted) = wanted else { return Ok(()) };
+        let found = sum(file).during("read", path)?;
+        if found == *wanted {
+            return Ok(());
+        }
+        let why = format!("its bytes add up to {found} ({name}), and {wanted} was promised");
+        Err(StorageError::Upload { path: path.to_owned(), why })
     };
-    let found = found.during("read", path)?;
-    if found == *wanted {
-        return Ok(());
-    }
-    let why = format!("its bytes add up to {found}, and {wanted} was promised");
-    Err(StorageError::Upload { path: path.to_owned(), why })
+    of("MD5", md5, sum_of::<Md5>)?;
+    of("SHA1", sha1, sum_of::<Sha1>)
 }
 
 /// The sum of a file's bytes, in hexadecimal digits.

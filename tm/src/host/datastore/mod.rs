@@ -114,8 +114,8 @@ pub(super) fn convert(
     sparse: bool,
     worker: &Worker<'_>,
 ) -> Result<(), StorageError> {
-    let mut tool = Tool::convert(from.0, &made.path(), worker);
-    tool.args(["-f", from.1, "-O", format.as_str()]);
+    let mut tool = Tool::convert(from, &made.path(), worker)?;
+    tool.args(["-O", format.as_str()]);
     if !sparse {
         tool.args(["-S", "0"]);
     }

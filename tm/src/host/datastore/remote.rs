@@ -140,13 +140,15 @@ pub fn send(mut input: impl Read, mut output: impl Write, worker: &Worker<'_>) -
     let _locks = lock::images(&worker, &[(image, Mode::Shared)])?;
     let head = head(image, *stored)?;
     worker.at("image opened");
-    let whole = if head.whole {
-        Whole::AsItIs(head.file)
+    let whole = if head.is_whole() {
+        let file = head.file().try_clone().during("open", head.path());
+        Whole::AsItIs(file.map_err(Failure::from)?)
     } else {
         // Beside the image, where there is room for images; without a name.
         let made = Scratch::new(&image.datastore().path())?;
-        let mut tool = Tool::convert(&head.path, &made.path(), &worker);
-        tool.args(["-f", stored.as_str(), "-O", stored.as_str()]).arg(&head.path).arg(made.path());
+        let mut tool =
+            Tool::convert((head.path(), stored.as_str()), &made.path(), &worker).map_err(Failure::from)?;
+        tool.args(["-O", stored.as_str()]).arg(head.path()).arg(made.path());
         tool.run(&worker)?;
         Whole::Made(made)
     };

@@ -19,12 +19,32 @@ pub(crate) enum Upload {
 }
 
 /// Formats by their first bytes.
-const KNOWN: [(&[u8], &str); 2] = [(b"vhdxfile", "vhdx"), (b"conectix", "vpc")];
-/// Formats whose images may name other files, in places that we don't read.
-const REFUSED: [(&[u8], &str); 4] =
-    [(b"KDMV", "VMDK"), (b"COWD", "VMDK"), (b"# Disk DescriptorFile", "VMDK"), (b"QED\0", "QED")];
+const KNOWN: [(&[u8], &str); 4] = [
+    (b"vhdxfile", "vhdx"),
+    (b"conectix", "vpc"),
+    (b"WithoutFreeSpace", "parallels"),
+    (b"WithouFreSpacExt", "parallels"),
+];
+/// What may name other files, in places that we don't read.
+const NAMES_OTHERS: &str = "which may name other files";
+/// What QEMU has never written, and few have ever read by it.
+const RARE: &str = "which is not read here";
+/// Formats that become no image, and why.
+const REFUSED: [(&[u8], &str, &str); 5] = [
+    (b"KDMV", "VMDK", NAMES_OTHERS),
+    (b"COWD", "VMDK", NAMES_OTHERS),
+    (b"QED\0", "QED", NAMES_OTHERS),
+    (b"Bochs Virtual HD Image", "Bochs", RARE),
+    (b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0", "cloop", RARE),
+];
 /// Where a VDI image has its signature, and the signature.
 const VDI: (usize, [u8; 4]) = (64, [0x7f, 0x10, 0xda, 0xbe]);
+/// How the last sector of a DMG image begins: signature, version, its own length.
+const DMG: &[u8] = b"koly\0\0\0\x04\0\0\x02\0";
+/// Bytes of a sector.
+const SECTOR: u64 = 512;
+/// How much of a file may have to be read until its format shows, bytes; as much as QEMU looks at.
+const FIRST: usize = 2048;
 /// Archives that `downloader.sh` unpacks: gzip, bzip2, xz.
 const ARCHIVES: [&[u8]; 3] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0"];
 
@@ -43,9 +63,9 @@ pub(crate) fn kind(file: &File, path: &Path) -> Result<Upload, StorageError> {
         return Ok(Upload::Qcow2(header));
     }
     let first = first(file, path)?;
-    if let Some((_, name)) = REFUSED.iter().find(|(magic, _)| first.starts_with(magic)) {
+    if let Some((name, why)) = refused(&first, file, path)? {
         return Err(image(format!(
-            "it is a {name} image, which may name other files: convert it to qcow2 or raw, and upload that"
+            "it is a {name} image, {why}: convert it to qcow2 or raw, and upload that"
         )));
     }
     if first.get(VDI.0..VDI.0 + VDI.1.len()) == Some(VDI.1.as_slice()) {
@@ -53,6 +73,37 @@ pub(crate) fn kind(file: &File, path: &Path) -> Result<Upload, StorageError> {
     }
     let known = KNOWN.iter().find(|(magic, _)| first.starts_with(magic));
     Ok(known.map_or(Upload::Plain, |(_, name)| Upload::Other(name)))
+}
+
+/// The format that must not become an image, and why.
+fn refused(
+    first: &[u8],
+    file: &File,
+    path: &Path,
+) -> Result<Option<(&'static str, &'static str)>, StorageError> {
+    if let Some((_, name, why)) = REFUSED.iter().find(|(magic, ..)| first.starts_with(magic)) {
+        return Ok(Some((name, why)));
+    }
+    if describes_vmdk(first) {
+        return Ok(Some(("VMDK", NAMES_OTHERS)));
+    }
+    let mut last = [0; DMG.len()];
+    let length = file.metadata().during("look at", path)?.len();
+    let count = match length.checked_sub(SECTOR) {
+        Some(at) => file.read_at(&mut last, at).during("read", path)?,
+        None => 0,
+    };
+    Ok((last.get(..count) == Some(DMG)).then_some(("DMG", RARE)))
+}
+
+/// Whether it is the text file that a VMDK image may consist of: comments, and then its version.
+fn describes_vmdk(first: &[u8]) -> bool {
+    let mut lines = first.split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let spaces = |line: &[u8]| line.iter().all(|&byte| byte == b' ');
+    first.starts_with(b"# Disk DescriptorFile")
+        || lines
+            .find(|line| !line.starts_with(b"#") && !spaces(line))
+            .is_some_and(|line| matches!(line, b"version=1" | b"version=2" | b"version=3"))
 }
 
 /// Whether the content of a qcow2 image is encrypted: QEMU then needs a key to look at it.
@@ -81,7 +132,7 @@ pub(super) fn unpacked_size(file: &File, length: u64) -> Option<u64> {
 
 /// The first bytes; fewer of a short file. What can't be read is never taken for something harmless.
 fn first(file: &File, path: &Path) -> Result<Vec<u8>, StorageError> {
-    let mut bytes = vec![0; 128];
+    let mut bytes = vec![0; FIRST];
     let count = file.read_at(&mut bytes, 0).during("read", path)?;
     bytes.truncate(count);
     Ok(bytes)
@@ -106,6 +157,11 @@ mod tests {
         {
             assert!(of(bytes).is_err());
         }
+        // The text need not say at its beginning what it is.
+        for text in ["version=1\n", "# a\n\n  \r\n#\nversion=3\r\nCID=1\n"] {
+            assert!(of(text.as_bytes()).is_err());
+        }
+        assert_eq!(of(b"#!/bin/sh\n# a script\nversion=4\n").unwrap(), Upload::Plain);
         let mut vdi = vec![0; 512];
         vdi[64..68].copy_from_slice(&VDI.1);
         assert_eq!(of(&vdi).unwrap(), Upload::Other("vdi"));
@@ -113,6 +169,35 @@ mod tests {
         for bytes in [&b""[..], b"LUKS\xba\xbe\0\x02", b"QFI", &[0; 4096]] {
             assert_eq!(of(bytes).unwrap(), Upload::Plain);
         }
+    }
+
+    /// Each of them was once taken for plain bytes: a disk of its container.
+    #[test]
+    fn every_format_that_qemu_knows_is_known() {
+        let of = |bytes: &[u8]| kind(&file(bytes), Path::new("/x"));
+        for magic in [b"WithoutFreeSpace", b"WithouFreSpacExt"] {
+            assert_eq!(of(magic).unwrap(), Upload::Other("parallels"));
+        }
+        let mut dmg = vec![7; 4096];
+        dmg.extend(DMG);
+        dmg.resize(4096 + 512, 0);
+        let cloop =
+            b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 && mount -r -t iso9660 /dev/cloop0 $1\n";
+        for (bytes, name) in [
+            (dmg.as_slice(), "DMG"),
+            (b"Bochs Virtual HD Image\0\0\0\0\0\0\0\0\0\0Redolog\0", "Bochs"),
+            (cloop, "cloop"),
+        ] {
+            let said = of(bytes).unwrap_err().to_string();
+            assert!(
+                said.contains(&format!("it is a {name} image, which is not read here: convert it")),
+                "{said}"
+            );
+        }
+        // A disk that only has the word in its last sector.
+        let end = dmg.len() - 508;
+        dmg[end..].fill(0);
+        assert_eq!(of(&dmg).unwrap(), Upload::Plain);
     }
 
     #[test]
@@ -154,6 +239,7 @@ mod tests {
                 Ok(Upload::Other(_)) => {}
                 Ok(Upload::Plain) => {
                     assert!(!bytes.starts_with(b"QFI\xfb") && !bytes.starts_with(b"KDMV"));
+                    assert!(!describes_vmdk(&bytes[..bytes.len().min(FIRST)]));
                 }
                 Err(error) => assert!(error.to_string().contains("/x"), "{error}"),
             }

@@ -13,6 +13,7 @@ use std::io::Write;
 use rustix::fs::{Mode, RenameFlags, mkdirat, renameat_with};
 use rustix::io::Errno;
 
+use super::snapshot::none_in_use;
 use super::{Datastore, During, Home, StorageError, Worker, lock, remove};
 use crate::place::{FileName, VmDir};
 
@@ -48,6 +49,10 @@ pub(crate) fn move_dir(from: &VmDir, to: &VmDir, worker: &Worker<'_>) -> Result<
             finish(&old, from, &there, worker)
         }
         (Some(source), None) => {
+            // A rename takes nothing from a guest; what is copied is another file than the one that it writes.
+            if source.device()? != new.as_folder()?.device()? {
+                not_open(&source)?;
+            }
             source.sweep_all()?;
             worker.at("leftovers removed");
             make_relative(&source, worker)?;
@@ -58,6 +63,7 @@ pub(crate) fn move_dir(from: &VmDir, to: &VmDir, worker: &Worker<'_>) -> Result<
                     new.sync()
                 }
                 Err(Errno::XDEV) => {
+                    not_open(&source)?;
                     let there = copy(&source, from, new, to, worker)?;
                     finish(&old, from, &there, worker)
                 }
@@ -65,6 +71,10 @@ pub(crate) fn move_dir(from: &VmDir, to: &VmDir, worker: &Worker<'_>) -> Result<
             }
         }
     }
+}
+
+fn not_open(source: &Home) -> Result<(), StorageError> {
+    none_in_use(source, |name| name.starts_with("disk."))
 }
 
 fn rename(old: &Datastore, from: &VmDir, new: &Datastore, to: &VmDir) -> Result<(), Errno> {

@@ -16,7 +16,7 @@ mod tpm;
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, unlinkat};
 use rustix::io::Errno;
@@ -128,11 +128,15 @@ pub(crate) fn qcow2_to_raw(
 ) -> Result<u64, StorageError> {
     let path = home.path().join(staged);
     if !home.has(staged)? {
-        return Err(StorageError::NoDisk { path });
+        return Err(not_fetched(path));
     }
     let size = size(&path)?;
     convert((&path, "qcow2"), size, (made, Stored::Raw), true, worker)?;
     Ok(size)
+}
+
+fn not_fetched(path: PathBuf) -> StorageError {
+    StorageError::Disk { path, why: "what was fetched for it is not there: restore it again".to_owned() }
 }
 
 /// Brings bytes in, and looks at them. They get their name when they have been found whole.
@@ -190,6 +194,9 @@ pub(super) fn perform(call: &RestoreCall, worker: &Worker<'_>) -> Result<(), Sto
             worker.at("directory found");
             remove(folder.handle(), &staged.name(), &folder.path().join(staged.name()))?;
             worker.at("staged file removed");
+            // What a session that broke off did not live to remove.
+            folder.sweep(format!("{}.fetched", staged.base()))?;
+            worker.at("leftovers removed");
             folder.sync()
         }
         (RestoreCall::Put(_), Staged::Disk(disk)) => put_disk(disk, staged, &folder, worker),
@@ -210,7 +217,7 @@ fn put_disk(
     let is_chain = disk.qcow2 && !matches!(is_link, Err(StorageError::NotALink { .. }));
     not_open(disk, folder)?;
     if !folder.has(&name)? {
-        return Err(StorageError::NoDisk { path });
+        return Err(not_fetched(path));
     }
     let base: FileName = staged.base().parse().map_err(|_| StorageError::NoDisk { path: path.clone() })?;
     folder.sweep_but(&base, &name)?;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Staged, TPM};
+use super::{Staged, TPM, not_fetched};
 use crate::host::{During, Home, StorageError, Tool, Worker, remove};
 use crate::place::TEMPORARY;
 
@@ -13,7 +13,7 @@ const DEPTH: usize = 4;
 pub(super) fn put(staged: &Staged, home: &Home, worker: &Worker<'_>) -> Result<(), StorageError> {
     let packed = home.path().join(staged.name());
     if !home.has(&staged.name())? {
-        return Err(StorageError::NoDisk { path: packed });
+        return Err(not_fetched(packed));
     }
     // The archive has one directory, `tpm`: it is unpacked aside, through no link of the VM's.
     let aside = format!("{TEMPORARY}tpm.unpacked");

@@ -1,6 +1,8 @@
 //! Snapshots that are layers of a chain.
 
-use super::super::{During, StorageError, Temporary, Tool, Worker, remove};
+use super::super::{
+    CHAIN_LIMIT, During, StorageError, Temporary, Tool, Worker, make_alike, remove, too_long,
+};
 use super::not_in_use;
 use crate::place::FileName;
 use crate::store::header::Header;
@@ -31,6 +33,9 @@ pub(in crate::host) fn make_layer(layers: &Layers, id: u32, worker: &Worker<'_>)
     if active == next && layers.of_snapshot(id).is_some_and(|frozen| stands_on(layers, active, frozen)) {
         // Done by a call whose end nobody learnt of.
         return Ok(());
+    }
+    if layers.files()? >= CHAIN_LIMIT {
+        return Err(too_long(layers.disk.clone()));
     }
     if layers.of_snapshot(id) != Some(active) {
         pass_over(layers, id, worker)?;
@@ -168,6 +173,10 @@ fn overlay(
     tool.args(["-f", "qcow2", "-F", format(layers, base), "-b"]).arg(&name).arg(made.path());
     tool.run(worker)?;
     worker.at("layer made");
+    let active = layers.open(layers.active())?;
+    let model = active.metadata().during("look at", layers.path(layers.active()))?;
+    let file = std::fs::File::open(made.path()).during("open", made.path())?;
+    make_alike(&file, &made.path(), &model)?;
     checked(&made.path(), Some(&name))?;
     worker.at("layer on disk");
     Ok(())

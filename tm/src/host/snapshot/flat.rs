@@ -6,7 +6,9 @@ use std::os::unix::fs::MetadataExt;
 use rustix::fs::{Mode, mkdirat};
 use rustix::io::Errno;
 
-use super::super::{Datastore, During, Home, Inside, Kept, StorageError, Worker, copy_data, remove};
+use super::super::{
+    Datastore, During, Home, Inside, Kept, StorageError, Worker, copy_data, make_alike, remove,
+};
 use super::not_in_use;
 use crate::place::{FileName, Image, VmFile};
 
@@ -131,8 +133,13 @@ fn replace(bytes: &File, folder: &Home, name: &FileName, worker: &Worker<'_>) ->
     worker.at("leftovers removed");
     let path = folder.path().join(name.as_str());
     let found = bytes.metadata().during("look at", &path)?;
+    let model = match folder.open(name.as_str()) {
+        Ok(old) => old.metadata().during("look at", &path)?,
+        Err(_) => found.clone(),
+    };
     let made = folder.temporary(name);
-    let copy = made.create(found.mode() & 0o777)?;
+    let copy = made.create(model.mode() & 0o777)?;
+    make_alike(&copy, &made.path(), &model)?;
     worker.at("file made");
     copy_data((&path, bytes), &copy, found.len(), worker).during("copy", &path)?;
     worker.at("data copied");

@@ -3,7 +3,7 @@
 use causeway_core::locks::held_by_others;
 
 use super::{During, Home, Kept, SnapshotOrder, StorageError, Worker, lock};
-use crate::place::{Image, VmFile};
+use crate::place::{FileName, Image, VmFile};
 use crate::store::layers::Layers;
 
 mod chain;
@@ -15,6 +15,9 @@ pub(super) use flat::snapshots as flat_snapshots;
 /// Bytes of an image that QEMU locks while it has it open: those of what it may do, and of what others may not (QEMU's
 /// `block/file-posix.c`: 100 and 200 plus the number of a permission).
 const QEMU_LOCKS: std::ops::Range<u64> = 100..300;
+
+/// The one that says that whoever has it open may write it.
+const QEMU_WRITES: std::ops::Range<u64> = 101..102;
 
 /// Does what is ordered.
 ///
@@ -110,11 +113,11 @@ pub(super) enum Use {
 /// # Errors
 /// The file can't be opened.
 pub(super) fn usage(path: &std::path::Path) -> Result<Use, StorageError> {
-    Ok(use_of(&std::fs::File::open(path).during("open", path)?))
+    Ok(use_of(&std::fs::File::open(path).during("open", path)?, QEMU_LOCKS))
 }
 
-fn use_of(file: &std::fs::File) -> Use {
-    match held_by_others(file, QEMU_LOCKS) {
+fn use_of(file: &std::fs::File, locks: std::ops::Range<u64>) -> Use {
+    match held_by_others(file, locks) {
         Ok(true) => Use::Open,
         Ok(false) => Use::Closed,
         Err(_) => Use::Unknown,
@@ -127,20 +130,51 @@ fn use_of(file: &std::fs::File) -> Use {
 /// # Errors
 /// [`StorageError::InUse`]; or the directory can't be read.
 pub(super) fn none_in_use(folder: &Home, wanted: impl Fn(&str) -> bool) -> Result<(), StorageError> {
+    none_locked(folder, wanted, QEMU_LOCKS)
+}
+
+/// Refuses a disk that is to be replaced, if QEMU has it open.
+///
+/// # Errors
+/// As [`none_in_use`].
+pub(super) fn disk_not_in_use(folder: &Home, disk: &FileName) -> Result<(), StorageError> {
+    none_in_use(folder, |name| is_of(disk, name))
+}
+
+/// The same if QEMU may write it. A guest only reads its context, and is given a new one under way.
+///
+/// # Errors
+/// As [`none_in_use`].
+pub(super) fn disk_not_written(folder: &Home, disk: &FileName) -> Result<(), StorageError> {
+    none_locked(folder, |name| is_of(disk, name), QEMU_WRITES)
+}
+
+fn is_of(disk: &FileName, name: &str) -> bool {
+    name == disk.as_str() || name == disk.snap()
+}
+
+fn none_locked(
+    folder: &Home,
+    wanted: impl Fn(&str) -> bool,
+    locks: std::ops::Range<u64>,
+) -> Result<(), StorageError> {
+    let look = |folder: &Home, name: &str| file_not_in_use(folder, name, locks.clone());
     for name in folder.names()?.into_iter().filter(|name| wanted(name)) {
         match folder.folder(&name) {
             Ok(Some(layers)) => {
-                layers.names()?.iter().try_for_each(|layer| file_not_in_use(&layers, layer))?;
+                layers.names()?.iter().try_for_each(|layer| look(&layers, layer))?;
             }
-            _ => file_not_in_use(folder, &name)?,
+            _ => look(folder, &name)?,
         }
     }
     Ok(())
 }
 
-fn file_not_in_use(folder: &Home, name: &str) -> Result<(), StorageError> {
+fn file_not_in_use(folder: &Home, name: &str, locks: std::ops::Range<u64>) -> Result<(), StorageError> {
     match folder.open(name) {
-        Ok(file) if use_of(&file) == Use::Open => Err(StorageError::InUse { path: folder.path().join(name) }),
+        Ok(file) if use_of(&file, locks) == Use::Open => {
+            Err(StorageError::InUse { path: folder.path().join(name) })
+        }
         _ => Ok(()),
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use md5::{Digest, Md5};
 
 use super::super::name::{PoolName, Volume};
-use super::super::tool::{Rbd, with_data};
+use super::super::tool::Rbd;
 use crate::host::{During, StorageError};
 
 impl Rbd<'_> {
@@ -18,8 +18,7 @@ impl Rbd<'_> {
         data: Option<&PoolName>,
     ) -> Result<(), StorageError> {
         let (on, file) = (volume.to_string(), file.to_string_lossy());
-        let words = ["--no-progress", "--export-format", "2", &file, &on];
-        self.call(&["import"], &on, &with_data(data, &words)).map(drop)
+        self.make("import", volume, data, &["--no-progress", "--export-format", "2", &file, &on])
     }
 
     /// Brings a volume to the state that a difference leads to (`rbd export-diff`).

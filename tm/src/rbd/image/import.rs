@@ -94,6 +94,10 @@ fn refused(why: impl Into<String>) -> StorageError {
     StorageError::Upload { path: asked().into(), why: why.into() }
 }
 
+fn empty_disk() -> StorageError {
+    refused("it is empty: an image of a disk of 0 bytes")
+}
+
 /// Looks what it is, and makes plain bytes of it.
 fn ready(staged: Scratch, dir: &Path, unpacks: bool, worker: &Worker<'_>) -> Result<Ready, StorageError> {
     let packing = Packing::of(staged.file());
@@ -112,6 +116,7 @@ fn ready(staged: Scratch, dir: &Path, unpacks: bool, worker: &Worker<'_>) -> Res
     }
     let (name, size) = match kind(staged.file(), Path::new(asked()))? {
         Upload::Plain => return Ok(Ready::Bytes(staged)),
+        Upload::Qcow2(header) if header.size == 0 => return Err(empty_disk()),
         Upload::Qcow2(_) if is_encrypted(staged.file(), Path::new(asked()))? => {
             return Err(refused(
                 "it is a qcow2 image with encrypted content, and a volume holds plain bytes, which can't be made of it \
@@ -133,9 +138,13 @@ fn ready(staged: Scratch, dir: &Path, unpacks: bool, worker: &Worker<'_>) -> Res
     worker.at("converted");
     let found = plain.length()?;
     // Of a format whose header we don't read, the size is QEMU's word.
-    if found == 0 || size.is_some_and(|size| found.checked_sub(size).is_none_or(|more| more >= SECTOR)) {
-        let why = format!("{found} bytes where {size:?} were wanted");
-        return Err(StorageError::Incomplete { path: asked().into(), why });
+    match size {
+        None if found == 0 => return Err(empty_disk()),
+        Some(size) if found.checked_sub(size).is_none_or(|more| more >= SECTOR) => {
+            let why = format!("{found} bytes where {size} were wanted");
+            return Err(StorageError::Incomplete { path: asked().into(), why });
+        }
+        _ => {}
     }
     Ok(Ready::Bytes(plain))
 }

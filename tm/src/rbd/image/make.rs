@@ -25,7 +25,7 @@ pub(super) fn make(
         }
         let staged = Scratch::new(staging)?;
         staged.file().set_len(size).during("grow a file in", staging)?;
-        format(&staged.path(), blank, rbd.worker())?;
+        format(&staged.path(), staging, blank, rbd.worker())?;
         rbd.import(&staged.path(), made, data)
     })
 }

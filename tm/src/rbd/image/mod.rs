@@ -21,12 +21,13 @@ use std::path::PathBuf;
 use causeway_core::locks::Mode;
 use serde::{Deserialize, Serialize};
 
+use super::cluster::Cluster;
 use super::error::RbdError;
 use super::model::Family;
 use super::name::{PoolName, Role, Volume};
 use super::place::{check, half_made, sweep};
 use super::save::MARK;
-use super::tool::{Cluster, Rbd};
+use super::tool::Rbd;
 use super::{MIB, delete, snap_delete, snap_revert};
 use crate::host::{Blank, Exported, ImageOrder, Origin, StorageError, Worker, hold_images};
 

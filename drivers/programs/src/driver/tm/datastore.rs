@@ -85,12 +85,15 @@ struct Planned {
 }
 
 async fn plan(slot: &Slot, argv: &[String], config: &Config<TmOptions>) -> Result<Planned, Failure> {
-    let request = Request::read(slot, argv, &read_stdin()?)?;
+    let mut request = Request::read(slot, argv, &read_stdin()?)?;
+    if request.mounts() {
+        request = request.among(config.oned().automounted().await?);
+    }
     let [host, from] = bridges(&request, config).await?;
     let front = config.fetching();
     let transfer = request.steps(host.as_ref(), from.as_ref(), &front, &config.transfer_settings())?;
     let steps = at_home(transfer.steps);
-    let answer = match steps.first().filter(|_| request.prints()) {
+    let answer = match steps.last().filter(|_| request.prints()) {
         Some(step) => Answer::Output(step.name.clone()),
         None => Answer::Empty,
     };
