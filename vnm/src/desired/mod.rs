@@ -5,16 +5,21 @@
 
 pub mod facts;
 pub mod guard;
+pub mod number;
 pub mod options;
 pub mod refusal;
 pub mod security;
 pub mod settings;
 pub mod state;
+pub mod switch;
 pub mod vxlan;
 
 pub use facts::{Facts, Uplink};
+pub use guard::Guard;
+pub use number::Number;
 pub use refusal::Refusal;
 pub use settings::Settings;
 pub use state::{
     Bridge, BridgeOption, Checksums, Desired, FdbEntry, Port, Vxlan, VxlanIdentity, VxlanTuning,
 };
+pub use switch::{Datapath, Switch, SwitchPort, Vlans};

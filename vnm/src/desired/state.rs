@@ -7,6 +7,10 @@ use std::net::IpAddr;
 use causeway_core::names::{LinkName, Mac, VmId, Vni};
 use serde::{Deserialize, Serialize};
 
+use super::guard::Guard;
+use super::number::Number;
+use super::switch::{Switch, SwitchPort};
+
 /// The network of one VM on one host. Lists are sorted by name or NIC, so that equal states are equal texts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Desired {
@@ -18,6 +22,14 @@ pub struct Desired {
     pub bridges: Vec<Bridge>,
     /// The tunnels that join the bridges of several hosts.
     pub tunnels: Vec<Vxlan>,
+    /// The bridges of Open vSwitch that the devices are plugged into.
+    pub switches: Vec<Switch>,
+    /// The guest's ports on them.
+    pub seats: Vec<SwitchPort>,
+    /// What may pass by each NIC; one that is open has none.
+    pub guards: Vec<Guard>,
+    /// The numbers of its NICs on this host, as they are reserved; empty where nothing is reserved yet.
+    pub numbers: BTreeMap<u32, Number>,
     /// Where the guest's addresses are found, once its devices are there.
     pub fdb: Vec<FdbEntry>,
 }
@@ -25,7 +37,17 @@ pub struct Desired {
 impl Desired {
     /// Nothing at all.
     pub fn nothing(vm: VmId) -> Self {
-        Desired { vm, ports: Vec::new(), bridges: Vec::new(), tunnels: Vec::new(), fdb: Vec::new() }
+        Desired {
+            vm,
+            ports: Vec::new(),
+            bridges: Vec::new(),
+            tunnels: Vec::new(),
+            switches: Vec::new(),
+            seats: Vec::new(),
+            guards: Vec::new(),
+            numbers: BTreeMap::new(),
+            fdb: Vec::new(),
+        }
     }
 }
 
@@ -36,7 +58,7 @@ pub struct Port {
     pub nic: u32,
     /// The tap, always `one-<VM>-<NIC>`.
     pub tap: LinkName,
-    /// The bridge that libvirt plugs it into.
+    /// The bridge that libvirt plugs it into: of Linux, or of Open vSwitch.
     pub bridge: LinkName,
     /// The guest's Ethernet address.
     pub mac: Mac,
@@ -77,6 +99,10 @@ pub enum BridgeOption {
     McastSnooping,
     /// 1: ask for listeners.
     McastQuerier,
+    /// 1: frames of IPv4 and ARP come by the rules of `inet` on their way through it.
+    NfCallIptables,
+    /// 1: the same for IPv6.
+    NfCallIp6tables,
 }
 
 /// A VXLAN device (contract VNM 4.1).
@@ -164,7 +190,7 @@ pub struct FdbEntry {
 
 impl BridgeOption {
     /// Every option, with its name, the lowest and the highest value that the kernel takes.
-    pub const TABLE: [(BridgeOption, &'static str, u32, u32); 9] = [
+    pub const TABLE: [(BridgeOption, &'static str, u32, u32); 11] = [
         (BridgeOption::AgeingTime, "ageing_time", 0, 100_000_000),
         (BridgeOption::ForwardDelay, "forward_delay", 0, 3000),
         (BridgeOption::HelloTime, "hello_time", 100, 1000),
@@ -174,6 +200,8 @@ impl BridgeOption {
         (BridgeOption::VlanFiltering, "vlan_filtering", 0, 1),
         (BridgeOption::McastSnooping, "mcast_snooping", 0, 1),
         (BridgeOption::McastQuerier, "mcast_querier", 0, 1),
+        (BridgeOption::NfCallIptables, "nf_call_iptables", 0, 1),
+        (BridgeOption::NfCallIp6tables, "nf_call_ip6tables", 0, 1),
     ];
 }
 

@@ -187,6 +187,8 @@ fn bridge_options(options: &BTreeMap<BridgeOption, u32>) -> Vec<InfoBridge> {
         BridgeOption::VlanFiltering => InfoBridge::VlanFiltering(*value != 0),
         BridgeOption::McastSnooping => InfoBridge::MulticastSnooping(*value != 0),
         BridgeOption::McastQuerier => InfoBridge::MulticastQuerier(*value != 0),
+        BridgeOption::NfCallIptables => InfoBridge::NfCallIpTables(*value != 0),
+        BridgeOption::NfCallIp6tables => InfoBridge::NfCallIp6Tables(*value != 0),
     };
     options.iter().map(one).collect()
 }

@@ -136,6 +136,8 @@ fn bridge_options(infos: &[InfoBridge]) -> BTreeMap<BridgeOption, u32> {
         InfoBridge::VlanFiltering(on) => Some((BridgeOption::VlanFiltering, u32::from(*on))),
         InfoBridge::MulticastSnooping(on) => Some((BridgeOption::McastSnooping, u32::from(*on))),
         InfoBridge::MulticastQuerier(on) => Some((BridgeOption::McastQuerier, u32::from(*on))),
+        InfoBridge::NfCallIpTables(on) => Some((BridgeOption::NfCallIptables, u32::from(*on))),
+        InfoBridge::NfCallIp6Tables(on) => Some((BridgeOption::NfCallIp6tables, u32::from(*on))),
         _ => None,
     };
     infos.iter().filter_map(option).collect()
