@@ -8,7 +8,7 @@ use causeway_core::document::{DriverName, decode};
 use causeway_core::names::RequestId;
 
 use crate::desired::Settings;
-use crate::fabric::linux::Change;
+use crate::fabric::Change;
 use crate::root::client::{COMMAND, ClientError, RootClient};
 use crate::root::{Outcome, Request, Verb};
 

@@ -6,11 +6,10 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use causeway_core::answer::Kind;
 use causeway_core::document::VmDocument;
 use causeway_core::names::LinkName;
-use causeway_vnm::desired::vxlan::{self, Answer};
-use causeway_vnm::desired::{Facts, Refusal, Settings, Uplink};
+use causeway_vnm::desired::Answer;
+use causeway_vnm::desired::{self, Driver, Facts, Refusal, Settings, Uplink};
 use common::{document, nic};
 
 fn facts() -> Facts {
@@ -21,11 +20,11 @@ fn facts() -> Facts {
     listed.insert(name("longest-uplink"));
     let mut uplinks = uplinks;
     uplinks.insert(name("longest-uplink"), uplink(9000));
-    Facts { listed, uplinks }
+    Facts { listed, uplinks, ..Facts::default() }
 }
 
 fn work_out(document: &str, settings: &Settings) -> Result<Answer, Refusal> {
-    vxlan::desired(&VmDocument::parse(document.as_bytes())?, settings, &facts())
+    desired::desired(Driver::Vxlan, &VmDocument::parse(document.as_bytes())?, settings, &facts())
 }
 
 fn with(more: &str) -> Result<Answer, Refusal> {
@@ -39,22 +38,25 @@ fn refused(more: &str) -> String {
     }
 }
 
+fn guards(answer: Result<Answer, Refusal>) -> usize {
+    answer.unwrap().desired.guards.len()
+}
+
 #[test]
-fn protections_that_are_not_built_are_refused() {
-    for (more, named) in [
-        ("<FILTER_MAC_SPOOFING>YES</FILTER_MAC_SPOOFING>", "NIC 0: FILTER_MAC_SPOOFING"),
-        ("<FILTER_IP_SPOOFING>yes</FILTER_IP_SPOOFING>", "NIC 0: FILTER_IP_SPOOFING"),
-        ("<SECURITY_GROUPS>100</SECURITY_GROUPS>", "NIC 0: SECURITY_GROUPS"),
+fn what_a_nic_keeps_away_is_part_of_its_state() {
+    for more in [
+        "<FILTER_MAC_SPOOFING>YES</FILTER_MAC_SPOOFING>",
+        "<FILTER_IP_SPOOFING>yes</FILTER_IP_SPOOFING>",
+        "<SECURITY_GROUPS>100</SECURITY_GROUPS>",
     ] {
-        let refusal = with(more).unwrap_err();
-        assert_eq!(refusal.kind(), Kind::NotBuilt, "{more}");
-        let text = refusal.to_string();
-        assert!(text.starts_with(named) && text.contains("accepted"), "{text}");
+        assert_eq!(guards(with(more)), 1, "{more}");
+        let without = with(&format!("{more}<PHYDEV/>")).unwrap_err().to_string();
+        assert!(without.starts_with("NIC 0: PHYDEV is missing"), "{without}");
     }
     assert!(refused("<FILTER_IP_SPOOFING>maybe</FILTER_IP_SPOOFING>").contains("YES or NO"));
-    assert!(with("<FILTER_IP_SPOOFING>NO</FILTER_IP_SPOOFING>").is_ok());
-    assert!(with("<SECURITY_GROUPS/>").is_ok(), "no group is group 0");
-    assert!(with("<SECURITY_GROUPS>0,100</SECURITY_GROUPS>").is_ok(), "rules only add to what passes");
+    assert_eq!(guards(with("<FILTER_IP_SPOOFING>NO</FILTER_IP_SPOOFING>")), 0);
+    assert_eq!(guards(with("<SECURITY_GROUPS/>")), 0, "no group is group 0");
+    assert_eq!(guards(with("<SECURITY_GROUPS>0,100</SECURITY_GROUPS>")), 0, "rules only add to what passes");
 }
 
 /// The document of a NIC in group 5 with these rules for it.
@@ -74,45 +76,45 @@ fn grouped(rules: &[&str]) -> Result<Answer, Refusal> {
 fn only_rules_without_any_limit_let_everything_pass() {
     let all = |direction| format!("<PROTOCOL>ALL</PROTOCOL><RULE_TYPE>{direction}</RULE_TYPE>");
     let (inward, outward) = (all("INBOUND"), all("outbound"));
-    assert!(grouped(&[&inward, &outward]).is_ok());
-    assert!(grouped(&[&inward]).is_err());
-    assert!(grouped(&[&outward]).is_err());
-    assert!(grouped(&[]).is_err(), "a group without rules lets nothing pass");
+    assert_eq!(guards(grouped(&[&inward, &outward])), 0);
+    assert_eq!(guards(grouped(&[&inward])), 1);
+    assert_eq!(guards(grouped(&[&outward])), 1);
+    assert_eq!(guards(grouped(&[])), 1, "a group without rules lets nothing pass");
     for limit in [
-        "<RANGE>22</RANGE>",
         "<IP>10.0.0.0</IP><SIZE>256</SIZE>",
         "<IP6>2001:db8::</IP6><SIZE>1</SIZE>",
-        "<ICMP_TYPE>8</ICMP_TYPE>",
-        "<ICMPV6_TYPE>128</ICMPV6_TYPE>",
         "<NETWORK_ID>3</NETWORK_ID>",
         "<AR_ID>0</AR_ID>",
         "<MAC>02:00:00:00:00:01</MAC>",
-        "<TYPE>ETHER</TYPE>",
-        "<SIZE>10</SIZE>",
     ] {
         let limited = format!("{inward}{limit}");
-        assert!(grouped(&[&limited, &outward]).is_err(), "{limit}");
-        assert!(grouped(&[&limited, &inward, &outward]).is_ok(), "{limit}");
+        assert_eq!(guards(grouped(&[&limited, &outward])), 1, "{limit}");
+        assert_eq!(guards(grouped(&[&limited, &inward, &outward])), 0, "{limit}");
+    }
+    // A rule that says more than its protocol has would let more pass if that were left out.
+    for limit in ["<RANGE>22</RANGE>", "<ICMP_TYPE>8</ICMP_TYPE>", "<ICMPV6_TYPE>128</ICMPV6_TYPE>"] {
+        assert!(grouped(&[&format!("{inward}{limit}"), &outward]).is_err(), "{limit}");
     }
     let tcp = inward.replace("ALL", "TCP");
-    assert!(grouped(&[&tcp, &outward]).is_err());
+    assert_eq!(guards(grouped(&[&tcp, &outward])), 1);
 }
 
 #[test]
-fn an_alias_with_a_filter_is_refused_with_its_nic() {
+fn an_alias_is_guarded_with_its_nic() {
     let alias = |more: &str| {
         format!(
-            "<TEMPLATE><NIC_ALIAS><NIC_ID>1</NIC_ID><PARENT_ID>0</PARENT_ID><VN_MAD>vxlan</VN_MAD>{more}\
+            "<TEMPLATE><NIC_ALIAS><NIC_ID>1</NIC_ID><PARENT_ID>0</PARENT_ID><VN_MAD>vxlan</VN_MAD><IP>10.9.9.9</IP>{more}\
              </NIC_ALIAS></TEMPLATE>"
         )
     };
     let both = |more: &str| document(7, &format!("{}{}", nic(7, 0, 4, ""), alias(more)));
     let settings = Settings::default();
-    assert!(work_out(&both(""), &settings).is_ok());
+    assert_eq!(guards(work_out(&both(""), &settings)), 0);
     let filter = "<FILTER_IP_SPOOFING>YES</FILTER_IP_SPOOFING>";
     for attach in ["", "<ATTACH>YES</ATTACH>"] {
-        let text = work_out(&both(&format!("{filter}{attach}")), &settings).unwrap_err().to_string();
-        assert!(text.starts_with("NIC 1: FILTER_IP_SPOOFING"), "{text}");
+        let desired = work_out(&both(&format!("{filter}{attach}")), &settings).unwrap().desired;
+        let senders = desired.guards[0].senders.clone().unwrap();
+        assert_eq!((desired.guards[0].nic, senders.len()), (0, 2), "{attach}");
     }
 }
 

@@ -9,13 +9,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use causeway_core::document::{VmDocument, decode};
-use causeway_vnm::desired::{Facts, Settings, Uplink, vxlan};
+use causeway_vnm::desired::{self, Driver, Facts, Settings, Uplink};
 
 /// A host with the uplink that the recordings name.
 fn facts() -> Facts {
     let eth0: causeway_core::names::LinkName = "eth0".parse().unwrap();
     let uplink = Uplink { mtu: 1500, up: true, addresses: vec!["10.77.0.1".parse().unwrap()] };
-    Facts { listed: BTreeSet::from([eth0.clone()]), uplinks: BTreeMap::from([(eth0, uplink)]) }
+    Facts {
+        listed: BTreeSet::from([eth0.clone()]),
+        uplinks: BTreeMap::from([(eth0, uplink)]),
+        ..Facts::default()
+    }
 }
 
 fn recorded(name: &str) -> Vec<u8> {
@@ -33,9 +37,14 @@ fn every_recorded_document() {
         "ovswitch_vxlan_update_sg",
     ] {
         let vm = VmDocument::parse(&recorded(&format!("{name}.xml"))).unwrap();
-        let answer = vxlan::desired(&vm, &Settings::default(), &facts()).unwrap();
-        assert_eq!(answer.notes, [""; 0], "{name}");
-        insta::assert_json_snapshot!(name, answer.desired);
+        for (word, driver) in Driver::NAMES {
+            if driver.selected(&vm).is_empty() {
+                continue;
+            }
+            let answer = desired::desired(driver, &vm, &Settings::default(), &facts()).unwrap();
+            assert_eq!(answer.notes, [""; 0], "{name} {word}");
+            insta::assert_json_snapshot!(format!("{word}_{name}"), answer.desired);
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 mod common;
 
 use causeway_core::names::VmId;
-use causeway_vnm::fabric::linux::Change;
+use causeway_vnm::fabric::Change;
 use causeway_vnm::root::{Outcome, Verb, server};
 use common::{Host, assert_same, document, ip, nic, request, still, vm};
 

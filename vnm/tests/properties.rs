@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use causeway_core::document::VmDocument;
 use causeway_core::names::{LinkName, VmId};
-use causeway_vnm::desired::{Desired, Facts, Settings, Uplink, vxlan};
+use causeway_vnm::desired::{self, Desired, Driver, Facts, Settings, Uplink};
 use causeway_vnm::fabric::linux::mark::Mark;
 use causeway_vnm::fabric::linux::parse::{Link, LinkKind, VxlanSeen};
 use causeway_vnm::fabric::linux::{Change, Leaving, Observed, Surroundings, difference, removal};
@@ -72,7 +72,7 @@ impl Model {
                     checksums: identity.checksums,
                     tuning: tunnel.tuning,
                 };
-                let bridge = self.index(tunnel.bridge.as_str());
+                let bridge = tunnel.bridge.as_ref().and_then(|bridge| self.index(bridge.as_str()));
                 assert!(bridge.is_some(), "a tunnel before its bridge");
                 self.add(tunnel.name.as_str(), LinkKind::Vxlan(seen), bridge, Mark::Newborn);
                 self.at(&tunnel.name).mtu = tunnel.mtu;
@@ -114,9 +114,14 @@ fn desired(vm: u32, networks: &BTreeSet<u8>) -> Option<Desired> {
     let listed: BTreeSet<LinkName> = ["up0", "up1"].iter().map(|n| n.parse().unwrap()).collect();
     let uplinks = listed.iter().map(|name| (name.clone(), uplink.clone())).collect();
     let document = VmDocument::parse(document(vm, &nics).as_bytes()).unwrap();
-    vxlan::desired(&document, &Settings::default(), &Facts { listed, uplinks })
-        .ok()
-        .map(|answer| answer.desired)
+    desired::desired(
+        Driver::Vxlan,
+        &document,
+        &Settings::default(),
+        &Facts { listed, uplinks, ..Facts::default() },
+    )
+    .ok()
+    .map(|answer| answer.desired)
 }
 
 #[derive(Debug, Clone)]
@@ -158,7 +163,7 @@ impl World {
         for (vm, state) in &self.reserved {
             for tunnel in &state.tunnels {
                 assert!(
-                    self.model.seen.is_port_of(&tunnel.name, &tunnel.bridge),
+                    self.model.seen.is_port_of(&tunnel.name, tunnel.bridge.as_ref().unwrap()),
                     "VM {vm} lost {}",
                     tunnel.name
                 );
@@ -171,7 +176,11 @@ impl World {
             // oned runs one action of a VM at a time, and `pre` only of one that is not here.
             Event::Pre(vm, networks) if !self.plugged(*vm) && !self.reserved.contains_key(vm) => {
                 let Some(state) = desired(*vm, networks) else { return };
-                let around = Surroundings { listed: BTreeSet::new(), shared: self.bridges_of_others(*vm) };
+                let around = Surroundings {
+                    listed: BTreeSet::new(),
+                    shared: self.bridges_of_others(*vm),
+                    ..Surroundings::default()
+                };
                 let Ok(found) = difference(&state, &self.model.seen, &around) else { return };
                 found.changes.iter().for_each(|change| self.model.apply(change));
                 let again = difference(&state, &self.model.seen, &around).unwrap();

@@ -26,7 +26,7 @@ pub fn announce(desired: &Desired) -> Vec<String> {
     };
     let mut notes = Vec::new();
     for tunnel in &desired.tunnels {
-        let ports = desired.ports.iter().filter(|port| port.bridge == tunnel.bridge);
+        let ports = desired.ports.iter().filter(|port| Some(&port.bridge) == tunnel.bridge.as_ref());
         let mut frames = ports.flat_map(all);
         if let Err(error) = frames.try_for_each(|frame| wire.send(tunnel.name.as_str(), &frame)) {
             notes.push(format!("announcement by {} failed: {error}", tunnel.name));

@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use causeway_core::names::LinkName;
 use serde::{Deserialize, Serialize};
 
+use super::refusal::Refusal;
+
 /// The operator's list of devices that virtual networks may use; root's own.
 pub const UPLINKS_FILE: &str = "/etc/causeway/uplinks";
 
@@ -16,6 +18,21 @@ pub struct Facts {
     pub listed: BTreeSet<LinkName>,
     /// Those of them that a document names as uplinks, as far as they exist.
     pub uplinks: BTreeMap<LinkName, Uplink>,
+    /// Whether the frames of every bridge come by the rules of `inet` (`net.bridge.bridge-nf-call-iptables`, `-ip6tables`).
+    pub filtered: bool,
+}
+
+impl Facts {
+    /// The device that a NIC's network is to use.
+    ///
+    /// # Errors
+    /// It is not listed, or not there.
+    pub fn uplink(&self, nic: u32, name: &LinkName) -> Result<&Uplink, Refusal> {
+        if !self.listed.contains(name) {
+            return Err(Refusal::NotListed { nic, name: name.clone(), file: UPLINKS_FILE });
+        }
+        self.uplinks.get(name).ok_or_else(|| Refusal::NoUplink { nic, name: name.clone() })
+    }
 }
 
 /// A device that a network's frames leave the host by.

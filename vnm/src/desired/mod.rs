@@ -3,19 +3,24 @@
 //! Nothing here touches the host. The same input gives the same state on the source, on the destination and in a test;
 //! [`crate::fabric`] makes a host agree with it.
 
+pub mod driver;
 pub mod facts;
 pub mod guard;
+pub mod nics;
 pub mod number;
 pub mod options;
+mod ovswitch;
+pub mod port;
 pub mod refusal;
-pub mod security;
 pub mod settings;
 pub mod state;
 pub mod switch;
 pub mod vxlan;
 
+pub use driver::Driver;
 pub use facts::{Facts, Uplink};
 pub use guard::Guard;
+pub use nics::{Answer, desired};
 pub use number::Number;
 pub use refusal::Refusal;
 pub use settings::Settings;

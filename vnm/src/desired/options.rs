@@ -147,6 +147,44 @@ pub fn bridge_options(conf: &BTreeMap<String, String>) -> Result<BTreeMap<Bridge
     Ok(out)
 }
 
+/// The columns of a bridge of Open vSwitch that say yes or no.
+const SWITCHES: [&str; 3] = ["stp_enable", "rstp_enable", "mcast_snooping_enable"];
+
+/// Reads the columns of a bridge of Open vSwitch. Those that lead frames or the control of the switch elsewhere (`mirrors`,
+/// `controller`, `ports`) are the operator's.
+///
+/// # Errors
+/// [`Refusal::Setting`] for another column or a malformed value.
+pub fn switch_options(conf: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Refusal> {
+    let mut out = BTreeMap::new();
+    for (key, value) in conf {
+        let named = format!("ovs_bridge_conf {key}");
+        let column = key.replace("other-config:", "other_config:");
+        let value = match column.as_str() {
+            switch if SWITCHES.contains(&switch) => flag(&named, value)?.to_string(),
+            "fail_mode" if ["standalone", "secure"].contains(&value.as_str()) => value.clone(),
+            "fail_mode" => return Err(Refusal::setting(&named, value, "standalone or secure")),
+            other if other.strip_prefix("other_config:").is_some_and(is_plain) => {
+                Some(value.clone()).filter(|value| is_plain(value)).ok_or_else(|| {
+                    Refusal::setting(&named, value, "letters, digits and the signs - _ . : of one word")
+                })?
+            }
+            _ => {
+                let accepted =
+                    format!("a column we can set: {} fail_mode other_config:KEY", SWITCHES.join(" "));
+                return Err(Refusal::setting("ovs_bridge_conf", key, accepted));
+            }
+        };
+        out.insert(column, value);
+    }
+    Ok(out)
+}
+
+fn is_plain(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.:".contains(&b);
+    !text.is_empty() && text.len() <= 64 && text.bytes().all(plain)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

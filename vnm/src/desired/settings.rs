@@ -10,7 +10,7 @@ use causeway_core::document::{Nic, VXLAN_MODES, VXLAN_TEPS, VxlanMode, VxlanTep}
 use causeway_core::settings::NetworkConf;
 use serde::{Deserialize, Serialize};
 
-use super::options::{LinkOptions, bridge_options, link_options};
+use super::options::{LinkOptions, bridge_options, link_options, switch_options};
 use super::refusal::Refusal;
 use super::state::BridgeOption;
 
@@ -34,6 +34,12 @@ pub struct Settings {
     pub ip_link_conf: BTreeMap<String, String>,
     /// Options of the bridge.
     pub ip_bridge_conf: BTreeMap<String, String>,
+    /// Columns of the bridges that we make in Open vSwitch.
+    pub ovs_bridge_conf: BTreeMap<String, String>,
+    /// Filter forged ARP on Open vSwitch.
+    pub arp_cache_poisoning: bool,
+    /// Every port of Open vSwitch carries all VLANs, as with the stock driver (`ovs_open_trunks`, ours).
+    pub ovs_open_trunks: bool,
 }
 
 impl Default for Settings {
@@ -53,6 +59,9 @@ impl From<&NetworkConf> for Settings {
             keep_empty_bridge: conf.keep_empty_bridge,
             ip_link_conf: conf.ip_link_conf.clone(),
             ip_bridge_conf: conf.ip_bridge_conf.clone(),
+            ovs_bridge_conf: conf.ovs_bridge_conf.clone(),
+            arp_cache_poisoning: conf.arp_cache_poisoning,
+            ovs_open_trunks: conf.ovs_open_trunks,
         }
     }
 }
@@ -84,6 +93,10 @@ pub struct Effective {
     pub link: LinkOptions,
     /// The bridge's options.
     pub bridge: BTreeMap<BridgeOption, u32>,
+    /// The columns of a bridge of Open vSwitch.
+    pub switch: BTreeMap<String, String>,
+    /// Ports of Open vSwitch carry all VLANs.
+    pub open_trunks: bool,
 }
 
 impl Settings {
@@ -101,6 +114,8 @@ impl Settings {
             keep_empty_bridge: self.keep_empty_bridge,
             ip_link_conf: self.ip_link_conf.clone(),
             ip_bridge_conf: self.ip_bridge_conf.clone(),
+            ovs_bridge_conf: self.ovs_bridge_conf.clone(),
+            ovs_open_trunks: self.ovs_open_trunks,
             ..NetworkConf::default()
         };
         let misread = |source| Refusal::Settings { nic: nic.nic_id, source };
@@ -124,6 +139,8 @@ impl Settings {
             keep: conf.keep_empty_bridge,
             link: link_options(&link)?,
             bridge: bridge_options(&conf.ip_bridge_conf)?,
+            switch: switch_options(&conf.ovs_bridge_conf)?,
+            open_trunks: conf.ovs_open_trunks,
         })
     }
 }

@@ -73,6 +73,8 @@ pub struct Bridge {
     pub name: LinkName,
     /// Options set when it is made, and set again where they differ.
     pub options: BTreeMap<BridgeOption, u32>,
+    /// The device that is a port of it and leads out of the host (`PHYDEV` of `bridge` and `fw`).
+    pub uplink: Option<LinkName>,
     /// Keep it, and its tunnel, when the last guest has left (`keep_empty_bridge`).
     pub keep: bool,
 }
@@ -110,8 +112,8 @@ pub enum BridgeOption {
 pub struct Vxlan {
     /// `PHYDEV.VLAN_ID`.
     pub name: LinkName,
-    /// The bridge it is a port of.
-    pub bridge: LinkName,
+    /// The Linux bridge it is a port of; none where it is a port of Open vSwitch, which says so itself.
+    pub bridge: Option<LinkName>,
     /// `PHYDEV`.
     pub uplink: LinkName,
     /// What tells it from every other tunnel: while the device exists, none of this can be changed.

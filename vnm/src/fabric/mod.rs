@@ -1,4 +1,7 @@
-//! The fabrics that a desired state is applied to: observe, difference, apply.
+//! The networks of a host: what is observed, how that differs from what must be, and the changes between the two.
 
+pub mod change;
 pub mod linux;
 pub mod ovs;
+
+pub use change::Change;

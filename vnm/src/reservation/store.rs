@@ -55,12 +55,16 @@ pub struct Reservations {
     dir: PathBuf,
 }
 
-type Result<T> = std::result::Result<T, ReservationError>;
+pub(super) type Result<T> = std::result::Result<T, ReservationError>;
 
 impl Reservations {
     /// Those in `dir`.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Reservations { dir: dir.into() }
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     fn path(&self, vm: VmId) -> PathBuf {
@@ -113,6 +117,12 @@ impl Reservations {
             remove(&index.join(&file)).map_err(failed("remove", &index))?;
             // Goes with its last entry.
             let _ = std::fs::remove_dir(&index);
+        }
+        for (nic, old) in &before.nics {
+            let kept = after.nics.get(nic).and_then(|nic| nic.number);
+            if let Some(number) = old.number.filter(|number| kept != Some(*number)) {
+                self.give_back(number, after.vm, *nic)?;
+            }
         }
         Ok(())
     }
@@ -194,7 +204,7 @@ fn numbers(dir: &Path, end: &str) -> io::Result<Vec<VmId>> {
     Ok(numbers)
 }
 
-fn make_dir(path: &Path) -> io::Result<()> {
+pub(super) fn make_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
@@ -202,18 +212,21 @@ fn touch(path: &Path) -> io::Result<()> {
     OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).map(drop)
 }
 
-fn remove(path: &Path) -> io::Result<()> {
+pub(super) fn remove(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if is_absent(&error) => Ok(()),
         other => other,
     }
 }
 
-fn is_absent(error: &io::Error) -> bool {
+pub(super) fn is_absent(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound
 }
 
-fn failed<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> ReservationError + use<'a> {
+pub(super) fn failed<'a>(
+    what: &'static str,
+    path: &'a Path,
+) -> impl FnOnce(io::Error) -> ReservationError + use<'a> {
     move |source| ReservationError::File { what, path: path.to_owned(), source }
 }
 

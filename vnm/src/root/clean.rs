@@ -6,14 +6,25 @@ use causeway_core::answer::Failure;
 use causeway_core::document::VmDocument;
 use causeway_core::names::{LinkName, VmId};
 
-use super::action::{Action, selects_all};
+use super::action::Action;
 use super::error::ActionError;
 use super::step::Step;
-use crate::desired::vxlan::{self, DRIVER};
+use crate::desired::driver::selects_all;
+use crate::desired::nics::names;
 use crate::fabric::linux::observe::tap_exists;
 use crate::fabric::linux::{Leaving, Scope, observe, removal};
 use crate::lock::Lock;
-use crate::reservation::{Reservation, ReservationError, now};
+use crate::reservation::{NicReservation, Place, Reservation, ReservationError, now};
+
+impl Leaving {
+    /// Adds what a NIC leaves, as it was reserved.
+    pub(super) fn leave(&mut self, reserved: &NicReservation) {
+        if let Place::Bridge(bridge) = &reserved.place {
+            let tunnel = reserved.tunnel.as_ref().map(|tunnel| &tunnel.name);
+            self.add(&reserved.port, bridge.keep, tunnel, bridge.uplink.as_ref());
+        }
+    }
+}
 
 impl Action<'_, '_> {
     /// Removes what `leaving` names as far as nobody needs it; the VM's own devices that are still there come back.
@@ -23,29 +34,37 @@ impl Action<'_, '_> {
         leaving: &Leaving,
         keep: BTreeSet<LinkName>,
     ) -> Result<BTreeSet<LinkName>, ActionError> {
-        if leaving.taps.is_empty() {
+        if leaving.is_empty() {
             return Ok(BTreeSet::new());
         }
-        let claims = self.reservations.claims(&leaving.bridges, vm)?;
-        self.log.notes.extend(claims.unreadable.iter().map(ToString::to_string));
-        let mut reserved = claims.bridges;
+        let mut reserved = self.host.claims(&leaving.bridges, vm, self.log)?;
         reserved.extend(keep);
-        let observed = observe(&mut self.netlink, &Scope::from(leaving))?;
+        let observed = observe(&mut self.host.netlink, &Scope::from(leaving))?;
         let removal = removal(leaving, &observed, &reserved);
         self.log.notes.extend(removal.notes);
         for change in removal.changes {
             if self.dry_run {
-                self.log.changes.push(change);
+                self.log.changes.push(change.into());
             } else {
-                self.change(change)?;
+                self.host.change(change.into(), self.log)?;
             }
         }
         Ok(removal.lingering)
     }
 
     pub(super) fn clean(&mut self, vm: &VmDocument) -> Result<(), ActionError> {
+        if vm.aliases.iter().any(|alias| alias.attach) {
+            // Its device stays; what the alias was allowed there goes (W29).
+            let mut without = vm.clone();
+            without.aliases.retain(|alias| !alias.attach);
+            let of_aliases =
+                vm.aliases.iter().filter(|alias| alias.attach).filter_map(|alias| alias.parent_id);
+            let parents: BTreeSet<u32> = of_aliases.collect();
+            without.nics.retain(|nic| parents.contains(&nic.nic_id));
+            return self.update_sg(&without);
+        }
         let lock = self.lock_vm(vm.id)?;
-        let reservation = match self.reservations.load(vm.id) {
+        let reservation = match self.host.reservations.load(vm.id) {
             Err(error @ ReservationError::Content { .. }) => {
                 self.log.notes.push(error.to_string());
                 Reservation::empty(vm.id)
@@ -57,7 +76,7 @@ impl Action<'_, '_> {
         let locks = self.lock_all(lock, &leaving.taps.iter().map(|tap| tap.bridge.clone()).collect())?;
         // Another NIC of this VM may be in the same bridge.
         let stays = reservation.nics.iter().filter(|(nic, _)| !nics.contains(nic));
-        let keep = stays.map(|(_, reserved)| reserved.bridge.name.clone()).collect();
+        let keep = stays.map(|(_, reserved)| reserved.port.bridge.clone()).collect();
         let lingering = self.leave(vm.id, &leaving, keep)?;
         if self.dry_run {
             return Ok(());
@@ -72,11 +91,11 @@ impl Action<'_, '_> {
             }
         }
         self.log.begin(&Step::Release);
-        self.reservations.replace(&reservation, &after)?;
+        self.host.reservations.replace(&reservation, &after)?;
         drop(locks);
         self.collect(vm.id);
         if !lingering.is_empty() {
-            self.reservations.collect_next_time();
+            self.host.reservations.collect_next_time();
         }
         for tap in lingering {
             self.log.notes.push(format!("{tap} is still plugged in: what it needs stays until it is gone"));
@@ -86,9 +105,9 @@ impl Action<'_, '_> {
 
     /// The numbers of the NICs that `clean` is about: of the document where it singles one out, else all reserved ones.
     fn leaving_nics(&self, vm: &VmDocument, reservation: &Reservation) -> BTreeSet<u32> {
-        let mut nics: BTreeSet<u32> = vxlan::selected(vm).iter().map(|nic| nic.nic_id).collect();
+        let mut nics: BTreeSet<u32> = self.driver.selected(vm).iter().map(|nic| nic.nic_id).collect();
         if selects_all(vm) {
-            let reserved = reservation.nics.iter().filter(|(_, nic)| nic.driver == DRIVER);
+            let reserved = reservation.nics.iter().filter(|(_, nic)| nic.driver == self.driver.name());
             nics.extend(reserved.map(|(nic, _)| *nic));
         }
         nics
@@ -99,14 +118,14 @@ impl Action<'_, '_> {
         let mut leaving = Leaving::default();
         for nic in nics {
             if let Some(reserved) = reservation.nics.get(nic) {
-                leaving.add(&reserved.port, reserved.bridge.keep, reserved.tunnel.as_ref().map(|t| &t.name));
+                leaving.leave(reserved);
             }
         }
         let unknown =
-            vxlan::selected(vm).into_iter().filter(|nic| !reservation.nics.contains_key(&nic.nic_id));
+            self.driver.selected(vm).into_iter().filter(|nic| !reservation.nics.contains_key(&nic.nic_id));
         for nic in unknown {
-            match vxlan::names(nic, vm.id, self.settings) {
-                Ok(names) => leaving.add(&names.port, names.keep, names.tunnel.as_ref()),
+            match names(self.driver, nic, vm.id, self.settings) {
+                Ok(names) => leaving.add(&names.port, names.keep, names.tunnel.as_ref(), nic.phydev.as_ref()),
                 Err(refusal) => self.log.notes.push(format!("nothing to remove: {refusal}")),
             }
         }
@@ -115,11 +134,12 @@ impl Action<'_, '_> {
 
     /// Finishes what other VMs left: NICs whose device lingered, and guests that never came. It can fail nothing.
     fn collect(&mut self, vm: VmId) {
-        if !self.reservations.collect_now() {
+        if !self.host.reservations.collect_now() {
             return;
         }
         let now = now();
-        let others = self.reservations.vms().unwrap_or_default().into_iter().filter(|other| *other != vm);
+        let others =
+            self.host.reservations.vms().unwrap_or_default().into_iter().filter(|other| *other != vm);
         for other in others {
             if let Err(error) = self.collect_one(other, now) {
                 let failure = Failure::from(error);
@@ -130,21 +150,21 @@ impl Action<'_, '_> {
 
     fn collect_one(&mut self, vm: VmId, now: u64) -> Result<(), ActionError> {
         let due = |r: &Reservation| r.is_old(now) || !r.leaving.is_empty();
-        if !due(&self.reservations.load(vm)?) {
+        if !due(&self.host.reservations.load(vm)?) {
             return Ok(());
         }
         // An action of that VM is under way: it will see to it.
-        let Some(lock) = Lock::attempt(&self.places.locks, &format!("vm-{vm}"))? else {
+        let Some(lock) = Lock::attempt(&self.host.places.locks, &format!("vm-{vm}"))? else {
             return Ok(());
         };
-        let reservation = self.reservations.load(vm)?;
+        let reservation = self.host.reservations.load(vm)?;
         let old = reservation.is_old(now);
         let mut gone = BTreeSet::new();
         let mut leaving = Leaving::default();
         for (nic, reserved) in &reservation.nics {
             let due = old || reservation.leaving.contains(nic);
-            if due && !tap_exists(&mut self.netlink, &reserved.port.tap)? {
-                leaving.add(&reserved.port, reserved.bridge.keep, reserved.tunnel.as_ref().map(|t| &t.name));
+            if due && !tap_exists(&mut self.host.netlink, &reserved.port.tap)? {
+                leaving.leave(reserved);
                 gone.insert(*nic);
             }
         }
@@ -152,13 +172,13 @@ impl Action<'_, '_> {
             return Ok(());
         }
         let stays = reservation.nics.iter().filter(|(nic, _)| !gone.contains(nic));
-        let keep = stays.map(|(_, reserved)| reserved.bridge.name.clone()).collect();
+        let keep = stays.map(|(_, reserved)| reserved.port.bridge.clone()).collect();
         let _locks = self.lock_all(lock, &leaving.taps.iter().map(|tap| tap.bridge.clone()).collect())?;
         self.leave(vm, &leaving, keep)?;
         let mut after = reservation.clone();
         gone.iter().for_each(|nic| after.release(*nic));
         self.log.begin(&Step::Release);
-        self.reservations.replace(&reservation, &after)?;
+        self.host.reservations.replace(&reservation, &after)?;
         Ok(())
     }
 }

@@ -16,13 +16,16 @@
 //! ```
 
 pub mod action;
+mod arrive;
 mod clean;
 pub mod client;
 pub mod error;
 pub mod frame;
+mod host;
 mod memory;
 pub mod nest;
 pub mod place;
+mod prepare;
 pub mod server;
 pub mod step;
 pub mod uplinks;

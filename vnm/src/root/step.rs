@@ -1,6 +1,6 @@
 //! What an action does, step by step: each one is announced before it is made and kept for the response.
 
-use crate::fabric::linux::Change;
+use crate::fabric::Change;
 
 /// One effect. A death before or after any of them leaves a state that the next run of the same action finishes.
 #[derive(Debug, Clone, PartialEq, Eq)]

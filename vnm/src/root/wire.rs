@@ -6,10 +6,11 @@ use causeway_core::names::RequestId;
 use serde::{Deserialize, Serialize};
 
 use crate::desired::{Desired, Settings};
-use crate::fabric::linux::{Change, Observed};
+use crate::fabric::Change;
+use crate::fabric::linux::Observed;
 
 /// Raised with every change of these types that the other side could misread.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// The first frame of the privileged side.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

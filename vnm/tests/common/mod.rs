@@ -10,7 +10,7 @@ use std::process::Command;
 
 use causeway_core::names::VmId;
 use causeway_vnm::desired::Settings;
-use causeway_vnm::fabric::linux::Change;
+use causeway_vnm::fabric::Change;
 use causeway_vnm::root::{Outcome, Places, Request, Response, Verb, server};
 use nix::sched::{CloneFlags, unshare};
 

@@ -37,6 +37,13 @@ const BRIDGE_TYPES: [(&str, BridgeType); 4] = [
     ("none", BridgeType::None),
 ];
 
+impl BridgeType {
+    /// As oned spells it.
+    pub fn word(self) -> &'static str {
+        BRIDGE_TYPES.iter().find(|(_, kind)| *kind == self).map_or("", |(word, _)| word)
+    }
+}
+
 /// The outer tag's type of a double-tagged network (`QINQ_TYPE`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum QinqType {

@@ -57,6 +57,8 @@ pub struct NetworkConf {
     pub ip_bridge_conf: BTreeMap<String, String>,
     /// `:ovs_bridge_conf:`: columns of bridges that we create in Open vSwitch.
     pub ovs_bridge_conf: BTreeMap<String, String>,
+    /// `:ovs_open_trunks:`, ours: ports of Open vSwitch carry every VLAN, as the stock driver's do.
+    pub ovs_open_trunks: bool,
     /// `:tproxy:`.
     pub tproxy: Vec<TproxyService>,
     /// `:tproxy_debug_level:`, 0 to 3.
@@ -85,6 +87,7 @@ impl Default for NetworkConf {
             keep_empty_bridge: false,
             ip_bridge_conf: BTreeMap::new(),
             ovs_bridge_conf: BTreeMap::new(),
+            ovs_open_trunks: false,
             tproxy: Vec::new(),
             tproxy_debug_level: 2,
             tproxy_process_owner: "oneadmin".to_owned(),
@@ -163,6 +166,7 @@ impl NetworkConf {
         match at.key {
             "validate_vlan_id" => self.validate_vlan_id = at.flag(text)?,
             "arp_cache_poisoning" => self.arp_cache_poisoning = at.flag(text)?,
+            "ovs_open_trunks" => self.ovs_open_trunks = at.flag(text)?,
             "keep_empty_bridge" => self.keep_empty_bridge = at.flag(text)?,
             "datastore_location" => self.datastore_location = Some(at.parsed(text, "an absolute path")?),
             "vlan_mtu" => self.vlan_mtu = at.number(text, 68, 65535)?,

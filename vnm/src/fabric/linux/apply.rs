@@ -135,12 +135,11 @@ fn create_vxlan(netlink: &mut Rtnetlink, what: &str, tunnel: &Vxlan) -> Result<(
     data.push(InfoVxlan::UDPZeroCsumTX(identity.checksums.zero6_sent));
     data.push(InfoVxlan::UDPZeroCsumRX(identity.checksums.zero6_accepted));
     data.extend(tuning_infos(tunnel.tuning));
-    let bridge = index(netlink, &tunnel.bridge)?;
-    let attributes = vec![
-        LinkAttribute::Mtu(tunnel.mtu),
-        LinkAttribute::Controller(bridge),
-        info(InfoKind::Vxlan, InfoData::Vxlan(data)),
-    ];
+    let mut attributes = vec![LinkAttribute::Mtu(tunnel.mtu)];
+    if let Some(bridge) = &tunnel.bridge {
+        attributes.push(LinkAttribute::Controller(index(netlink, bridge)?));
+    }
+    attributes.push(info(InfoKind::Vxlan, InfoData::Vxlan(data)));
     create(netlink, what, &tunnel.name, attributes).map_err(|error| explain(error, tunnel))
 }
 

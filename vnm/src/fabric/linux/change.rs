@@ -88,7 +88,8 @@ impl fmt::Display for Change {
         match self {
             Change::CreateBridge { name, options } => write!(f, "create bridge {name}{}", list(options)),
             Change::CreateVxlan(v) => {
-                write!(f, "create vxlan {} {} mtu {} in {}", v.name, v.identity, v.mtu, v.bridge)
+                write!(f, "create vxlan {} {} mtu {}", v.name, v.identity, v.mtu)?;
+                v.bridge.as_ref().map_or(Ok(()), |bridge| write!(f, " in {bridge}"))
             }
             Change::Mark { name } => write!(f, "mark {name}"),
             Change::SetBridge { name, options } => write!(f, "set bridge {name}{}", list(options)),

@@ -12,7 +12,7 @@ use super::change::Change;
 use super::mark::Mark;
 use super::observe::{Observed, remotes};
 use super::parse::{Link, LinkKind, VxlanSeen};
-use crate::desired::{Bridge, Checksums, Desired, Vxlan};
+use crate::desired::{Bridge, BridgeOption, Checksums, Desired, Vxlan};
 
 /// What the two states alone do not tell.
 #[derive(Debug, Clone, Default)]
@@ -21,6 +21,8 @@ pub struct Surroundings {
     pub listed: BTreeSet<LinkName>,
     /// Bridges that another VM has reserved or is plugged into.
     pub shared: BTreeSet<LinkName>,
+    /// Whether every bridge of the host hands its frames to the rules of `inet` (`net.bridge.bridge-nf-call-*`).
+    pub filtered: bool,
 }
 
 /// The way from the observed state to the desired one.
@@ -96,6 +98,16 @@ pub enum Conflict {
         /// The bridge it should be in.
         wanted: LinkName,
     },
+    /// The uplink is plugged into another bridge.
+    #[error("uplink {name} is a port of {found}: as a port of {wanted} as well, it would be in two networks")]
+    UplinkElsewhere {
+        /// The uplink.
+        name: LinkName,
+        /// The bridge it is in.
+        found: String,
+        /// The bridge it should be in.
+        wanted: LinkName,
+    },
     /// The number is taken by another tunnel; the kernel has one per number and port.
     #[error(
         "VNI {vni} with UDP port {port} is taken on this host by {found}: the network cannot also use {wanted}"
@@ -109,6 +121,15 @@ pub enum Conflict {
         found: String,
         /// The tunnel that should have it.
         wanted: LinkName,
+    },
+    /// A bridge that we may not change, and whose frames no rule sees.
+    #[error(
+        "bridge {name} does not hand its frames to the firewall, and causeway did not make it: run `ip link set {name} type bridge \
+         nf_call_iptables 1 nf_call_ip6tables 1`"
+    )]
+    Unfiltered {
+        /// The bridge.
+        name: LinkName,
     },
     /// The uplink went away, or was never there.
     #[error("uplink {name} does not exist on this host")]
@@ -129,7 +150,8 @@ pub fn difference(
 ) -> Result<Difference, Conflict> {
     let mut out = Difference::default();
     for bridge in &desired.bridges {
-        let tunnels: Vec<&Vxlan> = desired.tunnels.iter().filter(|t| t.bridge == bridge.name).collect();
+        let within = |tunnel: &&Vxlan| tunnel.bridge.as_ref() == Some(&bridge.name);
+        let tunnels: Vec<&Vxlan> = desired.tunnels.iter().filter(within).collect();
         bridge_changes(bridge, &tunnels, observed, around, &mut out)?;
     }
     for tunnel in &desired.tunnels {
@@ -162,19 +184,19 @@ fn bridge_changes(
     let Some(link) = observed.named(name) else {
         out.changes.push(Change::CreateBridge { name: name.clone(), options: bridge.options.clone() });
         out.changes.push(Change::Mark { name: name.clone() });
-        return Ok(());
+        return plug_uplink(bridge, None, observed, out);
     };
     let LinkKind::Bridge(options) = &link.kind else {
         return Err(Conflict::Kind { name: name.clone(), wanted: "a bridge", found: kind(link) });
     };
     if !link.mark.is_ours() {
         let carries = !tunnels.is_empty() && tunnels.iter().all(|t| is_in_place(t, link, observed));
-        return match around.listed.contains(name) || carries {
-            true => Ok(()),
-            false => Err(Conflict::ForeignBridge { name: name.clone() }),
-        };
+        if !around.listed.contains(name) && !carries {
+            return Err(Conflict::ForeignBridge { name: name.clone() });
+        }
+        return foreign(bridge, link, options, observed, around, out);
     }
-    only_way_out(link, tunnels, observed)?;
+    only_way_out(bridge, link, tunnels, observed)?;
     if link.mark == Mark::Newborn {
         out.changes.push(Change::Mark { name: name.clone() });
     }
@@ -190,6 +212,50 @@ fn bridge_changes(
     if !link.up {
         out.changes.push(Change::SetUp { name: name.clone() });
     }
+    plug_uplink(bridge, Some(link.index), observed, out)
+}
+
+/// What a bridge of the operator's lacks, which stays as it is.
+fn foreign(
+    bridge: &Bridge,
+    link: &Link,
+    options: &BTreeMap<BridgeOption, u32>,
+    observed: &Observed,
+    around: &Surroundings,
+    out: &mut Difference,
+) -> Result<(), Conflict> {
+    let on = |option| options.get(&option) == Some(&1) || around.filtered;
+    let wanted = [BridgeOption::NfCallIptables, BridgeOption::NfCallIp6tables];
+    let mut wanted = wanted.into_iter().filter(|option| bridge.options.get(option) == Some(&1));
+    if !wanted.all(on) {
+        return Err(Conflict::Unfiltered { name: bridge.name.clone() });
+    }
+    if let Some(uplink) = bridge.uplink.as_ref().filter(|uplink| !observed.is_port_of(uplink, &bridge.name)) {
+        out.notes.push(format!("{uplink} is no port of {}, which causeway did not make", link.name));
+    }
+    Ok(())
+}
+
+/// Makes the uplink a port of its bridge, where it is free.
+fn plug_uplink(
+    bridge: &Bridge,
+    place: Option<u32>,
+    observed: &Observed,
+    out: &mut Difference,
+) -> Result<(), Conflict> {
+    let Some(uplink) = &bridge.uplink else { return Ok(()) };
+    let link = observed.named(uplink).ok_or_else(|| Conflict::NoUplink { name: uplink.clone() })?;
+    match link.bridge {
+        Some(index) if Some(index) == place => {}
+        Some(index) => {
+            return Err(Conflict::UplinkElsewhere {
+                name: uplink.clone(),
+                found: observed.name_of(index).to_owned(),
+                wanted: bridge.name.clone(),
+            });
+        }
+        None => out.changes.push(Change::SetBridgeOf { name: uplink.clone(), bridge: bridge.name.clone() }),
+    }
     Ok(())
 }
 
@@ -201,23 +267,28 @@ fn is_in_place(tunnel: &Vxlan, bridge: &Link, observed: &Observed) -> bool {
     })
 }
 
-/// Refuses a bridge of ours that leads out of the host by anything but `tunnels`.
-fn only_way_out(bridge: &Link, tunnels: &[&Vxlan], observed: &Observed) -> Result<(), Conflict> {
-    for port in observed.ports_of(bridge.index) {
-        let ours = tunnels.iter().any(|t| t.name.as_str() == port.name);
-        let leads_out = !matches!(port.kind, LinkKind::Tap | LinkKind::Inner);
-        if let Some(tunnel) = tunnels.first()
-            && leads_out
-            && !ours
-        {
-            return Err(Conflict::SecondUplink {
-                bridge: tunnel.bridge.clone(),
-                found: port.name.clone(),
-                wanted: tunnel.name.clone(),
-            });
-        }
+/// Refuses a bridge of ours that leads out of the host by anything but `tunnels` and its uplink.
+fn only_way_out(
+    bridge: &Bridge,
+    link: &Link,
+    tunnels: &[&Vxlan],
+    observed: &Observed,
+) -> Result<(), Conflict> {
+    let wanted = tunnels.first().map(|tunnel| &tunnel.name).or(bridge.uplink.as_ref());
+    let Some(wanted) = wanted else { return Ok(()) };
+    let ours = |port: &Link| {
+        let named = |name: &LinkName| name.as_str() == port.name;
+        tunnels.iter().any(|tunnel| named(&tunnel.name)) || bridge.uplink.as_ref().is_some_and(named)
+    };
+    let leads_out = |port: &&Link| !matches!(port.kind, LinkKind::Tap | LinkKind::Inner) && !ours(port);
+    match observed.ports_of(link.index).find(leads_out) {
+        Some(port) => Err(Conflict::SecondUplink {
+            bridge: bridge.name.clone(),
+            found: port.name.clone(),
+            wanted: wanted.clone(),
+        }),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn tunnel_changes(
@@ -246,22 +317,24 @@ fn tunnel_changes(
             wanted: tunnel.identity.to_string(),
         });
     }
-    let bridge = observed.named(&tunnel.bridge).map(|link| link.index);
-    match link.bridge {
-        Some(index) if Some(index) != bridge => {
-            return Err(Conflict::Elsewhere {
-                name: name.clone(),
-                found: observed.name_of(index).to_owned(),
-                wanted: tunnel.bridge.clone(),
-            });
-        }
-        None if !link.mark.is_ours() => {
-            return Err(Conflict::ForeignTunnel { name: name.clone(), bridge: tunnel.bridge.clone() });
-        }
-        _ => {}
+    if let Some(wanted) = &tunnel.bridge {
+        is_free_for(wanted, tunnel, link, observed)?;
     }
     repairs(tunnel, link, seen, around, out);
     Ok(())
+}
+
+/// Refuses a tunnel that is plugged in elsewhere, or that is somebody else's and in no bridge.
+fn is_free_for(wanted: &LinkName, tunnel: &Vxlan, link: &Link, observed: &Observed) -> Result<(), Conflict> {
+    let (name, bridge) = (tunnel.name.clone(), observed.named(wanted).map(|link| link.index));
+    match link.bridge {
+        Some(index) if Some(index) != bridge => {
+            let found = observed.name_of(index).to_owned();
+            Err(Conflict::Elsewhere { name, found, wanted: wanted.clone() })
+        }
+        None if !link.mark.is_ours() => Err(Conflict::ForeignTunnel { name, bridge: wanted.clone() }),
+        _ => Ok(()),
+    }
 }
 
 /// What is mended on a tunnel that is the right one.
@@ -271,14 +344,14 @@ fn repairs(tunnel: &Vxlan, link: &Link, seen: &VxlanSeen, around: &Surroundings,
     if link.mark == Mark::Newborn {
         out.changes.push(Change::Mark { name: name.clone() });
     }
-    if link.bridge.is_none() {
-        out.changes.push(Change::SetBridgeOf { name: name.clone(), bridge: tunnel.bridge.clone() });
+    if let Some(bridge) = tunnel.bridge.as_ref().filter(|_| link.bridge.is_none()) {
+        out.changes.push(Change::SetBridgeOf { name: name.clone(), bridge: bridge.clone() });
     }
     if tunnel.tuning != seen.tuning && ours {
         out.changes.push(Change::SetVxlan { name: name.clone(), tuning: tunnel.tuning });
     }
     if link.mtu != tunnel.mtu {
-        if ours && !around.shared.contains(&tunnel.bridge) {
+        if ours && !tunnel.bridge.as_ref().is_some_and(|bridge| around.shared.contains(bridge)) {
             out.changes.push(Change::SetMtu { name: name.clone(), mtu: tunnel.mtu });
         } else {
             let whose = if ours { "other guests use it" } else { "causeway did not make it" };

@@ -82,7 +82,10 @@ impl From<&Desired> for Scope {
         let mut scope = Scope { fdb: desired.fdb.clone(), remotes: remotes(desired), ..Scope::default() };
         scope.bridges.extend(desired.bridges.iter().map(|b| b.name.clone()));
         scope.links.extend(desired.tunnels.iter().flat_map(|t| [t.name.clone(), t.uplink.clone()]));
-        scope.links.extend(desired.ports.iter().map(|p| p.tap.clone()));
+        scope.links.extend(desired.bridges.iter().filter_map(|b| b.uplink.clone()));
+        // Of a port of Open vSwitch the kernel tells nothing that counts.
+        let seats = |nic| desired.seats.iter().any(|seat| seat.nic == nic);
+        scope.links.extend(desired.ports.iter().filter(|p| !seats(p.nic)).map(|p| p.tap.clone()));
         scope
     }
 }
@@ -90,8 +93,10 @@ impl From<&Desired> for Scope {
 /// The guest's addresses as they would stand behind a tunnel. Where a routing daemon fills the table, it stays its own.
 pub fn remotes(desired: &Desired) -> Vec<Remote> {
     let behind = |entry: &FdbEntry| {
-        let tunnel =
-            desired.tunnels.iter().find(|t| t.bridge == entry.bridge && t.identity.group.is_some())?;
+        let tunnel = desired
+            .tunnels
+            .iter()
+            .find(|t| t.bridge.as_ref() == Some(&entry.bridge) && t.identity.group.is_some())?;
         Some(Remote { tunnel: tunnel.name.clone(), mac: entry.mac })
     };
     desired.fdb.iter().filter_map(behind).collect()

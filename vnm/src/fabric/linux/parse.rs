@@ -11,7 +11,7 @@ use netlink_packet_route::link::{
 use serde::{Deserialize, Serialize};
 
 use super::mark::Mark;
-use crate::desired::vxlan::is_tap_name;
+use crate::desired::port::is_tap_name;
 use crate::desired::{BridgeOption, Checksums, VxlanTuning};
 
 /// A device as the kernel has it.

@@ -18,6 +18,10 @@ pub struct Leaving {
     pub bridges: BTreeSet<LinkName>,
     /// Its tunnels.
     pub tunnels: BTreeSet<Place>,
+    /// The operator's devices that its bridges lead out by: they stay, and keep no bridge.
+    pub uplinks: BTreeSet<Place>,
+    /// Tunnels that were ports of Open vSwitch and are no more.
+    pub loose: BTreeSet<LinkName>,
     /// Where its addresses were.
     pub fdb: Vec<FdbEntry>,
 }
@@ -32,14 +36,21 @@ pub struct Place {
 }
 
 impl Leaving {
-    /// Adds what one NIC leaves; `keep` spares its bridge, and with it the tunnel.
-    pub fn add(&mut self, port: &Port, keep: bool, tunnel: Option<&LinkName>) {
-        self.taps.insert(Place { name: port.tap.clone(), bridge: port.bridge.clone() });
+    /// Adds what one NIC leaves on a Linux bridge; `keep` spares the bridge, and with it the tunnel.
+    pub fn add(&mut self, port: &Port, keep: bool, tunnel: Option<&LinkName>, uplink: Option<&LinkName>) {
+        let place = |name: &LinkName| Place { name: name.clone(), bridge: port.bridge.clone() };
+        self.taps.insert(place(&port.tap));
         if !keep {
             self.bridges.insert(port.bridge.clone());
         }
-        self.tunnels.extend(tunnel.map(|name| Place { name: name.clone(), bridge: port.bridge.clone() }));
+        self.tunnels.extend(tunnel.map(place));
+        self.uplinks.extend(uplink.map(place));
         self.fdb.push(FdbEntry { bridge: port.bridge.clone(), mac: port.mac, port: port.tap.clone() });
+    }
+
+    /// Whether there is nothing to take away.
+    pub fn is_empty(&self) -> bool {
+        self.taps.is_empty() && self.loose.is_empty()
     }
 }
 
@@ -47,9 +58,9 @@ impl From<&Desired> for Leaving {
     fn from(state: &Desired) -> Self {
         let mut leaving = Leaving::default();
         for port in &state.ports {
-            let keep = state.bridges.iter().any(|b| b.name == port.bridge && b.keep);
-            let tunnel = state.tunnels.iter().find(|t| t.bridge == port.bridge);
-            leaving.add(port, keep, tunnel.map(|t| &t.name));
+            let Some(bridge) = state.bridges.iter().find(|b| b.name == port.bridge) else { continue };
+            let tunnel = state.tunnels.iter().find(|t| t.bridge.as_ref() == Some(&port.bridge));
+            leaving.add(port, bridge.keep, tunnel.map(|t| &t.name), bridge.uplink.as_ref());
         }
         leaving
     }
@@ -59,7 +70,7 @@ impl From<&Leaving> for Scope {
     fn from(leaving: &Leaving) -> Self {
         let places = leaving.taps.iter().chain(&leaving.tunnels);
         Scope {
-            links: places.map(|place| place.name.clone()).collect(),
+            links: places.map(|place| &place.name).chain(&leaving.loose).cloned().collect(),
             bridges: leaving
                 .taps
                 .iter()
@@ -96,6 +107,11 @@ pub fn removal(leaving: &Leaving, observed: &Observed, reserved: &BTreeSet<LinkN
     for bridge in leaving.bridges.difference(reserved) {
         take_away(bridge, leaving, observed, &mut out);
     }
+    let loose = leaving.loose.iter().filter(|name| {
+        let ours = |link: &Link| link.mark.is_ours() && matches!(link.kind, LinkKind::Vxlan(_));
+        observed.named(name).is_some_and(ours)
+    });
+    out.changes.extend(loose.map(|name| Change::Delete { name: name.clone() }));
     out
 }
 
@@ -112,7 +128,7 @@ fn take_away(bridge: &LinkName, leaving: &Leaving, observed: &Observed, out: &mu
         .filter(|link| link.bridge.is_none() || link.bridge == place)
         .collect();
     if let Some(link) = found
-        && is_needed(link, &tunnels, observed)
+        && is_needed(link, &tunnels, leaving, observed)
     {
         return;
     }
@@ -127,10 +143,14 @@ fn take_away(bridge: &LinkName, leaving: &Leaving, observed: &Observed, out: &mu
     }
 }
 
-/// Whether anything but `tunnels` is plugged in. In a bridge of the operator's, the operator's own devices are no reason
-/// to keep our tunnel; a guest is.
-fn is_needed(bridge: &Link, tunnels: &[&Link], observed: &Observed) -> bool {
-    let ours = |port: &Link| tunnels.iter().any(|tunnel| tunnel.index == port.index);
+/// Whether anything but `tunnels` and its uplink is plugged in. In a bridge of the operator's, the operator's own devices are no
+/// reason to keep our tunnel; a guest is.
+fn is_needed(bridge: &Link, tunnels: &[&Link], leaving: &Leaving, observed: &Observed) -> bool {
+    let uplink = |port: &Link| {
+        let here = leaving.uplinks.iter().filter(|uplink| uplink.bridge.as_str() == bridge.name);
+        here.into_iter().any(|uplink| uplink.name.as_str() == port.name)
+    };
+    let ours = |port: &Link| uplink(port) || tunnels.iter().any(|tunnel| tunnel.index == port.index);
     let counts = |port: &&Link| bridge.mark.is_ours() || port.is_guests();
     observed.ports_of(bridge.index).filter(counts).any(|port| !ours(port))
 }

@@ -1,0 +1,29 @@
+//! A change of any fabric: what is logged, told to the unprivileged side and printed by a dry run.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::linux;
+
+/// One change: a netlink message, a transaction or a batch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// Of the kernel's devices and tables.
+    Linux(linux::Change),
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Change::Linux(change) => change.fmt(f),
+        }
+    }
+}
+
+impl From<linux::Change> for Change {
+    fn from(change: linux::Change) -> Self {
+        Change::Linux(change)
+    }
+}

@@ -1,0 +1,88 @@
+//! `post` and `update_sg`: the guest is here. What `pre` made is looked at again and mended, and the fabric is told.
+
+use causeway_core::document::VmDocument;
+
+use super::action::Action;
+use super::error::ActionError;
+use super::step::Step;
+use crate::announce;
+use crate::desired::Desired;
+use crate::fabric::linux::Observed;
+
+impl Action<'_, '_> {
+    pub(super) fn post(&mut self, vm: &VmDocument) -> Result<(), ActionError> {
+        let (mut desired, facts) = self.work_out(vm)?;
+        let bridges = desired.ports.iter().map(|port| port.bridge.clone()).collect();
+        let lock = self.lock_vm(vm.id)?;
+        self.numbers(&mut desired)?;
+        let locks = self.lock_all(lock, &bridges)?;
+        let way = self.host.compare(&desired, &facts, self.dry_run)?;
+        plugged_in(&desired, &way.observed)?;
+        if self.dry_run {
+            self.log.changes.extend(way.changes);
+            self.log.notes.extend(way.notes);
+            return Ok(());
+        }
+        self.reserve_anew(&desired)?;
+        self.host.make(&desired, &facts, way, self.log)?;
+        drop(locks);
+        // The guest is here whatever comes of this, so it can fail nothing.
+        self.log.begin(&Step::Announce);
+        self.log.notes.extend(announce::announce(&desired));
+        Ok(())
+    }
+
+    /// The rules of the VM's security groups have changed; nothing else has (contract VNM 4.5).
+    pub(super) fn update_sg(&mut self, vm: &VmDocument) -> Result<(), ActionError> {
+        if !self.driver.guards() {
+            return Ok(());
+        }
+        let (mut desired, facts) = self.work_out(vm)?;
+        // Where the guest is has not changed, and a table that has forgotten it is not this action's.
+        desired.fdb.clear();
+        let bridges = desired.ports.iter().map(|port| port.bridge.clone()).collect();
+        let lock = self.lock_vm(vm.id)?;
+        self.numbers(&mut desired)?;
+        let _locks = self.lock_all(lock, &bridges)?;
+        let way = self.host.compare(&desired, &facts, self.dry_run)?;
+        if self.dry_run {
+            self.log.changes.extend(way.changes);
+            self.log.notes.extend(way.notes);
+            return Ok(());
+        }
+        self.reserve_anew(&desired)?;
+        self.host.make(&desired, &facts, way, self.log)
+    }
+
+    /// Writes down what is to hold from now on: `reconcile` restores it, `clean` takes it away.
+    fn reserve_anew(&mut self, desired: &Desired) -> Result<(), ActionError> {
+        let before = self.host.reservations.load(desired.vm)?;
+        let mut after = before.clone();
+        after.reserve(self.driver.name(), desired);
+        if after.nics == before.nics {
+            return Ok(());
+        }
+        self.log.begin(&Step::Reserve);
+        self.host.reservations.replace(&before, &after)?;
+        Ok(())
+    }
+}
+
+/// Refuses a guest whose devices are not in their bridges: it would be cut off.
+fn plugged_in(desired: &Desired, observed: &Observed) -> Result<(), ActionError> {
+    let seated = |nic| desired.seats.iter().any(|seat| seat.nic == nic);
+    for port in desired.ports.iter().filter(|port| !seated(port.nic)) {
+        if observed.is_port_of(&port.tap, &port.bridge) {
+            continue;
+        }
+        let state = match observed.named(&port.tap) {
+            None => "does not exist".to_owned(),
+            Some(link) => match link.bridge.and_then(|index| observed.links.get(&index)) {
+                Some(other) => format!("is plugged into {}, not into {}", other.name, port.bridge),
+                None => format!("is not plugged into {}", port.bridge),
+            },
+        };
+        return Err(ActionError::Tap { tap: port.tap.clone(), nic: port.nic, state });
+    }
+    Ok(())
+}

@@ -1,0 +1,134 @@
+//! The fabrics of this host, together: what they have, the way to what must be, and the steps of that way.
+
+use std::collections::BTreeSet;
+
+use causeway_core::names::{LinkName, VmId};
+use rustix::io::Errno;
+
+use super::error::ActionError;
+use super::place::Places;
+use super::step::{Log, Step};
+use crate::desired::{Desired, Facts};
+use crate::fabric::Change;
+use crate::fabric::linux::parse::Link;
+use crate::fabric::linux::{self, Rtnetlink, Scope, Surroundings};
+use crate::reservation::Reservations;
+
+/// How often a state is looked at anew when somebody else made a device in between.
+const TRIES: u32 = 4;
+
+/// The fabrics, and who else has a claim to them.
+pub(super) struct Host<'a> {
+    pub(super) netlink: Rtnetlink,
+    pub(super) places: &'a Places,
+    pub(super) reservations: Reservations,
+}
+
+/// The way from what is to what must be.
+#[derive(Debug, Default)]
+pub(super) struct Way {
+    /// What the kernel has.
+    pub(super) observed: linux::Observed,
+    /// In order.
+    pub(super) changes: Vec<Change>,
+    /// What stays otherwise than it was asked for.
+    pub(super) notes: Vec<String>,
+}
+
+impl<'a> Host<'a> {
+    pub(super) fn open(places: &'a Places) -> Result<Self, ActionError> {
+        let reservations = Reservations::new(&places.reservations);
+        Ok(Host { netlink: Rtnetlink::open()?, places, reservations })
+    }
+
+    /// Looks, and finds the way.
+    ///
+    /// # Errors
+    /// There is no way without harm to somebody else; nothing was changed.
+    pub(super) fn compare(
+        &mut self,
+        desired: &Desired,
+        facts: &Facts,
+        all_tunnels: bool,
+    ) -> Result<Way, ActionError> {
+        let scope = Scope { all_tunnels, ..Scope::from(desired) };
+        let observed = linux::observe(&mut self.netlink, &scope)?;
+        let shared = self.shared(desired, &observed)?;
+        let around = Surroundings { listed: facts.listed.clone(), shared, filtered: facts.filtered };
+        let linux::Difference { changes, notes } = linux::difference(desired, &observed, &around)?;
+        Ok(Way { observed, changes: changes.into_iter().map(Change::from).collect(), notes })
+    }
+
+    /// The bridges that other VMs have reserved, or are plugged into.
+    fn shared(
+        &self,
+        desired: &Desired,
+        observed: &linux::Observed,
+    ) -> Result<BTreeSet<LinkName>, ActionError> {
+        let bridges: BTreeSet<LinkName> = desired.bridges.iter().map(|b| b.name.clone()).collect();
+        let mut shared = self.reservations.claims(&bridges, desired.vm)?.bridges;
+        let own = |name: &str| desired.ports.iter().any(|port| port.tap.as_str() == name);
+        for name in bridges {
+            let bridge = observed.named(&name).map(|link| link.index);
+            let guests = |link: &Link| link.is_guests() && link.bridge == bridge && !own(&link.name);
+            if bridge.is_some() && observed.links.values().any(guests) {
+                shared.insert(name);
+            }
+        }
+        Ok(shared)
+    }
+
+    /// Goes the way that was found; where somebody else made a device in between, looks and goes again (W21).
+    pub(super) fn make(
+        &mut self,
+        desired: &Desired,
+        facts: &Facts,
+        first: Way,
+        log: &mut Log<'_>,
+    ) -> Result<(), ActionError> {
+        let mut way = first;
+        for left in (0..TRIES).rev() {
+            match way.changes.into_iter().try_for_each(|change| self.change(change, log)) {
+                Err(error) if is_outdated(&error) && left > 0 => {}
+                other => {
+                    log.notes.extend(way.notes);
+                    return other;
+                }
+            }
+            way = self.compare(desired, facts, true)?;
+        }
+        Ok(())
+    }
+
+    /// Takes one step.
+    pub(super) fn change(&mut self, change: Change, log: &mut Log<'_>) -> Result<(), ActionError> {
+        log.begin(&Step::Change(change.clone()));
+        let made = match &change {
+            Change::Linux(change) => match linux::apply::apply(&mut self.netlink, change) {
+                Err(error) if change.is_advisory() => {
+                    log.notes.push(error.to_string());
+                    return Ok(());
+                }
+                other => other.map_err(ActionError::from),
+            },
+        };
+        made.map(|()| log.changes.push(change))
+    }
+
+    /// Those of `bridges` that other VMs have reserved; what could not be read is noted, and counts as reserved.
+    pub(super) fn claims(
+        &self,
+        bridges: &BTreeSet<LinkName>,
+        vm: VmId,
+        log: &mut Log<'_>,
+    ) -> Result<BTreeSet<LinkName>, ActionError> {
+        let claims = self.reservations.claims(bridges, vm)?;
+        log.notes.extend(claims.unreadable.iter().map(ToString::to_string));
+        Ok(claims.bridges)
+    }
+}
+
+/// Whether a step failed because what it was worked out from has changed.
+fn is_outdated(error: &ActionError) -> bool {
+    matches!(error, ActionError::Netlink(error) if error.errno() == Some(Errno::EXIST))
+}

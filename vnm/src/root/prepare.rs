@@ -1,0 +1,128 @@
+//! `pre`: the host is made ready for a guest that is to come.
+
+use std::collections::BTreeSet;
+
+use causeway_core::document::VmDocument;
+
+use super::action::Action;
+use super::error::ActionError;
+use super::step::Step;
+use crate::desired::driver::selects_all;
+use crate::desired::{Desired, Facts};
+use crate::fabric::linux::Leaving;
+use crate::reservation::{NicReservation, Reservation};
+
+impl Action<'_, '_> {
+    pub(super) fn pre(&mut self, vm: &VmDocument) -> Result<(), ActionError> {
+        let (mut desired, facts) = self.work_out(vm)?;
+        // A guest that is moved here may still run elsewhere while its device is here: only `post` says where it is.
+        desired.fdb.clear();
+        let lock = self.lock_vm(vm.id)?;
+        let before = self.host.reservations.load(vm.id)?;
+        self.numbers(&mut desired)?;
+        let mut after = before.clone();
+        if selects_all(vm) {
+            after.nics.retain(|_, reserved| reserved.driver != self.driver.name());
+        }
+        after.reserve(self.driver.name(), &desired);
+        let named = desired.ports.iter().map(|port| &port.bridge);
+        let bridges = before.bridges().chain(named).cloned().collect();
+        let _locks = self.lock_all(lock, &bridges)?;
+        if self.dry_run {
+            let way = self.host.compare(&desired, &facts, true)?;
+            self.log.changes.extend(way.changes);
+            self.log.notes.extend(way.notes);
+            return Ok(());
+        }
+        let prepared = self.prepare(&before, &after, &desired, &facts);
+        if prepared.is_err() {
+            self.give_back(&before, &desired);
+        }
+        prepared?;
+        self.log.reserved = after.nics != before.nics;
+        Ok(())
+    }
+
+    fn prepare(
+        &mut self,
+        before: &Reservation,
+        after: &Reservation,
+        desired: &Desired,
+        facts: &Facts,
+    ) -> Result<(), ActionError> {
+        let first = self.host.compare(desired, facts, false)?;
+        self.log.begin(&Step::Reserve);
+        self.host.reservations.replace(before, after)?;
+        if let Err(error) = self.host.make(desired, facts, first, self.log) {
+            return Err(self.take_back(before, after, desired, error));
+        }
+        // What the VM had and wants no more: its network was changed while it was not running.
+        let elsewhere = |nic: &u32, old: &NicReservation| {
+            after.nics.get(nic).is_none_or(|new| (&new.place, &new.tunnel) != (&old.place, &old.tunnel))
+        };
+        let mut left = Leaving::default();
+        for (_, old) in before.nics.iter().filter(|(nic, old)| elsewhere(nic, old)) {
+            if old.driver == self.driver.name() {
+                left.leave(old);
+            }
+        }
+        let keep = desired.ports.iter().map(|port| port.bridge.clone()).collect();
+        self.leave(desired.vm, &left, keep)?;
+        Ok(())
+    }
+
+    /// Takes back what a failed `pre` made, as far as nobody else has come to use it.
+    fn take_back(
+        &mut self,
+        before: &Reservation,
+        after: &Reservation,
+        desired: &Desired,
+        first: ActionError,
+    ) -> ActionError {
+        let keep = before.bridges().cloned().collect();
+        let mut leaving = Leaving::from(desired);
+        // `pre` says nothing of where the guest is, so there is nothing to take back.
+        leaving.fdb.clear();
+        let undone = self.leave(desired.vm, &leaving, keep).map(|_| ());
+        self.log.begin(&Step::Release);
+        let undone = undone.and(self.host.reservations.replace(after, before).map_err(ActionError::from));
+        match undone {
+            Ok(()) => first,
+            Err(undo) => ActionError::Undo { first: Box::new(first), undo: Box::new(undo) },
+        }
+    }
+
+    /// Numbers the NICs for which something is known by number.
+    pub(super) fn numbers(&mut self, desired: &mut Desired) -> Result<(), ActionError> {
+        for nic in numbered(desired) {
+            let number = match self.dry_run {
+                true => self.host.reservations.number_to_be(desired.vm, nic)?,
+                false => self.host.reservations.number(desired.vm, nic)?,
+            };
+            desired.numbers.insert(nic, number);
+        }
+        Ok(())
+    }
+
+    /// The same without taking any.
+    pub(super) fn known_numbers(&mut self, desired: &mut Desired) -> Result<(), ActionError> {
+        for nic in numbered(desired) {
+            desired.numbers.insert(nic, self.host.reservations.number_to_be(desired.vm, nic)?);
+        }
+        Ok(())
+    }
+
+    /// Gives back the numbers that nothing was reserved for. One that stays does no harm: it is found again, or collected.
+    fn give_back(&mut self, before: &Reservation, desired: &Desired) {
+        for (nic, number) in &desired.numbers {
+            if before.nics.get(nic).and_then(|nic| nic.number) != Some(*number) {
+                let _ = self.host.reservations.give_back(*number, desired.vm, *nic);
+            }
+        }
+    }
+}
+
+fn numbered(desired: &Desired) -> BTreeSet<u32> {
+    let seats = desired.seats.iter().map(|seat| seat.nic);
+    seats.chain(desired.guards.iter().map(|guard| guard.nic)).collect()
+}
