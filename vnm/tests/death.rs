@@ -4,26 +4,13 @@
 
 mod common;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use causeway_core::names::VmId;
 use causeway_vnm::root::step::{Log, Step};
 use causeway_vnm::root::{Outcome, Verb, action, server};
 use common::{Host, document, ip, nic, request, vm};
 
-/// Runs an action that dies before its `step`-th step; false once it has no such step.
-///
-/// The stack is unwound without a word to the kernel, so the state is that after a kill: whatever was done is done,
-/// whatever was not is not, and the locks are free.
 fn dies_before(host: &Host, verb: Verb, document: &str, step: usize) -> bool {
-    let request = request(verb, document);
-    let mut count = 0;
-    let mut before = |_: &_| {
-        assert!(count != step, "killed by the test");
-        count += 1;
-    };
-    let mut log = Log::new(&mut before);
-    catch_unwind(AssertUnwindSafe(|| action::run(&host.places, &request, &mut log))).is_err()
+    common::dies_before(host, &request(verb, document), step)
 }
 
 fn two(id: u32) -> String {

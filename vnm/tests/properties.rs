@@ -81,6 +81,7 @@ impl Model {
             Change::SetMtu { name, mtu } => self.at(name).mtu = *mtu,
             Change::SetUp { name } => self.at(name).up = true,
             Change::SetBridgeOf { name, bridge } => self.at(name).bridge = self.index(bridge.as_str()),
+            Change::TakeOut { name } => self.at(name).bridge = None,
             Change::SetBridge { name, options } => {
                 if let LinkKind::Bridge(known) = &mut self.at(name).kind {
                     known.extend(options.clone());

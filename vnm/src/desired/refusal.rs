@@ -19,6 +19,14 @@ pub enum Refusal {
         /// What is wrong.
         source: SettingsError,
     },
+    /// An argument of the slot that is none.
+    #[error("argument {value:?} is not {accepted}")]
+    Argument {
+        /// What stands there.
+        value: String,
+        /// The accepted form.
+        accepted: &'static str,
+    },
     /// A known attribute with a value that is none.
     #[error("NIC {nic}: {attribute} is {value:?}, not {accepted}")]
     Malformed {
@@ -40,18 +48,6 @@ pub enum Refusal {
         attribute: &'static str,
         /// What it is needed for.
         why: &'static str,
-    },
-    /// A protection that the NIC asks for and that is not built yet: the guest does not start without it.
-    #[error("NIC {nic}: {attribute}: {asked} is not supported by this driver yet: {accepted}")]
-    NotBuilt {
-        /// `NIC_ID`.
-        nic: u32,
-        /// The attribute.
-        attribute: &'static str,
-        /// What is asked for.
-        asked: String,
-        /// What would be accepted.
-        accepted: &'static str,
     },
     /// A setting that has the form of its key but that we cannot act on.
     #[error("setting {key} is {value:?}, not {accepted}")]
@@ -107,7 +103,6 @@ impl Refusal {
     /// Whose fault it is.
     pub fn kind(&self) -> Kind {
         match self {
-            Refusal::NotBuilt { .. } => Kind::NotBuilt,
             Refusal::Settings { source, .. } => source.kind(),
             Refusal::NotListed { .. } | Refusal::NoUplink { .. } | Refusal::Uplink { .. } => Kind::HostState,
             _ => Kind::Input,

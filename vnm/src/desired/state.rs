@@ -51,6 +51,15 @@ impl Desired {
     }
 }
 
+impl Desired {
+    /// The devices by which its bridges lead out of the host.
+    pub fn ways_out(&self) -> impl Iterator<Item = &LinkName> {
+        let tunnels = self.tunnels.iter().map(|tunnel| &tunnel.name);
+        let uplinks = self.bridges.iter().filter_map(|bridge| bridge.uplink.as_ref());
+        tunnels.chain(uplinks).chain(self.switches.iter().flat_map(|switch| &switch.uplinks))
+    }
+}
+
 /// One NIC's device on the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Port {

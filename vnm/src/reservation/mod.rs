@@ -61,6 +61,16 @@ pub enum Place {
 }
 
 impl NicReservation {
+    /// The devices by which its bridge leads out of the host.
+    pub fn ways_out(&self) -> impl Iterator<Item = &LinkName> {
+        let (uplink, uplinks) = match &self.place {
+            Place::Bridge(bridge) => (bridge.uplink.as_ref(), None),
+            Place::Switch(switch, _) => (None, Some(&switch.uplinks)),
+        };
+        let tunnel = self.tunnel.as_ref().map(|tunnel| &tunnel.name);
+        tunnel.into_iter().chain(uplink).chain(uplinks.into_iter().flatten())
+    }
+
     /// Whether its bridge is kept when the last guest has left.
     pub fn keep(&self) -> bool {
         match &self.place {
@@ -82,12 +92,31 @@ pub struct Reservation {
     pub nics: BTreeMap<u32, NicReservation>,
     /// NICs that left while their device was still plugged in: removed as soon as it is not.
     pub leaving: BTreeSet<u32>,
+    /// Ways out that an update is about to take from its bridges: whoever finishes or clears up after it takes them.
+    #[serde(default)]
+    pub given_up: BTreeSet<GivenUp>,
+}
+
+/// A way out of a bridge that is given up for another.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct GivenUp {
+    /// The tunnel, or the uplink.
+    pub name: LinkName,
+    /// The bridge.
+    pub bridge: LinkName,
 }
 
 impl Reservation {
     /// Nothing reserved.
     pub fn empty(vm: VmId) -> Self {
-        Reservation { schema: SCHEMA, vm, written: 0, nics: BTreeMap::new(), leaving: BTreeSet::new() }
+        Reservation {
+            schema: SCHEMA,
+            vm,
+            written: 0,
+            nics: BTreeMap::new(),
+            leaving: BTreeSet::new(),
+            given_up: BTreeSet::new(),
+        }
     }
 
     /// Reserves what `desired` has, in place of what its NICs had.
@@ -114,6 +143,30 @@ impl Reservation {
         }
     }
 
+    /// What these of its NICs need, as it was reserved.
+    pub fn desired(&self, nics: &BTreeSet<u32>) -> Desired {
+        let mut out = Desired::nothing(self.vm);
+        for (nic, reserved) in self.nics.iter().filter(|(nic, _)| nics.contains(nic)) {
+            out.ports.push(reserved.port.clone());
+            match &reserved.place {
+                Place::Bridge(bridge) => {
+                    keep_one(&mut out.bridges, bridge, |known| &known.name);
+                    // What one NIC needs of it, the bridge has for all.
+                    let known = out.bridges.iter_mut().find(|known| known.name == bridge.name);
+                    known.into_iter().for_each(|known| known.options.extend(&bridge.options));
+                }
+                Place::Switch(switch, seat) => {
+                    keep_one(&mut out.switches, switch, |known| &known.name);
+                    out.seats.push(seat.clone());
+                }
+            }
+            reserved.tunnel.iter().for_each(|tunnel| keep_one(&mut out.tunnels, tunnel, |known| &known.name));
+            out.guards.extend(reserved.guard.clone());
+            out.numbers.extend(reserved.number.map(|number| (*nic, number)));
+        }
+        out
+    }
+
     /// Gives up a NIC.
     pub fn release(&mut self, nic: u32) {
         self.nics.remove(&nic);
@@ -136,6 +189,13 @@ impl Reservation {
     /// Whether so much time has passed that a guest which is to come would be there.
     pub fn is_old(&self, now: u64) -> bool {
         now.saturating_sub(self.written) > GRACE.as_secs()
+    }
+}
+
+/// Adds what no other NIC has brought yet.
+fn keep_one<T: Clone>(all: &mut Vec<T>, one: &T, name: fn(&T) -> &LinkName) {
+    if !all.iter().any(|known| name(known) == name(one)) {
+        all.push(one.clone());
     }
 }
 

@@ -1,9 +1,10 @@
-//! The actions: `pre`, `post`, `update_sg`, `clean` and `observe` of one VM for one driver.
+//! The actions: `pre`, `post`, `update_sg`, `update_nic`, `clean` and `observe` of one VM for one driver.
 //!
 //! ```text
 //! pre        check ─ lock ─ compare ─ reserve ─ change... ─(failed)─> change back ─ release
 //! post       check ─ lock ─ compare ─ change... ─ announce
 //! update_sg  check ─ lock ─ compare ─ reserve ─ change...
+//! update_nic check ─ lock ─ compare ─ reserve ─ change... ─(failed)─> make what was reserved
 //! clean              lock ─ removal ─ change... ─ release ─ collect what others left
 //! ```
 //!
@@ -18,7 +19,7 @@ use causeway_core::document::VmDocument;
 use causeway_core::names::{LinkName, VmId};
 
 use super::error::ActionError;
-use super::host::Host;
+use super::host::{Host, Terms};
 use super::place::Places;
 use super::step::Log;
 use super::uplinks;
@@ -49,10 +50,7 @@ pub fn run(places: &Places, request: &Request, log: &mut Log<'_>) -> Result<Opti
             action.clean(&vm)?;
         }
         Verb::Observe => return Ok(Some(action.observe(&strict(&bytes)?)?)),
-        Verb::UpdateNic => {
-            let text = format!("{} of {} is not built yet", request.verb.as_str(), driver.name());
-            return Err(Failure::new(Kind::NotBuilt, text));
-        }
+        Verb::UpdateNic => action.update_nic(&strict(&bytes)?, &request.args)?,
     }
     Ok(None)
 }
@@ -96,7 +94,7 @@ impl<'a, 'l> Action<'a, 'l> {
     }
 
     /// What must exist for the document's NICs on this host.
-    pub(super) fn work_out(&mut self, vm: &VmDocument) -> Result<(Desired, Facts), ActionError> {
+    pub(super) fn work_out(&mut self, vm: &VmDocument) -> Result<(Desired, Terms), ActionError> {
         let named: BTreeSet<LinkName> =
             self.driver.selected(vm).iter().filter_map(|nic| nic.phydev.clone()).collect();
         let mut facts = Facts::default();
@@ -107,7 +105,7 @@ impl<'a, 'l> Action<'a, 'l> {
         }
         let answer = desired::desired(self.driver, vm, self.settings, &facts)?;
         self.log.notes.extend(answer.notes);
-        Ok((answer.desired, facts))
+        Ok((answer.desired, Terms { facts, ..Terms::default() }))
     }
 
     pub(super) fn lock_vm(&self, vm: VmId) -> Result<Lock, LockError> {
@@ -121,9 +119,9 @@ impl<'a, 'l> Action<'a, 'l> {
     }
 
     fn observe(&mut self, vm: &VmDocument) -> Result<Seen, ActionError> {
-        let (mut desired, facts) = self.work_out(vm)?;
+        let (mut desired, terms) = self.work_out(vm)?;
         self.known_numbers(&mut desired)?;
-        let way = self.host.compare(&desired, &facts, true)?;
+        let way = self.host.compare(&desired, &terms, true)?;
         self.log.changes.extend(way.changes);
         self.log.notes.extend(way.notes);
         Ok(Seen { desired, observed: way.observed })

@@ -11,12 +11,12 @@ use crate::fabric::linux::Observed;
 
 impl Action<'_, '_> {
     pub(super) fn post(&mut self, vm: &VmDocument) -> Result<(), ActionError> {
-        let (mut desired, facts) = self.work_out(vm)?;
+        let (mut desired, terms) = self.work_out(vm)?;
         let bridges = desired.ports.iter().map(|port| port.bridge.clone()).collect();
         let lock = self.lock_vm(vm.id)?;
         self.numbers(&mut desired)?;
         let locks = self.lock_all(lock, &bridges)?;
-        let way = self.host.compare(&desired, &facts, self.dry_run)?;
+        let way = self.host.compare(&desired, &terms, self.dry_run)?;
         plugged_in(&desired, &way.observed)?;
         if self.dry_run {
             self.log.changes.extend(way.changes);
@@ -24,7 +24,7 @@ impl Action<'_, '_> {
             return Ok(());
         }
         self.reserve_anew(&desired)?;
-        self.host.make(&desired, &facts, way, self.log)?;
+        self.host.make(&desired, &terms, way, self.log)?;
         drop(locks);
         // The guest is here whatever comes of this, so it can fail nothing.
         self.log.begin(&Step::Announce);
@@ -37,21 +37,21 @@ impl Action<'_, '_> {
         if !self.driver.guards() {
             return Ok(());
         }
-        let (mut desired, facts) = self.work_out(vm)?;
+        let (mut desired, terms) = self.work_out(vm)?;
         // Where the guest is has not changed, and a table that has forgotten it is not this action's.
         desired.fdb.clear();
         let bridges = desired.ports.iter().map(|port| port.bridge.clone()).collect();
         let lock = self.lock_vm(vm.id)?;
         self.numbers(&mut desired)?;
         let _locks = self.lock_all(lock, &bridges)?;
-        let way = self.host.compare(&desired, &facts, self.dry_run)?;
+        let way = self.host.compare(&desired, &terms, self.dry_run)?;
         if self.dry_run {
             self.log.changes.extend(way.changes);
             self.log.notes.extend(way.notes);
             return Ok(());
         }
         self.reserve_anew(&desired)?;
-        self.host.make(&desired, &facts, way, self.log)
+        self.host.make(&desired, &terms, way, self.log)
     }
 
     /// Writes down what is to hold from now on: `reconcile` restores it, `clean` takes it away.

@@ -116,6 +116,9 @@ impl Action<'_, '_> {
     /// What those NICs leave: as reserved; where nothing is (the stock driver prepared it), as the document has it.
     fn what_is_left(&mut self, vm: &VmDocument, reservation: &Reservation, nics: &BTreeSet<u32>) -> Leaving {
         let mut leaving = Leaving::default();
+        // An update died, and so does its VM.
+        let given_up = reservation.given_up.iter().filter(|_| !nics.is_empty());
+        given_up.for_each(|way| leaving.give_up(&way.name, &way.bridge));
         for nic in nics {
             if let Some(reserved) = reservation.nics.get(nic) {
                 leaving.leave(reserved);

@@ -24,6 +24,17 @@ pub(super) struct Host<'a> {
     pub(super) reservations: Reservations,
 }
 
+/// On which terms the way is looked for.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Terms {
+    /// What is known of the host.
+    pub(super) facts: Facts,
+    /// Ways out that the networks give up for others.
+    pub(super) given_up: BTreeSet<LinkName>,
+    /// Whether the networks themselves change, with all of their guests, not only what one guest finds there.
+    pub(super) whole: bool,
+}
+
 /// The way from what is to what must be.
 #[derive(Debug, Default)]
 pub(super) struct Way {
@@ -48,13 +59,19 @@ impl<'a> Host<'a> {
     pub(super) fn compare(
         &mut self,
         desired: &Desired,
-        facts: &Facts,
+        terms: &Terms,
         all_tunnels: bool,
     ) -> Result<Way, ActionError> {
-        let scope = Scope { all_tunnels, ..Scope::from(desired) };
+        let mut scope = Scope { all_tunnels, ..Scope::from(desired) };
+        scope.links.extend(terms.given_up.iter().cloned());
         let observed = linux::observe(&mut self.netlink, &scope)?;
-        let shared = self.shared(desired, &observed)?;
-        let around = Surroundings { listed: facts.listed.clone(), shared, filtered: facts.filtered };
+        let shared = if terms.whole { BTreeSet::new() } else { self.shared(desired, &observed)? };
+        let around = Surroundings {
+            listed: terms.facts.listed.clone(),
+            shared,
+            filtered: terms.facts.filtered,
+            given_up: terms.given_up.clone(),
+        };
         let linux::Difference { changes, notes } = linux::difference(desired, &observed, &around)?;
         Ok(Way { observed, changes: changes.into_iter().map(Change::from).collect(), notes })
     }
@@ -82,7 +99,7 @@ impl<'a> Host<'a> {
     pub(super) fn make(
         &mut self,
         desired: &Desired,
-        facts: &Facts,
+        terms: &Terms,
         first: Way,
         log: &mut Log<'_>,
     ) -> Result<(), ActionError> {
@@ -95,7 +112,7 @@ impl<'a> Host<'a> {
                     return other;
                 }
             }
-            way = self.compare(desired, facts, true)?;
+            way = self.compare(desired, terms, true)?;
         }
         Ok(())
     }

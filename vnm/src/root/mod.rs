@@ -28,6 +28,7 @@ pub mod place;
 mod prepare;
 pub mod server;
 pub mod step;
+mod update;
 pub mod uplinks;
 pub mod wire;
 

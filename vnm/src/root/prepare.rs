@@ -6,15 +6,16 @@ use causeway_core::document::VmDocument;
 
 use super::action::Action;
 use super::error::ActionError;
+use super::host::Terms;
 use super::step::Step;
+use crate::desired::Desired;
 use crate::desired::driver::selects_all;
-use crate::desired::{Desired, Facts};
 use crate::fabric::linux::Leaving;
 use crate::reservation::{NicReservation, Reservation};
 
 impl Action<'_, '_> {
     pub(super) fn pre(&mut self, vm: &VmDocument) -> Result<(), ActionError> {
-        let (mut desired, facts) = self.work_out(vm)?;
+        let (mut desired, terms) = self.work_out(vm)?;
         // A guest that is moved here may still run elsewhere while its device is here: only `post` says where it is.
         desired.fdb.clear();
         let lock = self.lock_vm(vm.id)?;
@@ -29,12 +30,12 @@ impl Action<'_, '_> {
         let bridges = before.bridges().chain(named).cloned().collect();
         let _locks = self.lock_all(lock, &bridges)?;
         if self.dry_run {
-            let way = self.host.compare(&desired, &facts, true)?;
+            let way = self.host.compare(&desired, &terms, true)?;
             self.log.changes.extend(way.changes);
             self.log.notes.extend(way.notes);
             return Ok(());
         }
-        let prepared = self.prepare(&before, &after, &desired, &facts);
+        let prepared = self.prepare(&before, &after, &desired, &terms);
         if prepared.is_err() {
             self.give_back(&before, &desired);
         }
@@ -48,12 +49,12 @@ impl Action<'_, '_> {
         before: &Reservation,
         after: &Reservation,
         desired: &Desired,
-        facts: &Facts,
+        terms: &Terms,
     ) -> Result<(), ActionError> {
-        let first = self.host.compare(desired, facts, false)?;
+        let first = self.host.compare(desired, terms, false)?;
         self.log.begin(&Step::Reserve);
         self.host.reservations.replace(before, after)?;
-        if let Err(error) = self.host.make(desired, facts, first, self.log) {
+        if let Err(error) = self.host.make(desired, terms, first, self.log) {
             return Err(self.take_back(before, after, desired, error));
         }
         // What the VM had and wants no more: its network was changed while it was not running.

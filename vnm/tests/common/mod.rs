@@ -5,13 +5,15 @@ pub mod guests;
 pub mod switch;
 
 use std::ffi::OsString;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use causeway_core::names::VmId;
 use causeway_vnm::desired::Settings;
 use causeway_vnm::fabric::Change;
-use causeway_vnm::root::{Outcome, Places, Request, Response, Verb, server};
+use causeway_vnm::root::step::Log;
+use causeway_vnm::root::{Outcome, Places, Request, Response, Verb, action, server};
 use nix::sched::{CloneFlags, unshare};
 
 /// The rules of group 0 as oned writes them, and any others.
@@ -63,12 +65,14 @@ pub fn vm(id: u32, vni: u32) -> String {
     document(id, &nic(id, 0, vni, ""))
 }
 
-/// A request as the resident sends it.
+/// A request as the resident sends it, for the driver of the first NIC.
 pub fn request(verb: Verb, document: &str) -> Request {
+    let driver = document.split_once("<VN_MAD>").map_or("vxlan", |(_, rest)| rest.split('<').next().unwrap());
+    let driver = if driver.is_empty() { "vxlan" } else { driver };
     Request {
         id: "test-1".parse().unwrap(),
         verb,
-        driver: "vxlan".parse().unwrap(),
+        driver: driver.parse().unwrap(),
         args: Vec::new(),
         document: String::new(),
         settings: Settings::default(),
@@ -197,6 +201,20 @@ impl Host {
         still(&mut links);
         links.as_array().unwrap().iter().map(ToString::to_string).collect()
     }
+}
+
+/// Runs an action that dies before its `step`-th step; false once it has no such step.
+///
+/// The stack is unwound without a word to the kernel, so the state is that after a kill: whatever was done is done,
+/// whatever was not is not, and the locks are free.
+pub fn dies_before(host: &Host, request: &Request, step: usize) -> bool {
+    let mut count = 0;
+    let mut before = |_: &_| {
+        assert!(count != step, "killed by the test");
+        count += 1;
+    };
+    let mut log = Log::new(&mut before);
+    catch_unwind(AssertUnwindSafe(|| action::run(&host.places, request, &mut log))).is_err()
 }
 
 /// Takes timers and carrier states out.

@@ -50,6 +50,7 @@ pub fn apply(netlink: &mut Rtnetlink, change: &Change) -> Result<(), NetlinkErro
             let bridge = index(netlink, bridge)?;
             set(netlink, &what, name, vec![LinkAttribute::Controller(bridge)])
         }
+        Change::TakeOut { name } => set(netlink, &what, name, vec![LinkAttribute::Controller(0)]),
         Change::SetUp { name } => {
             let message = up(message(index(netlink, name)?, Vec::new()));
             netlink.change(&what, RouteNetlinkMessage::SetLink(message), Existing::Needed)

@@ -55,6 +55,11 @@ pub enum Change {
         /// The bridge.
         bridge: LinkName,
     },
+    /// Takes a device out of its bridge.
+    TakeOut {
+        /// The device.
+        name: LinkName,
+    },
     /// Brings a device up.
     SetUp {
         /// The device.
@@ -100,6 +105,7 @@ impl fmt::Display for Change {
             ),
             Change::SetMtu { name, mtu } => write!(f, "set {name} mtu {mtu}"),
             Change::SetBridgeOf { name, bridge } => write!(f, "set {name} bridge {bridge}"),
+            Change::TakeOut { name } => write!(f, "take {name} out of its bridge"),
             Change::SetUp { name } => write!(f, "set {name} up"),
             Change::SetFdb(e) => write!(f, "set fdb {} at {} of {}", e.mac, e.port, e.bridge),
             Change::ForgetFdb(e) => write!(f, "forget fdb {} at {} of {}", e.mac, e.port, e.bridge),

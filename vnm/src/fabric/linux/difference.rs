@@ -23,6 +23,8 @@ pub struct Surroundings {
     pub shared: BTreeSet<LinkName>,
     /// Whether every bridge of the host hands its frames to the rules of `inet` (`net.bridge.bridge-nf-call-*`).
     pub filtered: bool,
+    /// Ways out that the VM's networks had until now, and give up for others (`update_nic`).
+    pub given_up: BTreeSet<LinkName>,
 }
 
 /// The way from the observed state to the desired one.
@@ -122,6 +124,16 @@ pub enum Conflict {
         /// The tunnel that should have it.
         wanted: LinkName,
     },
+    /// The network's old way out, which we did not make.
+    #[error(
+        "{name} in bridge {bridge} was not made by causeway: take it out of there, for the network has another way out now"
+    )]
+    ForeignWayOut {
+        /// The tunnel or uplink.
+        name: LinkName,
+        /// The bridge it is in.
+        bridge: String,
+    },
     /// A bridge that we may not change, and whose frames no rule sees.
     #[error(
         "bridge {name} does not hand its frames to the firewall, and causeway did not make it: run `ip link set {name} type bridge \
@@ -149,6 +161,9 @@ pub fn difference(
     around: &Surroundings,
 ) -> Result<Difference, Conflict> {
     let mut out = Difference::default();
+    for name in &around.given_up {
+        give_up(name, desired, observed, &mut out)?;
+    }
     for bridge in &desired.bridges {
         let within = |tunnel: &&Vxlan| tunnel.bridge.as_ref() == Some(&bridge.name);
         let tunnels: Vec<&Vxlan> = desired.tunnels.iter().filter(within).collect();
@@ -171,6 +186,32 @@ pub fn difference(
         }
     }
     Ok(out)
+}
+
+/// Takes a way out from its bridge: a tunnel of ours altogether, a device of the operator's only from there.
+fn give_up(
+    name: &LinkName,
+    desired: &Desired,
+    observed: &Observed,
+    out: &mut Difference,
+) -> Result<(), Conflict> {
+    let Some(link) = observed.named(name) else { return Ok(()) };
+    let mut bridges = desired.bridges.iter().filter_map(|bridge| observed.named(&bridge.name));
+    let bridge = bridges.find(|bridge| link.bridge == Some(bridge.index));
+    match (&link.kind, bridge) {
+        (LinkKind::Vxlan(_), _) if link.mark.is_ours() => {
+            out.changes.push(Change::Delete { name: name.clone() });
+        }
+        (_, Some(bridge)) if bridge.mark.is_ours() => {
+            out.changes.push(Change::TakeOut { name: name.clone() });
+        }
+        // Neither is ours to change, and with a second way out two networks would become one.
+        (_, Some(bridge)) => {
+            return Err(Conflict::ForeignWayOut { name: name.clone(), bridge: bridge.name.clone() });
+        }
+        (_, None) => {}
+    }
+    Ok(())
 }
 
 fn bridge_changes(
@@ -196,7 +237,7 @@ fn bridge_changes(
         }
         return foreign(bridge, link, options, observed, around, out);
     }
-    only_way_out(bridge, link, tunnels, observed)?;
+    only_way_out(bridge, link, tunnels, observed, around)?;
     if link.mark == Mark::Newborn {
         out.changes.push(Change::Mark { name: name.clone() });
     }
@@ -273,12 +314,15 @@ fn only_way_out(
     link: &Link,
     tunnels: &[&Vxlan],
     observed: &Observed,
+    around: &Surroundings,
 ) -> Result<(), Conflict> {
     let wanted = tunnels.first().map(|tunnel| &tunnel.name).or(bridge.uplink.as_ref());
     let Some(wanted) = wanted else { return Ok(()) };
     let ours = |port: &Link| {
         let named = |name: &LinkName| name.as_str() == port.name;
-        tunnels.iter().any(|tunnel| named(&tunnel.name)) || bridge.uplink.as_ref().is_some_and(named)
+        let mut known =
+            tunnels.iter().map(|tunnel| &tunnel.name).chain(&bridge.uplink).chain(&around.given_up);
+        known.any(named)
     };
     let leads_out = |port: &&Link| !matches!(port.kind, LinkKind::Tap | LinkKind::Inner) && !ours(port);
     match observed.ports_of(link.index).find(leads_out) {

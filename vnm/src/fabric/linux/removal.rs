@@ -48,6 +48,13 @@ impl Leaving {
         self.fdb.push(FdbEntry { bridge: port.bridge.clone(), mac: port.mac, port: port.tap.clone() });
     }
 
+    /// Adds a way out that a bridge was about to lose.
+    pub fn give_up(&mut self, name: &LinkName, bridge: &LinkName) {
+        let place = Place { name: name.clone(), bridge: bridge.clone() };
+        self.uplinks.insert(place.clone());
+        self.tunnels.insert(place);
+    }
+
     /// Whether there is nothing to take away.
     pub fn is_empty(&self) -> bool {
         self.taps.is_empty() && self.loose.is_empty()

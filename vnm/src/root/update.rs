@@ -1,0 +1,123 @@
+//! `update_nic`: a network has other attributes now, and its guests stay (contract VNM 4.7).
+//!
+//! A tunnel can't be given another number or uplink, so its bridge gets a new one in place of the old one; until both steps are
+//! done, the network's guests on this host hear only each other. Where a step fails, what was reserved is made again.
+
+use std::collections::BTreeSet;
+
+use causeway_core::document::{Nic, VmDocument};
+use causeway_core::names::LinkName;
+
+use super::action::Action;
+use super::error::ActionError;
+use super::host::Terms;
+use super::step::Step;
+use crate::announce;
+use crate::desired::vxlan::tunnel_name;
+use crate::desired::{Desired, Refusal};
+use crate::reservation::{GivenUp, Reservation};
+
+impl Action<'_, '_> {
+    pub(super) fn update_nic(&mut self, vm: &VmDocument, args: &[String]) -> Result<(), ActionError> {
+        let mut vm = vm.clone();
+        let network = network(args)?;
+        vm.nics.retain(|nic| nic.network_id == Some(network));
+        let (mut desired, mut terms) = self.work_out(&vm)?;
+        let lock = self.lock_vm(vm.id)?;
+        let before = self.host.reservations.load(vm.id)?;
+        self.numbers(&mut desired)?;
+        let mut under_way = before.clone();
+        under_way.reserve(self.driver.name(), &desired);
+        under_way.given_up = self.given_up(&vm, &desired, &before);
+        terms.whole = true;
+        terms.given_up = under_way.given_up.iter().map(|way| way.name.clone()).collect();
+        let bridges =
+            before.bridges().chain(desired.ports.iter().map(|port| &port.bridge)).cloned().collect();
+        let locks = self.lock_all(lock, &bridges)?;
+        // A number that is taken is found before the old tunnel goes.
+        let way = self.host.compare(&desired, &terms, true)?;
+        if self.dry_run {
+            self.log.changes.extend(way.changes);
+            self.log.notes.extend(way.notes);
+            return Ok(());
+        }
+        self.log.begin(&Step::Reserve);
+        self.host.reservations.replace(&before, &under_way)?;
+        if let Err(error) = self.host.make(&desired, &terms, way, self.log) {
+            return Err(self.go_back(&before, &under_way, &desired, terms, error));
+        }
+        let mut after = under_way.clone();
+        after.given_up.clear();
+        self.log.begin(&Step::Reserve);
+        self.host.reservations.replace(&under_way, &after)?;
+        drop(locks);
+        self.log.begin(&Step::Announce);
+        self.log.notes.extend(announce::announce(&desired));
+        Ok(())
+    }
+
+    /// The ways out that these NICs had and have no more: as reserved, and (the stock driver made them) as the document tells of
+    /// what was before.
+    fn given_up(&self, vm: &VmDocument, desired: &Desired, before: &Reservation) -> BTreeSet<GivenUp> {
+        let mut old = before.given_up.clone();
+        for port in &desired.ports {
+            let way = |name: LinkName| GivenUp { name, bridge: port.bridge.clone() };
+            let nic = vm.nics.iter().find(|nic| nic.nic_id == port.nic);
+            old.extend(nic.and_then(|nic| self.way_out_before(vm, nic)).map(way));
+            if let Some(reserved) = before.nics.get(&port.nic) {
+                old.extend(reserved.ways_out().cloned().map(way));
+            }
+        }
+        let kept: BTreeSet<&LinkName> = desired.ways_out().collect();
+        old.retain(|way| !kept.contains(&way.name));
+        old
+    }
+
+    fn way_out_before(&self, vm: &VmDocument, nic: &Nic) -> Option<LinkName> {
+        let number = if self.driver.is_switch() { "OUTER_VLAN_ID" } else { "VLAN_ID" };
+        let old = |attribute: &str| vm.vnet_update.get(attribute);
+        let uplink = match old("PHYDEV") {
+            Some(name) => name.parse().ok()?,
+            None => nic.phydev.clone()?,
+        };
+        if !self.driver.has_tunnels() {
+            return Some(uplink);
+        }
+        let vni = match old(number) {
+            Some(text) => text.parse::<u32>().ok()?.try_into().ok()?,
+            None => nic.vni()?,
+        };
+        tunnel_name(self.driver, nic.nic_id, &uplink, vni).ok()
+    }
+
+    /// Makes what was reserved before, in place of what could not be made whole.
+    fn go_back(
+        &mut self,
+        before: &Reservation,
+        after: &Reservation,
+        desired: &Desired,
+        terms: Terms,
+        first: ActionError,
+    ) -> ActionError {
+        let nics = desired.ports.iter().map(|port| port.nic).collect();
+        let old = before.desired(&nics);
+        let kept: BTreeSet<&LinkName> = old.ways_out().collect();
+        let given_up = desired.ways_out().filter(|name| !kept.contains(name)).cloned().collect();
+        let terms = Terms { given_up, ..terms };
+        let back = self.host.compare(&old, &terms, true);
+        let back = back.and_then(|way| self.host.make(&old, &terms, way, self.log));
+        self.log.begin(&Step::Release);
+        let back = back.and(self.host.reservations.replace(after, before).map_err(ActionError::from));
+        match back {
+            Ok(()) => first,
+            Err(undo) => ActionError::Undo { first: Box::new(first), undo: Box::new(undo) },
+        }
+    }
+}
+
+/// The network that has changed: the second argument, after the deploy id (contract VNM 1.3).
+fn network(args: &[String]) -> Result<u32, Refusal> {
+    let found = args.get(1).map_or("", String::as_str);
+    let accepted = "the id of the network, as oned gives it after the deploy id";
+    found.parse().map_err(|_| Refusal::Argument { value: found.to_owned(), accepted })
+}
