@@ -237,6 +237,20 @@ mount_cgroups() { # in the cgroup namespace a mount shows our group as the root
   done
 }
 
+start_switch() { # Open vSwitch with its own data path: this machine's kernel may have none
+  local dir
+  for dir in /etc/openvswitch /var/lib/openvswitch /var/log/openvswitch; do
+    mkdir -p "$dir"
+    mount -t tmpfs -o mode=755 openvswitch "$dir"
+  done
+  mkdir -p /run/openvswitch
+  ovsdb-tool create /etc/openvswitch/conf.db /usr/share/openvswitch/vswitch.ovsschema
+  ovsdb-server /etc/openvswitch/conf.db --remote=punix:/run/openvswitch/db.sock --pidfile --detach --no-chdir \
+    --log-file -vconsole:off
+  ovs-vsctl --no-wait init
+  ovs-vswitchd unix:/run/openvswitch/db.sock --pidfile --detach --no-chdir --log-file -vconsole:off
+}
+
 serve() {
   build_users
   build_names
@@ -247,6 +261,7 @@ serve() {
   else
     mount_cgroups
     configure_libvirt
+    if [ "$OVS" = 1 ]; then start_switch; fi
     : >/run/utmp
     virtlogd -d
     if [ "$TLS" = 1 ]; then libvirtd -d --listen; else libvirtd -d; fi

@@ -85,6 +85,12 @@ make_network() { # the "physical" switch in a namespace of its own, one cable to
     ip -n "$FABRIC" link set "to-$place" master "$FABRIC_BRIDGE" up
     ip -n "$P$place" addr add "$(underlay "$place")/24" dev eth0
     ip -n "$P$place" link set eth0 up
+    if [ "$OVS" != 1 ] || [ "$place" = fe ]; then continue; fi
+    # A cable without an address, for a switch of the host to lead out by: it carries tagged frames too.
+    ip -n "$FABRIC" link add "trunk-$place" mtu "$UNDERLAY_MTU" \
+      type veth peer name eth1 mtu "$UNDERLAY_MTU" netns "$P$place"
+    ip -n "$FABRIC" link set "trunk-$place" master "$FABRIC_BRIDGE" up
+    ip -n "$P$place" link set eth1 up
   done
 }
 
@@ -126,12 +132,12 @@ start() {
   chmod 755 "$LAB" "$LAB/cache"
   chown "$ONE_ID:$ONE_ID" "$LAB/datastores"
   mountpoint -q /run/netns && NETNS_MOUNT=theirs || NETNS_MOUNT=ours
-  printf '%s=%q\n' P "$P" NHOSTS "$NHOSTS" CG "$CG" TLS "$TLS" NETNS_MOUNT "$NETNS_MOUNT" >"$LAB/settings"
+  printf '%s=%q\n' P "$P" NHOSTS "$NHOSTS" CG "$CG" TLS "$TLS" OVS "$OVS" NETNS_MOUNT "$NETNS_MOUNT" >"$LAB/settings"
   "$here/get-qemu.sh" "$LAB/cache/qemu10"
   "$here/make-guest.sh" "$LAB/cache/guest"
   make_keys
   make_network
-  export LAB NHOSTS CG TLS P
+  export LAB NHOSTS CG TLS OVS P
   for place in $(places); do start_place "$place"; done
   for place in $(places); do wait_for_place "$place"; done
   trap - EXIT INT TERM

@@ -4,7 +4,7 @@
 # Promise: every name the lab gives to something outside its own directory (namespace, cgroup) begins with $P.
 
 LAB=${LAB:-/var/tmp/causeway-lab}
-NHOSTS=${NHOSTS:-2} CG=${CG:-auto} TLS=${TLS:-1} P=${P:-}
+NHOSTS=${NHOSTS:-2} CG=${CG:-auto} TLS=${TLS:-1} OVS=${OVS:-0} P=${P:-}
 case $LAB in
 /*) ;;
 *) echo "lab: LAB must be an absolute path, not '$LAB'" >&2; exit 2 ;;

@@ -164,6 +164,8 @@ pub fn switch_options(conf: &BTreeMap<String, String>) -> Result<BTreeMap<String
             switch if SWITCHES.contains(&switch) => flag(&named, value)?.to_string(),
             "fail_mode" if ["standalone", "secure"].contains(&value.as_str()) => value.clone(),
             "fail_mode" => return Err(Refusal::setting(&named, value, "standalone or secure")),
+            "datapath_type" if ["system", "netdev"].contains(&value.as_str()) => value.clone(),
+            "datapath_type" => return Err(Refusal::setting(&named, value, "system or netdev")),
             other if other.strip_prefix("other_config:").is_some_and(is_plain) => {
                 Some(value.clone()).filter(|value| is_plain(value)).ok_or_else(|| {
                     Refusal::setting(&named, value, "letters, digits and the signs - _ . : of one word")
@@ -171,7 +173,7 @@ pub fn switch_options(conf: &BTreeMap<String, String>) -> Result<BTreeMap<String
             }
             _ => {
                 let accepted =
-                    format!("a column we can set: {} fail_mode other_config:KEY", SWITCHES.join(" "));
+                    format!("a column we can set: {} fail_mode datapath_type other_config:KEY", SWITCHES.join(" "));
                 return Err(Refusal::setting("ovs_bridge_conf", key, accepted));
             }
         };
