@@ -30,6 +30,8 @@ const ECHO_REPLY: u8 = 3;
 const FLOW_MOD: u8 = 14;
 const MULTIPART_REQUEST: u8 = 18;
 const MULTIPART_REPLY: u8 = 19;
+const BARRIER_REQUEST: u8 = 20;
+const BARRIER_REPLY: u8 = 21;
 const BUNDLE_CONTROL: u8 = 33;
 const BUNDLE_ADD: u8 = 34;
 
@@ -152,6 +154,9 @@ impl Openflow {
 
     /// Makes all changes at one moment, or none of them.
     ///
+    /// A switch that refuses one of them keeps the others, and would make those; so it is asked whether it has all of them before
+    /// it is told to make any. After an error the connection is of no more use, and what it had collected ends with it.
+    ///
     /// # Errors
     /// [`OpenflowError::Refused`] names the change that the switch would not make.
     pub fn change(&mut self, changes: &[FlowChange]) -> Result<(), OpenflowError> {
@@ -172,7 +177,7 @@ impl Openflow {
             let body = [&BUNDLE.to_be_bytes()[..], &[0, 0], &FLAGS.to_be_bytes(), &inner].concat();
             sent.extend(self.message(BUNDLE_ADD, &body));
         }
-        sent.extend(self.message(BUNDLE_CONTROL, &control(COMMIT)));
+        sent.extend(self.message(BARRIER_REQUEST, &[]));
         self.send(&sent)?;
         let what = |number: u32| {
             let index = usize::try_from(number.wrapping_sub(first)).ok().and_then(|n| n.checked_sub(1));
@@ -183,6 +188,10 @@ impl Openflow {
             let message = self.receive()?;
             match message.kind {
                 ERROR => return Err(self.refused(&message, what(message.number))),
+                BARRIER_REPLY => {
+                    let commit = self.message(BUNDLE_CONTROL, &control(COMMIT));
+                    self.send(&commit)?;
+                }
                 BUNDLE_CONTROL if short(&message.body, 4) == Some(COMMITTED) => return Ok(()),
                 BUNDLE_CONTROL => {}
                 _ => return Err(self.unreadable("it is about something else")),
