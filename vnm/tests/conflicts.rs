@@ -161,7 +161,7 @@ fn a_tunnel_with_another_identity_is_refused() {
     ] {
         let text = host.refused(Verb::Pre, &document(8, &nic(8, 0, 4, more)));
         assert_says(&text, &words);
-        assert_says(&text, &["vxlan device up0.4 exists with"]);
+        assert_says(&text, &["up0.4 exists with"]);
     }
 }
 

@@ -49,6 +49,29 @@ fn a_bridge_leads_out_by_its_uplink() {
 }
 
 #[test]
+fn a_vlan_has_a_device_on_the_uplink() {
+    let desired = one(Driver::Dot1q, "<MTU>9000</MTU>").unwrap();
+    assert_eq!(desired.notes, ["NIC 0: MTU is 9000, but up0 carries only 1500: 1500 is used"]);
+    let vlan = &desired.desired.vlans[0];
+    assert_eq!((vlan.name.as_str(), vlan.bridge.as_str(), vlan.mtu), ("up0.50", "onebr.50", 1500));
+    assert_eq!(vlan.identity.to_string(), "protocol 802.1Q id 50");
+    let provider = one(Driver::Dot1q, "<IP_LINK_CONF>protocol=802.1ad</IP_LINK_CONF>").unwrap().desired;
+    assert!(provider.vlans[0].identity.provider);
+    for (more, words) in [
+        ("<VLAN_ID/>", "VLAN_ID is missing"),
+        ("<VLAN_ID>0</VLAN_ID>", "VLAN_ID is \"0\""),
+        ("<CVLANS>7</CVLANS>", "CVLANS"),
+        ("<BRIDGE>up0.50</BRIDGE>", "BRIDGE is \"up0.50\""),
+        ("<IP_LINK_CONF>dstport=4789</IP_LINK_CONF>", "dstport"),
+    ] {
+        let text = one(Driver::Dot1q, more).unwrap_err();
+        assert!(text.contains(words), "{more}: {text}");
+    }
+    let note = one(Driver::Dot1q, "<PHYDEV/>").unwrap().notes;
+    assert_eq!(note, ["NIC 0: no PHYDEV, so nothing to prepare"]);
+}
+
+#[test]
 fn only_networks_of_bridge_are_open_whatever_they_ask_for() {
     let asks = "<SECURITY_GROUPS>100</SECURITY_GROUPS><FILTER_MAC_SPOOFING>YES</FILTER_MAC_SPOOFING>";
     for (_, driver) in Driver::NAMES {

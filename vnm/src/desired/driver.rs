@@ -11,6 +11,8 @@ pub enum Driver {
     Bridge,
     /// `fw`: the same with security groups and filters.
     Fw,
+    /// `802.1Q`: a Linux bridge and a VLAN device.
+    Dot1q,
     /// `vxlan`: a Linux bridge and a tunnel.
     Vxlan,
     /// `ovswitch`: a bridge of Open vSwitch.
@@ -21,9 +23,10 @@ pub enum Driver {
 
 impl Driver {
     /// Every driver with its name.
-    pub const NAMES: [(&str, Driver); 5] = [
+    pub const NAMES: [(&str, Driver); 6] = [
         ("bridge", Driver::Bridge),
         ("fw", Driver::Fw),
+        ("802.1Q", Driver::Dot1q),
         ("vxlan", Driver::Vxlan),
         ("ovswitch", Driver::OvSwitch),
         ("ovswitch_vxlan", Driver::OvSwitchVxlan),
@@ -42,6 +45,11 @@ impl Driver {
     /// Whether each of its networks has a tunnel.
     pub fn has_tunnels(self) -> bool {
         matches!(self, Driver::Vxlan | Driver::OvSwitchVxlan)
+    }
+
+    /// Whether each of its networks has a device of its own on the uplink: without `PHYDEV` there is nothing to make.
+    pub fn needs_uplink(self) -> bool {
+        self.has_tunnels() || self == Driver::Dot1q
     }
 
     /// Whether it keeps away what a guest may not send or get. Networks of `bridge` are open by their definition.

@@ -15,6 +15,7 @@ pub mod refusal;
 pub mod settings;
 pub mod state;
 pub mod switch;
+mod vlan;
 pub mod vxlan;
 
 pub use driver::Driver;
@@ -25,6 +26,7 @@ pub use number::Number;
 pub use refusal::Refusal;
 pub use settings::Settings;
 pub use state::{
-    Bridge, BridgeOption, Checksums, Desired, FdbEntry, Port, Vxlan, VxlanIdentity, VxlanTuning,
+    Bridge, BridgeOption, Checksums, Desired, FdbEntry, Port, Vlan, VlanIdentity, Vxlan, VxlanIdentity,
+    VxlanTuning,
 };
 pub use switch::{Datapath, Switch, SwitchPort, Vlans};

@@ -6,11 +6,11 @@ use causeway_core::names::{LinkName, VmId};
 use super::driver::Driver;
 use super::facts::Facts;
 use super::guard::Guard;
-use super::port::port;
+use super::port::{device_name, port};
 use super::refusal::Refusal;
 use super::settings::{Effective, Settings};
-use super::state::{Bridge, BridgeOption, Desired, FdbEntry, Port, Vxlan};
-use super::{ovswitch, vxlan};
+use super::state::{Bridge, BridgeOption, Desired, FdbEntry, Port, Vlan, Vxlan};
+use super::{ovswitch, vlan, vxlan};
 
 /// A desired state and what the VM's owner should know about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,7 +60,7 @@ impl UnderWay<'_> {
             true => Some(Guard::of(nic, self.vm, &port.tap, port.mac)?).filter(|guard| !guard.is_open()),
             false => None,
         };
-        if nic.phydev.is_none() && self.driver.has_tunnels() {
+        if nic.phydev.is_none() && self.driver.needs_uplink() {
             return self.add_nothing(nic, guard.is_some());
         }
         if self.driver.is_switch() {
@@ -105,6 +105,9 @@ impl UnderWay<'_> {
             let notes = &mut self.answer.notes;
             let tunnel = vxlan::tunnel(self.driver, nic, effective, port, self.facts, notes)?;
             self.add_tunnel(nic, tunnel)?;
+        } else if self.driver == Driver::Dot1q {
+            let vlan = vlan::vlan(nic, effective, port, self.facts, &mut self.answer.notes)?;
+            self.add_vlan(nic, vlan)?;
         } else if let Some(uplink) = &nic.phydev {
             self.facts.uplink(nic.nic_id, uplink)?;
             bridge.uplink = Some(uplink.clone());
@@ -165,6 +168,16 @@ impl UnderWay<'_> {
         Ok(())
     }
 
+    fn add_vlan(&mut self, nic: &Nic, vlan: Vlan) -> Result<(), Refusal> {
+        let near = |v: &&Vlan| v.name == vlan.name || v.bridge == vlan.bridge;
+        match self.answer.desired.vlans.iter().find(near) {
+            Some(same) if *same == vlan => {}
+            Some(_) => return Err(self.clash(nic, &vlan.name)),
+            None => self.answer.desired.vlans.push(vlan),
+        }
+        Ok(())
+    }
+
     /// The refusal of a second meaning of `name`; the other NIC is the last one that was taken.
     fn clash(&self, nic: &Nic, name: &LinkName) -> Refusal {
         let same = |port: &&Port| port.bridge == *name || Some(&port.bridge) == nic.bridge.as_ref();
@@ -190,7 +203,7 @@ pub struct Names {
     pub port: Port,
     /// Whether the bridge is kept when it is empty.
     pub keep: bool,
-    /// Its tunnel, if it has one.
+    /// Its tunnel or VLAN device, if it has one.
     pub tunnel: Option<LinkName>,
 }
 
@@ -199,8 +212,11 @@ pub struct Names {
 /// # Errors
 /// A [`Refusal`] if there are no such devices; then there is nothing to take away.
 pub fn names(driver: Driver, nic: &Nic, vm: VmId, settings: &Settings) -> Result<Names, Refusal> {
-    let tunnel = match (&nic.phydev, nic.vni()) {
-        (Some(uplink), Some(vni)) => Some(vxlan::tunnel_name(driver, nic.nic_id, uplink, vni)?),
+    let tunnel = match (&nic.phydev, nic.vni(), nic.vlan_tag()) {
+        (Some(uplink), Some(vni), _) => Some(vxlan::tunnel_name(driver, nic.nic_id, uplink, vni)?),
+        (Some(uplink), None, Some(tag)) if driver == Driver::Dot1q => {
+            Some(device_name(nic.nic_id, uplink, "VLAN_ID", &tag)?)
+        }
         _ => None,
     };
     Ok(Names {
@@ -219,6 +235,7 @@ fn finish(state: &mut Desired) {
     state.bridges.sort_by(|a, b| a.name.cmp(&b.name));
     state.switches.sort_by(|a, b| a.name.cmp(&b.name));
     state.tunnels.sort_by(|a, b| a.name.cmp(&b.name));
+    state.vlans.sort_by(|a, b| a.name.cmp(&b.name));
     let linux = state.ports.iter().filter(|port| state.bridges.iter().any(|b| b.name == port.bridge));
     state.fdb = fdb(&linux.cloned().collect::<Vec<_>>());
 }

@@ -77,6 +77,29 @@ pub fn link_options(conf: &BTreeMap<String, String>) -> Result<LinkOptions, Refu
     Ok(out)
 }
 
+/// Reads the options of a VLAN device: whether its tag is one of a provider. The file's other options are of tunnels, and the
+/// stock driver would hand them to `ip`, which refuses them.
+///
+/// # Errors
+/// [`Refusal::Setting`] for an unknown option or a malformed value.
+pub fn vlan_options(conf: &BTreeMap<String, String>) -> Result<bool, Refusal> {
+    let mut provider = false;
+    for (key, value) in conf {
+        match (key.as_str(), value.to_ascii_lowercase().as_str()) {
+            ("protocol", "802.1q") => provider = false,
+            ("protocol", "802.1ad") => provider = true,
+            ("protocol", other) => {
+                return Err(Refusal::setting("ip_link_conf protocol", other, "802.1Q or 802.1ad"));
+            }
+            _ => {
+                let accepted = "an option we can set on a VLAN device: protocol";
+                return Err(Refusal::setting("ip_link_conf", key, accepted));
+            }
+        }
+    }
+    Ok(provider)
+}
+
 /// `dstport 0` is the default port, as `ip link` has it.
 fn port(key: &str, value: &str) -> Result<u16, Refusal> {
     let number = number(key, value, 0, 65_535)?;
@@ -172,8 +195,10 @@ pub fn switch_options(conf: &BTreeMap<String, String>) -> Result<BTreeMap<String
                 })?
             }
             _ => {
-                let accepted =
-                    format!("a column we can set: {} fail_mode datapath_type other_config:KEY", SWITCHES.join(" "));
+                let accepted = format!(
+                    "a column we can set: {} fail_mode datapath_type other_config:KEY",
+                    SWITCHES.join(" ")
+                );
                 return Err(Refusal::setting("ovs_bridge_conf", key, accepted));
             }
         };

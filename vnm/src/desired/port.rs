@@ -61,6 +61,24 @@ fn bridge_type(driver: Driver, nic: &Nic) -> Result<(), Refusal> {
     Err(Refusal::malformed(nic.nic_id, "BRIDGE_TYPE", found, accepted))
 }
 
+/// The name of the device of a network: `PHYDEV` and the network's number, which `attribute` gives.
+///
+/// # Errors
+/// It is longer than that of a device.
+pub fn device_name(
+    nic: u32,
+    uplink: &LinkName,
+    attribute: &str,
+    number: &dyn std::fmt::Display,
+) -> Result<LinkName, Refusal> {
+    let full = format!("{uplink}.{number}");
+    full.parse().map_err(|_| {
+        let accepted =
+            format!("short enough for PHYDEV.{attribute} to be a device name of at most 15 characters");
+        Refusal::malformed(nic, "PHYDEV", &full, accepted)
+    })
+}
+
 /// Whether a name could be that of a guest's device.
 pub fn is_tap_name(name: &LinkName) -> bool {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());

@@ -10,7 +10,7 @@ use causeway_core::document::{Nic, VXLAN_MODES, VXLAN_TEPS, VxlanMode, VxlanTep}
 use causeway_core::settings::NetworkConf;
 use serde::{Deserialize, Serialize};
 
-use super::options::{LinkOptions, bridge_options, link_options, switch_options};
+use super::options::{LinkOptions, bridge_options, link_options, switch_options, vlan_options};
 use super::refusal::Refusal;
 use super::state::BridgeOption;
 
@@ -28,6 +28,8 @@ pub struct Settings {
     pub vxlan_mtu: u32,
     /// `dev` or `local_ip`.
     pub vxlan_tep: String,
+    /// MTU of a VLAN device where the NIC names none, bytes.
+    pub vlan_mtu: u32,
     /// Never remove a bridge or its tunnel.
     pub keep_empty_bridge: bool,
     /// Options of the tunnel; an empty value is a flag.
@@ -56,6 +58,7 @@ impl From<&NetworkConf> for Settings {
             vxlan_ttl: conf.vxlan_ttl,
             vxlan_mtu: conf.vxlan_mtu,
             vxlan_tep: word(&VXLAN_TEPS, &conf.vxlan_tep),
+            vlan_mtu: conf.vlan_mtu,
             keep_empty_bridge: conf.keep_empty_bridge,
             ip_link_conf: conf.ip_link_conf.clone(),
             ip_bridge_conf: conf.ip_bridge_conf.clone(),
@@ -91,6 +94,10 @@ pub struct Effective {
     pub keep: bool,
     /// The tunnel's options; `vxlan_ttl` is among them.
     pub link: LinkOptions,
+    /// MTU of a VLAN device where the NIC names none, bytes.
+    pub vlan_mtu: u32,
+    /// The tags of VLAN devices are those of a provider.
+    pub provider: bool,
     /// The bridge's options.
     pub bridge: BTreeMap<BridgeOption, u32>,
     /// The columns of a bridge of Open vSwitch.
@@ -111,6 +118,7 @@ impl Settings {
             vxlan_ttl: self.vxlan_ttl,
             vxlan_mtu: self.vxlan_mtu,
             vxlan_tep: value(&VXLAN_TEPS, "vxlan_tep", &self.vxlan_tep)?,
+            vlan_mtu: self.vlan_mtu,
             keep_empty_bridge: self.keep_empty_bridge,
             ip_link_conf: self.ip_link_conf.clone(),
             ip_bridge_conf: self.ip_bridge_conf.clone(),
@@ -120,17 +128,20 @@ impl Settings {
         };
         let misread = |source| Refusal::Settings { nic: nic.nic_id, source };
         let conf = file.for_network(&nic.overrides).map_err(misread)?;
-        if !(68..=65_535).contains(&conf.vxlan_mtu) {
-            return Err(Refusal::setting(
-                "vxlan_mtu",
-                &conf.vxlan_mtu.to_string(),
-                "a number from 68 to 65535",
-            ));
+        for (key, mtu) in [("vxlan_mtu", conf.vxlan_mtu), ("vlan_mtu", conf.vlan_mtu)] {
+            if !(68..=65_535).contains(&mtu) {
+                return Err(Refusal::setting(key, &mtu.to_string(), "a number from 68 to 65535"));
+            }
         }
-        let mut link = conf.ip_link_conf;
-        if let Some(ttl) = conf.vxlan_ttl {
-            link.entry("ttl".to_owned()).or_insert(ttl.to_string());
-        }
+        let (link, provider) = if nic.is("802.1Q") {
+            (BTreeMap::new(), vlan_options(&conf.ip_link_conf)?)
+        } else {
+            let mut link = conf.ip_link_conf;
+            if let Some(ttl) = conf.vxlan_ttl {
+                link.entry("ttl".to_owned()).or_insert(ttl.to_string());
+            }
+            (link, false)
+        };
         Ok(Effective {
             mode: conf.vxlan_mode,
             tep: conf.vxlan_tep,
@@ -138,6 +149,8 @@ impl Settings {
             mtu: conf.vxlan_mtu,
             keep: conf.keep_empty_bridge,
             link: link_options(&link)?,
+            vlan_mtu: conf.vlan_mtu,
+            provider,
             bridge: bridge_options(&conf.ip_bridge_conf)?,
             switch: switch_options(&conf.ovs_bridge_conf)?,
             open_trunks: conf.ovs_open_trunks,

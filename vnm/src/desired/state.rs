@@ -22,6 +22,8 @@ pub struct Desired {
     pub bridges: Vec<Bridge>,
     /// The tunnels that join the bridges of several hosts.
     pub tunnels: Vec<Vxlan>,
+    /// The VLAN devices that do so.
+    pub vlans: Vec<Vlan>,
     /// The bridges of Open vSwitch that the devices are plugged into.
     pub switches: Vec<Switch>,
     /// The guest's ports on them.
@@ -42,6 +44,7 @@ impl Desired {
             ports: Vec::new(),
             bridges: Vec::new(),
             tunnels: Vec::new(),
+            vlans: Vec::new(),
             switches: Vec::new(),
             seats: Vec::new(),
             guards: Vec::new(),
@@ -55,8 +58,9 @@ impl Desired {
     /// The devices by which its bridges lead out of the host.
     pub fn ways_out(&self) -> impl Iterator<Item = &LinkName> {
         let tunnels = self.tunnels.iter().map(|tunnel| &tunnel.name);
+        let vlans = self.vlans.iter().map(|vlan| &vlan.name);
         let uplinks = self.bridges.iter().filter_map(|bridge| bridge.uplink.as_ref());
-        tunnels.chain(uplinks).chain(self.switches.iter().flat_map(|switch| &switch.uplinks))
+        tunnels.chain(vlans).chain(uplinks).chain(self.switches.iter().flat_map(|switch| &switch.uplinks))
     }
 }
 
@@ -131,6 +135,38 @@ pub struct Vxlan {
     pub tuning: VxlanTuning,
     /// Largest payload of its frames, in bytes.
     pub mtu: u32,
+}
+
+/// A VLAN device of the kernel (contract VNM 4.1, `802.1Q`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vlan {
+    /// `PHYDEV.VLAN_ID`.
+    pub name: LinkName,
+    /// The bridge it is a port of.
+    pub bridge: LinkName,
+    /// `PHYDEV`.
+    pub uplink: LinkName,
+    /// What tells it from every other one: while the device exists, none of this can be changed.
+    pub identity: VlanIdentity,
+    /// Largest payload of its frames, in bytes.
+    pub mtu: u32,
+}
+
+/// The part of a VLAN device that is fixed at its creation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VlanIdentity {
+    /// `VLAN_ID`, from 1 to 4094.
+    pub tag: u16,
+    /// Whether the tag is one of a provider (802.1ad), not of a customer.
+    pub provider: bool,
+}
+
+/// As `ip -d link` spells it.
+impl fmt::Display for VlanIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let protocol = if self.provider { "802.1ad" } else { "802.1Q" };
+        write!(f, "protocol {protocol} id {}", self.tag)
+    }
 }
 
 /// The part of a VXLAN device that is fixed at its creation.

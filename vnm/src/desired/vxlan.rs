@@ -7,6 +7,7 @@ use causeway_core::names::{LinkName, Vni};
 
 use super::driver::Driver;
 use super::facts::{Facts, Uplink};
+use super::port::device_name;
 use super::refusal::Refusal;
 use super::settings::Effective;
 use super::state::{Port, Vxlan, VxlanIdentity};
@@ -67,13 +68,7 @@ fn number(driver: Driver) -> &'static str {
 /// # Errors
 /// It is longer than that of a device.
 pub fn tunnel_name(driver: Driver, nic: u32, uplink: &LinkName, vni: Vni) -> Result<LinkName, Refusal> {
-    let full = format!("{uplink}.{vni}");
-    full.parse().map_err(|_| {
-        let number = number(driver);
-        let accepted =
-            format!("short enough for PHYDEV.{number} to be a device name of at most 15 characters");
-        Refusal::malformed(nic, "PHYDEV", &full, accepted)
-    })
+    device_name(nic, uplink, number(driver), &vni)
 }
 
 fn identity(

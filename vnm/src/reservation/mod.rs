@@ -22,7 +22,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use causeway_core::names::{LinkName, VmId};
 use serde::{Deserialize, Serialize};
 
-use crate::desired::{Bridge, Desired, Guard, Number, Port, Switch, SwitchPort, Vxlan};
+use crate::desired::{Bridge, Desired, Guard, Number, Port, Switch, SwitchPort, Vlan, Vxlan};
 
 pub use store::{Claims, ReservationError, Reservations};
 
@@ -44,6 +44,8 @@ pub struct NicReservation {
     pub place: Place,
     /// The tunnel of its network.
     pub tunnel: Option<Vxlan>,
+    /// The VLAN device of its network.
+    pub vlan: Option<Vlan>,
     /// What may pass by it, if not everything may.
     pub guard: Option<Guard>,
     /// Its number on this host, where something is known by number.
@@ -68,7 +70,8 @@ impl NicReservation {
             Place::Switch(switch, _) => (None, Some(&switch.uplinks)),
         };
         let tunnel = self.tunnel.as_ref().map(|tunnel| &tunnel.name);
-        tunnel.into_iter().chain(uplink).chain(uplinks.into_iter().flatten())
+        let vlan = self.vlan.as_ref().map(|vlan| &vlan.name);
+        tunnel.into_iter().chain(vlan).chain(uplink).chain(uplinks.into_iter().flatten())
     }
 
     /// Whether its bridge is kept when the last guest has left.
@@ -134,6 +137,7 @@ impl Reservation {
                 driver: driver.to_owned(),
                 port: port.clone(),
                 tunnel: tunnel.cloned(),
+                vlan: desired.vlans.iter().find(|vlan| vlan.bridge == port.bridge).cloned(),
                 guard: desired.guards.iter().find(|guard| guard.nic == port.nic).cloned(),
                 number: desired.numbers.get(&port.nic).copied(),
                 place,
@@ -161,6 +165,7 @@ impl Reservation {
                 }
             }
             reserved.tunnel.iter().for_each(|tunnel| keep_one(&mut out.tunnels, tunnel, |known| &known.name));
+            reserved.vlan.iter().for_each(|vlan| keep_one(&mut out.vlans, vlan, |known| &known.name));
             out.guards.extend(reserved.guard.clone());
             out.numbers.extend(reserved.number.map(|number| (*nic, number)));
         }

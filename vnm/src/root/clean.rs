@@ -20,7 +20,8 @@ impl Leaving {
     /// Adds what a NIC leaves, as it was reserved.
     pub(super) fn leave(&mut self, reserved: &NicReservation) {
         if let Place::Bridge(bridge) = &reserved.place {
-            let tunnel = reserved.tunnel.as_ref().map(|tunnel| &tunnel.name);
+            let vlan = reserved.vlan.as_ref().map(|vlan| &vlan.name);
+            let tunnel = reserved.tunnel.as_ref().map(|tunnel| &tunnel.name).or(vlan);
             self.add(&reserved.port, bridge.keep, tunnel, bridge.uplink.as_ref());
         }
     }

@@ -59,7 +59,8 @@ impl Action<'_, '_> {
         }
         // What the VM had and wants no more: its network was changed while it was not running.
         let elsewhere = |nic: &u32, old: &NicReservation| {
-            after.nics.get(nic).is_none_or(|new| (&new.place, &new.tunnel) != (&old.place, &old.tunnel))
+            let is = |nic: &NicReservation| (nic.place.clone(), nic.tunnel.clone(), nic.vlan.clone());
+            after.nics.get(nic).is_none_or(|new| is(new) != is(old))
         };
         let mut left = Leaving::default();
         for (_, old) in before.nics.iter().filter(|(nic, old)| elsewhere(nic, old)) {

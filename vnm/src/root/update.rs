@@ -13,8 +13,9 @@ use super::error::ActionError;
 use super::host::Terms;
 use super::step::Step;
 use crate::announce;
+use crate::desired::port::device_name;
 use crate::desired::vxlan::tunnel_name;
-use crate::desired::{Desired, Refusal};
+use crate::desired::{Desired, Driver, Refusal};
 use crate::reservation::{GivenUp, Reservation};
 
 impl Action<'_, '_> {
@@ -80,8 +81,12 @@ impl Action<'_, '_> {
             Some(name) => name.parse().ok()?,
             None => nic.phydev.clone()?,
         };
-        if !self.driver.has_tunnels() {
+        if !self.driver.needs_uplink() {
             return Some(uplink);
+        }
+        if self.driver == Driver::Dot1q {
+            let tag = old(number).and_then(|tag| tag.parse::<u16>().ok()).or(nic.vlan_tag())?;
+            return device_name(nic.nic_id, &uplink, number, &tag).ok();
         }
         let vni = match old(number) {
             Some(text) => text.parse::<u32>().ok()?.try_into().ok()?,

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use causeway_core::names::{LinkName, Mac};
 use netlink_packet_route::link::{
-    BridgeStpState, InfoBridge, InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo,
-    LinkMessage, VxlanDf,
+    BridgeStpState, InfoBridge, InfoData, InfoKind, InfoVlan, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo,
+    LinkMessage, VlanProtocol, VxlanDf,
 };
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -16,7 +16,7 @@ use super::change::Change;
 use super::mark;
 use super::netlink::{Existing, NetlinkError, Rtnetlink};
 use super::observe::by_name;
-use crate::desired::{BridgeOption, FdbEntry, Vxlan, VxlanTuning};
+use crate::desired::{BridgeOption, FdbEntry, Vlan, Vxlan, VxlanTuning};
 
 /// Makes one change.
 ///
@@ -31,6 +31,7 @@ pub fn apply(netlink: &mut Rtnetlink, change: &Change) -> Result<(), NetlinkErro
             create(netlink, &what, name, attributes)
         }
         Change::CreateVxlan(tunnel) => create_vxlan(netlink, &what, tunnel),
+        Change::CreateVlan(vlan) => create_vlan(netlink, &what, vlan),
         Change::Mark { name } => {
             let alias = LinkAttribute::IfAlias(mark::ALIAS.to_owned());
             set(netlink, &what, name, vec![alias])
@@ -142,6 +143,18 @@ fn create_vxlan(netlink: &mut Rtnetlink, what: &str, tunnel: &Vxlan) -> Result<(
     }
     attributes.push(info(InfoKind::Vxlan, InfoData::Vxlan(data)));
     create(netlink, what, &tunnel.name, attributes).map_err(|error| explain(error, tunnel))
+}
+
+fn create_vlan(netlink: &mut Rtnetlink, what: &str, vlan: &Vlan) -> Result<(), NetlinkError> {
+    let protocol = if vlan.identity.provider { VlanProtocol::Ieee8021Ad } else { VlanProtocol::Ieee8021Q };
+    let data = vec![InfoVlan::Id(vlan.identity.tag), InfoVlan::Protocol(protocol)];
+    let attributes = vec![
+        LinkAttribute::Link(index(netlink, &vlan.uplink)?),
+        LinkAttribute::Mtu(vlan.mtu),
+        LinkAttribute::Controller(index(netlink, &vlan.bridge)?),
+        info(InfoKind::Vlan, InfoData::Vlan(data)),
+    ];
+    create(netlink, what, &vlan.name, attributes)
 }
 
 /// Says what the kernel's errno means for a tunnel, where the kernel itself is silent.

@@ -7,7 +7,7 @@ use causeway_core::names::LinkName;
 use serde::{Deserialize, Serialize};
 
 use super::observe::Remote;
-use crate::desired::{BridgeOption, FdbEntry, Vxlan, VxlanTuning};
+use crate::desired::{BridgeOption, FdbEntry, Vlan, Vxlan, VxlanTuning};
 
 /// What is done to the kernel; the order of a list is the order of its messages.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +22,8 @@ pub enum Change {
     },
     /// Makes a VXLAN device, up, as a port of its bridge.
     CreateVxlan(Vxlan),
+    /// Makes a VLAN device, up, as a port of its bridge.
+    CreateVlan(Vlan),
     /// Sets the alias that says whose it is.
     Mark {
         /// The device.
@@ -95,6 +97,13 @@ impl fmt::Display for Change {
             Change::CreateVxlan(v) => {
                 write!(f, "create vxlan {} {} mtu {}", v.name, v.identity, v.mtu)?;
                 v.bridge.as_ref().map_or(Ok(()), |bridge| write!(f, " in {bridge}"))
+            }
+            Change::CreateVlan(v) => {
+                write!(
+                    f,
+                    "create vlan {} {} on {} mtu {} in {}",
+                    v.name, v.identity, v.uplink, v.mtu, v.bridge
+                )
             }
             Change::Mark { name } => write!(f, "mark {name}"),
             Change::SetBridge { name, options } => write!(f, "set bridge {name}{}", list(options)),

@@ -9,10 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use causeway_core::names::LinkName;
 
 use super::change::Change;
+use super::conflict::Conflict;
 use super::mark::Mark;
 use super::observe::{Observed, remotes};
 use super::parse::{Link, LinkKind, VxlanSeen};
-use crate::desired::{Bridge, BridgeOption, Checksums, Desired, Vxlan};
+use crate::desired::{Bridge, BridgeOption, Checksums, Desired, Vlan, Vxlan};
 
 /// What the two states alone do not tell.
 #[derive(Debug, Clone, Default)]
@@ -36,121 +37,6 @@ pub struct Difference {
     pub notes: Vec<String>,
 }
 
-/// Why a host cannot be brought to the desired state without harm to somebody else.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Conflict {
-    /// The name is taken by something else.
-    #[error("{name} is {found} on this host, not {wanted}")]
-    Kind {
-        /// The device.
-        name: LinkName,
-        /// What it should be.
-        wanted: &'static str,
-        /// What it is.
-        found: String,
-    },
-    /// A bridge that we neither made nor may use.
-    #[error(
-        "bridge {name} was not made by causeway: remove it, or list it in the file of permitted devices to let virtual \
-         networks into it"
-    )]
-    ForeignBridge {
-        /// The bridge.
-        name: LinkName,
-    },
-    /// A tunnel that we did not make and that is not where it should be.
-    #[error("vxlan device {name} was not made by causeway and is no port of {bridge}: remove it")]
-    ForeignTunnel {
-        /// The tunnel.
-        name: LinkName,
-        /// The bridge it should be in.
-        bridge: LinkName,
-    },
-    /// A second way out of a bridge (contract VNM 5, W25).
-    #[error(
-        "bridge {bridge} already leads out by {found}: with {wanted} as well, two networks would become one"
-    )]
-    SecondUplink {
-        /// The bridge.
-        bridge: LinkName,
-        /// Its way out.
-        found: String,
-        /// The other one.
-        wanted: LinkName,
-    },
-    /// The tunnel exists with another identity (W21).
-    #[error(
-        "vxlan device {name} exists with {found}, but the network wants {wanted}: remove it when no guest uses it"
-    )]
-    Identity {
-        /// The tunnel.
-        name: LinkName,
-        /// What it has.
-        found: String,
-        /// What it should have.
-        wanted: String,
-    },
-    /// The tunnel is plugged into another bridge.
-    #[error("vxlan device {name} is a port of {found}, not of {wanted}: two networks share a VLAN_ID")]
-    Elsewhere {
-        /// The tunnel.
-        name: LinkName,
-        /// The bridge it is in.
-        found: String,
-        /// The bridge it should be in.
-        wanted: LinkName,
-    },
-    /// The uplink is plugged into another bridge.
-    #[error("uplink {name} is a port of {found}: as a port of {wanted} as well, it would be in two networks")]
-    UplinkElsewhere {
-        /// The uplink.
-        name: LinkName,
-        /// The bridge it is in.
-        found: String,
-        /// The bridge it should be in.
-        wanted: LinkName,
-    },
-    /// The number is taken by another tunnel; the kernel has one per number and port.
-    #[error(
-        "VNI {vni} with UDP port {port} is taken on this host by {found}: the network cannot also use {wanted}"
-    )]
-    Number {
-        /// The number.
-        vni: u32,
-        /// The UDP port.
-        port: u16,
-        /// The tunnel that has it.
-        found: String,
-        /// The tunnel that should have it.
-        wanted: LinkName,
-    },
-    /// The network's old way out, which we did not make.
-    #[error(
-        "{name} in bridge {bridge} was not made by causeway: take it out of there, for the network has another way out now"
-    )]
-    ForeignWayOut {
-        /// The tunnel or uplink.
-        name: LinkName,
-        /// The bridge it is in.
-        bridge: String,
-    },
-    /// A bridge that we may not change, and whose frames no rule sees.
-    #[error(
-        "bridge {name} does not hand its frames to the firewall, and causeway did not make it: run `ip link set {name} type bridge \
-         nf_call_iptables 1 nf_call_ip6tables 1`"
-    )]
-    Unfiltered {
-        /// The bridge.
-        name: LinkName,
-    },
-    /// The uplink went away, or was never there.
-    #[error("uplink {name} does not exist on this host")]
-    NoUplink {
-        /// The uplink.
-        name: LinkName,
-    },
-}
-
 /// The changes that bring `observed` to `desired`; none if it is there already.
 ///
 /// # Errors
@@ -167,10 +53,16 @@ pub fn difference(
     for bridge in &desired.bridges {
         let within = |tunnel: &&Vxlan| tunnel.bridge.as_ref() == Some(&bridge.name);
         let tunnels: Vec<&Vxlan> = desired.tunnels.iter().filter(within).collect();
-        bridge_changes(bridge, &tunnels, observed, around, &mut out)?;
+        let vlans = desired.vlans.iter().filter(|vlan| vlan.bridge == bridge.name);
+        let made = tunnels.iter().map(|tunnel| &tunnel.name).chain(vlans.map(|vlan| &vlan.name));
+        let ways_out = made.chain(&bridge.uplink).collect();
+        bridge_changes(bridge, &tunnels, ways_out, observed, around, &mut out)?;
     }
     for tunnel in &desired.tunnels {
         tunnel_changes(tunnel, observed, around, &mut out)?;
+    }
+    for vlan in &desired.vlans {
+        vlan_changes(vlan, observed, around, &mut out)?;
     }
     for entry in &desired.fdb {
         // Before its port is plugged, an address is nowhere.
@@ -199,7 +91,7 @@ fn give_up(
     let mut bridges = desired.bridges.iter().filter_map(|bridge| observed.named(&bridge.name));
     let bridge = bridges.find(|bridge| link.bridge == Some(bridge.index));
     match (&link.kind, bridge) {
-        (LinkKind::Vxlan(_), _) if link.mark.is_ours() => {
+        (LinkKind::Vxlan(_) | LinkKind::Vlan(_), _) if link.mark.is_ours() => {
             out.changes.push(Change::Delete { name: name.clone() });
         }
         (_, Some(bridge)) if bridge.mark.is_ours() => {
@@ -217,6 +109,7 @@ fn give_up(
 fn bridge_changes(
     bridge: &Bridge,
     tunnels: &[&Vxlan],
+    ways_out: Vec<&LinkName>,
     observed: &Observed,
     around: &Surroundings,
     out: &mut Difference,
@@ -237,7 +130,7 @@ fn bridge_changes(
         }
         return foreign(bridge, link, options, observed, around, out);
     }
-    only_way_out(bridge, link, tunnels, observed, around)?;
+    only_ways_out(bridge, link, ways_out, observed, around)?;
     if link.mark == Mark::Newborn {
         out.changes.push(Change::Mark { name: name.clone() });
     }
@@ -308,23 +201,20 @@ fn is_in_place(tunnel: &Vxlan, bridge: &Link, observed: &Observed) -> bool {
     })
 }
 
-/// Refuses a bridge of ours that leads out of the host by anything but `tunnels` and its uplink.
-fn only_way_out(
+/// Refuses a bridge of ours that leads out of the host by anything but its own ways.
+fn only_ways_out<'n>(
     bridge: &Bridge,
     link: &Link,
-    tunnels: &[&Vxlan],
+    mut known: Vec<&'n LinkName>,
     observed: &Observed,
-    around: &Surroundings,
+    around: &'n Surroundings,
 ) -> Result<(), Conflict> {
-    let wanted = tunnels.first().map(|tunnel| &tunnel.name).or(bridge.uplink.as_ref());
-    let Some(wanted) = wanted else { return Ok(()) };
-    let ours = |port: &Link| {
-        let named = |name: &LinkName| name.as_str() == port.name;
-        let mut known =
-            tunnels.iter().map(|tunnel| &tunnel.name).chain(&bridge.uplink).chain(&around.given_up);
-        known.any(named)
+    let Some(wanted) = known.first().copied() else { return Ok(()) };
+    known.extend(&around.given_up);
+    let leads_out = |port: &&Link| {
+        let inward = matches!(port.kind, LinkKind::Tap | LinkKind::Inner);
+        !inward && !known.iter().any(|name| name.as_str() == port.name)
     };
-    let leads_out = |port: &&Link| !matches!(port.kind, LinkKind::Tap | LinkKind::Inner) && !ours(port);
     match observed.ports_of(link.index).find(leads_out) {
         Some(port) => Err(Conflict::SecondUplink {
             bridge: bridge.name.clone(),
@@ -361,51 +251,96 @@ fn tunnel_changes(
             wanted: tunnel.identity.to_string(),
         });
     }
-    if let Some(wanted) = &tunnel.bridge {
-        is_free_for(wanted, tunnel, link, observed)?;
+    let made = Made { name, bridge: tunnel.bridge.as_ref(), mtu: tunnel.mtu };
+    made.is_free(link, observed)?;
+    made.repair_place(link, out);
+    if tunnel.tuning != seen.tuning && link.mark.is_ours() {
+        out.changes.push(Change::SetVxlan { name: name.clone(), tuning: tunnel.tuning });
     }
-    repairs(tunnel, link, seen, around, out);
+    made.repair_state(link, around, out);
     Ok(())
 }
 
-/// Refuses a tunnel that is plugged in elsewhere, or that is somebody else's and in no bridge.
-fn is_free_for(wanted: &LinkName, tunnel: &Vxlan, link: &Link, observed: &Observed) -> Result<(), Conflict> {
-    let (name, bridge) = (tunnel.name.clone(), observed.named(wanted).map(|link| link.index));
-    match link.bridge {
-        Some(index) if Some(index) != bridge => {
-            let found = observed.name_of(index).to_owned();
-            Err(Conflict::Elsewhere { name, found, wanted: wanted.clone() })
-        }
-        None if !link.mark.is_ours() => Err(Conflict::ForeignTunnel { name, bridge: wanted.clone() }),
-        _ => Ok(()),
+fn vlan_changes(
+    vlan: &Vlan,
+    observed: &Observed,
+    around: &Surroundings,
+    out: &mut Difference,
+) -> Result<(), Conflict> {
+    let name = &vlan.name;
+    let Some(below) = observed.named(&vlan.uplink) else {
+        return Err(Conflict::NoUplink { name: vlan.uplink.clone() });
+    };
+    let Some(link) = observed.named(name) else {
+        out.changes.push(Change::CreateVlan(vlan.clone()));
+        out.changes.push(Change::Mark { name: name.clone() });
+        return Ok(());
+    };
+    let LinkKind::Vlan(seen) = &link.kind else {
+        return Err(Conflict::Kind { name: name.clone(), wanted: "a VLAN device", found: kind(link) });
+    };
+    if seen.device != Some(below.index) || seen.identity != vlan.identity {
+        let on = seen.device.map_or("an unknown device", |index| observed.name_of(index));
+        return Err(Conflict::Identity {
+            name: name.clone(),
+            found: format!("{} on {on}", seen.identity),
+            wanted: format!("{} on {}", vlan.identity, vlan.uplink),
+        });
     }
+    let made = Made { name, bridge: Some(&vlan.bridge), mtu: vlan.mtu };
+    made.is_free(link, observed)?;
+    made.repair_place(link, out);
+    made.repair_state(link, around, out);
+    Ok(())
 }
 
-/// What is mended on a tunnel that is the right one.
-fn repairs(tunnel: &Vxlan, link: &Link, seen: &VxlanSeen, around: &Surroundings, out: &mut Difference) {
-    let name = tunnel.name.clone();
-    let ours = link.mark.is_ours();
-    if link.mark == Mark::Newborn {
-        out.changes.push(Change::Mark { name: name.clone() });
-    }
-    if let Some(bridge) = tunnel.bridge.as_ref().filter(|_| link.bridge.is_none()) {
-        out.changes.push(Change::SetBridgeOf { name: name.clone(), bridge: bridge.clone() });
-    }
-    if tunnel.tuning != seen.tuning && ours {
-        out.changes.push(Change::SetVxlan { name: name.clone(), tuning: tunnel.tuning });
-    }
-    if link.mtu != tunnel.mtu {
-        if ours && !tunnel.bridge.as_ref().is_some_and(|bridge| around.shared.contains(bridge)) {
-            out.changes.push(Change::SetMtu { name: name.clone(), mtu: tunnel.mtu });
-        } else {
-            let whose = if ours { "other guests use it" } else { "causeway did not make it" };
-            out.notes.push(format!("{name} keeps its MTU of {} (wanted: {}): {whose}", link.mtu, tunnel.mtu));
+/// A tunnel or VLAN device that is the right one: what the two have in common.
+struct Made<'a> {
+    name: &'a LinkName,
+    bridge: Option<&'a LinkName>,
+    mtu: u32,
+}
+
+impl Made<'_> {
+    /// Refuses one that is plugged in elsewhere, or that is somebody else's and in no bridge.
+    fn is_free(&self, link: &Link, observed: &Observed) -> Result<(), Conflict> {
+        let Some(wanted) = self.bridge else { return Ok(()) };
+        let (name, bridge) = (self.name.clone(), observed.named(wanted).map(|link| link.index));
+        match link.bridge {
+            Some(index) if Some(index) != bridge => {
+                let found = observed.name_of(index).to_owned();
+                Err(Conflict::Elsewhere { name, found, wanted: wanted.clone() })
+            }
+            None if !link.mark.is_ours() => Err(Conflict::ForeignTunnel { name, bridge: wanted.clone() }),
+            _ => Ok(()),
         }
     }
-    match (link.up, ours) {
-        (false, true) => out.changes.push(Change::SetUp { name }),
-        (false, false) => out.notes.push(format!("{name} is down, and causeway did not make it")),
-        (true, _) => {}
+
+    fn repair_place(&self, link: &Link, out: &mut Difference) {
+        if link.mark == Mark::Newborn {
+            out.changes.push(Change::Mark { name: self.name.clone() });
+        }
+        if let Some(bridge) = self.bridge.filter(|_| link.bridge.is_none()) {
+            out.changes.push(Change::SetBridgeOf { name: self.name.clone(), bridge: bridge.clone() });
+        }
+    }
+
+    fn repair_state(&self, link: &Link, around: &Surroundings, out: &mut Difference) {
+        let (name, ours) = (self.name.clone(), link.mark.is_ours());
+        if link.mtu != self.mtu {
+            if ours && !self.bridge.is_some_and(|bridge| around.shared.contains(bridge)) {
+                out.changes.push(Change::SetMtu { name: name.clone(), mtu: self.mtu });
+            } else {
+                let whose = if ours { "other guests use it" } else { "causeway did not make it" };
+                out.notes
+                    .push(format!("{name} keeps its MTU of {} (wanted: {}): {whose}", link.mtu, self.mtu));
+            }
+        }
+        match (link.up, ours) {
+            (false, true) => out.changes.push(Change::SetUp { name }),
+            (false, false) => out.notes.push(format!("{name} is down, and causeway did not make it")),
+            (true, _) => {}
+        }
     }
 }
 
@@ -461,6 +396,7 @@ fn kind(link: &Link) -> String {
     match &link.kind {
         LinkKind::Bridge(_) => "a bridge".to_owned(),
         LinkKind::Vxlan(_) => "a vxlan device".to_owned(),
+        LinkKind::Vlan(_) => "a VLAN device".to_owned(),
         LinkKind::Tap => "a tap device".to_owned(),
         LinkKind::Inner => "a virtual device".to_owned(),
         LinkKind::Outer(kind) => format!("a device ({kind})"),

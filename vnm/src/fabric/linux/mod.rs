@@ -13,6 +13,7 @@
 
 pub mod apply;
 pub mod change;
+pub mod conflict;
 pub mod difference;
 pub mod mark;
 pub mod netlink;
@@ -21,7 +22,8 @@ pub mod parse;
 pub mod removal;
 
 pub use change::Change;
-pub use difference::{Conflict, Difference, Surroundings, difference};
+pub use conflict::Conflict;
+pub use difference::{Difference, Surroundings, difference};
 pub use netlink::{NetlinkError, Rtnetlink};
 pub use observe::{Observed, Scope, observe};
 pub use removal::{Leaving, Removal, removal};

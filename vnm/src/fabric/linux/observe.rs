@@ -82,6 +82,7 @@ impl From<&Desired> for Scope {
         let mut scope = Scope { fdb: desired.fdb.clone(), remotes: remotes(desired), ..Scope::default() };
         scope.bridges.extend(desired.bridges.iter().map(|b| b.name.clone()));
         scope.links.extend(desired.tunnels.iter().flat_map(|t| [t.name.clone(), t.uplink.clone()]));
+        scope.links.extend(desired.vlans.iter().flat_map(|v| [v.name.clone(), v.uplink.clone()]));
         scope.links.extend(desired.bridges.iter().filter_map(|b| b.uplink.clone()));
         // Of a port of Open vSwitch the kernel tells nothing that counts.
         let seats = |nic| desired.seats.iter().any(|seat| seat.nic == nic);

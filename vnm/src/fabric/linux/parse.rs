@@ -5,14 +5,14 @@ use std::net::IpAddr;
 
 use causeway_core::names::Vni;
 use netlink_packet_route::link::{
-    BridgeStpState, InfoBridge, InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo,
-    LinkMessage, VxlanDf,
+    BridgeStpState, InfoBridge, InfoData, InfoKind, InfoVlan, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo,
+    LinkMessage, VlanProtocol, VxlanDf,
 };
 use serde::{Deserialize, Serialize};
 
 use super::mark::Mark;
 use crate::desired::port::is_tap_name;
-use crate::desired::{BridgeOption, Checksums, VxlanTuning};
+use crate::desired::{BridgeOption, Checksums, VlanIdentity, VxlanTuning};
 
 /// A device as the kernel has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +48,8 @@ pub enum LinkKind {
     Bridge(BTreeMap<BridgeOption, u32>),
     /// A VXLAN device.
     Vxlan(VxlanSeen),
+    /// A VLAN device.
+    Vlan(VlanSeen),
     /// A guest's device.
     Tap,
     /// One end of a pair, or a device without hardware: nothing that leads out of the host by itself.
@@ -75,18 +77,28 @@ pub struct VxlanSeen {
     pub tuning: VxlanTuning,
 }
 
+/// A VLAN device's parameters as the kernel reports them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VlanSeen {
+    /// The device below, by the kernel's number.
+    pub device: Option<u32>,
+    /// Its tag.
+    pub identity: VlanIdentity,
+}
+
 /// Reads a link message; `None` for one without a name.
 pub fn link(message: &LinkMessage) -> Option<Link> {
     let mut name = None;
     let mut kind = None;
     let mut data = None;
-    let (mut mtu, mut group, mut bridge, mut alias) = (0, 0, None, None);
+    let (mut mtu, mut group, mut bridge, mut alias, mut below) = (0, 0, None, None, None);
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(text) => name = Some(text.clone()),
             LinkAttribute::Mtu(bytes) => mtu = *bytes,
             LinkAttribute::Controller(index) => bridge = Some(*index).filter(|i| *i != 0),
             LinkAttribute::IfAlias(text) => alias = Some(text.clone()),
+            LinkAttribute::Link(index) => below = Some(*index),
             LinkAttribute::Group(number) => group = *number,
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
@@ -103,7 +115,7 @@ pub fn link(message: &LinkMessage) -> Option<Link> {
     Some(Link {
         index: message.header.index,
         name: name?,
-        kind: link_kind(kind, data),
+        kind: link_kind(kind, data, below),
         mtu,
         up: message.header.flags.contains(LinkFlags::Up),
         bridge,
@@ -111,8 +123,9 @@ pub fn link(message: &LinkMessage) -> Option<Link> {
     })
 }
 
-fn link_kind(kind: Option<&InfoKind>, data: Option<&InfoData>) -> LinkKind {
+fn link_kind(kind: Option<&InfoKind>, data: Option<&InfoData>, below: Option<u32>) -> LinkKind {
     match (kind, data) {
+        (Some(InfoKind::Vlan), Some(InfoData::Vlan(infos))) => LinkKind::Vlan(vlan(infos, below)),
         (Some(InfoKind::Bridge), Some(InfoData::Bridge(infos))) => LinkKind::Bridge(bridge_options(infos)),
         (Some(InfoKind::Bridge), _) => LinkKind::Bridge(BTreeMap::new()),
         (Some(InfoKind::Vxlan), Some(InfoData::Vxlan(infos))) => LinkKind::Vxlan(vxlan(infos)),
@@ -121,6 +134,18 @@ fn link_kind(kind: Option<&InfoKind>, data: Option<&InfoData>) -> LinkKind {
         (Some(other), _) => LinkKind::Outer(other.to_string()),
         (None, _) => LinkKind::Outer("hardware".to_owned()),
     }
+}
+
+fn vlan(infos: &[InfoVlan], device: Option<u32>) -> VlanSeen {
+    let mut identity = VlanIdentity { tag: 0, provider: false };
+    for info in infos {
+        match info {
+            InfoVlan::Id(tag) => identity.tag = *tag,
+            InfoVlan::Protocol(protocol) => identity.provider = *protocol == VlanProtocol::Ieee8021Ad,
+            _ => {}
+        }
+    }
+    VlanSeen { device, identity }
 }
 
 fn bridge_options(infos: &[InfoBridge]) -> BTreeMap<BridgeOption, u32> {

@@ -16,7 +16,7 @@ pub struct Leaving {
     pub taps: BTreeSet<Place>,
     /// Its bridges, but those that are kept when they are empty.
     pub bridges: BTreeSet<LinkName>,
-    /// Its tunnels.
+    /// Its tunnels and VLAN devices.
     pub tunnels: BTreeSet<Place>,
     /// The operator's devices that its bridges lead out by: they stay, and keep no bridge.
     pub uplinks: BTreeSet<Place>,
@@ -67,7 +67,9 @@ impl From<&Desired> for Leaving {
         for port in &state.ports {
             let Some(bridge) = state.bridges.iter().find(|b| b.name == port.bridge) else { continue };
             let tunnel = state.tunnels.iter().find(|t| t.bridge.as_ref() == Some(&port.bridge));
-            leaving.add(port, bridge.keep, tunnel.map(|t| &t.name), bridge.uplink.as_ref());
+            let vlan = state.vlans.iter().find(|vlan| vlan.bridge == port.bridge);
+            let made = tunnel.map(|t| &t.name).or(vlan.map(|vlan| &vlan.name));
+            leaving.add(port, bridge.keep, made, bridge.uplink.as_ref());
         }
         leaving
     }
@@ -131,7 +133,7 @@ fn take_away(bridge: &LinkName, leaving: &Leaving, observed: &Observed, out: &mu
         .iter()
         .filter(|tunnel| tunnel.bridge == *bridge)
         .filter_map(|tunnel| observed.named(&tunnel.name))
-        .filter(|link| link.mark.is_ours() && matches!(link.kind, LinkKind::Vxlan(_)))
+        .filter(|link| link.mark.is_ours() && matches!(link.kind, LinkKind::Vxlan(_) | LinkKind::Vlan(_)))
         .filter(|link| link.bridge.is_none() || link.bridge == place)
         .collect();
     if let Some(link) = found
