@@ -1,4 +1,5 @@
 //! The fabrics that a desired state is applied to: observe, difference, apply.
 
+pub mod firewall;
 pub mod linux;
 pub mod ovs;
