@@ -1,6 +1,7 @@
 //! The networks of a host: what is observed, how that differs from what must be, and the changes between the two.
 
 pub mod change;
+pub mod firewall;
 pub mod linux;
 pub mod ovs;
 

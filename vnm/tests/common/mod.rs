@@ -1,6 +1,7 @@
 //! What several tests need: documents as oned sends them, and a private network to act on.
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
+pub mod bridged;
 pub mod guests;
 pub mod switch;
 

@@ -1,0 +1,118 @@
+//! The words of a rule as `nft` takes them in JSON (libnftables-json(5)), and only those that are used here.
+
+use std::net::IpAddr;
+
+use causeway_core::names::Mac;
+use ipnet::IpNet;
+use serde_json::{Value, json};
+
+/// What a frame is, or has in it.
+pub fn payload(protocol: &str, field: &str) -> Value {
+    json!({"payload": {"protocol": protocol, "field": field}})
+}
+
+/// So many bits from so many on behind the headers of Ethernet and IP.
+pub fn transport(offset: u32, len: u32) -> Value {
+    json!({"payload": {"base": "th", "offset": offset, "len": len}})
+}
+
+/// What the kernel knows of a frame.
+pub fn meta(key: &str) -> Value {
+    json!({"meta": {"key": key}})
+}
+
+/// The left is the right, or one of the right.
+pub fn is(left: Value, right: impl Into<Value>) -> Value {
+    json!({"match": {"op": "==", "left": left, "right": right.into()}})
+}
+
+/// The left is not the right, and none of the right.
+pub fn is_not(left: Value, right: impl Into<Value>) -> Value {
+    json!({"match": {"op": "!=", "left": left, "right": right.into()}})
+}
+
+/// Those bits of the left.
+pub fn masked(left: Value, mask: impl Into<Value>) -> Value {
+    json!({"&": [left, mask.into()]})
+}
+
+/// Any of these.
+pub fn any<T: Into<Value>>(of: impl IntoIterator<Item = T>) -> Value {
+    let of: Vec<Value> = of.into_iter().map(Into::into).collect();
+    json!({"set": of})
+}
+
+/// Any of these Ethernet addresses.
+pub fn any_mac<'a>(of: impl IntoIterator<Item = &'a Mac>) -> Value {
+    any(of.into_iter().map(ToString::to_string))
+}
+
+/// Any of these ranges, both ends included.
+pub fn any_range(of: impl IntoIterator<Item = (u16, u16)>) -> Value {
+    any(of.into_iter().map(|(low, high)| match low == high {
+        true => json!(low),
+        false => json!({"range": [low, high]}),
+    }))
+}
+
+/// An address, or all of a network.
+pub fn net(net: &IpNet) -> Value {
+    match net.prefix_len() == net.max_prefix_len() {
+        true => json!(net.addr().to_string()),
+        false => json!({"prefix": {"addr": net.network().to_string(), "len": net.prefix_len()}}),
+    }
+}
+
+/// An address where no header's field says that it is one.
+pub fn number(address: IpAddr) -> Value {
+    match address {
+        IpAddr::V4(address) => json!(u32::from(address)),
+        IpAddr::V6(address) => json!(format!("0x{:032x}", u128::from(address))),
+    }
+}
+
+/// What is done with a frame by what stands in a map.
+pub fn by_map(key: Value, map: &str) -> Value {
+    json!({"vmap": {"key": key, "data": format!("@{map}")}})
+}
+
+/// What is done with a frame by the state of its connection.
+pub fn by_state(states: &[(&str, Value)]) -> Value {
+    let pairs: Vec<Value> = states.iter().map(|(state, verdict)| json!([state, verdict])).collect();
+    json!({"vmap": {"key": {"ct": {"key": "state"}}, "data": {"set": pairs}}})
+}
+
+/// Marks the frame.
+pub fn set_mark(mark: u32) -> Value {
+    json!({"mangle": {"key": meta("mark"), "value": mark}})
+}
+
+/// Counts the frame's connection among those of that zone.
+pub fn set_zone(zone: u16) -> Value {
+    json!({"mangle": {"key": {"ct": {"key": "zone"}}, "value": zone}})
+}
+
+/// On with that chain, and back.
+pub fn jump(chain: &str) -> Value {
+    json!({"jump": {"target": chain}})
+}
+
+/// On with that chain.
+pub fn goto(chain: &str) -> Value {
+    json!({"goto": {"target": chain}})
+}
+
+/// Back to where the chain was jumped to from.
+pub fn back() -> Value {
+    json!({"return": null})
+}
+
+/// The frame has passed this table.
+pub fn accept() -> Value {
+    json!({"accept": null})
+}
+
+/// The frame ends here.
+pub fn drop() -> Value {
+    json!({"drop": null})
+}

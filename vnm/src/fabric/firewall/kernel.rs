@@ -1,0 +1,334 @@
+//! The kernel's tables, read by netlink (`linux/netfilter/nf_tables.h`): names, comments and where things lead to, without a child.
+
+use std::io;
+
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NlaBuffer, NlasIterator};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+use rustix::io::Errno;
+
+use super::TABLE;
+use super::change::{Element, Family, Key, Map};
+use crate::fabric::linux::NetlinkError;
+
+/// Larger than any datagram that the kernel builds for a dump (32 KiB).
+const BUFFER: usize = 1 << 17;
+/// How often a list is read until it holds still.
+const DUMPS: u32 = 64;
+
+const SUBSYSTEM: u16 = 10 << 8;
+const GET_TABLE: u16 = SUBSYSTEM | 1;
+const GET_CHAIN: u16 = SUBSYSTEM | 4;
+const GET_RULE: u16 = SUBSYSTEM | 7;
+const GET_ELEMENTS: u16 = SUBSYSTEM | 13;
+
+const DONE: u16 = 3;
+const ERROR: u16 = 2;
+
+/// A message's header, and that of netfilter behind it.
+const HEADER: usize = 16;
+const NETFILTER_HEADER: usize = 4;
+
+/// A rule of anybody's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// Its number.
+    pub handle: u64,
+    /// Its comment.
+    pub comment: String,
+    /// The chains that it leads to.
+    pub leads_to: Vec<String>,
+}
+
+/// A netfilter socket of the network namespace it was opened in.
+pub struct Kernel {
+    socket: Socket,
+    sequence: u32,
+}
+
+impl Kernel {
+    /// Opens the socket.
+    ///
+    /// # Errors
+    /// [`NetlinkError::Socket`].
+    pub fn open() -> Result<Self, NetlinkError> {
+        let failed = |what| move |source| NetlinkError::Socket { what, source };
+        let mut socket = Socket::new(NETLINK_NETFILTER).map_err(failed("open"))?;
+        socket.bind_auto().map_err(failed("bind"))?;
+        socket.connect(&SocketAddr::new(0, 0)).map_err(failed("connect"))?;
+        socket.set_non_blocking(true).map_err(failed("configure"))?;
+        socket.set_cap_ack(true).map_err(failed("configure"))?;
+        Ok(Kernel { socket, sequence: 0 })
+    }
+
+    /// Whether there is such a table.
+    pub fn has_table(&mut self, family: Family, table: &str) -> Result<bool, NetlinkError> {
+        let request = attribute(1, &text(table));
+        let found = self.ask(GET_TABLE, family, &request, false, &format!("table {table}"))?;
+        Ok(!found.is_empty())
+    }
+
+    /// The rules of a chain; none where there is no such chain.
+    pub fn rules(
+        &mut self,
+        family: Family,
+        table: &str,
+        chain: &str,
+    ) -> Result<Option<Vec<Rule>>, NetlinkError> {
+        let what = format!("chain {chain} of table {} {table}", family.as_str());
+        let named = |name| [attribute(1, &text(table)), attribute(name, &text(chain))].concat();
+        if self.ask(GET_CHAIN, family, &named(3), false, &what)?.is_empty() {
+            return Ok(None);
+        }
+        let found = self.ask(GET_RULE, family, &named(2), true, &what)?;
+        found.iter().map(|body| rule(body)).collect::<Option<_>>().map(Some).ok_or_else(|| unreadable(&what))
+    }
+
+    /// The elements of a map of ours; none where there is no such map.
+    pub fn elements(&mut self, map: Map) -> Result<Vec<Element>, NetlinkError> {
+        let what = format!("map {} of table {} {TABLE}", map.as_str(), map.family().as_str());
+        let request = [attribute(1, &text(TABLE)), attribute(2, &text(map.as_str()))].concat();
+        let mut out = Vec::new();
+        for body in self.ask(GET_ELEMENTS, map.family(), &request, true, &what)? {
+            for list in find(&body, 3) {
+                for found in find(&list, 1) {
+                    out.push(element(map, &found).ok_or_else(|| unreadable(&what))?);
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    /// The attributes of each object in the answer; what is not there gives none.
+    fn ask(
+        &mut self,
+        kind: u16,
+        family: Family,
+        attributes: &[u8],
+        dump: bool,
+        what: &str,
+    ) -> Result<Vec<Vec<u8>>, NetlinkError> {
+        for _ in 0..DUMPS {
+            if let Some(found) = self.once(kind, family, attributes, dump, what)? {
+                return Ok(found);
+            }
+        }
+        Err(NetlinkError::Answer {
+            what: what.to_owned(),
+            why: "the list changed each time it was read".to_owned(),
+        })
+    }
+
+    /// None where the list changed while it was read.
+    fn once(
+        &mut self,
+        kind: u16,
+        family: Family,
+        attributes: &[u8],
+        dump: bool,
+        what: &str,
+    ) -> Result<Option<Vec<Vec<u8>>>, NetlinkError> {
+        let failed = |what| move |source| NetlinkError::Socket { what, source };
+        self.sequence = self.sequence.wrapping_add(1);
+        let flags = NLM_F_REQUEST | if dump { NLM_F_DUMP } else { NLM_F_ACK };
+        let length = u32::try_from(HEADER + NETFILTER_HEADER + attributes.len()).unwrap_or(u32::MAX);
+        let mut request = Vec::new();
+        request.extend(length.to_ne_bytes());
+        request.extend(kind.to_ne_bytes());
+        request.extend(flags.to_ne_bytes());
+        request.extend(self.sequence.to_ne_bytes());
+        request.extend(0_u32.to_ne_bytes());
+        request.extend([number(family), 0, 0, 0]);
+        request.extend(attributes);
+        self.socket.send(&request, 0).map_err(failed("send"))?;
+
+        let mut answer = Answer { found: Vec::new(), whole: true };
+        loop {
+            let mut datagram = Vec::with_capacity(BUFFER);
+            let length = self.socket.recv(&mut datagram, 0).map_err(failed("receive"))?;
+            if length >= BUFFER {
+                return Err(failed("receive")(io::Error::other("an answer larger than the buffer")));
+            }
+            if answer.take(&datagram, self.sequence, what)? {
+                return Ok(answer.whole.then_some(answer.found));
+            }
+        }
+    }
+}
+
+struct Answer {
+    found: Vec<Vec<u8>>,
+    whole: bool,
+}
+
+impl Answer {
+    /// Takes the messages of a datagram; true once the answer is complete.
+    fn take(&mut self, datagram: &[u8], sequence: u32, what: &str) -> Result<bool, NetlinkError> {
+        let mut rest = datagram;
+        while !rest.is_empty() {
+            let message = message(rest).ok_or_else(|| unreadable(what))?;
+            rest = rest.get(message.length.next_multiple_of(4).min(rest.len())..).unwrap_or_default();
+            if message.sequence != sequence {
+                continue;
+            }
+            self.whole &= message.flags & NLM_F_DUMP_INTR == 0;
+            match message.kind {
+                DONE | ERROR => {
+                    let code = message.body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
+                    self.whole &= self.ends_well(code, what)?;
+                    return Ok(true);
+                }
+                _ => self.found.push(message.body.get(NETFILTER_HEADER..).unwrap_or_default().to_vec()),
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl Answer {
+    /// Whether the list is whole; what is not there is an empty one.
+    fn ends_well(&self, code: i32, what: &str) -> Result<bool, NetlinkError> {
+        if code == 0 {
+            return Ok(true);
+        }
+        // The kernel's own range of reasons.
+        let reason = Some(code.saturating_abs()).filter(|reason| (1..=4095).contains(reason));
+        match Errno::from_raw_os_error(reason.ok_or_else(|| unreadable(what))?) {
+            Errno::NOENT => Ok(true),
+            // Somebody changed the tables just now.
+            Errno::INTR | Errno::AGAIN => Ok(false),
+            errno => Err(NetlinkError::Refused { what: format!("read {what}"), errno, note: None }),
+        }
+    }
+}
+
+struct Message<'a> {
+    length: usize,
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    body: &'a [u8],
+}
+
+fn message(bytes: &[u8]) -> Option<Message<'_>> {
+    let (header, _) = bytes.split_first_chunk::<HEADER>()?;
+    let [a, b, c, d, k0, k1, f0, f1, s0, s1, s2, s3, ..] = *header;
+    let length = usize::try_from(u32::from_ne_bytes([a, b, c, d])).ok()?;
+    Some(Message {
+        length,
+        kind: u16::from_ne_bytes([k0, k1]),
+        flags: u16::from_ne_bytes([f0, f1]),
+        sequence: u32::from_ne_bytes([s0, s1, s2, s3]),
+        body: bytes.get(HEADER..length)?,
+    })
+}
+
+fn unreadable(what: &str) -> NetlinkError {
+    NetlinkError::Answer { what: what.to_owned(), why: "not of the form that is known".to_owned() }
+}
+
+fn number(family: Family) -> u8 {
+    match family {
+        Family::Inet => 1,
+        Family::Ip => 2,
+        Family::Bridge => 7,
+        Family::Ip6 => 10,
+    }
+}
+
+fn text(text: &str) -> Vec<u8> {
+    [text.as_bytes(), &[0]].concat()
+}
+
+fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
+    let mut out = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+    out.extend(value);
+    out.resize(out.len().next_multiple_of(4), 0);
+    out
+}
+
+/// The values of the attributes of that kind, up to where they can't be read.
+fn find(attributes: &[u8], kind: u16) -> Vec<Vec<u8>> {
+    let all = NlasIterator::new(attributes).map_while(Result::ok);
+    all.filter(|found: &NlaBuffer<_>| found.kind() == kind).map(|found| found.value().to_vec()).collect()
+}
+
+fn one(attributes: &[u8], kind: u16) -> Option<Vec<u8>> {
+    find(attributes, kind).into_iter().next()
+}
+
+fn name(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
+}
+
+/// The comment in what `nft` has the kernel keep with an object: a list of kind, length and value, in which a comment is kind 0.
+fn comment(kept: &[u8]) -> String {
+    let mut rest = kept;
+    while let Some(([kind, length], values)) = rest.split_first_chunk::<2>() {
+        let Some((value, more)) = values.split_at_checked((*length).into()) else { break };
+        if *kind == 0 {
+            return name(value);
+        }
+        rest = more;
+    }
+    String::new()
+}
+
+/// The chain that a verdict leads to.
+fn leads_to(data: &[u8]) -> Option<String> {
+    let verdict = one(data, 2)?;
+    one(&verdict, 2).map(|chain| name(&chain))
+}
+
+fn rule(body: &[u8]) -> Option<Rule> {
+    let handle = u64::from_be_bytes(one(body, 3)?.try_into().ok()?);
+    let expressions = find(body, 4).into_iter().flat_map(|list| find(&list, 1));
+    let immediate = expressions.filter(|found| one(found, 1).is_some_and(|kind| name(&kind) == "immediate"));
+    let leads_to = immediate.filter_map(|found| leads_to(&one(&one(&found, 2)?, 2)?)).collect();
+    Some(Rule { handle, comment: one(body, 7).map(|kept| comment(&kept)).unwrap_or_default(), leads_to })
+}
+
+fn element(map: Map, body: &[u8]) -> Option<Element> {
+    let key = one(&one(body, 1)?, 1)?;
+    let key = match map.by_mark() {
+        true => Key::Mark(u32::from_ne_bytes(key.try_into().ok()?)),
+        false => Key::Device(name(&key)),
+    };
+    let chain = one(body, 2).and_then(|data| leads_to(&data)).unwrap_or_default();
+    Some(Element { map, key, chain, comment: one(body, 6).map(|kept| comment(&kept)).unwrap_or_default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_answer_breaks_the_reader(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut answer = Answer { found: Vec::new(), whole: true };
+            let _ = answer.take(&bytes, 1, "a list");
+            let code = bytes.first_chunk().map_or(1 << 20, |code| i32::from_ne_bytes(*code));
+            let _ = answer.ends_well(code, "a list");
+            let _ = rule(&bytes);
+            let _ = element(Map::From, &bytes);
+            let _ = element(Map::Outbound, &bytes);
+            let _ = comment(&bytes);
+        }
+
+        #[test]
+        fn an_element_is_read_as_the_kernel_writes_it(mark in any::<u32>(), chain in "[a-z0-9-]{1,30}", said in "[a-zA-Z0-9 ]{0,80}") {
+            let verdict = [attribute(1, &[0; 4]), attribute(2, &text(&chain))].concat();
+            let kept = [&[0, u8::try_from(said.len() + 1).unwrap()], text(&said).as_slice()].concat();
+            let body = [
+                attribute(1, &attribute(1, &mark.to_ne_bytes())),
+                attribute(2, &attribute(2, &verdict)),
+                attribute(6, &kept),
+            ]
+            .concat();
+            let wanted = Element { map: Map::Outbound, key: Key::Mark(mark), chain, comment: said };
+            prop_assert_eq!(element(Map::Outbound, &body), Some(wanted));
+        }
+    }
+}
