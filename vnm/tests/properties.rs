@@ -32,7 +32,8 @@ impl Model {
     }
 
     fn add(&mut self, name: &str, kind: LinkKind, bridge: Option<u32>, mark: Mark) {
-        let link = Link { index: self.next, name: name.into(), kind, mtu: 1500, up: true, bridge, mark };
+        let link =
+            Link { index: self.next, name: name.into(), kind, mac: None, mtu: 1500, up: true, bridge, mark };
         assert!(self.index(name).is_none(), "{name} exists");
         self.seen.links.insert(self.next, link);
         self.next += 1;

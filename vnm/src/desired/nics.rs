@@ -36,7 +36,10 @@ pub fn desired(
         driver,
         vm,
         facts,
-        answer: Answer { desired: Desired::nothing(vm.id), notes: Vec::new() },
+        answer: Answer {
+            desired: Desired { deploy: vm.deploy_id.clone(), ..Desired::nothing(vm.id) },
+            notes: Vec::new(),
+        },
     };
     for nic in driver.selected(vm) {
         under_way.add(nic, &settings.effective(nic)?)?;

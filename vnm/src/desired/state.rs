@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
-use causeway_core::names::{LinkName, Mac, VmId, Vni};
+use causeway_core::names::{DeployId, LinkName, Mac, VmId, Vni};
 use serde::{Deserialize, Serialize};
 
 use super::guard::Guard;
@@ -16,6 +16,8 @@ use super::switch::{Switch, SwitchPort};
 pub struct Desired {
     /// Whose network it is.
     pub vm: VmId,
+    /// The guest, where it is known already.
+    pub deploy: Option<DeployId>,
     /// The guest's devices. Libvirt creates and plugs them; we only wait for none of them.
     pub ports: Vec<Port>,
     /// The Linux bridges that the devices are plugged into.
@@ -41,6 +43,7 @@ impl Desired {
     pub fn nothing(vm: VmId) -> Self {
         Desired {
             vm,
+            deploy: None,
             ports: Vec::new(),
             bridges: Vec::new(),
             tunnels: Vec::new(),

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::linux;
+use super::{firewall, linux};
 
 /// One change: a netlink message, a transaction or a batch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,13 +12,22 @@ use super::linux;
 pub enum Change {
     /// Of the kernel's devices and tables.
     Linux(linux::Change),
+    /// Of the rules that guard its bridges.
+    Fence(firewall::Change),
 }
 
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Change::Linux(change) => change.fmt(f),
+            Change::Fence(change) => change.fmt(f),
         }
+    }
+}
+
+impl From<firewall::Change> for Change {
+    fn from(change: firewall::Change) -> Self {
+        Change::Fence(change)
     }
 }
 

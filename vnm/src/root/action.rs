@@ -22,7 +22,7 @@ use super::error::ActionError;
 use super::host::{Host, Terms};
 use super::place::Places;
 use super::step::Log;
-use super::uplinks;
+use super::uplinks::{self, UplinksError};
 use super::wire::{Request, Seen, Verb};
 use crate::desired::{self, Desired, Driver, Facts, Settings};
 use crate::fabric::linux::observe::uplinks;
@@ -85,7 +85,7 @@ impl<'a, 'l> Action<'a, 'l> {
         let deadline = Instant::now() + Duration::from_millis(request.deadline_ms).min(PATIENCE);
         Ok(Action {
             driver,
-            host: Host::open(places)?,
+            host: Host::open(places, deadline)?,
             settings: &request.settings,
             dry_run: request.dry_run,
             deadline,
@@ -97,12 +97,14 @@ impl<'a, 'l> Action<'a, 'l> {
     pub(super) fn work_out(&mut self, vm: &VmDocument) -> Result<(Desired, Terms), ActionError> {
         let named: BTreeSet<LinkName> =
             self.driver.selected(vm).iter().filter_map(|nic| nic.phydev.clone()).collect();
-        let mut facts = Facts::default();
-        if !named.is_empty() {
-            facts.listed = uplinks::read(&self.host.places.uplinks)?;
-            let permitted = named.intersection(&facts.listed).cloned().collect();
-            facts.uplinks = uplinks(&mut self.host.netlink, &permitted)?;
-        }
+        let mut facts = Facts { filtered: self.host.hands_all_over(), ..Facts::default() };
+        facts.listed = match uplinks::read(&self.host.places.uplinks) {
+            // Who names no device of the operator's can do without the list.
+            Err(UplinksError::Missing { .. }) if named.is_empty() => BTreeSet::new(),
+            other => other?,
+        };
+        let permitted = named.intersection(&facts.listed).cloned().collect();
+        facts.uplinks = uplinks(&mut self.host.netlink, &permitted)?;
         let answer = desired::desired(self.driver, vm, self.settings, &facts)?;
         self.log.notes.extend(answer.notes);
         Ok((answer.desired, Terms { facts, ..Terms::default() }))
@@ -122,8 +124,6 @@ impl<'a, 'l> Action<'a, 'l> {
         let (mut desired, terms) = self.work_out(vm)?;
         self.known_numbers(&mut desired)?;
         let way = self.host.compare(&desired, &terms, true)?;
-        self.log.changes.extend(way.changes);
-        self.log.notes.extend(way.notes);
-        Ok(Seen { desired, observed: way.observed })
+        Ok(Seen { observed: self.host.tell(way, self.log)?, desired })
     }
 }

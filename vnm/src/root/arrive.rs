@@ -19,9 +19,7 @@ impl Action<'_, '_> {
         let way = self.host.compare(&desired, &terms, self.dry_run)?;
         plugged_in(&desired, &way.observed)?;
         if self.dry_run {
-            self.log.changes.extend(way.changes);
-            self.log.notes.extend(way.notes);
-            return Ok(());
+            return self.host.tell(way, self.log).map(|_| ());
         }
         self.reserve_anew(&desired)?;
         self.host.make(&desired, &terms, way, self.log)?;
@@ -46,9 +44,7 @@ impl Action<'_, '_> {
         let _locks = self.lock_all(lock, &bridges)?;
         let way = self.host.compare(&desired, &terms, self.dry_run)?;
         if self.dry_run {
-            self.log.changes.extend(way.changes);
-            self.log.notes.extend(way.notes);
-            return Ok(());
+            return self.host.tell(way, self.log).map(|_| ());
         }
         self.reserve_anew(&desired)?;
         self.host.make(&desired, &terms, way, self.log)

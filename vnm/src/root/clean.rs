@@ -50,6 +50,10 @@ impl Action<'_, '_> {
                 self.host.change(change.into(), self.log)?;
             }
         }
+        // A guest that is still here stays guarded.
+        let mut gone: BTreeSet<LinkName> = leaving.taps.iter().map(|tap| tap.name.clone()).collect();
+        gone.retain(|tap| !removal.lingering.contains(tap));
+        self.host.unfence(vm, &gone, self.dry_run, self.log)?;
         Ok(removal.lingering)
     }
 

@@ -6,6 +6,7 @@ use causeway_core::names::LinkName;
 
 use super::uplinks::UplinksError;
 use crate::desired::Refusal;
+use crate::fabric::firewall::FirewallError;
 use crate::fabric::linux::{Conflict, NetlinkError};
 use crate::lock::LockError;
 use crate::reservation::ReservationError;
@@ -25,6 +26,9 @@ pub enum ActionError {
     /// The kernel said no.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+    /// The firewall can't be read or changed, or not keep what is asked of it.
+    #[error(transparent)]
+    Firewall(#[from] FirewallError),
     /// Reservations could not be read or written.
     #[error(transparent)]
     Reservation(#[from] ReservationError),
@@ -63,6 +67,8 @@ impl ActionError {
         match self {
             ActionError::Refusal(refusal) => refusal.kind(),
             ActionError::Netlink(_) => Kind::Refused,
+            ActionError::Firewall(FirewallError::Refused { .. }) => Kind::Refused,
+            ActionError::Firewall(FirewallError::Deadline { .. }) => Kind::Timeout,
             ActionError::Lock(LockError::Busy { .. }) => Kind::Timeout,
             ActionError::Undo { first, .. } => first.kind(),
             _ => Kind::HostState,

@@ -1,15 +1,18 @@
 //! The fabrics of this host, together: what they have, the way to what must be, and the steps of that way.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use causeway_core::names::{LinkName, VmId};
 use rustix::io::Errno;
 
 use super::error::ActionError;
+use super::fences::Fences;
 use super::place::Places;
 use super::step::{Log, Step};
 use crate::desired::{Desired, Facts};
 use crate::fabric::Change;
+use crate::fabric::firewall::Nft;
 use crate::fabric::linux::parse::Link;
 use crate::fabric::linux::{self, Rtnetlink, Scope, Surroundings};
 use crate::reservation::Reservations;
@@ -20,6 +23,8 @@ const TRIES: u32 = 4;
 /// The fabrics, and who else has a claim to them.
 pub(super) struct Host<'a> {
     pub(super) netlink: Rtnetlink,
+    pub(super) nft: Nft,
+    pub(super) deadline: Instant,
     pub(super) places: &'a Places,
     pub(super) reservations: Reservations,
 }
@@ -42,14 +47,28 @@ pub(super) struct Way {
     pub(super) observed: linux::Observed,
     /// In order.
     pub(super) changes: Vec<Change>,
+    /// The guards on its bridges, which come after them.
+    pub(super) fences: Fences,
     /// What stays otherwise than it was asked for.
     pub(super) notes: Vec<String>,
 }
 
 impl<'a> Host<'a> {
-    pub(super) fn open(places: &'a Places) -> Result<Self, ActionError> {
-        let reservations = Reservations::new(&places.reservations);
-        Ok(Host { netlink: Rtnetlink::open()?, places, reservations })
+    pub(super) fn open(places: &'a Places, deadline: Instant) -> Result<Self, ActionError> {
+        Ok(Host {
+            netlink: Rtnetlink::open()?,
+            nft: Nft::new(places.nft.clone(), deadline),
+            deadline,
+            places,
+            reservations: Reservations::new(&places.reservations),
+        })
+    }
+
+    /// Whether the kernel hands the frames of every bridge to IP.
+    pub(super) fn hands_all_over(&self) -> bool {
+        ["bridge-nf-call-iptables", "bridge-nf-call-ip6tables"].iter().all(|switch| {
+            std::fs::read_to_string(self.places.bridges.join(switch)).is_ok_and(|text| text.trim() == "1")
+        })
     }
 
     /// Looks, and finds the way.
@@ -73,7 +92,16 @@ impl<'a> Host<'a> {
             given_up: terms.given_up.clone(),
         };
         let linux::Difference { changes, notes } = linux::difference(desired, &observed, &around)?;
-        Ok(Way { observed, changes: changes.into_iter().map(Change::from).collect(), notes })
+        let fences = self.fences(desired, &observed)?;
+        Ok(Way { observed, changes: changes.into_iter().map(Change::from).collect(), fences, notes })
+    }
+
+    /// All that would be done, for whoever only asks.
+    pub(super) fn tell(&mut self, way: Way, log: &mut Log<'_>) -> Result<linux::Observed, ActionError> {
+        log.changes.extend(way.changes);
+        log.notes.extend(way.notes);
+        log.changes.extend(self.fence_change(&way.fences)?.map(Change::from));
+        Ok(way.observed)
     }
 
     /// The bridges that other VMs have reserved, or are plugged into.
@@ -109,7 +137,7 @@ impl<'a> Host<'a> {
                 Err(error) if is_outdated(&error) && left > 0 => {}
                 other => {
                     log.notes.extend(way.notes);
-                    return other;
+                    return other.and_then(|()| self.fence(&way.fences, log));
                 }
             }
             way = self.compare(desired, terms, true)?;
@@ -121,6 +149,7 @@ impl<'a> Host<'a> {
     pub(super) fn change(&mut self, change: Change, log: &mut Log<'_>) -> Result<(), ActionError> {
         log.begin(&Step::Change(change.clone()));
         let made = match &change {
+            Change::Fence(change) => self.nft.apply(change).map_err(ActionError::from),
             Change::Linux(change) => match linux::apply::apply(&mut self.netlink, change) {
                 Err(error) if change.is_advisory() => {
                     log.notes.push(error.to_string());

@@ -20,6 +20,7 @@ mod arrive;
 mod clean;
 pub mod client;
 pub mod error;
+mod fences;
 pub mod frame;
 mod host;
 mod memory;

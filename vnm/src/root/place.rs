@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::desired::facts::UPLINKS_FILE;
+use crate::fabric::firewall;
 
 /// Files and directories, all of them root's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +16,10 @@ pub struct Places {
     pub locks: PathBuf,
     /// The kernel's switches for its memory.
     pub memory: PathBuf,
+    /// The kernel's switches for bridges, where it has them; of the network namespace.
+    pub bridges: PathBuf,
+    /// The program that changes the firewall.
+    pub nft: PathBuf,
 }
 
 impl Default for Places {
@@ -24,6 +29,8 @@ impl Default for Places {
             reservations: "/var/lib/causeway/network".into(),
             locks: "/run/causeway".into(),
             memory: "/proc/sys/vm".into(),
+            bridges: "/proc/sys/net/bridge".into(),
+            nft: firewall::nft::PROGRAM.into(),
         }
     }
 }

@@ -10,7 +10,7 @@ use super::host::Terms;
 use super::step::Step;
 use crate::desired::Desired;
 use crate::desired::driver::selects_all;
-use crate::fabric::linux::Leaving;
+use crate::fabric::linux::{Leaving, Scope, observe};
 use crate::reservation::{NicReservation, Reservation};
 
 impl Action<'_, '_> {
@@ -31,9 +31,7 @@ impl Action<'_, '_> {
         let _locks = self.lock_all(lock, &bridges)?;
         if self.dry_run {
             let way = self.host.compare(&desired, &terms, true)?;
-            self.log.changes.extend(way.changes);
-            self.log.notes.extend(way.notes);
-            return Ok(());
+            return self.host.tell(way, self.log).map(|_| ());
         }
         let prepared = self.prepare(&before, &after, &desired, &terms);
         if prepared.is_err() {
@@ -68,6 +66,8 @@ impl Action<'_, '_> {
                 left.leave(old);
             }
         }
+        // The devices themselves are those of the NICs that are to come.
+        left.taps.retain(|tap| desired.ports.iter().all(|port| port.tap != tap.name));
         let keep = desired.ports.iter().map(|port| port.bridge.clone()).collect();
         self.leave(desired.vm, &left, keep)?;
         Ok(())
@@ -85,13 +85,22 @@ impl Action<'_, '_> {
         let mut leaving = Leaving::from(desired);
         // `pre` says nothing of where the guest is, so there is nothing to take back.
         leaving.fdb.clear();
-        let undone = self.leave(desired.vm, &leaving, keep).map(|_| ());
+        leaving.taps.retain(|tap| before.nics.values().all(|old| old.port.tap != tap.name));
+        let undone = self.leave(desired.vm, &leaving, keep).and_then(|_| self.fence_again(before));
         self.log.begin(&Step::Release);
         let undone = undone.and(self.host.reservations.replace(after, before).map_err(ActionError::from));
         match undone {
             Ok(()) => first,
             Err(undo) => ActionError::Undo { first: Box::new(first), undo: Box::new(undo) },
         }
+    }
+
+    /// The guards that the VM had.
+    fn fence_again(&mut self, before: &Reservation) -> Result<(), ActionError> {
+        let old = before.desired(&before.nics.keys().copied().collect());
+        let seen = observe(&mut self.host.netlink, &Scope::from(&old))?;
+        let fences = self.host.fences(&old, &seen)?;
+        self.host.fence(&fences, self.log)
     }
 
     /// Numbers the NICs for which something is known by number.

@@ -38,9 +38,7 @@ impl Action<'_, '_> {
         // A number that is taken is found before the old tunnel goes.
         let way = self.host.compare(&desired, &terms, true)?;
         if self.dry_run {
-            self.log.changes.extend(way.changes);
-            self.log.notes.extend(way.notes);
-            return Ok(());
+            return self.host.tell(way, self.log).map(|_| ());
         }
         self.log.begin(&Step::Reserve);
         self.host.reservations.replace(&before, &under_way)?;

@@ -113,7 +113,8 @@ pub fn hosts(bridge: &str) -> BTreeSet<Mac> {
     [link[0]["address"].as_str().unwrap().parse().unwrap()].into()
 }
 
-fn guest(bridge: &str, number: u32, last: u8) -> Guest {
+/// A guest, plugged in as libvirt does it.
+pub fn guest(bridge: &str, number: u32, last: u8) -> Guest {
     let guest = Guest {
         number,
         tap: format!("one-{number}-0"),

@@ -93,6 +93,11 @@ impl Host {
     pub fn new() -> Self {
         assert!(rustix::process::geteuid().is_root(), "these tests need root: they make network namespaces");
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        Host::here()
+    }
+
+    /// In the network that the calling thread is in already.
+    pub fn here() -> Self {
         ip("link add up0 mtu 1600 type veth peer name far0 mtu 1600");
         ip("addr add 10.77.0.1/24 dev up0");
         ip("link set up0 up");
@@ -104,6 +109,7 @@ impl Host {
             reservations: path("network"),
             locks: path("locks"),
             memory: path("memory"),
+            ..Places::default()
         };
         let host = Host { places, _dir: dir };
         host.list("up0\n");
@@ -168,8 +174,10 @@ impl Host {
     /// No file of any VM or bridge is left.
     pub fn assert_no_trace(&self) {
         let mut reservations = names(&self.places.reservations);
-        reservations.retain(|name| name != ".collected" && name != "by-bridge");
+        reservations.retain(|name| name != ".collected" && name != "by-bridge" && name != "numbers");
         assert_eq!(reservations, [""; 0]);
+        let numbers = self.places.reservations.join("numbers");
+        assert!(!numbers.exists() || names(&numbers).is_empty(), "no number outlives its NIC");
         assert_eq!(names(&self.places.reservations.join("by-bridge")), [""; 0]);
         assert_eq!(names(&self.places.locks), [""; 0], "no lock file outlives its object");
     }

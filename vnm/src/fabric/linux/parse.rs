@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use causeway_core::names::Vni;
+use causeway_core::names::{Mac, Vni};
 use netlink_packet_route::link::{
     BridgeStpState, InfoBridge, InfoData, InfoKind, InfoVlan, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo,
     LinkMessage, VlanProtocol, VxlanDf,
@@ -23,6 +23,8 @@ pub struct Link {
     pub name: String,
     /// What it is.
     pub kind: LinkKind,
+    /// Its Ethernet address, if it has one.
+    pub mac: Option<Mac>,
     /// Bytes.
     pub mtu: u32,
     /// Whether it is up, by its administrator's will.
@@ -91,10 +93,12 @@ pub fn link(message: &LinkMessage) -> Option<Link> {
     let mut name = None;
     let mut kind = None;
     let mut data = None;
+    let mut mac = None;
     let (mut mtu, mut group, mut bridge, mut alias, mut below) = (0, 0, None, None, None);
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(text) => name = Some(text.clone()),
+            LinkAttribute::Address(bytes) => mac = bytes.as_slice().try_into().ok().map(Mac),
             LinkAttribute::Mtu(bytes) => mtu = *bytes,
             LinkAttribute::Controller(index) => bridge = Some(*index).filter(|i| *i != 0),
             LinkAttribute::IfAlias(text) => alias = Some(text.clone()),
@@ -116,6 +120,7 @@ pub fn link(message: &LinkMessage) -> Option<Link> {
         index: message.header.index,
         name: name?,
         kind: link_kind(kind, data, below),
+        mac,
         mtu,
         up: message.header.flags.contains(LinkFlags::Up),
         bridge,

@@ -57,7 +57,7 @@ impl Leaving {
 
     /// Whether there is nothing to take away.
     pub fn is_empty(&self) -> bool {
-        self.taps.is_empty() && self.loose.is_empty()
+        self.taps.is_empty() && self.bridges.is_empty() && self.tunnels.is_empty() && self.loose.is_empty()
     }
 }
 

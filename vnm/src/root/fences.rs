@@ -1,0 +1,121 @@
+//! The guards of NICs on Linux bridges: what of a desired state the firewall keeps, and the one batch that makes it so.
+
+use std::collections::BTreeSet;
+
+use causeway_core::names::{LinkName, Mac, VmId};
+
+use super::error::ActionError;
+use super::host::Host;
+use super::step::Log;
+use crate::desired::Desired;
+use crate::fabric::firewall::change::Family;
+use crate::fabric::firewall::{self, Fence, Scope};
+use crate::fabric::linux::Observed;
+use crate::lock::Lock;
+
+/// Held while the firewall is read and changed: two that did so at once could number two bridges alike.
+const LOCK: &str = "firewall";
+
+/// Guards, and all devices of the VM that the action is about: one without a guard loses what it had.
+#[derive(Debug, Default)]
+pub(super) struct Fences {
+    fences: Vec<Fence>,
+    taps: BTreeSet<LinkName>,
+}
+
+impl Host<'_> {
+    /// What the firewall has to keep of a desired state.
+    ///
+    /// # Errors
+    /// Connections are to be known, and can't be on this host.
+    pub(super) fn fences(&mut self, desired: &Desired, seen: &Observed) -> Result<Fences, ActionError> {
+        let mut out = Fences::default();
+        for port in &desired.ports {
+            if desired.seats.iter().any(|seat| seat.nic == port.nic) {
+                continue;
+            }
+            out.taps.insert(port.tap.clone());
+            let guard = desired.guards.iter().find(|guard| guard.nic == port.nic);
+            let number = desired.numbers.get(&port.nic);
+            let Some((guard, number)) = guard.zip(number) else { continue };
+            out.fences.push(Fence {
+                vm: desired.vm,
+                deploy: desired.deploy.clone(),
+                number: *number,
+                bridge: port.bridge.clone(),
+                hosts: own_addresses(&port.bridge, desired, seen),
+                guard: guard.clone(),
+            });
+        }
+        if out.fences.iter().any(|fence| fence.guard.is_stateful()) {
+            self.can_track()?;
+        }
+        Ok(out)
+    }
+
+    /// Asks the kernel once: where our rules that know connections stand, it can.
+    fn can_track(&mut self) -> Result<(), ActionError> {
+        let observed = self.nft.observe(&Scope::default())?;
+        if !observed.tables.contains(&Family::Inet) {
+            firewall::probe::probe(&mut self.nft)?;
+        }
+        Ok(())
+    }
+
+    /// The batch that is missing, if any is.
+    pub(super) fn fence_change(&mut self, fences: &Fences) -> Result<Option<firewall::Change>, ActionError> {
+        let observed = self.nft.observe(&Scope::of(&fences.fences, &fences.taps))?;
+        Ok(firewall::difference(&fences.fences, &fences.taps, &observed)?)
+    }
+
+    /// Makes the guards so.
+    pub(super) fn fence(&mut self, fences: &Fences, log: &mut Log<'_>) -> Result<(), ActionError> {
+        if fences.taps.is_empty() {
+            return Ok(());
+        }
+        let _lock = Lock::take(&self.places.locks, LOCK, self.deadline)?;
+        match self.fence_change(fences)? {
+            Some(change) => self.change(change.into(), log),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes the guards of devices away that are no more, and what the stock driver left of them.
+    pub(super) fn unfence(
+        &mut self,
+        vm: VmId,
+        taps: &BTreeSet<LinkName>,
+        dry_run: bool,
+        log: &mut Log<'_>,
+    ) -> Result<(), ActionError> {
+        if taps.is_empty() {
+            return Ok(());
+        }
+        let _lock = Lock::take(&self.places.locks, LOCK, self.deadline)?;
+        let observed = self.nft.observe(&Scope::of(&[], taps))?;
+        let ours = firewall::removal(taps, &observed);
+        let stock = self.nft.stock(vm, taps.iter().filter_map(nic_of))?.removal();
+        for change in ours.into_iter().chain(stock) {
+            match dry_run {
+                true => log.changes.push(change.into()),
+                false => self.change(change.into(), log)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The number of the NIC that a device is called after.
+fn nic_of(tap: &LinkName) -> Option<u32> {
+    tap.as_str().rsplit_once('-')?.1.parse().ok()
+}
+
+/// The addresses of a bridge by which frames reach the host itself. A bridge of ours has no business with the host.
+fn own_addresses(bridge: &LinkName, desired: &Desired, seen: &Observed) -> BTreeSet<Mac> {
+    let Some(link) = seen.named(bridge).filter(|link| !link.mark.is_ours()) else {
+        return BTreeSet::new();
+    };
+    let uplink = desired.bridges.iter().find(|known| known.name == *bridge);
+    let uplink = uplink.and_then(|known| seen.named(known.uplink.as_ref()?));
+    link.mac.into_iter().chain(uplink.and_then(|uplink| uplink.mac)).collect()
+}
