@@ -82,8 +82,7 @@ fn networks_with_the_same_addresses_know_their_own_connections_only() {
     let last = part(c, d, 4, &whole[32..]);
     assert!(!arrives(a, &first, b), "it is kept until all parts are there");
     assert!(!arrives(c, &last, d));
-    a.within(|| common::bridged::send("eth0", &part(a, b, 4, &whole[32..])));
-    assert!(arrives(a, &part(a, b, 0x2000, &whole[..32]), b) || arrives(a, &part(a, b, 4, &whole[32..]), b));
+    assert!(arrives(a, &part(a, b, 4, &whole[32..]), b));
 }
 
 #[test]

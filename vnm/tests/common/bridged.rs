@@ -15,7 +15,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, sendto, socket};
 
-use super::guests::Guest;
+use super::guests::{Guest, hear_each_other};
 use super::ip;
 
 /// How long a frame may take, and how long one that does not come is waited for.
@@ -57,6 +57,14 @@ impl Bridged {
             }
             *last += 1;
             all.push(guest(bridge, number, *last));
+        }
+        // A port forwards when the kernel has found time to see that its other end is there.
+        for (guest, bridge) in all.iter().zip(bridges) {
+            if let Some(place) = bridges.iter().position(|other| other == bridge)
+                && all[place].number != guest.number
+            {
+                hear_each_other(&all[place], guest);
+            }
         }
         Bridged { all, bridges: bridges.iter().map(|bridge| (*bridge).to_owned()).collect() }
     }

@@ -50,11 +50,13 @@ pub enum Map {
     Inbound,
     /// By the bridge that a frame came by.
     Bridges,
+    /// By the guest's device, where a packet came by it and by no bridge.
+    Direct,
 }
 
 impl Map {
     /// All of them.
-    pub const ALL: [Map; 5] = [Map::From, Map::To, Map::Outbound, Map::Inbound, Map::Bridges];
+    pub const ALL: [Map; 6] = [Map::From, Map::To, Map::Outbound, Map::Inbound, Map::Bridges, Map::Direct];
 
     /// Its name.
     pub fn as_str(self) -> &'static str {
@@ -64,6 +66,7 @@ impl Map {
             Map::Outbound => "outbound",
             Map::Inbound => "inbound",
             Map::Bridges => "bridges",
+            Map::Direct => "direct",
         }
     }
 
@@ -71,7 +74,7 @@ impl Map {
     pub fn family(self) -> Family {
         match self {
             Map::From | Map::To => Family::Bridge,
-            Map::Outbound | Map::Inbound | Map::Bridges => Family::Inet,
+            Map::Outbound | Map::Inbound | Map::Bridges | Map::Direct => Family::Inet,
         }
     }
 

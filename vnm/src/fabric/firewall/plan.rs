@@ -41,15 +41,14 @@ pub fn difference(
     let mut stale: BTreeSet<Element> = stale(&elements, &own, observed);
     let after = |map| observed.elements.difference(&stale).chain(&elements).filter(move |e| e.map == map);
 
-    let any = after(Map::From).next().is_some();
-    let stateful = after(Map::Outbound).next().is_some();
+    let needed = after(Map::From).next().is_some();
     let used: BTreeSet<String> = after(Map::Outbound)
         .filter_map(|element| element.comment.parse::<Owner>().ok())
         .map(|owner| owner.bridge.to_string())
         .collect();
 
     let mut wanted: Vec<Wanted> = Vec::new();
-    for family in [(any, Family::Bridge), (stateful, Family::Inet)].iter().filter(|f| f.0).map(|f| f.1) {
+    for family in [Family::Bridge, Family::Inet].into_iter().filter(|_| needed) {
         wanted.extend(skeleton::chains(family).into_iter().map(shared));
     }
     for (bridge, zone) in zones(fences, observed)? {
@@ -73,8 +72,12 @@ pub fn difference(
     }
     wanted.extend(fences.iter().flat_map(chains));
 
-    let keep = BTreeMap::from([(Family::Bridge, any), (Family::Inet, stateful)]);
-    let change = batch(&wanted, &elements, &stale, &own, &keep, observed);
+    let change = if needed {
+        batch(&wanted, &elements, &stale, &own, observed)
+    } else {
+        let tables = observed.tables.iter().copied().map(Command::DeleteTable);
+        Change { commands: tables.collect(), ..Change::default() }
+    };
     Ok((!change.commands.is_empty()).then(|| named(change, fences, &own, &elements, &stale, observed)))
 }
 
@@ -88,7 +91,10 @@ pub fn removal(taps: &BTreeSet<LinkName>, observed: &Observed) -> Option<Change>
 fn elements(fence: &Fence) -> Vec<Element> {
     let element = |map: Map, key, chain| Element { map, key, chain, comment: fence.owner().to_string() };
     let tap = || Key::Device(fence.guard.tap.to_string());
-    let mut out = vec![element(Map::From, tap(), fence.out_chain())];
+    let mut out = vec![
+        element(Map::From, tap(), fence.out_chain()),
+        element(Map::Direct, tap(), skeleton::DIRECT.to_owned()),
+    ];
     if fence.guard.is_stateful() {
         out.push(element(Map::To, tap(), fence.in_chain()));
         out.push(element(Map::Outbound, Key::Mark(spoofing::mark_from(fence)), fence.out_chain()));
@@ -178,10 +184,8 @@ fn batch(
     elements: &BTreeSet<Element>,
     stale: &BTreeSet<Element>,
     own: &BTreeSet<&LinkName>,
-    keep: &BTreeMap<Family, bool>,
     observed: &Observed,
 ) -> Change {
-    let kept = |family: Family| keep.get(&family).copied().unwrap_or(false);
     let differs: Vec<&Wanted> = wanted.iter().filter(|wanted| !is_there(wanted, observed)).collect();
     let new: Vec<&Element> = elements.iter().filter(|element| !observed.elements.contains(element)).collect();
 
@@ -202,24 +206,22 @@ fn batch(
             expr: rule.clone(),
         }));
     }
-    let leaving = stale.iter().filter(|element| kept(element.map.family()));
-    commands.extend(leaving.clone().cloned().map(Command::DeleteElement));
+    commands.extend(stale.iter().cloned().map(Command::DeleteElement));
     commands.extend(new.into_iter().cloned().map(Command::AddElement));
 
     let names = own.iter().flat_map(|tap| [in_chain(tap), out_chain(tap)]);
-    let bridges = leaving.filter(|element| element.map == Map::Bridges).map(|element| element.chain.clone());
+    let bridges =
+        stale.iter().filter(|element| element.map == Map::Bridges).map(|element| element.chain.clone());
     let names: BTreeSet<String> = names.chain(bridges).collect();
     let is_wanted = |chain: &Chain| wanted.iter().any(|wanted| wanted.chain == *chain);
     for (chain, rules) in &observed.chains {
-        if kept(chain.family) && names.contains(&chain.name) && !is_wanted(chain) {
+        if names.contains(&chain.name) && !is_wanted(chain) {
             if !rules.is_empty() {
                 commands.push(Command::Flush(chain.clone()));
             }
             commands.push(Command::DeleteChain(chain.clone()));
         }
     }
-    let tables = observed.tables.iter().filter(|family| !kept(**family));
-    commands.extend(tables.copied().map(Command::DeleteTable));
     Change { commands, ..Change::default() }
 }
 

@@ -11,6 +11,9 @@ use super::spoofing::{FROM_GUEST, Rule, TO_GUEST, still_marked};
 /// The chain for what may pass: its mark is taken off.
 pub const PASSED: &str = "passed";
 
+/// The chain for packets that came by a guest's device and by no bridge.
+pub const DIRECT: &str = "direct";
+
 /// The numbers for connections of bridges: below those of NICs ([`crate::desired::Number`]), above those that people choose.
 pub const ZONES: std::ops::RangeInclusive<u16> = 0x3000..=0x3fff;
 
@@ -42,6 +45,11 @@ pub fn chains(family: Family) -> Vec<Built> {
         hook: Some(Hook { hook: hook.to_owned(), priority }),
         rules,
     };
+    let led_to = |name: &str, rule| Built {
+        chain: Chain { family, name: name.to_owned() },
+        hook: None,
+        rules: vec![rule],
+    };
     let lookup = |key, map: Map| vec![by_map(meta(key), map.as_str())];
     let unchecked = |mark| vec![still_marked(mark), drop()];
     match family {
@@ -52,12 +60,14 @@ pub fn chains(family: Family) -> Vec<Built> {
             base("checked", "forward", AFTER_IP, vec![unchecked(TO_GUEST)]),
         ],
         Family::Inet => vec![
-            Built {
-                chain: Chain { family, name: PASSED.to_owned() },
-                hook: None,
-                rules: vec![vec![set_mark(0), accept()]],
-            },
-            base("zones", "prerouting", BEFORE_FRAGMENTS, vec![lookup("iifname", Map::Bridges)]),
+            led_to(PASSED, vec![set_mark(0), accept()]),
+            led_to(DIRECT, vec![drop()]),
+            base(
+                "zones",
+                "prerouting",
+                BEFORE_FRAGMENTS,
+                vec![lookup("iifname", Map::Direct), lookup("iifname", Map::Bridges)],
+            ),
             base(
                 "outbound",
                 "prerouting",
@@ -71,6 +81,7 @@ pub fn chains(family: Family) -> Vec<Built> {
 }
 
 /// Frames to the addresses that no bridge forwards (802.1D) come to the host by the port, without the rules for what is forwarded.
+/// The kernel shows those of LLDP to no table of bridges: of IP in them, only [`DIRECT`] hears.
 fn to_the_port_itself() -> Rule {
     let reserved = is(masked(payload("ether", "daddr"), "ff:ff:ff:ff:ff:f0"), "01:80:c2:00:00:00");
     vec![reserved, by_map(meta("iifname"), Map::From.as_str())]
