@@ -8,7 +8,6 @@ use causeway_core::document::{DriverName, decode};
 use causeway_core::names::RequestId;
 
 use crate::desired::Settings;
-use crate::fabric::Change;
 use crate::root::client::{COMMAND, ClientError, RootClient};
 use crate::root::{Outcome, Request, Verb};
 
@@ -41,8 +40,8 @@ pub struct Answer {
     pub stdout: String,
     /// For the VM's log, as warnings.
     pub notes: Vec<String>,
-    /// What was changed.
-    pub changes: Vec<Change>,
+    /// What was changed, in words.
+    pub changes: Vec<String>,
     /// Whether the VM has something reserved that it had not before. Only an action that neither changed nor reserved
     /// anything left nothing that an undo (`clean`) would have to take back.
     pub reserved: bool,
@@ -141,16 +140,15 @@ pub fn run(
     match response.outcome {
         Outcome::Failed(failure) => Err(failure),
         Outcome::Done => Ok(Answer {
-            stdout: if context.dry_run { lines(&response.changes) } else { String::new() },
+            stdout: match context.dry_run {
+                true => response.changes.iter().map(|change| format!("{change}\n")).collect(),
+                false => String::new(),
+            },
             notes: response.notes,
             changes: response.changes,
             reserved: response.reserved,
         }),
     }
-}
-
-fn lines(changes: &[Change]) -> String {
-    changes.iter().map(|change| format!("{change}\n")).collect()
 }
 
 fn unanswered(error: ClientError) -> Failure {

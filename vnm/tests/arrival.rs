@@ -48,7 +48,7 @@ fn the_tables_point_at_the_guest() {
     let table = bridge("fdb show");
     let lines: Vec<&str> = table.lines().filter(|line| line.contains(&address)).collect();
     assert_eq!(lines, [format!("{address} dev one-7-0 master onebr.4 ")], "{table}");
-    assert_eq!(host.done(Verb::Post, &vm(7, 4)), [], "again");
+    assert_eq!(host.done(Verb::Post, &vm(7, 4)), [""; 0], "again");
 
     // The guest leaves: the entry goes although its device still lingers.
     host.done(Verb::Clean, &vm(7, 4));
@@ -63,7 +63,7 @@ fn pre_says_nothing_of_where_the_guest_is() {
     // A migration is under way: the device is here, the guest is not.
     let address = mac(7, 0);
     bridge(&format!("fdb add {address} dev up0.4 master dynamic"));
-    assert_eq!(host.done(Verb::Pre, &vm(7, 4)), []);
+    assert_eq!(host.done(Verb::Pre, &vm(7, 4)), [""; 0]);
     assert!(bridge("fdb show dev up0.4").contains(&address));
 }
 

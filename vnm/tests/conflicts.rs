@@ -62,7 +62,7 @@ fn what_stock_left_is_shared_and_not_removed() {
     ] {
         ip(words);
     }
-    assert_eq!(host.done(Verb::Pre, &vm(7, 4)), []);
+    assert_eq!(host.done(Verb::Pre, &vm(7, 4)), [""; 0]);
     host.done(Verb::Clean, &vm(7, 4));
     assert_eq!(host.links(), ["onebr.4", "up0.4"]);
 }
@@ -94,7 +94,7 @@ fn anything_plugged_into_our_bridge_keeps_it() {
     host.done(Verb::Pre, &vm(7, 4));
     ip("link add onebr.4b type veth peer name onebr.4a");
     ip("link set onebr.4b master onebr.4");
-    assert_eq!(host.done(Verb::Clean, &vm(7, 4)), []);
+    assert_eq!(host.done(Verb::Clean, &vm(7, 4)), [""; 0]);
     assert_eq!(host.links(), ["onebr.4", "onebr.4a", "onebr.4b", "up0.4"]);
 }
 
@@ -190,7 +190,7 @@ fn uplinks_must_be_listed_and_there() {
     std::fs::remove_file(&host.places.uplinks).unwrap();
     let text = host.refused(Verb::Pre, &vm(7, 4));
     assert_says(&text, &["uplinks does not exist", "as root, create it"]);
-    assert_eq!(host.done(Verb::Clean, &vm(7, 4)), [], "nothing to take away needs no list");
+    assert_eq!(host.done(Verb::Clean, &vm(7, 4)), [""; 0], "nothing to take away needs no list");
     std::fs::write(&host.places.uplinks, "up0\n").unwrap();
     std::os::unix::fs::chown(&host.places.uplinks, Some(9999), None).unwrap();
     assert_says(&host.refused(Verb::Pre, &vm(7, 4)), &["uplinks is not trusted", "owner is not root"]);

@@ -35,7 +35,7 @@ fn pre_is_finished_by_the_next_pre() {
         for name in &finished {
             assert_eq!(host.link(name)["ifalias"], "causeway", "{name}, died before step {points}");
         }
-        assert_eq!(host.done(Verb::Pre, &two(7)), []);
+        assert_eq!(host.done(Verb::Pre, &two(7)), [""; 0]);
         points += 1;
     }
     assert_eq!(points, 9, "one reservation and eight changes");

@@ -60,7 +60,7 @@ fn a_guest_is_guarded_from_before_it_comes_until_it_is_gone() {
     assert!(hears(|| b.tcp(&a, 22)) && b.tcp6(&a, 22) && !b.tcp(&a, 23) && !b.ping(a.four) && !a.tcp(&b, 22));
     assert_eq!(
         host.done(Verb::Post, &guarded),
-        [],
+        [""; 0],
         "the bridge has heard the guest, and the rules are those of before"
     );
     assert!(b.tcp(&a, 22) && !b.tcp(&a, 23));
@@ -68,7 +68,7 @@ fn a_guest_is_guarded_from_before_it_comes_until_it_is_gone() {
     // Its groups have changed; what they let begin until now is over, what has begun goes on.
     let other = vm(1, 1, GROUP, &rule("INBOUND", "TCP", "<RANGE>23</RANGE>"));
     assert_eq!(host.done(Verb::UpdateSg, &other).len(), 1);
-    assert_eq!(host.done(Verb::UpdateSg, &other), []);
+    assert_eq!(host.done(Verb::UpdateSg, &other), [""; 0]);
     assert!(!b.tcp(&a, 22) && b.tcp(&a, 23));
     host.done(Verb::UpdateSg, &vm(1, 1, GROUP, &all));
     assert!(b.tcp(&a, 22) && b.ping(a.four) && a.tcp(&b, 80));

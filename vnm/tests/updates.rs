@@ -5,13 +5,8 @@
 mod common;
 
 use causeway_core::names::VmId;
-use causeway_vnm::fabric::Change;
 use causeway_vnm::root::{Outcome, Request, Verb, server};
 use common::{Host, dies_before, document, ip, nic, request};
-
-fn text(changes: &[Change]) -> Vec<String> {
-    changes.iter().map(ToString::to_string).collect()
-}
 
 /// NIC 0 of VM 7 in network 3.
 fn vm(driver: &str, more: &str) -> String {
@@ -31,10 +26,10 @@ fn a_network_gets_another_number_under_its_guests() {
     host.plug("one-7-0", "net3");
     let response = update(&host, &vm("vxlan", "<VLAN_ID>5</VLAN_ID>"));
     assert_eq!(response.outcome, Outcome::Done);
-    assert_eq!(text(&response.changes)[0], "delete up0.4");
+    assert_eq!(response.changes[0], "delete up0.4");
     assert_eq!(host.links(), ["net3", "one-7-0", "up0.5"]);
     assert_eq!(host.link("up0.5")["master"], "net3");
-    assert_eq!(text(&update(&host, &vm("vxlan", "<VLAN_ID>5</VLAN_ID>")).changes), [""; 0], "again");
+    assert_eq!(update(&host, &vm("vxlan", "<VLAN_ID>5</VLAN_ID>")).changes, [""; 0], "again");
     ip("link del one-7-0");
     host.done(Verb::Clean, &vm("vxlan", "<VLAN_ID>5</VLAN_ID>"));
     assert_eq!(host.links(), [""; 0]);
@@ -93,13 +88,13 @@ fn an_uplink_is_exchanged_in_its_bridge() {
             host.done(Verb::Post, &vm(driver, ""));
             let response = update(&host, &vm(driver, "<PHYDEV>up1</PHYDEV>"));
             assert_eq!(response.outcome, Outcome::Done);
-            assert_eq!(text(&response.changes)[..2], ["take up0 out of its bridge", "set up1 bridge net3"]);
+            assert_eq!(response.changes[..2], ["take up0 out of its bridge", "set up1 bridge net3"]);
             assert_eq!(
                 (&host.link("up0")["master"], &host.link("up1")["master"]),
                 (&().into(), &"net3".into())
             );
             ip("link del one-7-0");
-            assert_eq!(text(&host.done(Verb::Clean, &vm(driver, "<PHYDEV>up1</PHYDEV>"))), ["delete net3"]);
+            assert_eq!(host.done(Verb::Clean, &vm(driver, "<PHYDEV>up1</PHYDEV>")), ["delete net3"]);
             host.assert_no_trace();
         })
         .join()

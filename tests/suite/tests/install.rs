@@ -39,14 +39,31 @@ VM_MAD = [
 TM_MAD = [ EXECUTABLE = "one_tm", ARGUMENTS = "-t 15 -d dummy,shared,qcow2" ]
 "#;
 
-const SLOTS: [&str; 7] = [
+const SLOTS: [&str; 24] = [
     "vmm/kvm/deploy",
     "vmm/kvm/shutdown",
     "vmm/kvm/cancel",
     "vmm/kvm/migrate",
+    "vnm/bridge/pre",
+    "vnm/bridge/post",
+    "vnm/bridge/clean",
+    "vnm/bridge/update_sg",
+    "vnm/bridge/update_nic",
+    "vnm/fw/pre",
+    "vnm/fw/post",
+    "vnm/fw/clean",
+    "vnm/fw/update_sg",
+    "vnm/fw/update_nic",
+    "vnm/802.1Q/pre",
+    "vnm/802.1Q/post",
+    "vnm/802.1Q/clean",
+    "vnm/802.1Q/update_sg",
+    "vnm/802.1Q/update_nic",
     "vnm/vxlan/pre",
     "vnm/vxlan/post",
     "vnm/vxlan/clean",
+    "vnm/vxlan/update_sg",
+    "vnm/vxlan/update_nic",
 ];
 const TM_SLOTS: [&str; 27] = [
     "ln.ssh",

@@ -54,7 +54,7 @@ pub fn answer(places: &Places, request: &Request) -> Response {
     Response {
         id: Some(request.id.clone()),
         outcome,
-        changes,
+        changes: changes.iter().map(ToString::to_string).collect(),
         reserved,
         notes,
         micros: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),

@@ -6,7 +6,6 @@ use causeway_core::names::RequestId;
 use serde::{Deserialize, Serialize};
 
 use crate::desired::{Desired, Settings};
-use crate::fabric::Change;
 use crate::fabric::linux::Observed;
 
 /// Raised with every change of these types that the other side could misread.
@@ -148,8 +147,8 @@ pub struct Response {
     pub id: Option<RequestId>,
     /// How.
     pub outcome: Outcome,
-    /// What was changed, in order, also before a failure; with `dry_run`, what would be.
-    pub changes: Vec<Change>,
+    /// What was changed, in order and in words, also before a failure; with `dry_run`, what would be.
+    pub changes: Vec<String>,
     /// Whether the VM has something reserved that it had not before: `clean` takes that back, even where nothing had to
     /// be changed because other guests use the same network.
     pub reserved: bool,

@@ -12,7 +12,6 @@ use std::process::Command;
 
 use causeway_core::names::VmId;
 use causeway_vnm::desired::Settings;
-use causeway_vnm::fabric::Change;
 use causeway_vnm::root::step::Log;
 use causeway_vnm::root::{Outcome, Places, Request, Response, Verb, action, server};
 use nix::sched::{CloneFlags, unshare};
@@ -127,7 +126,7 @@ impl Host {
     }
 
     /// One action that must end well.
-    pub fn done(&self, verb: Verb, document: &str) -> Vec<Change> {
+    pub fn done(&self, verb: Verb, document: &str) -> Vec<String> {
         let response = self.run(verb, document);
         assert_eq!(response.outcome, Outcome::Done, "{verb:?} {response:?}");
         response.changes
@@ -136,12 +135,12 @@ impl Host {
     /// One action that must be refused, and change nothing; its text.
     pub fn refused(&self, verb: Verb, document: &str) -> String {
         let (text, changes) = self.taken_back(verb, document);
-        assert_eq!(changes, []);
+        assert_eq!(changes, [""; 0]);
         text
     }
 
     /// One action that must be refused and leave all as it was; its text, and what it did and undid.
-    pub fn taken_back(&self, verb: Verb, document: &str) -> (String, Vec<Change>) {
+    pub fn taken_back(&self, verb: Verb, document: &str) -> (String, Vec<String>) {
         let before = self.snapshot();
         let response = self.run(verb, document);
         assert_same(&self.snapshot(), &before);

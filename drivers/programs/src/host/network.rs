@@ -16,10 +16,10 @@ use super::resident::Out;
 use super::work::{SlotCall, foreign, log};
 
 /// The network drivers that are built; any other slot answers that it is not.
-const BUILT: [&str; 1] = ["vxlan"];
+const BUILT: [&str; 4] = ["bridge", "fw", "802.1Q", "vxlan"];
 
 /// Their verbs that are built.
-const VERBS: [&str; 5] = ["pre", "post", "clean", "vnet_create", "vnet_delete"];
+const VERBS: [&str; 7] = ["pre", "post", "clean", "update_sg", "update_nic", "vnet_create", "vnet_delete"];
 
 /// The verbs that have a hook directory (contract VNM 1.7).
 const HOOKED: [&str; 3] = ["pre", "post", "clean"];
@@ -61,7 +61,7 @@ impl Network {
             log(out, call.request, Severity::Warning, note);
         }
         for change in &answer.changes {
-            log(out, call.request, Severity::Debug, &change.to_string());
+            log(out, call.request, Severity::Debug, change);
         }
         for script in hooks(remotes, call.slot) {
             let hook = foreign(&script, call, out).await;
