@@ -40,9 +40,13 @@ fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
     (out, begin.elapsed())
 }
 
-/// The middle of eleven.
+/// The middle of eleven, each when the kernel has cleared away what the one before has replaced.
 fn median(mut one: impl FnMut(u32) -> Duration) -> Duration {
-    let mut all: Vec<Duration> = (0..11).map(&mut one).collect();
+    let mut rested = |i| {
+        std::thread::sleep(Duration::from_millis(100));
+        one(i)
+    };
+    let mut all: Vec<Duration> = (0..11).map(&mut rested).collect();
     all.sort();
     all[5]
 }
@@ -79,6 +83,7 @@ fn cost() {
         let one_more = median(|i| {
             let change = to(&guarded(2000, 3000 + i));
             let cost = timed(|| nft().apply(&change).unwrap()).1;
+            std::thread::sleep(Duration::from_millis(100));
             let leave = removal(&taps, &nft().observe(&Scope::of(&[], &taps)).unwrap()).unwrap();
             gone.push(timed(|| nft().apply(&leave).unwrap()).1);
             cost
