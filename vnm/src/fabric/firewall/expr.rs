@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 
 use causeway_core::names::Mac;
-use ipnet::IpNet;
 use serde_json::{Value, json};
 
 /// What a frame is, or has in it.
@@ -47,20 +46,9 @@ pub fn any_mac<'a>(of: impl IntoIterator<Item = &'a Mac>) -> Value {
     any(of.into_iter().map(ToString::to_string))
 }
 
-/// Any of these ranges, both ends included.
-pub fn any_range(of: impl IntoIterator<Item = (u16, u16)>) -> Value {
-    any(of.into_iter().map(|(low, high)| match low == high {
-        true => json!(low),
-        false => json!({"range": [low, high]}),
-    }))
-}
-
-/// An address, or all of a network.
-pub fn net(net: &IpNet) -> Value {
-    match net.prefix_len() == net.max_prefix_len() {
-        true => json!(net.addr().to_string()),
-        false => json!({"prefix": {"addr": net.network().to_string(), "len": net.prefix_len()}}),
-    }
+/// From the first to the last.
+pub fn range<T: Into<Value>>(first: T, last: T) -> Value {
+    json!({"range": [first.into(), last.into()]})
 }
 
 /// An address where no header's field says that it is one.

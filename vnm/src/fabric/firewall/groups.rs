@@ -4,11 +4,12 @@
 //! extension headers of IPv6.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 use serde_json::{Value, json};
 
-use super::expr::{any, any_range, by_state, drop, goto, is, meta, net, payload};
+use super::expr::{any, by_state, drop, goto, is, jump, meta, payload, range};
 use super::skeleton::PASSED;
 use super::spoofing::Rule;
 use crate::desired::guard::{Pass, Passage, Ports, Traffic};
@@ -41,18 +42,36 @@ pub enum Way {
     In,
 }
 
-/// What may pass in that direction.
-pub fn rules(way: Way, passage: &Passage) -> Vec<Rule> {
-    let pass = || goto(PASSED);
+impl Way {
+    /// The chain of what passes in that direction by any guard with groups.
+    pub fn shared(self) -> &'static str {
+        match self {
+            Way::Out => "known-from",
+            Way::In => "known-to",
+        }
+    }
+}
+
+/// What passes by any guard with groups: neighbours' messages, and what belongs to a connection that may.
+pub fn shared(way: Way) -> Vec<Rule> {
     let (six, four): (&[u8], &[u8]) = match way {
         Way::Out => (&FROM_GUEST, &REPORTS),
         Way::In => (&TO_GUEST, &QUERY),
     };
-    let mut out = vec![
+    let pass = || goto(PASSED);
+    vec![
         vec![family(6), is(payload("icmpv6", "type"), any(six.iter().copied())), pass()],
         vec![family(4), of(protocol::IGMP), is(payload("igmp", "type"), any(four.iter().copied())), pass()],
         vec![by_state(&[("invalid", drop()), ("established", pass()), ("related", pass())])],
-    ];
+    ]
+}
+
+/// What may pass in that direction.
+///
+/// Without a set of its own for each rule: the kernel looks for the name of a new set among those of all others.
+pub fn rules(way: Way, passage: &Passage) -> Vec<Rule> {
+    let pass = || goto(PASSED);
+    let mut out = vec![vec![jump(way.shared())]];
     match passage {
         Passage::Open => out.push(vec![pass()]),
         Passage::Only(passes) => {
@@ -75,61 +94,86 @@ fn of(protocol: u8) -> Value {
     is(meta("l4proto"), protocol)
 }
 
-/// What one rule of a group lets pass; one rule of ours for each version of IP where it names addresses.
+/// What one rule of a group lets pass; one rule of ours for each of its ranges of addresses and ports.
 fn matches(way: Way, pass: &Pass) -> Vec<Rule> {
-    let (kind, only) = match &pass.traffic {
-        Traffic::All => (Vec::new(), None),
+    let (kinds, only) = match &pass.traffic {
+        Traffic::All => (vec![Vec::new()], None),
         Traffic::Tcp(ports) => (to_ports("tcp", protocol::TCP, ports), None),
         Traffic::Udp(ports) => (to_ports("udp", protocol::UDP, ports), None),
-        Traffic::Esp => (vec![of(protocol::ESP)], None),
-        Traffic::Icmp(kind) => (message("icmp", protocol::ICMP, *kind), Some(4)),
-        Traffic::Icmpv6(kind) => (message("icmpv6", protocol::ICMPV6, *kind), Some(6)),
+        Traffic::Esp => (vec![vec![of(protocol::ESP)]], None),
+        Traffic::Icmp(kind) => (vec![message("icmp", protocol::ICMP, *kind)], Some(4)),
+        Traffic::Icmpv6(kind) => (vec![message("icmpv6", protocol::ICMPV6, *kind)], Some(6)),
     };
     let Some(peers) = &pass.peers else {
-        return vec![[only.map(family).into_iter().collect(), kind].concat()];
+        let version: Rule = only.map(family).into_iter().collect();
+        return kinds.into_iter().map(|kind| [version.clone(), kind].concat()).collect();
     };
-    let (four, six) = apart(peers);
-    let versions = [(4, "ip", four), (6, "ip6", six)];
-    let asked = versions
-        .into_iter()
-        .filter(|(version, _, nets)| only.is_none_or(|only| only == *version) && !nets.is_empty());
-    asked
-        .map(|(version, header, nets)| {
-            let mut rule = vec![family(version)];
-            // All addresses of a version are no set that nft takes.
-            if nets.iter().all(|net| net.prefix_len() > 0) {
-                let field = if way == Way::Out { "daddr" } else { "saddr" };
-                rule.push(is(payload(header, field), any(nets.iter().map(net))));
-            }
-            [rule, kind.clone()].concat()
+    let asked =
+        ranges(peers).into_iter().map(|(first, last)| (if first.is_ipv4() { 4 } else { 6 }, first, last));
+    let asked = asked.filter(|(version, ..)| only.is_none_or(|only| only == *version));
+    let peers: Vec<Rule> = asked
+        .map(|(version, first, last)| {
+            let header = if version == 4 { "ip" } else { "ip6" };
+            let field = if way == Way::Out { "daddr" } else { "saddr" };
+            let within = within(payload(header, field), first, last);
+            [family(version)].into_iter().chain(within).collect()
         })
-        .collect()
+        .collect();
+    peers.iter().flat_map(|peer| kinds.iter().map(|kind| [peer.clone(), kind.clone()].concat())).collect()
 }
 
-fn to_ports(header: &str, number: u8, ports: &Ports) -> Rule {
-    match ports {
-        None => vec![of(number)],
-        Some(ranges) => vec![of(number), is(payload(header, "dport"), any_range(ranges.iter().copied()))],
-    }
+fn to_ports(header: &str, number: u8, ports: &Ports) -> Vec<Rule> {
+    let Some(ranges) = ports else { return vec![vec![of(number)]] };
+    let port = |(low, high): &(u16, u16)| {
+        let port = match (low, high) {
+            (0, &u16::MAX) => None,
+            (low, high) if low == high => Some(json!(low)),
+            (low, high) => Some(range(*low, *high)),
+        };
+        [of(number)].into_iter().chain(port.map(|port| is(payload(header, "dport"), port))).collect()
+    };
+    ranges.iter().map(port).collect()
 }
 
 fn message(header: &str, number: u8, kind: Option<u8>) -> Rule {
-    let kind = kind.map(|kind| is(payload(header, "type"), json!(kind)));
+    let kind = kind.map(|kind| is(payload(header, "type"), kind));
     [of(number)].into_iter().chain(kind).collect()
 }
 
-/// The networks of each version, none of which holds another: nft takes no others in one set.
-fn apart(peers: &BTreeSet<IpNet>) -> (Vec<IpNet>, Vec<IpNet>) {
-    let four: Vec<Ipv4Net> = peers
-        .iter()
-        .filter_map(|net| if let IpNet::V4(net) = net { Some(net.trunc()) } else { None })
-        .collect();
-    let six: Vec<Ipv6Net> = peers
-        .iter()
-        .filter_map(|net| if let IpNet::V6(net) = net { Some(net.trunc()) } else { None })
-        .collect();
-    (
-        Ipv4Net::aggregate(&four).into_iter().map(IpNet::V4).collect(),
-        Ipv6Net::aggregate(&six).into_iter().map(IpNet::V6).collect(),
-    )
+/// That an address lies there; nothing is to be asked where all of them do.
+fn within(field: Value, first: IpAddr, last: IpAddr) -> Option<Value> {
+    let all = match (first, last) {
+        (IpAddr::V4(first), IpAddr::V4(last)) => first.is_unspecified() && last.is_broadcast(),
+        (IpAddr::V6(first), IpAddr::V6(last)) => first.is_unspecified() && u128::from(last) == u128::MAX,
+        _ => false,
+    };
+    match first == last {
+        true => Some(is(field, first.to_string())),
+        false => (!all).then(|| is(field, range(first.to_string(), last.to_string()))),
+    }
+}
+
+/// The same addresses as ranges that neither touch nor overlap.
+fn ranges(nets: &BTreeSet<IpNet>) -> Vec<(IpAddr, IpAddr)> {
+    let mut sorted: Vec<(IpAddr, IpAddr)> = nets.iter().map(|net| (net.network(), net.broadcast())).collect();
+    sorted.sort_unstable();
+    let mut out: Vec<(IpAddr, IpAddr)> = Vec::new();
+    for (first, last) in sorted {
+        match out.last_mut() {
+            Some(before) if before.1.is_ipv4() == first.is_ipv4() && touches(before.1, first) => {
+                before.1 = before.1.max(last);
+            }
+            _ => out.push((first, last)),
+        }
+    }
+    out
+}
+
+/// Whether a range that begins at `first` goes on with one that ends at `last`, or lies in it.
+fn touches(last: IpAddr, first: IpAddr) -> bool {
+    match (last, first) {
+        (IpAddr::V4(last), IpAddr::V4(first)) => u32::from(first) <= u32::from(last).saturating_add(1),
+        (IpAddr::V6(last), IpAddr::V6(first)) => u128::from(first) <= u128::from(last).saturating_add(1),
+        _ => false,
+    }
 }

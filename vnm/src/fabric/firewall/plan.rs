@@ -143,7 +143,8 @@ fn digest(rule: &Rule) -> String {
 fn stale(wanted: &BTreeSet<Element>, own: &BTreeSet<&LinkName>, observed: &Observed) -> BTreeSet<Element> {
     let names: BTreeSet<String> = own.iter().flat_map(|tap| [in_chain(tap), out_chain(tap)]).collect();
     let keys: BTreeSet<(Map, &Key)> = wanted.iter().map(|element| (element.map, &element.key)).collect();
-    let device = |key: &Key| matches!(key, Key::Device(name) if own.iter().any(|tap| tap.as_str() == name));
+    let devices: BTreeSet<&str> = own.iter().map(|tap| tap.as_str()).collect();
+    let device = |key: &Key| matches!(key, Key::Device(name) if devices.contains(name.as_str()));
     let of_nics = observed.elements.iter().filter(|element| element.map != Map::Bridges);
     of_nics
         .filter(|element| {
@@ -213,9 +214,9 @@ fn batch(
     let bridges =
         stale.iter().filter(|element| element.map == Map::Bridges).map(|element| element.chain.clone());
     let names: BTreeSet<String> = names.chain(bridges).collect();
-    let is_wanted = |chain: &Chain| wanted.iter().any(|wanted| wanted.chain == *chain);
+    let needed: BTreeSet<&Chain> = wanted.iter().map(|wanted| &wanted.chain).collect();
     for (chain, rules) in &observed.chains {
-        if names.contains(&chain.name) && !is_wanted(chain) {
+        if names.contains(&chain.name) && !needed.contains(chain) {
             if !rules.is_empty() {
                 commands.push(Command::Flush(chain.clone()));
             }
@@ -257,9 +258,12 @@ fn named(
             .iter()
             .any(|name| chains.contains(name.as_str()) || moves.contains(name.as_str()))
     };
-    let guarded = |tap: &LinkName| fences.iter().any(|fence| fence.guard.tap == *tap);
-    let (guards, frees): (BTreeSet<LinkName>, BTreeSet<LinkName>) =
-        own.iter().filter(|tap| is_about(tap)).map(|tap| (*tap).clone()).partition(guarded);
+    let guarded: BTreeSet<&LinkName> = fences.iter().map(|fence| &fence.guard.tap).collect();
+    let (guards, frees): (BTreeSet<LinkName>, BTreeSet<LinkName>) = own
+        .iter()
+        .filter(|tap| is_about(tap))
+        .map(|tap| (*tap).clone())
+        .partition(|tap| guarded.contains(tap));
     change.guards = guards;
     change.frees = frees;
     change

@@ -6,13 +6,20 @@ use causeway_core::names::Mac;
 
 use super::change::{Chain, Family, Hook, Map};
 use super::expr::{accept, any_mac, back, by_map, drop, is, masked, meta, payload, set_mark, set_zone};
-use super::spoofing::{FROM_GUEST, Rule, TO_GUEST, still_marked};
+use super::groups::{self, Way};
+use super::spoofing::{self, FROM_GUEST, Rule, TO_GUEST, still_marked};
 
 /// The chain for what may pass: its mark is taken off.
 pub const PASSED: &str = "passed";
 
 /// The chain for packets that came by a guest's device and by no bridge.
 pub const DIRECT: &str = "direct";
+
+/// The chain that drops what may carry IP unseen.
+pub const READABLE: &str = "readable";
+
+/// The chain for IPv6 from who has no address.
+pub const NOWHERE: &str = "nowhere";
 
 /// The numbers for connections of bridges: below those of NICs ([`crate::desired::Number`]), above those that people choose.
 pub const ZONES: std::ops::RangeInclusive<u16> = 0x3000..=0x3fff;
@@ -45,11 +52,8 @@ pub fn chains(family: Family) -> Vec<Built> {
         hook: Some(Hook { hook: hook.to_owned(), priority }),
         rules,
     };
-    let led_to = |name: &str, rule| Built {
-        chain: Chain { family, name: name.to_owned() },
-        hook: None,
-        rules: vec![rule],
-    };
+    let led_to =
+        |name: &str, rules| Built { chain: Chain { family, name: name.to_owned() }, hook: None, rules };
     let lookup = |key, map: Map| vec![by_map(meta(key), map.as_str())];
     let unchecked = |mark| vec![still_marked(mark), drop()];
     match family {
@@ -58,10 +62,14 @@ pub fn chains(family: Family) -> Vec<Built> {
             base("input", "input", BEFORE_IP, vec![to_the_port_itself(), unchecked(FROM_GUEST)]),
             base("forward", "forward", BEFORE_IP, vec![unchecked(FROM_GUEST), lookup("oifname", Map::To)]),
             base("checked", "forward", AFTER_IP, vec![unchecked(TO_GUEST)]),
+            led_to(READABLE, vec![spoofing::readable()]),
+            led_to(NOWHERE, vec![spoofing::from_nowhere()]),
         ],
         Family::Inet => vec![
-            led_to(PASSED, vec![set_mark(0), accept()]),
-            led_to(DIRECT, vec![drop()]),
+            led_to(PASSED, vec![vec![set_mark(0), accept()]]),
+            led_to(DIRECT, vec![vec![drop()]]),
+            led_to(Way::Out.shared(), groups::shared(Way::Out)),
+            led_to(Way::In.shared(), groups::shared(Way::In)),
             base(
                 "zones",
                 "prerouting",

@@ -8,8 +8,11 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
-use super::expr::{any, any_mac, back, drop, is, is_not, masked, meta, number, payload, set_mark, transport};
+use super::expr::{
+    accept, any, any_mac, back, drop, is, is_not, jump, masked, meta, number, payload, set_mark, transport,
+};
 use super::fence::Fence;
+use super::skeleton::{NOWHERE, READABLE};
 use crate::desired::Guard;
 
 /// The statements of a rule.
@@ -51,7 +54,7 @@ pub fn outgoing(fence: &Fence) -> Vec<Rule> {
         out.push(vec![is_not(payload("ether", "saddr"), any_mac(macs)), drop()]);
     }
     if guard.is_stateful() || guard.senders.is_some() {
-        out.push(unreadable());
+        out.push(vec![jump(READABLE)]);
     }
     if guard.macs.is_some() || guard.senders.is_some() {
         arp(&mut out, guard);
@@ -63,7 +66,7 @@ pub fn outgoing(fence: &Fence) -> Vec<Rule> {
         ipv6(&mut out, six);
     }
     if guard.is_stateful() {
-        out.push(vec![is(meta("protocol"), any(["ip", "ip6"])), set_mark(mark_from(fence))]);
+        out.extend(marks(mark_from(fence)));
     }
     out
 }
@@ -73,11 +76,16 @@ pub fn incoming(fence: &Fence) -> Vec<Rule> {
     if !fence.guard.is_stateful() {
         return Vec::new();
     }
-    vec![unreadable(), vec![is(meta("protocol"), any(["ip", "ip6"])), set_mark(mark_to(fence))]]
+    [vec![vec![jump(READABLE)]], marks(mark_to(fence))].concat()
+}
+
+/// The mark, for what is asked about by IP.
+fn marks(mark: u32) -> Vec<Rule> {
+    ["ip", "ip6"].map(|protocol| vec![is(meta("protocol"), protocol), set_mark(mark)]).to_vec()
 }
 
 /// Whatever may carry IP where nobody looks for it: behind a tag, in PPPoE, MPLS, or what will be thought of next.
-fn unreadable() -> Rule {
+pub fn readable() -> Rule {
     vec![
         is_not(payload("ether", "type"), any([json!("ip"), json!("ip6"), json!("arp"), json!(RARP)])),
         drop(),
@@ -139,18 +147,26 @@ fn ipv4(out: &mut Vec<Rule>, senders: Vec<IpAddr>) {
 fn ipv6(out: &mut Vec<Rule>, senders: Vec<IpAddr>) {
     let is_ip6 = || is(meta("protocol"), "ip6");
     let from_nowhere = || vec![is_ip6(), is(payload("ip6", "saddr"), "::")];
-    let message = |kind: Value| is(payload("icmpv6", "type"), kind);
+    let message = |kind: u8| is(payload("icmpv6", "type"), kind);
     // A type, a code, a checksum and four bytes more are in front of it (RFC 4861, 4.3 and 4.4).
-    let tells_of_own = || is(transport(64, 128), any(senders.iter().copied().map(number)));
-    out.push([from_nowhere(), vec![message(any(WITHOUT_ADDRESS)), back()]].concat());
+    let tells_of = |address: &IpAddr| is(transport(64, 128), number(*address));
+    out.push([from_nowhere(), vec![jump(NOWHERE)]].concat());
     if senders.is_empty() {
         return out.push(vec![is_ip6(), drop()]);
     }
-    let asks = vec![message(json!(SOLICITATION)), tells_of_own(), back()];
-    out.push([from_nowhere(), asks].concat());
+    for sender in &senders {
+        out.push([from_nowhere(), vec![message(SOLICITATION), tells_of(sender), back()]].concat());
+    }
     let own = any(senders.iter().map(ToString::to_string));
     out.push(vec![is_ip6(), is_not(payload("ip6", "saddr"), own), drop()]);
     // Groups let these pass anyway, so that nothing is left to be asked.
-    out.push(vec![is_ip6(), message(json!(ADVERTISEMENT)), tells_of_own(), back()]);
-    out.push(vec![is_ip6(), message(json!(ADVERTISEMENT)), drop()]);
+    for sender in &senders {
+        out.push(vec![is_ip6(), message(ADVERTISEMENT), tells_of(sender), back()]);
+    }
+    out.push(vec![is_ip6(), message(ADVERTISEMENT), drop()]);
+}
+
+/// What may come from who has no address, whatever it tells of.
+pub fn from_nowhere() -> Rule {
+    vec![is(payload("icmpv6", "type"), any(WITHOUT_ADDRESS)), accept()]
 }
