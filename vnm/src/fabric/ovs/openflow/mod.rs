@@ -12,8 +12,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-pub use action::Action;
-pub use flow::{Cookie, Cookies, Flow, FlowChange, FlowKey};
+pub use action::{Action, NOBODY};
+pub use flow::{Cookie, Cookies, Flow, FlowChange, FlowKey, Which};
 pub use oxm::{Field, Match, ct, ethertype};
 
 /// OpenFlow 1.4, the first with bundles.
@@ -79,7 +79,19 @@ pub enum OpenflowError {
         kind: u16,
         /// Its code.
         code: u16,
+        /// The change that it would not make.
+        change: Option<Box<FlowChange>>,
     },
+}
+
+impl OpenflowError {
+    /// Whether the switch has refused to track connections: its datapath can't.
+    pub fn is_of_tracking(&self) -> bool {
+        const BAD_ACTION: u16 = 2;
+        let tracks = |action: &Action| matches!(action, Action::Track { .. });
+        matches!(self, OpenflowError::Refused { kind: BAD_ACTION, change: Some(change), .. }
+            if matches!(&**change, FlowChange::Put(flow) if flow.actions.iter().any(tracks)))
+    }
 }
 
 /// A connection to a bridge.
@@ -121,16 +133,16 @@ impl Openflow {
         }
     }
 
-    /// The flows with such a cookie.
+    /// Such flows.
     ///
     /// # Errors
     /// [`OpenflowError`].
-    pub fn flows(&mut self, cookies: Cookies) -> Result<Vec<Flow>, OpenflowError> {
+    pub fn flows(&mut self, which: impl Into<Which>) -> Result<Vec<Flow>, OpenflowError> {
         const FLOWS: u16 = 1;
         const MORE: u16 = 1;
         let mut body = FLOWS.to_be_bytes().to_vec();
         body.extend([0; 6]);
-        body.extend(flow::question(cookies));
+        body.extend(flow::question(which.into()));
         let question = self.message(MULTIPART_REQUEST, &body);
         let number = self.next;
         self.send(&question)?;
@@ -174,15 +186,18 @@ impl Openflow {
         }
         sent.extend(self.message(BUNDLE_CONTROL, &control(COMMIT)));
         self.send(&sent)?;
-        let what = |number: u32| {
+        let which = |number: u32| {
             let index = usize::try_from(number.wrapping_sub(first)).ok().and_then(|n| n.checked_sub(1));
-            let change = index.and_then(|index| changes.get(index));
-            change.map_or_else(|| "to change its flows".to_owned(), |change| format!("{change:?}"))
+            index.and_then(|index| changes.get(index))
         };
         loop {
             let message = self.receive()?;
             match message.kind {
-                ERROR => return Err(self.refused(&message, what(message.number))),
+                ERROR => {
+                    let change = which(message.number);
+                    let what = change.map_or_else(|| "to change its flows".to_owned(), |c| format!("{c:?}"));
+                    return Err(self.refused(&message, what, change.cloned()));
+                }
                 BUNDLE_CONTROL if short(&message.body, 4) == Some(COMMITTED) => return Ok(()),
                 BUNDLE_CONTROL => {}
                 _ => return Err(self.unreadable("it is about something else")),
@@ -195,7 +210,7 @@ impl Openflow {
         loop {
             let message = self.receive()?;
             match message.kind {
-                ERROR => return Err(self.refused(&message, what())),
+                ERROR => return Err(self.refused(&message, what(), None)),
                 _ if message.number == number => return Ok(message),
                 _ => {}
             }
@@ -257,10 +272,11 @@ impl Openflow {
         OpenflowError::Answer { bridge: self.bridge.clone(), why }
     }
 
-    fn refused(&self, message: &Message, what: String) -> OpenflowError {
+    fn refused(&self, message: &Message, what: String, change: Option<FlowChange>) -> OpenflowError {
         let (kind, code) = (short(&message.body, 0), short(&message.body, 2));
         let (kind, code) = (kind.unwrap_or_default(), code.unwrap_or_default());
-        OpenflowError::Refused { bridge: self.bridge.clone(), what, kind, code }
+        let change = change.map(Box::new);
+        OpenflowError::Refused { bridge: self.bridge.clone(), what, kind, code, change }
     }
 }
 
