@@ -30,6 +30,8 @@ const ECHO_REPLY: u8 = 3;
 const FLOW_MOD: u8 = 14;
 const MULTIPART_REQUEST: u8 = 18;
 const MULTIPART_REPLY: u8 = 19;
+const BARRIER_REQUEST: u8 = 20;
+const BARRIER_REPLY: u8 = 21;
 const BUNDLE_CONTROL: u8 = 33;
 const BUNDLE_ADD: u8 = 34;
 
@@ -148,7 +150,7 @@ impl Openflow {
         self.send(&question)?;
         let mut found = Vec::new();
         loop {
-            let reply = self.answer(number, || "to tell its flows".to_owned())?;
+            let reply = self.answer(number)?;
             let (Some(flags), Some(flows)) = (short(&reply.body, 2), reply.body.get(8..)) else {
                 return Err(self.unreadable("a part of it is cut off"));
             };
@@ -170,6 +172,7 @@ impl Openflow {
         const OPEN: u16 = 0;
         const COMMIT: u16 = 4;
         const COMMITTED: u16 = 5;
+        const DISCARD: u16 = 6;
         /// At one moment, in the order in which they are given.
         const FLAGS: u16 = 3;
         if changes.is_empty() {
@@ -184,7 +187,9 @@ impl Openflow {
             let body = [&BUNDLE.to_be_bytes()[..], &[0, 0], &FLAGS.to_be_bytes(), &inner].concat();
             sent.extend(self.message(BUNDLE_ADD, &body));
         }
-        sent.extend(self.message(BUNDLE_CONTROL, &control(COMMIT)));
+        // The switch would commit what is left of a bundle that it has refused a part of: so that is not asked for before it has
+        // read all parts.
+        sent.extend(self.message(BARRIER_REQUEST, &[]));
         self.send(&sent)?;
         let which = |number: u32| {
             let index = usize::try_from(number.wrapping_sub(first)).ok().and_then(|n| n.checked_sub(1));
@@ -194,9 +199,14 @@ impl Openflow {
             let message = self.receive()?;
             match message.kind {
                 ERROR => {
-                    let change = which(message.number);
-                    let what = change.map_or_else(|| "to change its flows".to_owned(), |c| format!("{c:?}"));
-                    return Err(self.refused(&message, what, change.cloned()));
+                    let error = self.refused(&message, which(message.number));
+                    let discard = self.message(BUNDLE_CONTROL, &control(DISCARD));
+                    self.send(&discard)?;
+                    return Err(error);
+                }
+                BARRIER_REPLY => {
+                    let commit = self.message(BUNDLE_CONTROL, &control(COMMIT));
+                    self.send(&commit)?;
                 }
                 BUNDLE_CONTROL if short(&message.body, 4) == Some(COMMITTED) => return Ok(()),
                 BUNDLE_CONTROL => {}
@@ -206,11 +216,11 @@ impl Openflow {
     }
 
     /// The next message with that number.
-    fn answer(&mut self, number: u32, what: impl Fn() -> String) -> Result<Message, OpenflowError> {
+    fn answer(&mut self, number: u32) -> Result<Message, OpenflowError> {
         loop {
             let message = self.receive()?;
             match message.kind {
-                ERROR => return Err(self.refused(&message, what(), None)),
+                ERROR => return Err(self.refused(&message, None)),
                 _ if message.number == number => return Ok(message),
                 _ => {}
             }
@@ -272,10 +282,12 @@ impl Openflow {
         OpenflowError::Answer { bridge: self.bridge.clone(), why }
     }
 
-    fn refused(&self, message: &Message, what: String, change: Option<FlowChange>) -> OpenflowError {
+    fn refused(&self, message: &Message, change: Option<&FlowChange>) -> OpenflowError {
         let (kind, code) = (short(&message.body, 0), short(&message.body, 2));
         let (kind, code) = (kind.unwrap_or_default(), code.unwrap_or_default());
-        let change = change.map(Box::new);
+        let what =
+            change.map_or_else(|| "what was asked of its flows".to_owned(), |change| format!("{change:?}"));
+        let change = change.cloned().map(Box::new);
         OpenflowError::Refused { bridge: self.bridge.clone(), what, kind, code, change }
     }
 }
