@@ -3,6 +3,7 @@
 
 pub mod guests;
 pub mod switch;
+pub mod wire;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

@@ -81,8 +81,15 @@ pub(super) fn in_network(of: &Match, low: u16, high: u16) -> Vec<Match> {
 
 /// Frames with one of these tags.
 fn with_tag(of: &Match, low: u16, high: u16) -> Vec<Match> {
-    let here =
-        |(vid, mask): (u16, u16)| of.clone().short_masked(Field::VLAN_VID, TAGGED | vid, mask & 0x1fff);
+    let here = |(vid, mask): (u16, u16)| {
+        let (of, vid, mask) = (of.clone(), TAGGED | vid, mask & 0x1fff);
+        // As the switch tells it: all bits that there are need no mask.
+        if mask == 0x1fff {
+            of.short(Field::VLAN_VID, vid)
+        } else {
+            of.short_masked(Field::VLAN_VID, vid, mask)
+        }
+    };
     blocks(low, high).into_iter().map(here).collect()
 }
 
