@@ -71,11 +71,11 @@ impl Way {
             }
         };
         let Some(peers) = &pass.peers else { return kinds };
-        kinds.iter().flat_map(|kind| peers.iter().filter_map(|peer| self.from_peer(kind, peer))).collect()
+        kinds.iter().flat_map(|kind| peers.iter().filter_map(|peer| self.with_peer(kind, peer))).collect()
     }
 
     /// The same from a network; none where the one is of IPv4 and the other of IPv6.
-    fn from_peer(&self, kind: &Match, peer: &IpNet) -> Option<Match> {
+    fn with_peer(&self, kind: &Match, peer: &IpNet) -> Option<Match> {
         let is = |number: u16| kind.is(Field::ETH_TYPE, &number.to_be_bytes());
         match peer {
             IpNet::V4(net) if is(ethertype::IPV4) => {
