@@ -4,72 +4,16 @@
 
 mod common;
 
-use std::time::{Duration, Instant};
+use common::guests::{GROUP, Guest, Guests, desired, guard, rule};
 
-use causeway_core::document::VmDocument;
-use causeway_core::names::VmId;
-use causeway_vnm::desired::guard::Guard;
-use causeway_vnm::fabric::ovs::flows::{self, Other, Seat};
-use causeway_vnm::fabric::ovs::openflow::{FlowChange, Openflow};
-use common::guests::{Guest, Guests};
-
-fn soon() -> Instant {
-    Instant::now() + Duration::from_secs(30)
-}
-
-/// A rule of group 5.
-fn rule(direction: &str, protocol: &str, more: &str) -> String {
-    format!(
-        "<TEMPLATE><SECURITY_GROUP_RULE><SECURITY_GROUP_ID>5</SECURITY_GROUP_ID><RULE_TYPE>{direction}</RULE_TYPE>\
-         <PROTOCOL>{protocol}</PROTOCOL>{more}</SECURITY_GROUP_RULE></TEMPLATE>"
-    )
-}
-
-fn guard(guest: &Guest, nic: &str, rules: &str) -> Guard {
-    let document = format!(
-        "<VM><ID>{}</ID><TEMPLATE><NIC><NIC_ID>0</NIC_ID><VN_MAD>ovswitch</VN_MAD><IP>{}</IP><IP6>{}</IP6>{nic}</NIC>\
-         </TEMPLATE>{rules}</VM>",
-        guest.number, guest.four, guest.six
-    );
-    let vm = VmDocument::parse(document.as_bytes()).unwrap();
-    Guard::of(&vm.nics[0], &vm, &guest.tap.parse().unwrap(), guest.mac).unwrap()
-}
-
-fn seat(guest: &Guest) -> Seat {
-    Seat { vm: VmId(guest.number), port: guest.port, zone: guest.number as u16, vlan: guest.vlan }
-}
+use causeway_vnm::desired::Guard;
 
 /// Guards the guests so.
 fn apply(net: &Guests, guards: &[(&Guest, Guard)]) {
-    let mut changes = vec![FlowChange::RemoveAll(flows::ours())];
-    let seats: Vec<Seat> = guards.iter().map(|(guest, _)| seat(guest)).collect();
-    for ((_, guard), seat) in guards.iter().zip(&seats) {
-        changes.extend(flows::flows(seat, guard, true).into_iter().map(FlowChange::Put));
-    }
-    let guarded: Vec<&Seat> = guards
-        .iter()
-        .zip(&seats)
-        .filter(|((_, guard), _)| guard.is_stateful())
-        .map(|(_, seat)| seat)
-        .collect();
-    let ours: Vec<u32> = seats.iter().map(|seat| seat.port).collect();
-    let others = net.all.iter().filter(|guest| !ours.contains(&guest.port));
-    let others: Vec<Other> =
-        others.filter_map(|guest| Some(Other { port: guest.port, vlan: guest.vlan? })).collect();
-    changes.extend(flows::shared(&guarded, &others).into_iter().map(FlowChange::Put));
-    Openflow::connect(net.switch.dir(), "br0", soon()).unwrap().change(&changes).unwrap();
     for (guest, guard) in guards {
-        let flood = if guard.is_stateful() { "no-flood" } else { "flood" };
-        net.switch.tool("ovs-ofctl", &["mod-port", "br0", &guest.tap, flood]);
-        if guard.is_stateful() {
-            let vlan = guest.vlan.unwrap_or(0).to_string();
-            let mac = guest.mac.to_string();
-            net.switch.tool("ovs-appctl", &["-t", "ovs-vswitchd", "fdb/add", "br0", &guest.tap, &vlan, &mac]);
-        }
+        net.bring(&desired(guest, guard.clone()));
     }
 }
-
-const GROUP: &str = "<SECURITY_GROUPS>5</SECURITY_GROUPS>";
 
 #[test]
 fn only_what_a_group_lets_begin_passes() {

@@ -191,7 +191,7 @@ fn flows_are_read_as_they_were_made() {
     let other = flow(10, 40_000, Match::any().in_port(7), vec![Action::Normal]);
     let impossible = flow(255, 1, Match::any(), vec![]);
     let error = flows_of.change(&[
-        FlowChange::RemoveAll(all()),
+        FlowChange::RemoveAll(all().into()),
         FlowChange::Put(impossible),
         FlowChange::Put(other.clone()),
     ]);
@@ -202,7 +202,7 @@ fn flows_are_read_as_they_were_made() {
     let found = flows_of.flows(all()).unwrap();
     assert_eq!(found.len(), made.len() - 1);
     assert!(found.contains(&other));
-    flows_of.change(&[FlowChange::RemoveAll(all())]).unwrap();
+    flows_of.change(&[FlowChange::RemoveAll(all().into())]).unwrap();
     assert_eq!(flows_of.flows(all()).unwrap(), []);
     assert!(switch.tool("ovs-ofctl", &["dump-flows", "br0"]).contains("priority=0 actions=NORMAL"));
 }

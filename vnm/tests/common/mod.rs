@@ -4,6 +4,7 @@
 pub mod bridged;
 pub mod guests;
 pub mod switch;
+pub mod wire;
 
 use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};

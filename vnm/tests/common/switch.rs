@@ -33,7 +33,15 @@ impl Switch {
         until("the database serves", || socket.exists());
     }
 
-    fn start_switch(&mut self) {
+    /// Kills the switch, and not its database.
+    pub fn kill_switch(&mut self) {
+        let mut switch = self.children.pop().unwrap();
+        switch.kill().unwrap();
+        switch.wait().unwrap();
+    }
+
+    /// Starts the switch, after its database.
+    pub fn start_switch(&mut self) {
         let socket = format!("unix:{}", self.database().display());
         self.daemon("ovs-vswitchd", &[&socket, "--pidfile"]);
     }

@@ -1,5 +1,7 @@
 //! What a flow does with what it matches (OpenFlow 1.4 section 7.2.5, and Nicira's actions in Open vSwitch).
 
+use serde::{Deserialize, Serialize};
+
 use super::oxm::Field;
 
 /// Nicira's number.
@@ -12,23 +14,43 @@ const IN_PORT: u16 = 0xfff8;
 const NONE: u8 = 0xff;
 
 const OUTPUT: u16 = 0;
+const PUSH_VLAN: u16 = 17;
 const POP_VLAN: u16 = 18;
 const SET_FIELD: u16 = 25;
 const VENDOR: u16 = 0xffff;
+const NX_REG_MOVE: u16 = 6;
+const NX_REG_LOAD: u16 = 7;
 const NX_NOTE: u16 = 8;
 const NX_RESUBMIT: u16 = 14;
 const NX_CT: u16 = 35;
 const NX_CLONE: u16 = 42;
 
+/// The port that stands for none: what came in by it is in every VLAN that its tag says.
+pub const NOBODY: u16 = 0xffff;
+
 /// Something done with a frame.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Action {
     /// It leaves by a port.
     Output(u32),
     /// It goes where a switch that learns would send it.
     Normal,
+    /// It gets an outer tag of this Ethertype, for VLAN 0.
+    PushVlan(u16),
     /// Its outer tag goes.
     PopVlan,
+    /// From now on it came in by this port, whatever it did; see [`NOBODY`].
+    CameBy(u16),
+    /// The lowest bits of one field are those of another.
+    Copy {
+        /// From here.
+        from: Field,
+        /// To here.
+        to: Field,
+        /// So many.
+        bits: u16,
+    },
     /// It is looked up in another table too.
     Resubmit(u8),
     /// Nothing is done: six bytes by which somebody finds the flow again.
@@ -55,7 +77,18 @@ impl Action {
         match self {
             Action::Output(port) => output(*port),
             Action::Normal => output(NORMAL),
+            Action::PushVlan(ethertype) => action(PUSH_VLAN, &ethertype.to_be_bytes()),
             Action::PopVlan => action(POP_VLAN, &[0; 4]),
+            Action::CameBy(port) => {
+                let field = Field::CAME_BY.bytes();
+                let bits = Field::CAME_BY.bits().saturating_sub(1);
+                let value = u64::from(*port).to_be_bytes();
+                nicira(NX_REG_LOAD, &[&bits.to_be_bytes()[..], &field, &value].concat())
+            }
+            Action::Copy { from, to, bits } => {
+                let parts = [&bits.to_be_bytes()[..], &[0; 4], &from.bytes(), &to.bytes()];
+                nicira(NX_REG_MOVE, &parts.concat())
+            }
             Action::Resubmit(table) => {
                 nicira(NX_RESUBMIT, &[&IN_PORT.to_be_bytes()[..], &[*table, 0, 0, 0]].concat())
             }
@@ -111,9 +144,15 @@ impl Action {
         match short(0)? {
             OUTPUT if long(4)? == NORMAL => Some(Action::Normal),
             OUTPUT => Some(Action::Output(long(4)?)),
+            PUSH_VLAN => Some(Action::PushVlan(short(4)?)),
             POP_VLAN => Some(Action::PopVlan),
             SET_FIELD => Some(Action::SetRegister(bytes.get(6)? >> 1, long(8)?)),
             VENDOR if long(4)? == NICIRA => match short(8)? {
+                NX_REG_LOAD => Some(Action::CameBy(short(22)?)),
+                NX_REG_MOVE => {
+                    let (from, to) = (Field::read(long(16)?), Field::read(long(20)?));
+                    Some(Action::Copy { from, to, bits: short(10)? })
+                }
                 NX_NOTE => Some(Action::Note(*bytes.get(10..)?.first_chunk()?)),
                 NX_RESUBMIT => Some(Action::Resubmit(*bytes.get(12)?)),
                 NX_CT => {

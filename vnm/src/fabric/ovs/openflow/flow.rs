@@ -1,5 +1,7 @@
 //! Flows, and the messages that are about them (OpenFlow 1.4 sections 7.3.4.1 and 7.3.5.2).
 
+use serde::{Deserialize, Serialize};
+
 use super::action::Action;
 use super::oxm::Match;
 
@@ -13,11 +15,11 @@ pub(super) const ALL_TABLES: u8 = 0xff;
 const STATS_HEAD: usize = 48;
 
 /// Whose a flow is: 64 bits that the switch keeps and does not read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Cookie(pub u64);
 
 /// Those flows whose cookie has these bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cookies {
     /// The bits.
     pub value: u64,
@@ -25,8 +27,31 @@ pub struct Cookies {
     pub mask: u64,
 }
 
+/// Some flows of a bridge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Which {
+    /// With such a cookie.
+    pub cookies: Cookies,
+    /// That match nothing but what came in by this port; none means any flows.
+    pub port: Option<u32>,
+    /// Of this table; none means all.
+    pub table: Option<u8>,
+}
+
+impl From<Cookies> for Which {
+    fn from(cookies: Cookies) -> Self {
+        Which { cookies, port: None, table: None }
+    }
+}
+
+impl Which {
+    fn matches(&self) -> Match {
+        self.port.map_or_else(Match::any, |port| Match::any().in_port(port))
+    }
+}
+
 /// What makes a flow another flow: two of a kind can't be.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct FlowKey {
     /// The table.
     pub table: u8,
@@ -37,7 +62,7 @@ pub struct FlowKey {
 }
 
 /// A flow.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Flow {
     /// Which flow it is.
     pub key: FlowKey,
@@ -48,14 +73,15 @@ pub struct Flow {
 }
 
 /// A change of a bridge's flows.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum FlowChange {
     /// The flow is there, in the place of one with the same key.
     Put(Flow),
     /// There is no flow with that key.
     Remove(FlowKey),
-    /// There is no flow with such a cookie.
-    RemoveAll(Cookies),
+    /// There are no such flows.
+    RemoveAll(Which),
 }
 
 impl FlowChange {
@@ -64,7 +90,10 @@ impl FlowChange {
         const ADD: u8 = 0;
         const DELETE: u8 = 3;
         const DELETE_STRICT: u8 = 4;
-        let any = Match::any();
+        let none = match self {
+            FlowChange::RemoveAll(which) => which.matches(),
+            _ => Match::any(),
+        };
         let (cookies, table, command, priority, matches, actions) = match self {
             FlowChange::Put(flow) => (
                 Cookies { value: flow.cookie.0, mask: 0 },
@@ -77,7 +106,9 @@ impl FlowChange {
             FlowChange::Remove(key) => {
                 (Cookies { value: 0, mask: 0 }, key.table, DELETE_STRICT, key.priority, &key.matches, &[][..])
             }
-            FlowChange::RemoveAll(cookies) => (*cookies, ALL_TABLES, DELETE, 0, &any, &[][..]),
+            FlowChange::RemoveAll(which) => {
+                (which.cookies, which.table.unwrap_or(ALL_TABLES), DELETE, 0, &none, &[][..])
+            }
         };
         let mut body = Vec::new();
         body.extend(cookies.value.to_be_bytes());
@@ -103,15 +134,15 @@ impl FlowChange {
     }
 }
 
-/// The body of the question for the flows with such a cookie.
-pub(super) fn question(cookies: Cookies) -> Vec<u8> {
-    let mut body = vec![ALL_TABLES, 0, 0, 0];
+/// The body of the question for such flows.
+pub(super) fn question(which: Which) -> Vec<u8> {
+    let mut body = vec![which.table.unwrap_or(ALL_TABLES), 0, 0, 0];
     body.extend(ANY.to_be_bytes());
     body.extend(ANY.to_be_bytes());
     body.extend([0; 4]);
-    body.extend(cookies.value.to_be_bytes());
-    body.extend(cookies.mask.to_be_bytes());
-    body.extend(Match::any().encode());
+    body.extend(which.cookies.value.to_be_bytes());
+    body.extend(which.cookies.mask.to_be_bytes());
+    body.extend(which.matches().encode());
     body
 }
 

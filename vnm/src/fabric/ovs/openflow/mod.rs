@@ -12,8 +12,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-pub use action::Action;
-pub use flow::{Cookie, Cookies, Flow, FlowChange, FlowKey};
+pub use action::{Action, NOBODY};
+pub use flow::{Cookie, Cookies, Flow, FlowChange, FlowKey, Which};
 pub use oxm::{Field, Match, ct, ethertype};
 
 /// OpenFlow 1.4, the first with bundles.
@@ -81,7 +81,19 @@ pub enum OpenflowError {
         kind: u16,
         /// Its code.
         code: u16,
+        /// The change that it would not make.
+        change: Option<Box<FlowChange>>,
     },
+}
+
+impl OpenflowError {
+    /// Whether the switch has refused to track connections: its datapath can't.
+    pub fn is_of_tracking(&self) -> bool {
+        const BAD_ACTION: u16 = 2;
+        let tracks = |action: &Action| matches!(action, Action::Track { .. });
+        matches!(self, OpenflowError::Refused { kind: BAD_ACTION, change: Some(change), .. }
+            if matches!(&**change, FlowChange::Put(flow) if flow.actions.iter().any(tracks)))
+    }
 }
 
 /// A connection to a bridge.
@@ -123,22 +135,22 @@ impl Openflow {
         }
     }
 
-    /// The flows with such a cookie.
+    /// Such flows.
     ///
     /// # Errors
     /// [`OpenflowError`].
-    pub fn flows(&mut self, cookies: Cookies) -> Result<Vec<Flow>, OpenflowError> {
+    pub fn flows(&mut self, which: impl Into<Which>) -> Result<Vec<Flow>, OpenflowError> {
         const FLOWS: u16 = 1;
         const MORE: u16 = 1;
         let mut body = FLOWS.to_be_bytes().to_vec();
         body.extend([0; 6]);
-        body.extend(flow::question(cookies));
+        body.extend(flow::question(which.into()));
         let question = self.message(MULTIPART_REQUEST, &body);
         let number = self.next;
         self.send(&question)?;
         let mut found = Vec::new();
         loop {
-            let reply = self.answer(number, || "to tell its flows".to_owned())?;
+            let reply = self.answer(number)?;
             let (Some(flags), Some(flows)) = (short(&reply.body, 2), reply.body.get(8..)) else {
                 return Err(self.unreadable("a part of it is cut off"));
             };
@@ -154,15 +166,13 @@ impl Openflow {
 
     /// Makes all changes at one moment, or none of them.
     ///
-    /// A switch that refuses one of them keeps the others, and would make those; so it is asked whether it has all of them before
-    /// it is told to make any. After an error the connection is of no more use, and what it had collected ends with it.
-    ///
     /// # Errors
     /// [`OpenflowError::Refused`] names the change that the switch would not make.
     pub fn change(&mut self, changes: &[FlowChange]) -> Result<(), OpenflowError> {
         const OPEN: u16 = 0;
         const COMMIT: u16 = 4;
         const COMMITTED: u16 = 5;
+        const DISCARD: u16 = 6;
         /// At one moment, in the order in which they are given.
         const FLAGS: u16 = 3;
         if changes.is_empty() {
@@ -177,17 +187,23 @@ impl Openflow {
             let body = [&BUNDLE.to_be_bytes()[..], &[0, 0], &FLAGS.to_be_bytes(), &inner].concat();
             sent.extend(self.message(BUNDLE_ADD, &body));
         }
+        // The switch would commit what is left of a bundle that it has refused a part of: so that is not asked for before it has
+        // read all parts.
         sent.extend(self.message(BARRIER_REQUEST, &[]));
         self.send(&sent)?;
-        let what = |number: u32| {
+        let which = |number: u32| {
             let index = usize::try_from(number.wrapping_sub(first)).ok().and_then(|n| n.checked_sub(1));
-            let change = index.and_then(|index| changes.get(index));
-            change.map_or_else(|| "to change its flows".to_owned(), |change| format!("{change:?}"))
+            index.and_then(|index| changes.get(index))
         };
         loop {
             let message = self.receive()?;
             match message.kind {
-                ERROR => return Err(self.refused(&message, what(message.number))),
+                ERROR => {
+                    let error = self.refused(&message, which(message.number));
+                    let discard = self.message(BUNDLE_CONTROL, &control(DISCARD));
+                    self.send(&discard)?;
+                    return Err(error);
+                }
                 BARRIER_REPLY => {
                     let commit = self.message(BUNDLE_CONTROL, &control(COMMIT));
                     self.send(&commit)?;
@@ -200,11 +216,11 @@ impl Openflow {
     }
 
     /// The next message with that number.
-    fn answer(&mut self, number: u32, what: impl Fn() -> String) -> Result<Message, OpenflowError> {
+    fn answer(&mut self, number: u32) -> Result<Message, OpenflowError> {
         loop {
             let message = self.receive()?;
             match message.kind {
-                ERROR => return Err(self.refused(&message, what())),
+                ERROR => return Err(self.refused(&message, None)),
                 _ if message.number == number => return Ok(message),
                 _ => {}
             }
@@ -266,10 +282,13 @@ impl Openflow {
         OpenflowError::Answer { bridge: self.bridge.clone(), why }
     }
 
-    fn refused(&self, message: &Message, what: String) -> OpenflowError {
+    fn refused(&self, message: &Message, change: Option<&FlowChange>) -> OpenflowError {
         let (kind, code) = (short(&message.body, 0), short(&message.body, 2));
         let (kind, code) = (kind.unwrap_or_default(), code.unwrap_or_default());
-        OpenflowError::Refused { bridge: self.bridge.clone(), what, kind, code }
+        let what =
+            change.map_or_else(|| "what was asked of its flows".to_owned(), |change| format!("{change:?}"));
+        let change = change.cloned().map(Box::new);
+        OpenflowError::Refused { bridge: self.bridge.clone(), what, kind, code, change }
     }
 }
 

@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use causeway_core::names::Mac;
+use serde::{Deserialize, Serialize};
 
 /// The class of OpenFlow's own fields.
 const BASIC: u16 = 0x8000;
-/// The class of Open vSwitch's.
+/// The classes of Open vSwitch's.
 const NICIRA: u16 = 1;
+const NICIRA_OLD: u16 = 0;
 
 /// A field of a frame, or of what the switch knows of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Field {
     class: u16,
     number: u8,
@@ -30,6 +32,8 @@ impl Field {
 
     /// The port that it came in by.
     pub const IN_PORT: Field = Field::basic(0, 4);
+    /// The same in the old form, which can be written as well.
+    pub(super) const CAME_BY: Field = Field { class: NICIRA_OLD, number: 0, length: 2 };
     /// Where it goes to.
     pub const ETH_DST: Field = Field::basic(3, 6);
     /// Where it comes from.
@@ -88,6 +92,16 @@ impl Field {
         self.header(false).to_be_bytes()
     }
 
+    /// How many bits it has.
+    pub(super) fn bits(self) -> u16 {
+        u16::from(self.length).saturating_mul(8)
+    }
+
+    /// The field that stands so in an action.
+    pub(super) fn read(header: u32) -> Field {
+        Field::of_header(header).0
+    }
+
     fn of_header(header: u32) -> (Field, bool) {
         let [high, low, number, length] = header.to_be_bytes();
         let masked = number & 1 == 1;
@@ -110,15 +124,28 @@ pub mod ct {
     pub const TRACKED: u32 = 0x20;
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 struct Bits {
     value: Vec<u8>,
     mask: Option<Vec<u8>>,
 }
 
 /// What a flow matches: all of its fields.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(from = "Vec<(Field, Bits)>", into = "Vec<(Field, Bits)>")]
 pub struct Match(BTreeMap<Field, Bits>);
+
+impl From<Vec<(Field, Bits)>> for Match {
+    fn from(fields: Vec<(Field, Bits)>) -> Self {
+        Match(fields.into_iter().collect())
+    }
+}
+
+impl From<Match> for Vec<(Field, Bits)> {
+    fn from(matches: Match) -> Self {
+        matches.0.into_iter().collect()
+    }
+}
 
 /// Numbers of Ethernet for what a frame carries.
 pub mod ethertype {
@@ -128,6 +155,10 @@ pub mod ethertype {
     pub const ARP: u16 = 0x0806;
     /// Reverse ARP, in which QEMU announces a guest.
     pub const RARP: u16 = 0x8035;
+    /// A tag.
+    pub const VLAN: u16 = 0x8100;
+    /// A tag outside of others (802.1ad).
+    pub const OUTER_VLAN: u16 = 0x88a8;
     /// IPv6.
     pub const IPV6: u16 = 0x86dd;
 }
@@ -222,6 +253,12 @@ impl Match {
     /// Whether it matches exactly this in a field.
     pub fn is(&self, field: Field, value: &[u8]) -> bool {
         self.0.get(&field).is_some_and(|bits| bits.value == value && bits.mask.is_none())
+    }
+
+    /// The one port that frames must have come in by, if it names one.
+    pub fn port(&self) -> Option<u32> {
+        let bits = self.0.get(&Field::IN_PORT).filter(|bits| bits.mask.is_none())?;
+        Some(u32::from_be_bytes(*bits.value.first_chunk()?))
     }
 
     /// As it stands in a message, filled up to a multiple of 8 bytes.

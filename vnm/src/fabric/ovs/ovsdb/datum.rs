@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 /// The identity of a row.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum RowId {
     /// One that is there.
     Known(String),
@@ -14,7 +16,8 @@ pub enum RowId {
 }
 
 /// The value of a column.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Datum {
     /// A boolean.
     Bool(bool),
@@ -28,6 +31,8 @@ pub enum Datum {
     Set(Vec<Datum>),
     /// A map of strings.
     Map(BTreeMap<String, String>),
+    /// A map of strings to rows.
+    References(BTreeMap<String, RowId>),
 }
 
 impl Datum {
@@ -56,6 +61,10 @@ impl Datum {
             Datum::Row(RowId::Inserted(name)) => json!(["named-uuid", name]),
             Datum::Set(members) => json!(["set", members.iter().map(Datum::to_json).collect::<Vec<_>>()]),
             Datum::Map(pairs) => json!(["map", pairs.iter().collect::<Vec<_>>()]),
+            Datum::References(pairs) => {
+                let pair = |(key, id): (&String, &RowId)| json!([key, Datum::Row(id.clone()).to_json()]);
+                json!(["map", pairs.iter().map(pair).collect::<Vec<_>>()])
+            }
         }
     }
 
@@ -82,7 +91,10 @@ impl Datum {
                         [Value::String(key), Value::String(value)] => Some((key.clone(), value.clone())),
                         _ => None,
                     };
-                    Some(Datum::Map(pairs.iter().map(pair).collect::<Option<_>>()?))
+                    let strings = pairs.iter().map(pair).collect::<Option<_>>().map(Datum::Map);
+                    strings.or_else(|| {
+                        Some(Datum::References(pairs.iter().map(reference).collect::<Option<_>>()?))
+                    })
                 }
                 _ => None,
             },
@@ -109,7 +121,7 @@ impl Datum {
     /// The same set in one form: sorted, and a set also where it has one member.
     fn normal(&self) -> Datum {
         match self {
-            Datum::Map(pairs) => Datum::Map(pairs.clone()),
+            Datum::Map(_) | Datum::References(_) => self.clone(),
             other => {
                 let mut members = other.members().to_vec();
                 members.sort();
@@ -124,8 +136,21 @@ impl Datum {
     }
 }
 
+/// A pair of a map whose values are rows.
+fn reference(pair: &Value) -> Option<(String, RowId)> {
+    match pair.as_array()?.as_slice() {
+        [Value::String(key), Value::Array(id)] => match id.as_slice() {
+            [Value::String(kind), Value::String(id)] if kind == "uuid" => {
+                Some((key.clone(), RowId::Known(id.clone())))
+            }
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
 /// A row, or a part of one.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Row(BTreeMap<String, Datum>);
 
 impl Row {
@@ -184,6 +209,14 @@ impl Row {
         }
     }
 
+    /// A column that is a map to rows.
+    pub fn references(&self, column: &str) -> BTreeMap<String, RowId> {
+        match self.get(column) {
+            Some(Datum::References(pairs)) => pairs.clone(),
+            _ => BTreeMap::new(),
+        }
+    }
+
     /// The rows that a column refers to.
     pub fn rows(&self, column: &str) -> Vec<RowId> {
         let row = |datum: &Datum| match datum {
@@ -226,6 +259,8 @@ mod tests {
             atom.clone(),
             proptest::collection::vec(atom, 0..4).prop_map(Datum::Set),
             proptest::collection::btree_map(".{0,4}", ".{0,4}", 0..4).prop_map(Datum::Map),
+            proptest::collection::btree_map(".{0,4}", "[0-9a-f-]{1,36}".prop_map(RowId::Known), 1..4)
+                .prop_map(Datum::References),
         ]
     }
 

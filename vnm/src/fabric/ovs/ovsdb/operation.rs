@@ -1,5 +1,8 @@
 //! Operations of a transaction (RFC 7047 section 5.2).
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::datum::{Datum, Row, RowId};
@@ -107,6 +110,34 @@ impl Operation {
             "until": "==", "rows": rows,
         });
         Operation::new(format!("find {table} unchanged"), body)
+    }
+
+    /// Waits until the rows of a table are others than these.
+    pub fn until_not(table: &str, columns: &[&str], rows: &[Row], longest: Duration) -> Self {
+        let rows: Vec<Value> = rows.iter().map(Row::to_json).collect();
+        let timeout = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX);
+        let body = json!({
+            "op": "wait", "timeout": timeout, "table": table, "where": [], "columns": columns, "until": "!=",
+            "rows": rows,
+        });
+        Operation::new(format!("wait for {table}"), body)
+    }
+
+    /// Changes some keys of a map: all of them go, and those with a value come.
+    pub fn mutate_map(
+        table: &str,
+        which: &[Condition],
+        column: &str,
+        keys: Vec<String>,
+        values: BTreeMap<String, String>,
+    ) -> Self {
+        let mut mutations = vec![json!([column, "delete", ["set", keys]])];
+        if !values.is_empty() {
+            mutations.push(json!([column, "insert", Datum::Map(values).to_json()]));
+        }
+        let body =
+            json!({"op": "mutate", "table": table, "where": conditions(which), "mutations": mutations});
+        Operation::new(format!("change {table}"), body)
     }
 
     /// A line for the database's log.
