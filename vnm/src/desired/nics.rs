@@ -208,6 +208,8 @@ pub struct Names {
     pub keep: bool,
     /// Its tunnel or VLAN device, if it has one.
     pub tunnel: Option<LinkName>,
+    /// `PHYDEV`.
+    pub uplink: Option<LinkName>,
 }
 
 /// Works out the names of a NIC's devices.
@@ -227,6 +229,7 @@ pub fn names(driver: Driver, nic: &Nic, vm: VmId, settings: &Settings) -> Result
         // With settings that cannot be read, nobody knows that the bridge may go.
         keep: settings.effective(nic).map_or(true, |effective| effective.keep),
         tunnel,
+        uplink: nic.phydev.clone(),
     })
 }
 

@@ -2,13 +2,15 @@
 
 use std::fmt;
 
-use super::{firewall, linux};
+use super::{firewall, linux, ovs};
 
 /// One change: a netlink message, a transaction or a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// Of the kernel's devices and tables.
     Linux(linux::Change),
+    /// Of Open vSwitch.
+    Switch(ovs::Change),
     /// Of the rules that guard its bridges.
     Fence(firewall::Change),
 }
@@ -17,8 +19,15 @@ impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Change::Linux(change) => change.fmt(f),
+            Change::Switch(change) => change.fmt(f),
             Change::Fence(change) => change.fmt(f),
         }
+    }
+}
+
+impl From<ovs::Change> for Change {
+    fn from(change: ovs::Change) -> Self {
+        Change::Switch(change)
     }
 }
 

@@ -107,7 +107,8 @@ impl<'a, 'l> Action<'a, 'l> {
         facts.uplinks = uplinks(&mut self.host.netlink, &permitted)?;
         let answer = desired::desired(self.driver, vm, self.settings, &facts)?;
         self.log.notes.extend(answer.notes);
-        Ok((answer.desired, Terms { facts, ..Terms::default() }))
+        let terms = Terms { facts, arp: self.settings.arp_cache_poisoning, ..Terms::default() };
+        Ok((answer.desired, terms))
     }
 
     pub(super) fn lock_vm(&self, vm: VmId) -> Result<Lock, LockError> {

@@ -4,10 +4,12 @@ use causeway_core::document::VmDocument;
 
 use super::action::Action;
 use super::error::ActionError;
+use super::host::Way;
 use super::step::Step;
 use crate::announce;
-use crate::desired::Desired;
+use crate::desired::{Desired, Port, SwitchPort};
 use crate::fabric::linux::Observed;
+use crate::fabric::ovs;
 
 impl Action<'_, '_> {
     pub(super) fn post(&mut self, vm: &VmDocument) -> Result<(), ActionError> {
@@ -17,7 +19,7 @@ impl Action<'_, '_> {
         self.numbers(&mut desired)?;
         let locks = self.lock_all(lock, &bridges)?;
         let way = self.host.compare(&desired, &terms, self.dry_run)?;
-        plugged_in(&desired, &way.observed)?;
+        plugged_in(&desired, &way)?;
         if self.dry_run {
             return self.host.tell(way, self.log).map(|_| ());
         }
@@ -65,20 +67,42 @@ impl Action<'_, '_> {
 }
 
 /// Refuses a guest whose devices are not in their bridges: it would be cut off.
-fn plugged_in(desired: &Desired, observed: &Observed) -> Result<(), ActionError> {
-    let seated = |nic| desired.seats.iter().any(|seat| seat.nic == nic);
-    for port in desired.ports.iter().filter(|port| !seated(port.nic)) {
-        if observed.is_port_of(&port.tap, &port.bridge) {
-            continue;
-        }
-        let state = match observed.named(&port.tap) {
-            None => "does not exist".to_owned(),
-            Some(link) => match link.bridge.and_then(|index| observed.links.get(&index)) {
-                Some(other) => format!("is plugged into {}, not into {}", other.name, port.bridge),
-                None => format!("is not plugged into {}", port.bridge),
-            },
+fn plugged_in(desired: &Desired, way: &Way) -> Result<(), ActionError> {
+    for port in &desired.ports {
+        let state = match desired.seats.iter().find(|seat| seat.nic == port.nic) {
+            Some(seat) => way.switch.as_ref().and_then(|switch| lacks_on_switch(seat, switch)),
+            None => lacks_on_bridge(port, &way.observed),
         };
-        return Err(ActionError::Tap { tap: port.tap.clone(), nic: port.nic, state });
+        if let Some(state) = state {
+            return Err(ActionError::Tap { tap: port.tap.clone(), nic: port.nic, state });
+        }
     }
     Ok(())
+}
+
+fn lacks_on_switch(seat: &SwitchPort, switch: &ovs::Observed) -> Option<String> {
+    // A port of DPDK waits for its guest; libvirt starts none whose socket can't be made.
+    if seat.socket.is_some() {
+        return None;
+    }
+    let found = switch.ports.get(seat.tap.as_str());
+    match found.and_then(|found| Some((found.bridge.as_deref()?, found.number()))) {
+        Some((bridge, Some(_))) if bridge == seat.switch.as_str() => None,
+        Some((bridge, None)) if bridge == seat.switch.as_str() => Some("does not exist".to_owned()),
+        Some((bridge, _)) => Some(format!("is plugged into {bridge}, not into {}", seat.switch)),
+        None => Some(format!("is not plugged into {}", seat.switch)),
+    }
+}
+
+fn lacks_on_bridge(port: &Port, observed: &Observed) -> Option<String> {
+    if observed.is_port_of(&port.tap, &port.bridge) {
+        return None;
+    }
+    Some(match observed.named(&port.tap) {
+        None => "does not exist".to_owned(),
+        Some(link) => match link.bridge.and_then(|index| observed.links.get(&index)) {
+            Some(other) => format!("is plugged into {}, not into {}", other.name, port.bridge),
+            None => format!("is not plugged into {}", port.bridge),
+        },
+    })
 }

@@ -4,59 +4,19 @@ use std::collections::BTreeSet;
 
 use causeway_core::answer::Failure;
 use causeway_core::document::VmDocument;
-use causeway_core::names::{LinkName, VmId};
+use causeway_core::names::VmId;
 
 use super::action::Action;
 use super::error::ActionError;
+use super::left::Left;
 use super::step::Step;
 use crate::desired::driver::selects_all;
 use crate::desired::nics::names;
 use crate::fabric::linux::observe::tap_exists;
-use crate::fabric::linux::{Leaving, Scope, observe, removal};
 use crate::lock::Lock;
 use crate::reservation::{NicReservation, Place, Reservation, ReservationError, now};
 
-impl Leaving {
-    /// Adds what a NIC leaves, as it was reserved.
-    pub(super) fn leave(&mut self, reserved: &NicReservation) {
-        if let Place::Bridge(bridge) = &reserved.place {
-            let vlan = reserved.vlan.as_ref().map(|vlan| &vlan.name);
-            let tunnel = reserved.tunnel.as_ref().map(|tunnel| &tunnel.name).or(vlan);
-            self.add(&reserved.port, bridge.keep, tunnel, bridge.uplink.as_ref());
-        }
-    }
-}
-
 impl Action<'_, '_> {
-    /// Removes what `leaving` names as far as nobody needs it; the VM's own devices that are still there come back.
-    pub(super) fn leave(
-        &mut self,
-        vm: VmId,
-        leaving: &Leaving,
-        keep: BTreeSet<LinkName>,
-    ) -> Result<BTreeSet<LinkName>, ActionError> {
-        if leaving.is_empty() {
-            return Ok(BTreeSet::new());
-        }
-        let mut reserved = self.host.claims(&leaving.bridges, vm, self.log)?;
-        reserved.extend(keep);
-        let observed = observe(&mut self.host.netlink, &Scope::from(leaving))?;
-        let removal = removal(leaving, &observed, &reserved);
-        self.log.notes.extend(removal.notes);
-        for change in removal.changes {
-            if self.dry_run {
-                self.log.changes.push(change.into());
-            } else {
-                self.host.change(change.into(), self.log)?;
-            }
-        }
-        // A guest that is still here stays guarded.
-        let mut gone: BTreeSet<LinkName> = leaving.taps.iter().map(|tap| tap.name.clone()).collect();
-        gone.retain(|tap| !removal.lingering.contains(tap));
-        self.host.unfence(vm, &gone, self.dry_run, self.log)?;
-        Ok(removal.lingering)
-    }
-
     pub(super) fn clean(&mut self, vm: &VmDocument) -> Result<(), ActionError> {
         if vm.aliases.iter().any(|alias| alias.attach) {
             // Its device stays; what the alias was allowed there goes (W29).
@@ -77,12 +37,12 @@ impl Action<'_, '_> {
             other => other?,
         };
         let nics = self.leaving_nics(vm, &reservation);
-        let leaving = self.what_is_left(vm, &reservation, &nics);
-        let locks = self.lock_all(lock, &leaving.taps.iter().map(|tap| tap.bridge.clone()).collect())?;
+        let left = self.what_is_left(vm, &reservation, &nics);
+        let locks = self.lock_all(lock, &left.bridges())?;
         // Another NIC of this VM may be in the same bridge.
         let stays = reservation.nics.iter().filter(|(nic, _)| !nics.contains(nic));
         let keep = stays.map(|(_, reserved)| reserved.port.bridge.clone()).collect();
-        let lingering = self.leave(vm.id, &leaving, keep)?;
+        let lingering = self.leave(vm.id, &left, keep)?;
         if self.dry_run {
             return Ok(());
         }
@@ -119,25 +79,25 @@ impl Action<'_, '_> {
     }
 
     /// What those NICs leave: as reserved; where nothing is (the stock driver prepared it), as the document has it.
-    fn what_is_left(&mut self, vm: &VmDocument, reservation: &Reservation, nics: &BTreeSet<u32>) -> Leaving {
-        let mut leaving = Leaving::default();
+    fn what_is_left(&mut self, vm: &VmDocument, reservation: &Reservation, nics: &BTreeSet<u32>) -> Left {
+        let mut left = Left::nothing(vm.id);
         // An update died, and so does its VM.
         let given_up = reservation.given_up.iter().filter(|_| !nics.is_empty());
-        given_up.for_each(|way| leaving.give_up(&way.name, &way.bridge));
+        given_up.for_each(|way| left.linux.give_up(&way.name, &way.bridge));
         for nic in nics {
             if let Some(reserved) = reservation.nics.get(nic) {
-                leaving.leave(reserved);
+                left.add(*nic, reserved);
             }
         }
         let unknown =
             self.driver.selected(vm).into_iter().filter(|nic| !reservation.nics.contains_key(&nic.nic_id));
         for nic in unknown {
             match names(self.driver, nic, vm.id, self.settings) {
-                Ok(names) => leaving.add(&names.port, names.keep, names.tunnel.as_ref(), nic.phydev.as_ref()),
+                Ok(names) => left.add_unreserved(self.driver.is_switch(), &names),
                 Err(refusal) => self.log.notes.push(format!("nothing to remove: {refusal}")),
             }
         }
-        leaving
+        left
     }
 
     /// Finishes what other VMs left: NICs whose device lingered, and guests that never came. It can fail nothing.
@@ -156,6 +116,14 @@ impl Action<'_, '_> {
         }
     }
 
+    /// Whether a NIC's device is there. One of DPDK has none that the kernel knows, so only its VM's own actions take it away.
+    fn is_here(&mut self, reserved: &NicReservation) -> Result<bool, ActionError> {
+        if matches!(&reserved.place, Place::Switch(_, seat) if seat.socket.is_some()) {
+            return Ok(true);
+        }
+        Ok(tap_exists(&mut self.host.netlink, &reserved.port.tap)?)
+    }
+
     fn collect_one(&mut self, vm: VmId, now: u64) -> Result<(), ActionError> {
         let due = |r: &Reservation| r.is_old(now) || !r.leaving.is_empty();
         if !due(&self.host.reservations.load(vm)?) {
@@ -168,11 +136,11 @@ impl Action<'_, '_> {
         let reservation = self.host.reservations.load(vm)?;
         let old = reservation.is_old(now);
         let mut gone = BTreeSet::new();
-        let mut leaving = Leaving::default();
+        let mut left = Left::nothing(vm);
         for (nic, reserved) in &reservation.nics {
             let due = old || reservation.leaving.contains(nic);
-            if due && !tap_exists(&mut self.host.netlink, &reserved.port.tap)? {
-                leaving.leave(reserved);
+            if due && !self.is_here(reserved)? {
+                left.add(*nic, reserved);
                 gone.insert(*nic);
             }
         }
@@ -181,8 +149,8 @@ impl Action<'_, '_> {
         }
         let stays = reservation.nics.iter().filter(|(nic, _)| !gone.contains(nic));
         let keep = stays.map(|(_, reserved)| reserved.port.bridge.clone()).collect();
-        let _locks = self.lock_all(lock, &leaving.taps.iter().map(|tap| tap.bridge.clone()).collect())?;
-        self.leave(vm, &leaving, keep)?;
+        let _locks = self.lock_all(lock, &left.bridges())?;
+        self.leave(vm, &left, keep)?;
         let mut after = reservation.clone();
         gone.iter().for_each(|nic| after.release(*nic));
         self.log.begin(&Step::Release);

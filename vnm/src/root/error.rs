@@ -8,6 +8,7 @@ use super::uplinks::UplinksError;
 use crate::desired::Refusal;
 use crate::fabric::firewall::FirewallError;
 use crate::fabric::linux::{Conflict, NetlinkError};
+use crate::fabric::ovs::{self, OvsError};
 use crate::lock::LockError;
 use crate::reservation::ReservationError;
 
@@ -29,6 +30,12 @@ pub enum ActionError {
     /// The firewall can't be read or changed, or not keep what is asked of it.
     #[error(transparent)]
     Firewall(#[from] FirewallError),
+    /// Open vSwitch could not be read or changed.
+    #[error(transparent)]
+    Switch(#[from] OvsError),
+    /// Open vSwitch cannot be brought there without harm.
+    #[error(transparent)]
+    SwitchConflict(#[from] ovs::Conflict),
     /// Reservations could not be read or written.
     #[error(transparent)]
     Reservation(#[from] ReservationError),

@@ -15,15 +15,17 @@ use crate::fabric::Change;
 use crate::fabric::firewall::Nft;
 use crate::fabric::linux::parse::Link;
 use crate::fabric::linux::{self, Rtnetlink, Scope, Surroundings};
+use crate::fabric::ovs::{self, Ovs};
 use crate::reservation::Reservations;
 
 /// How often a state is looked at anew when somebody else made a device in between.
-const TRIES: u32 = 4;
+pub(super) const TRIES: u32 = 4;
 
 /// The fabrics, and who else has a claim to them.
 pub(super) struct Host<'a> {
     pub(super) netlink: Rtnetlink,
     pub(super) nft: Nft,
+    pub(super) switch: Option<Ovs>,
     pub(super) deadline: Instant,
     pub(super) places: &'a Places,
     pub(super) reservations: Reservations,
@@ -38,6 +40,8 @@ pub(super) struct Terms {
     pub(super) given_up: BTreeSet<LinkName>,
     /// Whether the networks themselves change, with all of their guests, not only what one guest finds there.
     pub(super) whole: bool,
+    /// `arp_cache_poisoning`: guests on Open vSwitch are held to their addresses in ARP too.
+    pub(super) arp: bool,
 }
 
 /// The way from what is to what must be.
@@ -45,6 +49,8 @@ pub(super) struct Terms {
 pub(super) struct Way {
     /// What the kernel has.
     pub(super) observed: linux::Observed,
+    /// What the switch has, where the state is about one.
+    pub(super) switch: Option<ovs::Observed>,
     /// In order.
     pub(super) changes: Vec<Change>,
     /// The guards on its bridges, which come after them.
@@ -58,6 +64,7 @@ impl<'a> Host<'a> {
         Ok(Host {
             netlink: Rtnetlink::open()?,
             nft: Nft::new(places.nft.clone(), deadline),
+            switch: None,
             deadline,
             places,
             reservations: Reservations::new(&places.reservations),
@@ -91,9 +98,17 @@ impl<'a> Host<'a> {
             filtered: terms.facts.filtered,
             given_up: terms.given_up.clone(),
         };
-        let linux::Difference { changes, notes } = linux::difference(desired, &observed, &around)?;
+        let linux::Difference { changes, mut notes } = linux::difference(desired, &observed, &around)?;
+        let mut changes: Vec<Change> = changes.into_iter().map(Change::from).collect();
         let fences = self.fences(desired, &observed)?;
-        Ok(Way { observed, changes: changes.into_iter().map(Change::from).collect(), fences, notes })
+        let mut switch = None;
+        if !desired.switches.is_empty() {
+            let (seen, difference) = self.compare_switch(desired, &observed, terms)?;
+            changes.extend(difference.changes.into_iter().map(Change::from));
+            notes.extend(difference.notes);
+            switch = Some(seen);
+        }
+        Ok(Way { observed, switch, changes, fences, notes })
     }
 
     /// All that would be done, for whoever only asks.
@@ -149,6 +164,7 @@ impl<'a> Host<'a> {
     pub(super) fn change(&mut self, change: Change, log: &mut Log<'_>) -> Result<(), ActionError> {
         log.begin(&Step::Change(change.clone()));
         let made = match &change {
+            Change::Switch(change) => self.switch()?.apply(change).map_err(ActionError::from),
             Change::Fence(change) => self.nft.apply(change).map_err(ActionError::from),
             Change::Linux(change) => match linux::apply::apply(&mut self.netlink, change) {
                 Err(error) if change.is_advisory() => {
@@ -176,5 +192,9 @@ impl<'a> Host<'a> {
 
 /// Whether a step failed because what it was worked out from has changed.
 fn is_outdated(error: &ActionError) -> bool {
-    matches!(error, ActionError::Netlink(error) if error.errno() == Some(Errno::EXIST))
+    match error {
+        ActionError::Netlink(error) => error.errno() == Some(Errno::EXIST),
+        ActionError::Switch(error) => error.is_stale(),
+        _ => false,
+    }
 }

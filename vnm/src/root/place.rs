@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::desired::facts::UPLINKS_FILE;
-use crate::fabric::firewall;
+use crate::fabric::{firewall, ovs};
 
 /// Files and directories, all of them root's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub struct Places {
     pub memory: PathBuf,
     /// The kernel's switches for bridges, where it has them; of the network namespace.
     pub bridges: PathBuf,
+    /// Where Open vSwitch is reached.
+    pub switch: ovs::Places,
     /// The program that changes the firewall.
     pub nft: PathBuf,
 }
@@ -30,6 +32,7 @@ impl Default for Places {
             locks: "/run/causeway".into(),
             memory: "/proc/sys/vm".into(),
             bridges: "/proc/sys/net/bridge".into(),
+            switch: ovs::Places::default(),
             nft: firewall::nft::PROGRAM.into(),
         }
     }

@@ -7,10 +7,11 @@ use causeway_core::document::VmDocument;
 use super::action::Action;
 use super::error::ActionError;
 use super::host::Terms;
+use super::left::Left;
 use super::step::Step;
 use crate::desired::Desired;
 use crate::desired::driver::selects_all;
-use crate::fabric::linux::{Leaving, Scope, observe};
+use crate::fabric::linux;
 use crate::reservation::{NicReservation, Reservation};
 
 impl Action<'_, '_> {
@@ -53,21 +54,21 @@ impl Action<'_, '_> {
         self.log.begin(&Step::Reserve);
         self.host.reservations.replace(before, after)?;
         if let Err(error) = self.host.make(desired, terms, first, self.log) {
-            return Err(self.take_back(before, after, desired, error));
+            return Err(self.take_back(before, after, desired, terms, error));
         }
         // What the VM had and wants no more: its network was changed while it was not running.
         let elsewhere = |nic: &u32, old: &NicReservation| {
             let is = |nic: &NicReservation| (nic.place.clone(), nic.tunnel.clone(), nic.vlan.clone());
             after.nics.get(nic).is_none_or(|new| is(new) != is(old))
         };
-        let mut left = Leaving::default();
-        for (_, old) in before.nics.iter().filter(|(nic, old)| elsewhere(nic, old)) {
+        let mut left = Left::nothing(desired.vm);
+        for (nic, old) in before.nics.iter().filter(|(nic, old)| elsewhere(nic, old)) {
             if old.driver == self.driver.name() {
-                left.leave(old);
+                left.add(*nic, old);
             }
         }
         // The devices themselves are those of the NICs that are to come.
-        left.taps.retain(|tap| desired.ports.iter().all(|port| port.tap != tap.name));
+        left.spare(&desired.ports);
         let keep = desired.ports.iter().map(|port| port.bridge.clone()).collect();
         self.leave(desired.vm, &left, keep)?;
         Ok(())
@@ -79,14 +80,15 @@ impl Action<'_, '_> {
         before: &Reservation,
         after: &Reservation,
         desired: &Desired,
+        terms: &Terms,
         first: ActionError,
     ) -> ActionError {
         let keep = before.bridges().cloned().collect();
-        let mut leaving = Leaving::from(desired);
+        let mut left = Left::all_of(desired);
         // `pre` says nothing of where the guest is, so there is nothing to take back.
-        leaving.fdb.clear();
-        leaving.taps.retain(|tap| before.nics.values().all(|old| old.port.tap != tap.name));
-        let undone = self.leave(desired.vm, &leaving, keep).and_then(|_| self.fence_again(before));
+        left.linux.fdb.clear();
+        left.spare(before.nics.values().map(|old| &old.port));
+        let undone = self.leave(desired.vm, &left, keep).and_then(|_| self.guard_again(before, terms));
         self.log.begin(&Step::Release);
         let undone = undone.and(self.host.reservations.replace(after, before).map_err(ActionError::from));
         match undone {
@@ -95,12 +97,20 @@ impl Action<'_, '_> {
         }
     }
 
-    /// The guards that the VM had.
-    fn fence_again(&mut self, before: &Reservation) -> Result<(), ActionError> {
+    /// What guarded the VM before.
+    fn guard_again(&mut self, before: &Reservation, terms: &Terms) -> Result<(), ActionError> {
         let old = before.desired(&before.nics.keys().copied().collect());
-        let seen = observe(&mut self.host.netlink, &Scope::from(&old))?;
+        if old.guards.is_empty() {
+            return Ok(());
+        }
+        let seen = linux::observe(&mut self.host.netlink, &linux::Scope::from(&old))?;
         let fences = self.host.fences(&old, &seen)?;
-        self.host.fence(&fences, self.log)
+        self.host.fence(&fences, self.log)?;
+        if old.switches.is_empty() {
+            return Ok(());
+        }
+        let (_, difference) = self.host.compare_switch(&old, &seen, terms)?;
+        difference.changes.into_iter().try_for_each(|change| self.host.change(change.into(), self.log))
     }
 
     /// Numbers the NICs for which something is known by number.

@@ -1,0 +1,158 @@
+//! What NICs leave behind, in every fabric, and how it is taken away.
+
+use std::collections::BTreeSet;
+
+use causeway_core::names::{LinkName, VmId};
+
+use super::action::Action;
+use super::error::ActionError;
+use super::host::TRIES;
+use crate::desired::nics::Names;
+use crate::desired::{Datapath, Desired, Port, Switch};
+use crate::fabric::{linux, ovs};
+use crate::reservation::{NicReservation, Place};
+
+/// What is left.
+#[derive(Debug, Clone)]
+pub(super) struct Left {
+    /// On Linux bridges.
+    pub(super) linux: linux::Leaving,
+    /// On Open vSwitch.
+    pub(super) switch: ovs::Leaving,
+    /// Tunnels that are ports of Open vSwitch.
+    tunnels: BTreeSet<LinkName>,
+}
+
+impl Left {
+    /// Nothing yet.
+    pub(super) fn nothing(vm: VmId) -> Self {
+        Left { linux: linux::Leaving::default(), switch: ovs::Leaving::nothing(vm), tunnels: BTreeSet::new() }
+    }
+
+    /// What a state comes to that was made, or was about to be.
+    pub(super) fn all_of(desired: &Desired) -> Self {
+        let tunnels = desired.tunnels.iter().filter(|tunnel| tunnel.bridge.is_none());
+        Left {
+            linux: desired.into(),
+            switch: desired.into(),
+            tunnels: tunnels.map(|tunnel| tunnel.name.clone()).collect(),
+        }
+    }
+
+    /// Adds what a NIC leaves, as it was reserved.
+    pub(super) fn add(&mut self, nic: u32, reserved: &NicReservation) {
+        let tunnel = reserved.tunnel.as_ref().map(|tunnel| &tunnel.name);
+        match &reserved.place {
+            Place::Bridge(bridge) => {
+                let made = tunnel.or(reserved.vlan.as_ref().map(|vlan| &vlan.name));
+                self.linux.add(&reserved.port, bridge.keep, made, bridge.uplink.as_ref());
+            }
+            Place::Switch(switch, _) => {
+                self.switch.add(nic, &reserved.port.tap, switch);
+                self.tunnels.extend(tunnel.filter(|_| !switch.keep).cloned());
+            }
+        }
+    }
+
+    /// Adds what a NIC leaves that nothing was reserved for: the stock driver prepared it.
+    pub(super) fn add_unreserved(&mut self, switched: bool, names: &Names) {
+        let Names { port, keep, tunnel, uplink } = names;
+        if !switched {
+            return self.linux.add(port, *keep, tunnel.as_ref(), uplink.as_ref());
+        }
+        let switch = Switch {
+            name: port.bridge.clone(),
+            datapath: Datapath::Any,
+            options: std::collections::BTreeMap::new(),
+            uplinks: tunnel.iter().chain(uplink.iter().filter(|_| tunnel.is_none())).cloned().collect(),
+            keep: *keep,
+        };
+        self.switch.add(port.nic, &port.tap, &switch);
+        self.tunnels.extend(tunnel.iter().filter(|_| !keep).cloned());
+    }
+
+    /// Spares the devices of these ports, and what guards them: their NICs are not leaving, only what they were plugged into.
+    pub(super) fn spare<'p>(&mut self, ports: impl IntoIterator<Item = &'p Port>) {
+        for port in ports {
+            self.linux.taps.retain(|tap| tap.name != port.tap);
+            self.switch.seats.retain(|_, seat| seat.tap != port.tap || seat.switch != port.bridge);
+        }
+    }
+
+    /// The bridges that it is about.
+    pub(super) fn bridges(&self) -> BTreeSet<LinkName> {
+        let taps = self.linux.taps.iter().map(|tap| &tap.bridge);
+        let seats = self.switch.seats.values().map(|seat| &seat.switch);
+        taps.chain(&self.linux.bridges).chain(seats).chain(self.switch.switches.keys()).cloned().collect()
+    }
+}
+
+impl Action<'_, '_> {
+    /// Removes what `left` names as far as nobody needs it; the VM's own devices that are still there come back.
+    pub(super) fn leave(
+        &mut self,
+        vm: VmId,
+        left: &Left,
+        keep: BTreeSet<LinkName>,
+    ) -> Result<BTreeSet<LinkName>, ActionError> {
+        let mut reserved = self.host.claims(&left.bridges(), vm, self.log)?;
+        reserved.extend(keep);
+        let mut lingering = BTreeSet::new();
+        let mut linux = left.linux.clone();
+        if !left.switch.seats.is_empty() || !left.switch.switches.is_empty() {
+            lingering = self.leave_switch(left, &reserved)?;
+            linux.loose = self.loose(left)?;
+        }
+        if linux.is_empty() {
+            return Ok(lingering);
+        }
+        let observed = linux::observe(&mut self.host.netlink, &linux::Scope::from(&linux))?;
+        let removal = linux::removal(&linux, &observed, &reserved);
+        self.log.notes.extend(removal.notes);
+        self.take(removal.changes)?;
+        // A guest that is still here stays guarded.
+        let mut gone: BTreeSet<LinkName> = linux.taps.iter().map(|tap| tap.name.clone()).collect();
+        gone.retain(|tap| !removal.lingering.contains(tap));
+        self.host.unfence(vm, &gone, self.dry_run, self.log)?;
+        lingering.extend(removal.lingering);
+        Ok(lingering)
+    }
+
+    fn leave_switch(
+        &mut self,
+        left: &Left,
+        reserved: &BTreeSet<LinkName>,
+    ) -> Result<BTreeSet<LinkName>, ActionError> {
+        for tries in (0..TRIES).rev() {
+            let Some(switch) = self.host.switch_if_any()? else { break };
+            let observed = switch.observe(&ovs::Scope::from(&left.switch))?;
+            let removal = ovs::removal(&left.switch, &observed, reserved);
+            match self.take(removal.changes) {
+                Err(ActionError::Switch(error)) if error.is_stale() && tries > 0 => continue,
+                other => other?,
+            }
+            self.log.notes.extend(removal.notes);
+            return Ok(removal.lingering);
+        }
+        Ok(BTreeSet::new())
+    }
+
+    /// The tunnels that no bridge of the switch has any more.
+    fn loose(&mut self, left: &Left) -> Result<BTreeSet<LinkName>, ActionError> {
+        let Some(switch) = self.host.switch_if_any()? else { return Ok(left.tunnels.clone()) };
+        let seen = switch.observe(&ovs::Scope::from(&left.switch))?;
+        let used = |name: &LinkName| seen.ports.get(name.as_str()).is_some_and(|port| port.bridge.is_some());
+        Ok(left.tunnels.iter().filter(|name| !used(name)).cloned().collect())
+    }
+
+    /// Makes changes, or only says them.
+    fn take<C: Into<crate::fabric::Change>>(&mut self, changes: Vec<C>) -> Result<(), ActionError> {
+        for change in changes {
+            match self.dry_run {
+                true => self.log.changes.push(change.into()),
+                false => self.host.change(change.into(), self.log)?,
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,83 @@
+//! The part of a desired state that Open vSwitch has to keep, and the way there.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use causeway_core::names::LinkName;
+
+use super::error::ActionError;
+use super::host::{Host, Terms};
+use crate::desired::Desired;
+use crate::fabric::linux::parse::LinkKind;
+use crate::fabric::linux::{self, Conflict};
+use crate::fabric::ovs::{self, Observed, Ovs, Surroundings};
+
+impl Host<'_> {
+    /// The connection to the switch, made when it is first needed.
+    pub(super) fn switch(&mut self) -> Result<&mut Ovs, ActionError> {
+        let switch = match self.switch.take() {
+            Some(switch) => switch,
+            None => Ovs::open(&self.places.switch, self.deadline)?,
+        };
+        Ok(self.switch.insert(switch))
+    }
+
+    /// The same; none where this host has no switch, and so nothing on one.
+    pub(super) fn switch_if_any(&mut self) -> Result<Option<&mut Ovs>, ActionError> {
+        match self.places.switch.database.exists() {
+            true => self.switch().map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// Looks, and finds the way.
+    ///
+    /// # Errors
+    /// There is no way without harm to somebody else; nothing was changed.
+    pub(super) fn compare_switch(
+        &mut self,
+        desired: &Desired,
+        seen: &linux::Observed,
+        terms: &Terms,
+    ) -> Result<(Observed, ovs::Difference), ActionError> {
+        let bridges: BTreeSet<LinkName> = desired.switches.iter().map(|s| s.name.clone()).collect();
+        let shared = self.reservations.claims(&bridges, desired.vm)?.bridges;
+        let observed = self.switch()?.observe(&ovs::Scope::from(desired))?;
+        permitted(desired, &observed, terms)?;
+        let (linux_bridges, linux_ports) = on_linux(desired, seen);
+        let around = Surroundings { shared, linux_bridges, linux_ports, arp: terms.arp };
+        let difference = ovs::difference(desired, &observed, &around)?;
+        Ok((observed, difference))
+    }
+}
+
+/// A bridge of the operator's is used where it is listed, or leads out by what the network names already: that is the state which
+/// the stock driver leaves.
+fn permitted(desired: &Desired, observed: &Observed, terms: &Terms) -> Result<(), Conflict> {
+    for switch in &desired.switches {
+        let Some(found) = observed.bridges.get(switch.name.as_str()) else { continue };
+        let carries = |uplink: &LinkName| observed.on(switch.name.as_str(), uplink.as_str()).is_some();
+        let carries = !switch.uplinks.is_empty() && switch.uplinks.iter().all(carries);
+        if !found.is_ours() && !carries && !terms.facts.listed.contains(&switch.name) {
+            return Err(Conflict::ForeignBridge { name: switch.name.clone() });
+        }
+    }
+    Ok(())
+}
+
+/// Names of the state that are bridges of Linux, and devices that are ports of one.
+fn on_linux(desired: &Desired, seen: &linux::Observed) -> (BTreeSet<LinkName>, BTreeMap<LinkName, String>) {
+    let (mut bridges, mut ports) = (BTreeSet::new(), BTreeMap::new());
+    for switch in &desired.switches {
+        for name in switch.uplinks.iter().chain([&switch.name]) {
+            let Some(link) = seen.named(name) else { continue };
+            if matches!(link.kind, LinkKind::Bridge(_)) {
+                bridges.insert(name.clone());
+            }
+            let master = link.bridge.and_then(|index| seen.links.get(&index));
+            if let Some(master) = master.filter(|master| matches!(master.kind, LinkKind::Bridge(_))) {
+                ports.insert(name.clone(), master.name.clone());
+            }
+        }
+    }
+    (bridges, ports)
+}

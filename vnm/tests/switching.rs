@@ -1,0 +1,220 @@
+//! Guests on Open vSwitch by the actions that a front-end asks for: guarded from before they come, through a switch that dies.
+
+#![cfg(test)]
+
+mod common;
+
+use causeway_core::names::VmId;
+use causeway_vnm::fabric::ovs;
+use causeway_vnm::root::{Outcome, Request, Verb, server};
+use common::bridged::{FILTERS, enter};
+use common::guests::{GROUP, Guest, rule};
+use common::switch::{Switch, until};
+use common::{Host, dies_before, document, ip, nic, request};
+
+/// A host with a switch.
+struct Stage {
+    host: Host,
+    switch: Switch,
+}
+
+impl Stage {
+    fn new() -> Self {
+        enter();
+        let switch = Switch::start();
+        let mut host = Host::here();
+        host.places.switch = ovs::Places { database: switch.database(), run: switch.dir().to_owned() };
+        Stage { host, switch }
+    }
+
+    /// Does what libvirt does with a guest's device.
+    fn plug(&self, guest: &Guest) {
+        let add = ["--timeout=5", "--", "--may-exist", "add-port", "br0", &guest.tap];
+        let set = ["--", "set", "Interface", &guest.tap, "external-ids:iface-status=active"];
+        self.switch.tool("ovs-vsctl", &[&add[..], &set].concat());
+    }
+
+    fn unplug(&self, guest: &Guest) {
+        self.switch.tool("ovs-vsctl", &["--timeout=5", "--", "--if-exists", "del-port", &guest.tap]);
+        ip(&format!("link del {}", guest.tap));
+    }
+
+    fn comes(&self, number: u32, vlan: Option<u16>, document: &str) -> Guest {
+        self.host.done(Verb::Pre, document);
+        let guest = Guest::device(number, vlan);
+        self.plug(&guest);
+        self.host.done(Verb::Post, document);
+        guest
+    }
+
+    fn ask(&self, words: &[&str]) -> String {
+        self.switch.tool("ovs-vsctl", words)
+    }
+
+    fn flows(&self) -> Vec<String> {
+        let dump = self.switch.tool("ovs-ofctl", &["-O", "OpenFlow14", "dump-flows", "br0", "--no-stats"]);
+        dump.lines().map(|line| line.trim().to_owned()).filter(|line| line.contains("cookie=0xca")).collect()
+    }
+
+    fn update(&self, document: &str) -> Outcome {
+        let args = vec!["-".to_owned(), "3".to_owned()];
+        server::answer(&self.host.places, &Request { args, ..request(Verb::UpdateNic, document) }).outcome
+    }
+}
+
+/// VM `number` on the bridge `br0`.
+fn vm(number: u32, more: &str, rules: &str) -> String {
+    let addresses =
+        format!("<MAC>02:00:0a:00:00:{number:02x}</MAC><IP>10.0.0.{number}</IP><IP6>fd00::{number:x}</IP6>");
+    let place = "<VN_MAD>ovswitch</VN_MAD><BRIDGE_TYPE>openvswitch</BRIDGE_TYPE><PHYDEV/><BRIDGE>br0</BRIDGE>\
+                 <OVS_BRIDGE_CONF>datapath_type=netdev</OVS_BRIDGE_CONF><NETWORK_ID>3</NETWORK_ID>";
+    document(number, &format!("{}{rules}", nic(number, 0, 50, &format!("{more}{addresses}{place}"))))
+}
+
+fn hears(what: impl Fn() -> bool) -> bool {
+    until("the port is up", what);
+    true
+}
+
+#[test]
+fn a_guest_is_guarded_from_before_it_comes_until_it_is_gone() {
+    let stage = Stage::new();
+    let open = vm(2, "", "");
+    let b = stage.comes(2, Some(50), &open);
+    assert_eq!(stage.ask(&["get", "Port", "one-2-0", "tag", "vlan_mode"]), "50\naccess");
+    let guarded = vm(1, GROUP, &rule("INBOUND", "TCP", "<RANGE>22</RANGE>"));
+    stage.host.done(Verb::Pre, &guarded);
+    let a = Guest::device(1, Some(50));
+    stage.plug(&a);
+    // Its device is there, and nobody has called `post`.
+    assert!(hears(|| b.tcp(&a, 22)) && b.tcp6(&a, 22) && !b.tcp(&a, 23) && !b.ping(a.four) && !a.tcp(&b, 22));
+    stage.host.done(Verb::Post, &guarded);
+    assert_eq!(stage.host.done(Verb::Post, &guarded), [""; 0], "again");
+    assert!(b.tcp(&a, 22) && !b.tcp(&a, 23));
+
+    let other = vm(1, GROUP, &rule("INBOUND", "TCP", "<RANGE>23</RANGE>"));
+    stage.host.done(Verb::UpdateSg, &other);
+    assert_eq!(stage.host.done(Verb::UpdateSg, &other), [""; 0]);
+    assert!(!b.tcp(&a, 22) && b.tcp(&a, 23));
+
+    // A guest that is still there stays guarded, whoever says that it has left.
+    stage.host.done(Verb::Clean, &other);
+    assert!(!b.tcp(&a, 22) && b.tcp(&a, 23));
+    stage.unplug(&a);
+    stage.host.done(Verb::Clean, &other);
+    stage.unplug(&b);
+    stage.host.done(Verb::Clean, &open);
+    // Without an uplink stock leaves the bridge; ours goes with its last guest.
+    assert_eq!(stage.ask(&["list-br"]), "");
+    stage.host.assert_no_trace();
+}
+
+#[test]
+fn a_switch_that_dies_opens_nobody() {
+    let mut stage = Stage::new();
+    let open = vm(2, "", "");
+    let b = stage.comes(2, Some(50), &open);
+    let guarded = vm(1, GROUP, &rule("INBOUND", "TCP", "<RANGE>22</RANGE>"));
+    let a = stage.comes(1, Some(50), &guarded);
+    assert!(hears(|| b.tcp(&a, 22)) && !b.tcp(&a, 23));
+    stage.switch.kill_switch();
+    stage.switch.start_switch();
+    until("the switch is back", || stage.flows().is_empty());
+    assert!(!b.tcp(&a, 22) && !b.tcp(&a, 23) && !a.ping(b.four), "closed until somebody guards it again");
+    stage.host.done(Verb::Post, &guarded);
+    stage.host.done(Verb::Post, &open);
+    assert!(hears(|| b.tcp(&a, 22)) && !b.tcp(&a, 23));
+}
+
+#[test]
+fn filters_and_aliases() {
+    let stage = Stage::new();
+    let alias = "<TEMPLATE><NIC_ALIAS><NIC_ID>1</NIC_ID><PARENT_ID>0</PARENT_ID><VN_MAD>ovswitch</VN_MAD><IP>10.0.0.77</IP>\
+                 <ATTACH>YES</ATTACH></NIC_ALIAS></TEMPLATE>";
+    let b = stage.comes(2, Some(50), &vm(2, "", ""));
+    let a = stage.comes(1, Some(50), &vm(1, FILTERS, ""));
+    ip("-n g1 addr add 10.0.0.77/24 dev eth0");
+    let as_alias = || a.run("ping", &["-c", "1", "-W", "1", "-I", "10.0.0.77", &b.four.to_string()]);
+    assert!(hears(|| a.ping(b.four)) && !as_alias());
+    for verb in [Verb::Pre, Verb::Post] {
+        stage.host.done(verb, &vm(1, FILTERS, alias));
+    }
+    assert!(as_alias() && a.ping(b.four));
+    stage.host.done(Verb::Clean, &vm(1, FILTERS, alias));
+    assert!(!as_alias() && a.ping(b.four));
+}
+
+#[test]
+fn a_network_gets_another_tag_under_its_guests() {
+    let stage = Stage::new();
+    let b = stage.comes(2, Some(50), &vm(2, "", ""));
+    let a = stage.comes(1, Some(50), &vm(1, FILTERS, ""));
+    assert!(hears(|| a.ping(b.four)));
+    let moved = |number, more| vm(number, &format!("{more}<VLAN_ID>60</VLAN_ID>"), "");
+    assert_eq!(stage.update(&moved(1, FILTERS)), Outcome::Done);
+    assert!(!a.ping(b.four));
+    assert_eq!(stage.update(&moved(2, "")), Outcome::Done);
+    assert_eq!(stage.ask(&["get", "Port", "one-2-0", "tag"]), "60");
+    assert!(hears(|| a.ping(b.four)));
+}
+
+#[test]
+fn a_death_leaves_nobody_open() {
+    let before = vm(1, GROUP, &rule("INBOUND", "TCP", "<RANGE>22</RANGE>"));
+    let after = vm(1, GROUP, &rule("INBOUND", "TCP", "<RANGE>23</RANGE>"));
+    for verb in [Verb::Pre, Verb::Post, Verb::UpdateSg] {
+        for step in 0..3 {
+            let tried = || {
+                let stage = Stage::new();
+                let b = stage.comes(2, Some(50), &vm(2, "", ""));
+                let a = stage.comes(1, Some(50), &before);
+                hears(|| b.tcp(&a, 22));
+                dies_before(&stage.host, &request(verb, &after), step);
+                assert!(!(b.tcp(&a, 22) && b.tcp(&a, 23)) && !b.tcp(&a, 24), "{verb:?} died before {step}");
+                stage.host.done(verb, &after);
+                assert!(!b.tcp(&a, 22) && hears(|| b.tcp(&a, 23)), "{verb:?} died before {step}");
+            };
+            std::thread::scope(|scope| scope.spawn(tried).join().unwrap());
+        }
+    }
+}
+
+#[test]
+fn a_bridge_of_the_operators_is_used_where_it_is_listed() {
+    let stage = Stage::new();
+    stage.ask(&["add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=netdev"]);
+    let text = stage.host.refused(Verb::Pre, &vm(1, "", ""));
+    assert!(text.contains("br0 was not made by causeway"), "{text}");
+    stage.host.list("up0\nbr0\n");
+    let a = stage.comes(1, Some(50), &vm(1, "", ""));
+    stage.unplug(&a);
+    stage.host.done(Verb::Clean, &vm(1, "", ""));
+    assert_eq!((stage.ask(&["list-br"]), stage.ask(&["list-ports", "br0"])), ("br0".into(), "".into()));
+    stage.host.assert_no_trace();
+}
+
+#[test]
+fn a_tunnel_of_the_kernels_is_the_way_out() {
+    let stage = Stage::new();
+    let more = "<VN_MAD>ovswitch_vxlan</VN_MAD><OUTER_VLAN_ID>9</OUTER_VLAN_ID><PHYDEV>up0</PHYDEV>";
+    let document = vm(1, more, "");
+    let a = stage.comes(1, Some(50), &document);
+    assert_eq!(stage.ask(&["list-ports", "br0"]), "one-1-0\nup0.9");
+    assert_eq!(stage.host.link("up0.9")["linkinfo"]["info_data"]["id"], 9);
+    assert_eq!(stage.host.done(Verb::Pre, &document), [""; 0]);
+    stage.unplug(&a);
+    stage.host.done(Verb::Clean, &document);
+    assert!(stage.host.links().iter().all(|name| name != "up0.9" && name != "br0"), "{:?}", stage.host.links());
+    assert_eq!(stage.ask(&["list-br"]), "");
+    assert!(stage.host.reservation(VmId(1)).is_none());
+    stage.host.assert_no_trace();
+}
+
+#[test]
+fn a_host_without_a_switch_says_so() {
+    let mut stage = Stage::new();
+    stage.host.places.switch.database = "/nowhere/db.sock".into();
+    let (text, _) = stage.host.taken_back(Verb::Pre, &vm(1, "", ""));
+    assert!(text.contains("/nowhere/db.sock"), "{text}");
+    assert_eq!(stage.host.run(Verb::Clean, &vm(1, "", "")).outcome, Outcome::Done, "there is nothing there");
+}
