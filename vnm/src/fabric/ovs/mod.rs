@@ -115,10 +115,10 @@ impl Ovs {
     }
 
     /// Sends frames as if the guest of that port of a bridge had sent them: they pass as its own would, and the switch learns
-    /// where it is.
+    /// where it is. From a port that is not there, nothing comes.
     ///
     /// # Errors
-    /// The bridge or the port is not there.
+    /// The bridge is not there.
     pub fn announce(&mut self, bridge: &str, port: u32, frames: &[Vec<u8>]) -> Result<(), OvsError> {
         let mut connection = Openflow::connect(&self.run, bridge, self.deadline)?;
         Ok(connection.send_from(port, frames)?)

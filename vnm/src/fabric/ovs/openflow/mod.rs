@@ -219,7 +219,7 @@ impl Openflow {
     /// Sends frames as if they came in by a port: flows and the switch itself treat them so.
     ///
     /// # Errors
-    /// [`OpenflowError::Refused`] where there is no such port.
+    /// [`OpenflowError`]; a port that is not there is none.
     pub fn send_from(&mut self, port: u32, frames: &[Vec<u8>]) -> Result<(), OpenflowError> {
         /// Not kept by the switch, but in the message.
         const NO_BUFFER: u32 = 0xffff_ffff;
