@@ -192,3 +192,49 @@ fn a_guest_with_several_addresses_is_found_by_each() {
     assert_eq!(passes(a, b, spoofed), 0);
     assert_eq!(passes(a, b, |mark| vec![frame(MANY, a.mac, &[], 0x0800, &udp(a.four, b.four, 9, mark))]), 1);
 }
+
+/// The guest's own tags, within one of ours.
+#[test]
+fn filters_hold_below_an_outer_tag() {
+    let net = Guests::new(&[None, None, Some(70), Some(50)]);
+    let [a, b, c, d] = [&net.all[0], &net.all[1], &net.all[2], &net.all[3]];
+    let filters =
+        "<FILTER_MAC_SPOOFING>YES</FILTER_MAC_SPOOFING><FILTER_IP_SPOOFING>YES</FILTER_IP_SPOOFING>";
+    for guest in [a, b] {
+        let mut state = desired(guest, guard(guest, filters, ""));
+        let (inner, ethertype) = ([5, 6].into(), "802.1q".to_owned());
+        state.seats[0].vlans = Vlans::Tunnel { outer: 70, inner, ethertype };
+        net.bring(&state);
+    }
+    let from = |from: &Guest, to: &Guest, tags: &[u16], ip| {
+        passes(from, to, |mark| vec![frame(MANY, from.mac, tags, 0x0800, &udp(ip, to.four, 9, mark))])
+    };
+    assert_eq!((from(a, b, &[5], a.four), from(a, b, &[6], a.four)), (1, 1));
+    assert_eq!((from(a, b, &[5], b.four), from(a, b, &[7], a.four), from(a, b, &[], a.four)), (0, 0, 0));
+    assert_eq!((from(a, c, &[5], a.four), from(a, d, &[5], a.four), from(c, a, &[], c.four)), (0, 0, 0));
+    // Whoever has all VLANs tags twice.
+    net.switch.tool("ovs-vsctl", &["clear", "port", &d.tap, "tag"]);
+    assert_eq!(
+        (from(d, a, &[70, 5], d.four), from(d, a, &[71, 5], d.four), from(a, d, &[6], a.four)),
+        (1, 0, 1)
+    );
+}
+
+/// Reports of listeners belong to no connection; without them a switch that looks for listeners cuts IPv6 off.
+#[test]
+fn listeners_are_heard() {
+    let net = Guests::new(&[None, None]);
+    let [a, b] = [&net.all[0], &net.all[1]];
+    let report = |mark: &[u8]| {
+        let mut ip = vec![0x60, 0, 0, 0, 0, u8::try_from(mark.len() + 8).unwrap(), 58, 1];
+        ip.extend(a.six.octets());
+        ip.extend("ff02::16".parse::<std::net::Ipv6Addr>().unwrap().octets());
+        ip.extend([143, 0, 0, 0, 0, 0, 0, 0]);
+        ip.extend(mark);
+        vec![frame([0x33, 0x33, 0, 0, 0, 0x16], a.mac, &[], 0x86dd, &ip)]
+    };
+    guarded(&net, a);
+    assert_eq!(passes(a, b, report), 1);
+    net.bring(&desired(a, guard(a, GROUP, &rule("OUTBOUND", "ICMPV6", "<ICMPV6_TYPE>128</ICMPV6_TYPE>"))));
+    assert_eq!(passes(a, b, report), 0);
+}

@@ -145,12 +145,13 @@ impl Model {
     fn of(&self, vm: u32, numbers: impl Iterator<Item = u32>) -> Observed {
         let mut seen = self.seen.clone();
         for (name, bridge) in &mut seen.bridges {
-            let cookies = [flows::of_vm(VmId(vm)), flows::of_all()];
-            let [of_vm, shared] = cookies.map(|wanted| {
-                let fits = |flow: &&Flow| flow.cookie.0 & wanted.mask == wanted.value;
-                self.flows[name].iter().filter(fits).cloned().collect()
-            });
-            bridge.flows = Some(FlowsSeen { of_vm, shared, stock: BTreeSet::new() });
+            let some = |fits: &dyn Fn(u64) -> bool| {
+                self.flows[name].iter().filter(|flow| fits(flow.cookie.0)).cloned().collect::<Vec<_>>()
+            };
+            let of_vm = some(&|cookie| (0..8).any(|nic| flows::cookie(VmId(vm), nic).0 == cookie));
+            let shared = some(&|cookie| cookie == flows::of_all().value);
+            let strays = some(&|cookie| cookie != flows::of_all().value);
+            bridge.flows = Some(FlowsSeen { of_vm, shared, strays, stock: BTreeSet::new() });
         }
         let numbers: BTreeSet<u32> = numbers.collect();
         for (name, port) in &self.seen.ports {

@@ -7,18 +7,21 @@ mod common;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
-use causeway_vnm::fabric::ovs::{Change, Conflict, Surroundings, difference};
+use std::time::{Duration, Instant};
+
+use causeway_vnm::desired::Vlans;
+use causeway_vnm::fabric::ovs::{Change, Conflict, Ovs, OvsError, Places, Surroundings, difference};
 use common::guests::{GROUP, Guest, Guests, desired, guard, rule};
 use common::ip;
 use common::switch::until;
 use common::wire::{Ear, datagram};
 
-/// Lets in UDP to port 50 and TCP to these, and UDP to 60 out.
+/// Lets in UDP to port 50 and TCP to these, and UDP to 60 and 62 out.
 fn rules(tcp: &str) -> String {
     [
         rule("INBOUND", "UDP", "<RANGE>50</RANGE>"),
         rule("INBOUND", "TCP", &format!("<RANGE>{tcp}</RANGE>")),
-        rule("OUTBOUND", "UDP", "<RANGE>60</RANGE>"),
+        rule("OUTBOUND", "UDP", "<RANGE>60,62</RANGE>"),
     ]
     .concat()
 }
@@ -63,7 +66,7 @@ fn a_guest_is_guarded_from_its_first_frame() {
             ip(&format!("link set away name {}", a.tap));
             ip(&format!("link set {} up", a.tap));
             net.plug(&a);
-            until("the guest is heard", || a.udp(b, 60));
+            until("the guest is heard", || a.udp(b, 62));
         });
     });
     let heard = |ear: Ear, right: &[u8], wrong: &[u8]| {
@@ -216,6 +219,7 @@ fn no_wrong_frame_passes_while_rules_change() {
     let listener = a.within(|| TcpListener::bind(at).unwrap());
     let mut here = b.within(|| TcpStream::connect(at).unwrap());
     let (mut there, _) = listener.accept().unwrap();
+    there.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let (at_a, at_b) = (a.listens(), b.listens());
     let to_a = [datagram(b, a, 50, b"right at a"), datagram(b, a, 51, b"wrong at a")];
     let to_b = [datagram(a, b, 60, b"right at b"), datagram(a, b, 61, b"wrong at b")];
@@ -301,4 +305,107 @@ fn a_race_is_seen() {
     let b = &net.all[0];
     until("they find each other", || b.udp(&a, 50));
     assert!(!b.udp(&a, 51));
+}
+
+/// Somebody who had the number left flows that would let more pass.
+#[test]
+fn a_number_that_was_another_guests_brings_nothing_of_it() {
+    let net = Guests::new(&[Some(50)]);
+    let b = &net.all[0];
+    let old = Guest::device(8, Some(50));
+    net.bring(&desired(&old, guard(&old, GROUP, &rules("80"))));
+    net.plug(&old);
+    net.switch.tool("ovs-vsctl", &["del-port", "br0", &old.tap]);
+    let mut a = Guest::device(7, Some(50));
+    a.port = old.port;
+    net.bring(&desired(&a, guard(&a, GROUP, &rules("22"))));
+    net.plug(&a);
+    until("they find each other", || b.tcp(&a, 22));
+    assert!(!b.tcp(&a, 80));
+    let flows = net.switch.tool("ovs-ofctl", &["--no-stats", "dump-flows", "br0"]);
+    let stale = flows.lines().filter(|line| line.contains("cookie=0xca0000000080000")).count();
+    assert_eq!(stale, 1, "the one about its own address: {flows}");
+}
+
+#[test]
+fn a_guest_is_announced_as_if_by_itself() {
+    let net = Guests::new(&[Some(50), Some(50), Some(60), Some(50)]);
+    let [a, b, c, d] = [&net.all[0], &net.all[1], &net.all[2], &net.all[3]];
+    for guest in [a, d] {
+        net.bring(&desired(guest, guard(guest, GROUP, &rules("22"))));
+    }
+    net.switch.tool("ovs-appctl", &["fdb/flush", "br0"]);
+    let mark = b"it has arrived, says somebody for it";
+    let frame = common::wire::frame([0xff; 6], a.mac, &[], 0x8035, mark);
+    let ears = [b, c, d].map(Guest::listens);
+    net.ovs().announce("br0", a.port, &[frame]).unwrap();
+    assert_eq!(ears.map(|ear| ear.heard(mark)), [1, 0, 1]);
+    let known = net.switch.tool("ovs-appctl", &["fdb/show", "br0"]);
+    assert!(known.contains(&a.mac.to_string()), "{known}");
+    // Not in another's name.
+    let frame = common::wire::frame([0xff; 6], c.mac, &[], 0x8035, mark);
+    let ear = b.listens();
+    net.ovs().announce("br0", a.port, &[frame]).unwrap();
+    assert_eq!(ear.heard(mark), 0);
+    // A port that is not there says nothing.
+    net.ovs().announce("br0", 0x5000, &[vec![0; 60]]).unwrap();
+}
+
+#[test]
+fn a_switch_that_does_not_act_is_told() {
+    let mut net = Guests::new(&[Some(50)]);
+    let a = Guest::device(7, Some(50));
+    let state = desired(&a, guard(&a, GROUP, &rules("22")));
+    net.switch.kill_switch();
+    let found = difference(&state, &net.observe(&state), &Surroundings::default()).unwrap();
+    let places = Places { database: net.switch.database(), run: net.switch.dir().to_owned() };
+    let begun = Instant::now();
+    let mut ovs = Ovs::open(&places, begun + Duration::from_millis(200)).unwrap();
+    let error = ovs.apply(&found.changes[0]).unwrap_err();
+    assert!(matches!(error, OvsError::NotTakenUp) && begun.elapsed() < Duration::from_secs(5), "{error}");
+    let error = net.apply(&found.changes[1]).unwrap_err().to_string();
+    assert!(error.starts_with("bridge br0 can't be reached at "), "{error}");
+    // It can be taken away all the same.
+    net.take_away(&state);
+    assert!(!net.switch.tool("ovs-vsctl", &["--no-wait", "list-ports", "br0"]).contains(&a.tap));
+    net.switch.start_switch();
+    net.bring(&state);
+}
+
+#[test]
+fn rows_are_as_vlans_are() {
+    let net = Guests::new(&[]);
+    let a = Guest::device(7, None);
+    let mut state = desired(&a, guard(&a, "", ""));
+    let columns = ["vlan_mode", "tag", "trunks", "cvlans", "protected", "other_config"];
+    let row = |state: &_| {
+        net.bring(state);
+        columns.map(|column| net.switch.tool("ovs-vsctl", &["get", "port", &a.tap, column])).join(" ")
+    };
+    for (vlans, text) in [
+        (Vlans::Access(50), "access 50 [] [] false {}"),
+        (Vlans::Trunk { untagged: Some(50), tagged: None }, "native-untagged 50 [] [] false {}"),
+        (Vlans::Trunk { untagged: None, tagged: Some([5, 6].into()) }, "trunk [] [5, 6] [] false {}"),
+        (Vlans::Trunk { untagged: None, tagged: Some([].into()) }, "trunk [] [4095] [] false {}"),
+        (
+            Vlans::Tunnel { outer: 50, inner: [5, 6].into(), ethertype: "802.1ad".to_owned() },
+            "dot1q-tunnel 50 [] [5, 6] false {qinq-ethtype=\"802.1ad\"}",
+        ),
+        (Vlans::Access(0), "access 0 [] [] false {}"),
+    ] {
+        state.seats[0].vlans = vlans;
+        assert_eq!(row(&state), text);
+    }
+    assert_eq!(
+        net.switch.tool("ovs-vsctl", &["get", "Open_vSwitch", ".", "other_config:vlan-limit"]),
+        "\"2\""
+    );
+    state.guards = vec![guard(&a, GROUP, "")];
+    assert_eq!(row(&state), "trunk [] [4095] [] true {}");
+    let socket = "/var/run/one/vhost-socks/one-7-0";
+    state.seats[0].socket = Some(socket.into());
+    net.bring(&state);
+    let get = |column: &str| net.switch.tool("ovs-vsctl", &["get", "interface", &a.tap, column]);
+    assert_eq!(get("type"), "dpdkvhostuserclient");
+    assert_eq!(get("options:vhost-server-path"), format!("\"{socket}\""));
 }

@@ -41,6 +41,15 @@ impl Ear {
     }
 }
 
+/// Stops a sender, also where a test fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 fn open() -> OwnedFd {
     let all = SockProtocol::EthAll;
     let wire = socket(AddressFamily::Packet, SockType::Raw, SockFlag::empty(), all).unwrap();
@@ -92,9 +101,8 @@ impl Guest {
                     std::thread::sleep(Duration::from_millis(1));
                 }
             });
-            let done = work();
-            stop.store(true, Ordering::SeqCst);
-            done
+            let _stop = Stop(&stop);
+            work()
         })
     }
 }

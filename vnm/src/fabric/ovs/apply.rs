@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::change::{Edit, Expected, Table, Transaction};
-use super::ovsdb::{Condition, Datum, Mutation, Operation, Ovsdb, Row, RowId};
+use super::ovsdb::{Condition, Datum, Mutation, Operation, Ovsdb, OvsdbError, Row, RowId};
 use super::row::Columns;
 use super::{OvsError, mark};
 
@@ -47,6 +47,7 @@ fn taken_up(database: &mut Ovsdb, number: i64) -> Result<(), OvsError> {
         match database.transact(&[wait]) {
             Ok(_) => {}
             Err(error) if error.is_stale() => {}
+            Err(OvsdbError::Deadline) => return Err(OvsError::NotTakenUp),
             Err(error) => return Err(error.into()),
         }
     }

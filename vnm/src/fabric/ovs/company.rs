@@ -8,7 +8,7 @@ use super::change::{Edit, Table, Transaction};
 use super::flows::{Hatch, Member, of_nobody};
 use super::mark::{self, HATCH, Memory, hatch_names};
 use super::observe::{Observed, PortSeen};
-use super::openflow::{Flow, FlowChange, FlowKey, Which};
+use super::openflow::{Flow, FlowChange, FlowKey, Match, Which};
 use super::ovsdb::{Row, RowId};
 use super::row;
 
@@ -92,7 +92,7 @@ pub(super) fn flow_changes<'a>(
     let wanted: BTreeMap<FlowKey, Flow> = wanted.into_iter().map(|flow| (flow.key.clone(), flow)).collect();
     let stock = stock
         .iter()
-        .map(|port| FlowChange::RemoveAll(Which { port: Some(*port), ..Which::from(of_nobody()) }));
+        .map(|port| FlowChange::RemoveAll(Which::from(of_nobody()).about(Match::any().in_port(*port))));
     let old = seen.keys().filter(|key| !wanted.contains_key(key));
     let old = old.map(|key| FlowChange::Remove((*key).clone()));
     let new = wanted.values().filter(|flow| seen.get(&flow.key) != Some(flow));

@@ -133,7 +133,13 @@ pub fn difference(
         let seen = observed.bridges.get(bridge).and_then(|bridge| bridge.flows.as_ref());
         let own: Vec<_> = here.iter().map(|place| flows::cookie(desired.vm, place.seat.nic)).collect();
         let of_nics = seen.iter().flat_map(|seen| &seen.of_vm).filter(|flow| own.contains(&flow.cookie));
-        let there = of_nics.chain(seen.iter().flat_map(|seen| &seen.shared));
+        // Whoever had the number before may have let more pass.
+        let is_stray = |flow: &&Flow| {
+            here.iter().any(|place| place.port.is_some() && flows::port_of(flow) == place.port)
+                && !own.contains(&flow.cookie)
+        };
+        let strays = seen.iter().flat_map(|seen| &seen.strays).filter(is_stray);
+        let there = of_nics.chain(strays).chain(seen.iter().flat_map(|seen| &seen.shared));
         let stock = seen.map(|seen| seen.stock.clone()).unwrap_or_default();
         let changes = flow_changes(there, wanted, &stock);
         if !changes.is_empty() {

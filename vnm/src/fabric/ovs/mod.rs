@@ -57,6 +57,9 @@ pub enum OvsError {
     /// One of its bridges.
     #[error(transparent)]
     Bridge(#[from] OpenflowError),
+    /// The database has it, and the switch does not act on it.
+    #[error("ovs-vswitchd has not taken up a change of its database in time: is it running?")]
+    NotTakenUp,
     /// A port did not get the number that flows count on.
     #[error("port {port} has not got the number that was asked for")]
     Renumbered {
@@ -81,7 +84,7 @@ impl OvsError {
         match self {
             OvsError::Database(error) => error.is_stale(),
             OvsError::Renumbered { .. } => true,
-            OvsError::Bridge(_) | OvsError::NoTracking { .. } => false,
+            OvsError::Bridge(_) | OvsError::NoTracking { .. } | OvsError::NotTakenUp => false,
         }
     }
 }
@@ -109,6 +112,16 @@ impl Ovs {
     /// The database or a bridge can't be read; that a bridge is not there is no error.
     pub fn observe(&mut self, scope: &Scope) -> Result<Observed, OvsError> {
         observe::observe(&mut self.database, &self.run, self.deadline, scope)
+    }
+
+    /// Sends frames as if the guest of that port of a bridge had sent them: they pass as its own would, and the switch learns
+    /// where it is. From a port that is not there, nothing comes.
+    ///
+    /// # Errors
+    /// The bridge is not there.
+    pub fn announce(&mut self, bridge: &str, port: u32, frames: &[Vec<u8>]) -> Result<(), OvsError> {
+        let mut connection = Openflow::connect(&self.run, bridge, self.deadline)?;
+        Ok(connection.send_from(port, frames)?)
     }
 
     /// Makes a change: all of it, or nothing.

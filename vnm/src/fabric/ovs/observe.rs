@@ -10,34 +10,45 @@ use serde::{Deserialize, Serialize};
 
 use super::flows::{self, STOCK_TABLES};
 use super::mark::{self, hatch_names};
-use super::openflow::{Flow, Openflow, OpenflowError, Which};
+use super::openflow::{Flow, Match, Openflow, OpenflowError, Which};
 use super::ovsdb::{Condition, Datum, Operation, Ovsdb, Row, RowId};
-use super::{Leaving, OvsError, company};
-use crate::desired::{Desired, Number};
+use super::removal::{Leaving, Left};
+use super::{OvsError, company};
+use crate::desired::{Desired, Number, SwitchPort};
 
 /// Which part of the switch to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scope {
     vm: VmId,
     bridges: BTreeSet<LinkName>,
-    /// Guests' devices.
-    taps: BTreeSet<LinkName>,
-    /// Uplinks, and whatever else is only looked up by name.
-    others: BTreeSet<LinkName>,
-    numbers: BTreeSet<Number>,
-    /// NICs whose flows of the stock driver are looked for by their note.
-    notes: BTreeSet<u32>,
+    /// Guests' ports, by NIC.
+    seats: BTreeMap<u32, Sought>,
+    /// Uplinks.
+    uplinks: BTreeSet<LinkName>,
+    /// Whether they leave: then flows of the stock driver are looked for by their notes, and other guests by their names.
+    leaves: bool,
+}
+
+/// A guest's port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Sought {
+    tap: LinkName,
+    bridge: LinkName,
+    number: Option<Number>,
 }
 
 impl From<&Desired> for Scope {
     fn from(desired: &Desired) -> Self {
+        let seat = |seat: &SwitchPort| {
+            let number = desired.numbers.get(&seat.nic).copied();
+            (seat.nic, Sought { tap: seat.tap.clone(), bridge: seat.switch.clone(), number })
+        };
         Scope {
             vm: desired.vm,
             bridges: desired.switches.iter().map(|switch| switch.name.clone()).collect(),
-            taps: desired.seats.iter().map(|seat| seat.tap.clone()).collect(),
-            others: desired.switches.iter().flat_map(|switch| switch.uplinks.clone()).collect(),
-            numbers: desired.numbers.values().copied().collect(),
-            notes: BTreeSet::new(),
+            seats: desired.seats.iter().map(seat).collect(),
+            uplinks: desired.switches.iter().flat_map(|switch| switch.uplinks.clone()).collect(),
+            leaves: false,
         }
     }
 }
@@ -45,13 +56,15 @@ impl From<&Desired> for Scope {
 impl From<&Leaving> for Scope {
     fn from(leaving: &Leaving) -> Self {
         let switches = leaving.switches.keys().chain(leaving.seats.values().map(|seat| &seat.switch));
+        let seat = |(nic, left): (&u32, &Left)| {
+            (*nic, Sought { tap: left.tap.clone(), bridge: left.switch.clone(), number: None })
+        };
         Scope {
             vm: leaving.vm,
             bridges: switches.cloned().collect(),
-            taps: leaving.seats.values().map(|seat| seat.tap.clone()).collect(),
-            others: leaving.switches.values().flatten().cloned().collect(),
-            numbers: BTreeSet::new(),
-            notes: leaving.seats.keys().copied().collect(),
+            seats: leaving.seats.iter().map(seat).collect(),
+            uplinks: leaving.switches.values().flatten().cloned().collect(),
+            leaves: true,
         }
     }
 }
@@ -87,6 +100,9 @@ pub struct BridgeSeen {
 pub struct FlowsSeen {
     /// Ours, of the VM's NICs.
     pub of_vm: Vec<Flow>,
+    /// Ours, about ports that have come to be the VM's: left by somebody else who had their numbers. They are looked for as
+    /// long as a NIC has no flows of its own.
+    pub strays: Vec<Flow>,
     /// Ours, of all guarded guests.
     pub shared: Vec<Flow>,
     /// Numbers of ports with flows of the stock driver: the VM's, or those that bear the note of one of its NICs.
@@ -174,18 +190,18 @@ pub(super) fn observe(
     scope: &Scope,
 ) -> Result<Observed, OvsError> {
     let mut names: BTreeSet<String> = BTreeSet::new();
-    names.extend([&scope.bridges, &scope.taps, &scope.others].into_iter().flatten().map(ToString::to_string));
+    names.extend(scope.bridges.iter().chain(&scope.uplinks).map(ToString::to_string));
+    names.extend(scope.seats.values().map(|sought| sought.tap.to_string()));
     names.extend(scope.bridges.iter().flat_map(|bridge| hatch_names(bridge.as_str())));
     let mut asked = vec![
         Operation::select("Open_vSwitch", &[], &["other_config", "datapaths"]),
         Operation::select("Bridge", &[], &["_uuid", "name", "ports", "datapath_type", "external_ids"]),
         Operation::select("Datapath", &[], &["_uuid", "capabilities"]),
     ];
-    // With notes of NICs that leave, what stays on their bridges is asked for as well.
-    let which: &[Condition] =
-        if scope.notes.is_empty() { &[Condition::Is("name", Datum::Text(String::new()))] } else { &[] };
-    asked.push(Operation::select("Port", which, &["_uuid", "name"]));
-    for number in &scope.numbers {
+    // No port has no name: so nothing is found where nothing need be.
+    let all: &[Condition] = if scope.leaves { &[] } else { &[Condition::named("")] };
+    asked.push(Operation::select("Port", all, &["_uuid", "name"]));
+    for number in scope.seats.values().filter_map(|sought| sought.number) {
         let which = [Condition::Is("ofport", Datum::Integer(number.get().into()))];
         asked.push(Operation::select("Interface", &which, &INTERFACE));
     }
@@ -302,25 +318,31 @@ fn flows_of(
         Err(OpenflowError::Connect { .. }) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let mut seen = FlowsSeen {
-        of_vm: connection.flows(flows::of_vm(scope.vm))?,
-        shared: connection.flows(flows::of_all())?,
-        stock: BTreeSet::new(),
-    };
-    let nobody = Which::from(flows::of_nobody());
-    for tap in &scope.taps {
-        let seen_port = ports.get(tap.as_str()).filter(|port| port.bridge.as_deref() == Some(bridge));
-        let Some(number) = seen_port.and_then(PortSeen::number) else { continue };
-        let found = connection.flows(Which { port: Some(number), ..nobody })?;
-        if found.iter().any(|flow| STOCK_TABLES.contains(&flow.key.table)) {
-            seen.stock.insert(number);
+    let mut seen = FlowsSeen { shared: connection.flows(flows::of_all())?, ..FlowsSeen::default() };
+    let nobody = || Which::from(flows::of_nobody());
+    for (nic, sought) in scope.seats.iter().filter(|(_, sought)| sought.bridge.as_str() == bridge) {
+        let own = connection.flows(flows::of_nic(scope.vm, *nic))?;
+        let port = ports.get(sought.tap.as_str()).filter(|port| port.bridge.as_deref() == Some(bridge));
+        let number = port.and_then(PortSeen::number);
+        if let Some(number) = number {
+            let found = connection.flows(nobody().about(Match::any().in_port(number)))?;
+            if found.iter().any(|flow| STOCK_TABLES.contains(&flow.key.table)) {
+                seen.stock.insert(number);
+            }
         }
+        let to_be = number.or(sought.number.map(|number| number.get().into()));
+        if let Some(number) = to_be.filter(|_| own.is_empty()) {
+            for matches in flows::about(number) {
+                seen.strays.extend(connection.flows(Which::from(flows::ours()).about(matches))?);
+            }
+        }
+        seen.of_vm.extend(own);
     }
-    if !scope.notes.is_empty() {
-        let notes: Vec<_> = scope.notes.iter().map(|nic| flows::note(scope.vm, *nic)).collect();
-        let found = connection.flows(Which { table: Some(STOCK_TABLES[0]), ..nobody })?;
+    if scope.leaves {
+        let notes: Vec<_> = scope.seats.keys().map(|nic| flows::note(scope.vm, *nic)).collect();
+        let found = connection.flows(nobody().of_table(STOCK_TABLES[0]))?;
         let theirs = found.iter().filter(|flow| flow.actions.iter().any(|action| notes.contains(action)));
-        seen.stock.extend(theirs.filter_map(|flow| flow.key.matches.port()));
+        seen.stock.extend(theirs.filter_map(flows::port_of));
     }
     Ok(Some(seen))
 }

@@ -112,11 +112,6 @@ pub fn of_nic(vm: VmId, nic: u32) -> Cookies {
     Cookies { value: cookie(vm, nic).0, mask: u64::MAX }
 }
 
-/// The flows of all NICs of a VM.
-pub fn of_vm(vm: VmId) -> Cookies {
-    Cookies { value: cookie(vm, 0).0, mask: !0xffff }
-}
-
 /// What the guests of a bridge share.
 pub fn of_all() -> Cookies {
     Cookies { value: SHARED, mask: u64::MAX }
@@ -125,6 +120,17 @@ pub fn of_all() -> Cookies {
 /// The flows of the stock driver, and of most others: they give no cookie.
 pub fn of_nobody() -> Cookies {
     Cookies { value: 0, mask: u64::MAX }
+}
+
+/// Frames that a guest's port is about: from it, and to it.
+pub fn about(port: u32) -> [Match; 2] {
+    [Match::any().in_port(port), Match::any().long(Field::register(GUEST), port)]
+}
+
+/// The guest's port that a flow of ours is about, if it is about one alone.
+pub fn port_of(flow: &Flow) -> Option<u32> {
+    let matches = &flow.key.matches;
+    matches.number(Field::IN_PORT).or_else(|| matches.number(Field::register(GUEST)))
 }
 
 /// The tables in which the stock driver has flows of a NIC.

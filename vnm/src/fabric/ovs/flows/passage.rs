@@ -30,6 +30,10 @@ impl Way {
         for message in messages {
             out.put(table, 30, icmpv6(all, *message), self.on.clone());
         }
+        // Reports of listeners belong to no connection; they pass as any message of their type may.
+        for message in LISTENERS.into_iter().filter(|message| admits(passage, *message)) {
+            out.put(table, 30, icmpv6(all, message), self.on.clone());
+        }
         for ip in [ethertype::IPV4, ethertype::IPV6] {
             out.put(table, 20, kind(all, ip), vec![track(false, Some(self.known))]);
         }
@@ -86,6 +90,25 @@ impl Way {
             }
             _ => None,
         }
+    }
+}
+
+/// Questions for listeners of multicast, and their answers (RFC 2710, RFC 3810).
+const LISTENERS: [u8; 4] = [130, 131, 132, 143];
+
+/// Whether that message of ICMPv6 may pass, to or from anybody.
+fn admits(passage: &Passage, message: u8) -> bool {
+    let admitted = |pass: &Pass| {
+        let fits = match pass.traffic {
+            Traffic::All | Traffic::Icmpv6(None) => true,
+            Traffic::Icmpv6(Some(wanted)) => wanted == message,
+            _ => false,
+        };
+        fits && pass.peers.is_none()
+    };
+    match passage {
+        Passage::Open => true,
+        Passage::Only(passes) => passes.iter().any(admitted),
     }
 }
 

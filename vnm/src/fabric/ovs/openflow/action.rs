@@ -8,6 +8,8 @@ use super::oxm::Field;
 const NICIRA: u32 = 0x2320;
 /// The port that stands for what a switch without flows does.
 const NORMAL: u32 = 0xffff_fffa;
+/// The port that stands for the first table.
+const TABLE: u32 = 0xffff_fff9;
 /// The port that a frame came in by.
 const IN_PORT: u16 = 0xfff8;
 /// Of no table.
@@ -185,6 +187,11 @@ fn action(kind: u16, body: &[u8]) -> Vec<u8> {
 fn output(port: u32) -> Vec<u8> {
     // The length is of what a controller would be sent.
     action(OUTPUT, &[&port.to_be_bytes()[..], &[0; 8]].concat())
+}
+
+/// The action of a frame that is sent by us: it goes through the flows.
+pub(super) fn output_to_flows() -> Vec<u8> {
+    output(TABLE)
 }
 
 fn nicira(kind: u16, body: &[u8]) -> Vec<u8> {

@@ -28,25 +28,33 @@ pub struct Cookies {
 }
 
 /// Some flows of a bridge.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Which {
     /// With such a cookie.
     pub cookies: Cookies,
-    /// That match nothing but what came in by this port; none means any flows.
-    pub port: Option<u32>,
+    /// That match nothing but what this does.
+    pub matches: Match,
     /// Of this table; none means all.
     pub table: Option<u8>,
 }
 
 impl From<Cookies> for Which {
     fn from(cookies: Cookies) -> Self {
-        Which { cookies, port: None, table: None }
+        Which { cookies, matches: Match::any(), table: None }
     }
 }
 
 impl Which {
-    fn matches(&self) -> Match {
-        self.port.map_or_else(Match::any, |port| Match::any().in_port(port))
+    /// Those that match nothing but what this does.
+    #[must_use]
+    pub fn about(self, matches: Match) -> Self {
+        Which { matches, ..self }
+    }
+
+    /// Those of this table.
+    #[must_use]
+    pub fn of_table(self, table: u8) -> Self {
+        Which { table: Some(table), ..self }
     }
 }
 
@@ -90,10 +98,6 @@ impl FlowChange {
         const ADD: u8 = 0;
         const DELETE: u8 = 3;
         const DELETE_STRICT: u8 = 4;
-        let none = match self {
-            FlowChange::RemoveAll(which) => which.matches(),
-            _ => Match::any(),
-        };
         let (cookies, table, command, priority, matches, actions) = match self {
             FlowChange::Put(flow) => (
                 Cookies { value: flow.cookie.0, mask: 0 },
@@ -107,7 +111,7 @@ impl FlowChange {
                 (Cookies { value: 0, mask: 0 }, key.table, DELETE_STRICT, key.priority, &key.matches, &[][..])
             }
             FlowChange::RemoveAll(which) => {
-                (which.cookies, which.table.unwrap_or(ALL_TABLES), DELETE, 0, &none, &[][..])
+                (which.cookies, which.table.unwrap_or(ALL_TABLES), DELETE, 0, &which.matches, &[][..])
             }
         };
         let mut body = Vec::new();
@@ -135,14 +139,14 @@ impl FlowChange {
 }
 
 /// The body of the question for such flows.
-pub(super) fn question(which: Which) -> Vec<u8> {
+pub(super) fn question(which: &Which) -> Vec<u8> {
     let mut body = vec![which.table.unwrap_or(ALL_TABLES), 0, 0, 0];
     body.extend(ANY.to_be_bytes());
     body.extend(ANY.to_be_bytes());
     body.extend([0; 4]);
     body.extend(which.cookies.value.to_be_bytes());
     body.extend(which.cookies.mask.to_be_bytes());
-    body.extend(which.matches().encode());
+    body.extend(which.matches.encode());
     body
 }
 

@@ -27,6 +27,7 @@ const HELLO: u8 = 0;
 const ERROR: u8 = 1;
 const ECHO_REQUEST: u8 = 2;
 const ECHO_REPLY: u8 = 3;
+const PACKET_OUT: u8 = 13;
 const FLOW_MOD: u8 = 14;
 const MULTIPART_REQUEST: u8 = 18;
 const MULTIPART_REPLY: u8 = 19;
@@ -144,7 +145,7 @@ impl Openflow {
         const MORE: u16 = 1;
         let mut body = FLOWS.to_be_bytes().to_vec();
         body.extend([0; 6]);
-        body.extend(flow::question(which.into()));
+        body.extend(flow::question(&which.into()));
         let question = self.message(MULTIPART_REQUEST, &body);
         let number = self.next;
         self.send(&question)?;
@@ -212,6 +213,31 @@ impl Openflow {
                 BUNDLE_CONTROL => {}
                 _ => return Err(self.unreadable("it is about something else")),
             }
+        }
+    }
+
+    /// Sends frames as if they came in by a port: flows and the switch itself treat them so.
+    ///
+    /// # Errors
+    /// [`OpenflowError`]; a port that is not there is none.
+    pub fn send_from(&mut self, port: u32, frames: &[Vec<u8>]) -> Result<(), OpenflowError> {
+        /// Not kept by the switch, but in the message.
+        const NO_BUFFER: u32 = 0xffff_ffff;
+        let actions = action::output_to_flows();
+        let length = u16::try_from(actions.len()).unwrap_or(u16::MAX);
+        let head =
+            [&NO_BUFFER.to_be_bytes()[..], &port.to_be_bytes(), &length.to_be_bytes(), &[0; 6]].concat();
+        let mut sent = Vec::new();
+        for frame in frames {
+            sent.extend(self.message(PACKET_OUT, &[&head[..], &actions, frame].concat()));
+        }
+        sent.extend(self.message(BARRIER_REQUEST, &[]));
+        self.send(&sent)?;
+        let message = self.receive()?;
+        match message.kind {
+            BARRIER_REPLY => Ok(()),
+            ERROR => Err(self.refused(&message, None)),
+            _ => Err(self.unreadable("it is about something else")),
         }
     }
 

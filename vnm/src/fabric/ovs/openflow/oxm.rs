@@ -255,9 +255,9 @@ impl Match {
         self.0.get(&field).is_some_and(|bits| bits.value == value && bits.mask.is_none())
     }
 
-    /// The one port that frames must have come in by, if it names one.
-    pub fn port(&self) -> Option<u32> {
-        let bits = self.0.get(&Field::IN_PORT).filter(|bits| bits.mask.is_none())?;
+    /// The one number of 32 bits that a field must be, if it must be one.
+    pub fn number(&self, field: Field) -> Option<u32> {
+        let bits = self.0.get(&field).filter(|bits| bits.mask.is_none())?;
         Some(u32::from_be_bytes(*bits.value.first_chunk()?))
     }
 
