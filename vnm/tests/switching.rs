@@ -119,7 +119,9 @@ fn a_switch_that_dies_opens_nobody() {
     assert!(hears(|| b.tcp(&a, 22)) && !b.tcp(&a, 23));
     stage.switch.kill_switch();
     stage.switch.start_switch();
-    until("the switch is back", || stage.flows().is_empty());
+    let bridge = stage.switch.dir().join("br0.mgmt");
+    until("the switch is back", || std::os::unix::net::UnixStream::connect(&bridge).is_ok());
+    assert_eq!(stage.flows(), [""; 0], "it has forgotten all of them");
     assert!(!b.tcp(&a, 22) && !b.tcp(&a, 23) && !a.ping(b.four), "closed until somebody guards it again");
     stage.host.done(Verb::Post, &guarded);
     stage.host.done(Verb::Post, &open);
@@ -204,7 +206,11 @@ fn a_tunnel_of_the_kernels_is_the_way_out() {
     assert_eq!(stage.host.done(Verb::Pre, &document), [""; 0]);
     stage.unplug(&a);
     stage.host.done(Verb::Clean, &document);
-    assert!(stage.host.links().iter().all(|name| name != "up0.9" && name != "br0"), "{:?}", stage.host.links());
+    assert!(
+        stage.host.links().iter().all(|name| name != "up0.9" && name != "br0"),
+        "{:?}",
+        stage.host.links()
+    );
     assert_eq!(stage.ask(&["list-br"]), "");
     assert!(stage.host.reservation(VmId(1)).is_none());
     stage.host.assert_no_trace();

@@ -41,12 +41,6 @@ fn arp(
     frame
 }
 
-/// The same frame in a VLAN (IEEE 802.1Q clause 9.6).
-pub fn tagged(frame: &[u8], tag: u16) -> Vec<u8> {
-    let (addresses, rest) = frame.split_at_checked(12).unwrap_or((frame, &[]));
-    [addresses, &[0x81, 0], &tag.to_be_bytes(), rest].concat()
-}
-
 /// An unsolicited neighbour advertisement to all nodes (RFC 4861 section 7.2.6), with the override flag.
 pub fn unsolicited_advertisement(mac: Mac, address: Ipv6Addr) -> Vec<u8> {
     let all_nodes = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);

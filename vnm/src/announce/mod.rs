@@ -4,8 +4,8 @@
 //! tunnel on the way if the ports are ready by then; `pre` sees to that. What follows here covers frames that were lost
 //! and what QEMU does not know: the guest's addresses.
 //!
-//! Frames leave by the tunnel or uplink itself, so that only other hosts see them; this host's own tables are programmed instead, or
-//! learn from what QEMU sends.
+//! Frames leave by the tunnel or uplink itself, so that only other hosts see them; this host's own tables are programmed instead. On
+//! Open vSwitch they take the way of the guest's own frames, and the switch learns from them.
 
 pub mod frames;
 mod packet;
@@ -16,12 +16,11 @@ use causeway_core::names::LinkName;
 
 use packet::Wire;
 
-use crate::desired::{Desired, Port, Vlans};
+use crate::desired::{Desired, Port};
 
-/// Sends what announces each of the VM's NICs; what could not be sent comes back as notes.
+/// Sends what announces each of the VM's NICs on Linux bridges; what could not be sent comes back as notes.
 pub fn announce(desired: &Desired) -> Vec<String> {
-    let ways: Vec<(&Port, &LinkName, Option<u16>)> =
-        desired.ports.iter().flat_map(|port| ways(desired, port)).collect();
+    let ways: Vec<(&Port, &LinkName)> = desired.ports.iter().flat_map(|port| ways(desired, port)).collect();
     if ways.is_empty() {
         return Vec::new();
     }
@@ -30,11 +29,8 @@ pub fn announce(desired: &Desired) -> Vec<String> {
         Err(error) => return vec![format!("announcement failed: {error}")],
     };
     let mut notes = Vec::new();
-    for (port, device, tag) in ways {
-        let mut frames = all(port).into_iter().map(|frame| match tag {
-            Some(tag) => frames::tagged(&frame, tag),
-            None => frame,
-        });
+    for (port, device) in ways {
+        let mut frames = all(port).into_iter();
         if let Err(error) = frames.try_for_each(|frame| wire.send(device.as_str(), &frame)) {
             notes.push(format!("announcement by {device} failed: {error}"));
         }
@@ -43,22 +39,13 @@ pub fn announce(desired: &Desired) -> Vec<String> {
     notes
 }
 
-/// The devices by which a port's network leaves the host, and the tag that its frames have there.
-fn ways<'d>(desired: &'d Desired, port: &'d Port) -> Vec<(&'d Port, &'d LinkName, Option<u16>)> {
-    if let Some(seat) = desired.seats.iter().find(|seat| seat.nic == port.nic) {
-        let tag = match &seat.vlans {
-            Vlans::Access(tag) => Some(*tag).filter(|tag| *tag != 0),
-            Vlans::Trunk { untagged, .. } => *untagged,
-            Vlans::Tunnel { outer, .. } => Some(*outer),
-        };
-        let switch = desired.switches.iter().find(|switch| switch.name == seat.switch);
-        return switch.iter().flat_map(|switch| &switch.uplinks).map(|way| (port, way, tag)).collect();
-    }
+/// The devices by which the network of a port on a Linux bridge leaves the host.
+fn ways<'d>(desired: &'d Desired, port: &'d Port) -> Vec<(&'d Port, &'d LinkName)> {
     let tunnels = desired.tunnels.iter().filter(|t| t.bridge.as_ref() == Some(&port.bridge));
     let vlans = desired.vlans.iter().filter(|vlan| vlan.bridge == port.bridge);
     let bridges = desired.bridges.iter().filter(|bridge| bridge.name == port.bridge);
     let made = tunnels.map(|tunnel| &tunnel.name).chain(vlans.map(|vlan| &vlan.name));
-    made.chain(bridges.filter_map(|bridge| bridge.uplink.as_ref())).map(|way| (port, way, None)).collect()
+    made.chain(bridges.filter_map(|bridge| bridge.uplink.as_ref())).map(|way| (port, way)).collect()
 }
 
 /// The frames of one NIC.

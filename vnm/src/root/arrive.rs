@@ -24,11 +24,22 @@ impl Action<'_, '_> {
             return self.host.tell(way, self.log).map(|_| ());
         }
         self.reserve_anew(&desired)?;
+        let seats = numbers_of(&desired, &way);
         self.host.make(&desired, &terms, way, self.log)?;
         drop(locks);
         // The guest is here whatever comes of this, so it can fail nothing.
         self.log.begin(&Step::Announce);
         self.log.notes.extend(announce::announce(&desired));
+        for (port, number) in seats {
+            let frames = announce::all(port);
+            let sent = self
+                .host
+                .switch()
+                .and_then(|switch| Ok(switch.announce(port.bridge.as_str(), number, &frames)?));
+            if let Err(error) = sent {
+                self.log.notes.push(format!("announcement by {} failed: {error}", port.tap));
+            }
+        }
         Ok(())
     }
 
@@ -64,6 +75,13 @@ impl Action<'_, '_> {
         self.host.reservations.replace(&before, &after)?;
         Ok(())
     }
+}
+
+/// The ports of the switch by which its guests are announced, with their numbers there.
+fn numbers_of<'d>(desired: &'d Desired, way: &Way) -> Vec<(&'d Port, u32)> {
+    let number = |port: &Port| way.switch.as_ref()?.on(port.bridge.as_str(), port.tap.as_str())?.number();
+    let seated = |port: &&Port| desired.seats.iter().any(|seat| seat.nic == port.nic);
+    desired.ports.iter().filter(seated).filter_map(|port| Some((port, number(port)?))).collect()
 }
 
 /// Refuses a guest whose devices are not in their bridges: it would be cut off.

@@ -13,6 +13,7 @@
 mod apply;
 pub mod change;
 mod company;
+mod control;
 pub mod difference;
 pub mod flows;
 pub mod mark;
@@ -137,7 +138,10 @@ impl Ovs {
                 made.map_err(|error| match error.is_of_tracking() {
                     true => OvsError::NoTracking { bridge: bridge.clone(), source: error },
                     false => error.into(),
-                })
+                })?;
+                // The flows are made; what can't be waited for comes by itself.
+                let _ = control::wait_for_datapath(&self.run, self.deadline);
+                Ok(())
             }
         }
     }

@@ -1,0 +1,32 @@
+//! The control of `ovs-vswitchd`: the one word of it that is needed (`ovs-appctl` of Open vSwitch, ovs-vswitchd(8)).
+
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Instant;
+
+use serde::Deserialize as _;
+use serde_json::{Value, json};
+
+/// Waits until the datapath does what the flows say. It remembers what was decided for frames like the last ones, and looks that over
+/// some milliseconds after flows have changed; on a busy host some hundred.
+///
+/// # Errors
+/// The control can't be reached, or does not answer in time. The flows are as they were made.
+pub(super) fn wait_for_datapath(run: &Path, deadline: Instant) -> io::Result<()> {
+    let pid = std::fs::read_to_string(run.join("ovs-vswitchd.pid"))?;
+    let stream = UnixStream::connect(run.join(format!("ovs-vswitchd.{}.ctl", pid.trim())))?;
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    stream.set_read_timeout(Some(left))?;
+    stream.set_write_timeout(Some(left))?;
+    let asked = json!({"id": 0, "method": "revalidator/wait", "params": []});
+    (&stream).write_all(asked.to_string().as_bytes())?;
+    let answer = Value::deserialize(&mut serde_json::Deserializer::from_reader(&stream))?;
+    match answer.get("error") {
+        None | Some(Value::Null) => Ok(()),
+        Some(error) => Err(io::Error::other(error.to_string())),
+    }
+}
