@@ -204,10 +204,15 @@ fn a_tunnel_of_the_kernels_is_the_way_out() {
     assert_eq!(stage.ask(&["list-ports", "br0"]), "one-1-0\nup0.9");
     assert_eq!(stage.host.link("up0.9")["linkinfo"]["info_data"]["id"], 9);
     assert_eq!(stage.host.done(Verb::Pre, &document), [""; 0]);
+    // The network gets another number.
+    let document = vm(1, &more.replace(">9<", ">10<"), "");
+    assert_eq!(stage.update(&document), Outcome::Done);
+    assert_eq!(stage.ask(&["list-ports", "br0"]), "one-1-0\nup0.10");
+    assert!(!stage.host.links().contains(&"up0.9".to_owned()));
     stage.unplug(&a);
     stage.host.done(Verb::Clean, &document);
     assert!(
-        stage.host.links().iter().all(|name| name != "up0.9" && name != "br0"),
+        stage.host.links().iter().all(|name| name != "up0.10" && name != "br0"),
         "{:?}",
         stage.host.links()
     );

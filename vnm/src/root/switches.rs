@@ -40,7 +40,10 @@ impl Host<'_> {
         terms: &Terms,
     ) -> Result<(Observed, ovs::Difference), ActionError> {
         let bridges: BTreeSet<LinkName> = desired.switches.iter().map(|s| s.name.clone()).collect();
-        let shared = self.reservations.claims(&bridges, desired.vm)?.bridges;
+        let shared = match terms.whole {
+            true => BTreeSet::new(),
+            false => self.reservations.claims(&bridges, desired.vm)?.bridges,
+        };
         let observed = self.switch()?.observe(&ovs::Scope::from(desired))?;
         permitted(desired, &observed, terms)?;
         let (linux_bridges, linux_ports) = on_linux(desired, seen);
