@@ -1,6 +1,7 @@
 //! What an admin's program does: each command is one module, with its own arguments.
 
 pub mod measure;
+pub mod net;
 pub mod plan;
 pub mod predict;
 pub mod survey;

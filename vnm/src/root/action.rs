@@ -23,7 +23,7 @@ use super::host::{Host, Terms};
 use super::place::Places;
 use super::step::Log;
 use super::uplinks::{self, UplinksError};
-use super::wire::{Request, Seen, Verb};
+use super::wire::{Reconcile, Request, Seen, Verb};
 use crate::desired::{self, Desired, Driver, Facts, Settings};
 use crate::fabric::linux::observe::uplinks;
 use crate::lock::{Lock, LockError};
@@ -65,7 +65,7 @@ pub(super) struct Action<'a, 'l> {
     pub(super) host: Host<'a>,
     pub(super) settings: &'a Settings,
     pub(super) dry_run: bool,
-    deadline: Instant,
+    pub(super) deadline: Instant,
     pub(super) log: &'a mut Log<'l>,
 }
 
@@ -91,6 +91,18 @@ impl<'a, 'l> Action<'a, 'l> {
             deadline,
             log,
         })
+    }
+
+    /// For what no VM has asked for.
+    pub(super) fn reconciling(
+        driver: Driver,
+        places: &'a Places,
+        ask: &'a Reconcile,
+        log: &'a mut Log<'l>,
+    ) -> Result<Self, ActionError> {
+        let deadline = Instant::now() + PATIENCE;
+        let host = Host::open(places, deadline)?;
+        Ok(Action { driver, host, settings: &ask.settings, dry_run: ask.dry_run, deadline, log })
     }
 
     /// What must exist for the document's NICs on this host.

@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::frame::{self, FrameError};
-use super::wire::{CompactMemory, Hello, Request, Response, SCHEMA};
+use super::wire::{CompactMemory, Hello, Reconcile, Request, Response, SCHEMA};
 
 /// How the privileged side is started; the sudoers line names the same program.
 pub const COMMAND: [&str; 3] = ["sudo", "-n", "/usr/libexec/causeway/causeway-root"];
@@ -152,6 +152,14 @@ impl RootClient {
     /// As [`call`](RootClient::call).
     pub fn compact_memory(&mut self, id: &RequestId, deadline: Duration) -> Result<Response, ClientError> {
         self.ask(&CompactMemory { compact_memory: id.clone() }, id, deadline)
+    }
+
+    /// Has the networks of all guests brought back to what is reserved for them.
+    ///
+    /// # Errors
+    /// As [`call`](RootClient::call).
+    pub fn reconcile(&mut self, ask: &Reconcile, deadline: Duration) -> Result<Response, ClientError> {
+        self.ask(ask, &ask.reconcile, deadline)
     }
 
     fn ask(

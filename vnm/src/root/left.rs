@@ -101,7 +101,7 @@ impl Action<'_, '_> {
         let mut linux = left.linux.clone();
         if !left.switch.seats.is_empty() || !left.switch.switches.is_empty() {
             lingering = self.leave_switch(left, &reserved)?;
-            linux.loose = self.loose(left)?;
+            linux.loose.extend(self.loose(left)?);
         }
         if linux.is_empty() {
             return Ok(lingering);

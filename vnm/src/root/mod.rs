@@ -28,6 +28,7 @@ mod memory;
 pub mod nest;
 pub mod place;
 mod prepare;
+pub mod reconcile;
 pub mod server;
 pub mod step;
 mod switches;
@@ -37,4 +38,4 @@ pub mod wire;
 
 pub use client::{ClientError, RootClient};
 pub use place::Places;
-pub use wire::{CompactMemory, Hello, Outcome, Request, Response, SCHEMA, Verb};
+pub use wire::{CompactMemory, Hello, Outcome, Reconcile, Request, Response, SCHEMA, Verb};

@@ -3,7 +3,8 @@
 use std::io::{self, IsTerminal};
 
 /// Makes the process a clean one: no file descriptor but the three standard ones, files for root alone, no directory
-/// that it keeps busy. The environment is not read at all, and no child is ever started.
+/// that it keeps busy. The environment is not read at all; the one child that is ever started, `nft`, is started by its full path with an
+/// environment of its own.
 ///
 /// # Errors
 /// The process is not root's, or a person has started it: standard input is a terminal.

@@ -10,7 +10,7 @@ use super::frame::{self, FrameError};
 use super::memory;
 use super::place::Places;
 use super::step::Log;
-use super::wire::{CompactMemory, Hello, Outcome, Request, Response};
+use super::wire::{CompactMemory, Hello, Outcome, Reconcile, Request, Response};
 
 /// Serves until the input ends.
 ///
@@ -31,10 +31,16 @@ pub fn serve(places: &Places, input: &mut impl Read, output: &mut impl Write) ->
             }
             Err(error) => return Err(error),
         };
-        let response = match (frame::decode::<CompactMemory>(&body), frame::decode::<Request>(&body)) {
-            (Ok(ask), _) => compact(places, ask),
-            (_, Ok(request)) => answer(places, &request),
-            (_, Err(error)) => unread(&error),
+        let asked = (
+            frame::decode::<CompactMemory>(&body),
+            frame::decode::<Reconcile>(&body),
+            frame::decode::<Request>(&body),
+        );
+        let response = match asked {
+            (Ok(ask), _, _) => compact(places, ask),
+            (_, Ok(ask), _) => reconcile(places, &ask),
+            (_, _, Ok(request)) => answer(places, &request),
+            (_, _, Err(error)) => unread(&error),
         };
         frame::write(output, &response)?;
     }
@@ -59,6 +65,24 @@ pub fn answer(places: &Places, request: &Request) -> Response {
         notes,
         micros: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
         seen,
+    }
+}
+
+/// Brings the host's networks back and says how that went.
+pub fn reconcile(places: &Places, ask: &Reconcile) -> Response {
+    let started = Instant::now();
+    let mut ignore = |_: &super::step::Step| {};
+    let mut log = Log::new(&mut ignore);
+    let outcome = match super::reconcile::run(places, ask, &mut log) {
+        Ok(()) => Outcome::Done,
+        Err(failure) => Outcome::Failed(failure),
+    };
+    Response {
+        id: Some(ask.reconcile.clone()),
+        changes: log.changes.iter().map(ToString::to_string).collect(),
+        notes: log.notes,
+        micros: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
+        ..unchanged(outcome)
     }
 }
 

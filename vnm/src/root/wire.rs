@@ -140,6 +140,18 @@ pub struct CompactMemory {
     pub compact_memory: RequestId,
 }
 
+/// The networks of all guests of this host are to be what is reserved for them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reconcile {
+    /// Names the request and comes back with the response.
+    pub reconcile: RequestId,
+    /// What the unprivileged side read in `OpenNebulaNetwork.conf`.
+    pub settings: Settings,
+    /// Only say what would be done.
+    pub dry_run: bool,
+}
+
 /// How a request ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Response {

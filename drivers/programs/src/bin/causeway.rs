@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use causeway_programs::admin::{measure, plan, predict, survey};
+use causeway_programs::admin::{measure, net, plan, predict, survey};
 use causeway_programs::driver::front;
 use causeway_programs::start;
 use clap::{Parser, Subcommand};
@@ -21,6 +21,7 @@ enum Command {
     Survey(survey::Survey),
     Measure(measure::Measure),
     Plan(plan::Plan),
+    Net(net::Net),
     /// Reads the front-end's files for `plan`.
     #[command(hide = true)]
     Worker {
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         Command::Survey(arguments) => survey::run(arguments),
         Command::Measure(arguments) => measure::run(arguments),
         Command::Plan(arguments) => plan::run(&arguments),
+        Command::Net(arguments) => net::run(arguments),
         Command::Worker { state } => front::serve(&state).map(|()| ExitCode::SUCCESS).map_err(Into::into),
     };
     result.unwrap_or_else(|error| {

@@ -195,6 +195,14 @@ fn dump(netlink: &mut Rtnetlink, what: &str, filter: LinkAttribute) -> Result<Ve
     Ok(links(netlink.dump(what, request(vec![filter]))?))
 }
 
+/// Every device of the host.
+///
+/// # Errors
+/// The kernel refused.
+pub fn all_links(netlink: &mut Rtnetlink) -> Result<Vec<Link>, NetlinkError> {
+    Ok(links(netlink.dump("list devices", request(Vec::new()))?))
+}
+
 /// A device's addresses, but link-local IPv6 ones, which every device gives itself.
 ///
 /// # Errors
