@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use causeway_core::names::{LinkName, Mac};
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::change::{Chain, Change, Command, Element, Family, Hook, Key, Map};
@@ -135,7 +134,8 @@ fn labelled(
 }
 
 fn digest(rule: &Rule) -> String {
-    let hash = Sha256::digest(Value::from(rule.clone()).to_string());
+    // Statements are maps with names: there is nothing in them that can't be written.
+    let hash = Sha256::digest(serde_json::to_vec(rule).unwrap_or_default());
     hash.iter().take(DIGEST).map(|byte| format!("{byte:02x}")).collect()
 }
 
