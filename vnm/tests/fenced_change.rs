@@ -191,7 +191,7 @@ fn what_somebody_has_changed_is_brought_back() {
     let whole = run("nft list ruleset");
     let last = |chain: &str| {
         let listed = run(&format!("nft -a list chain {chain}"));
-        let handle = listed.lines().filter_map(|line| line.split_once("# handle ")).last().unwrap().1;
+        let handle = listed.lines().filter_map(|line| line.split_once("# handle ")).next_back().unwrap().1;
         run(&format!("nft delete rule {chain} handle {handle}"));
     };
     for chain in [

@@ -29,12 +29,14 @@ struct Wanted {
 /// `observed` must have been read with a [`super::Scope`] of the same.
 ///
 /// # Errors
-/// [`FirewallError::NoZone`] when there are more bridges with groups than numbers for their connections.
+/// [`FirewallError::NoZone`] when there are more bridges with groups than numbers for their connections;
+/// [`FirewallError::Name`] for a device that can't be named to `nft`.
 pub fn difference(
     fences: &[Fence],
     taps: &BTreeSet<LinkName>,
     observed: &Observed,
 ) -> Result<Option<Change>, FirewallError> {
+    fences.iter().flat_map(|fence| [&fence.guard.tap, &fence.bridge]).try_for_each(plain)?;
     let own: BTreeSet<&LinkName> = taps.iter().chain(fences.iter().map(|fence| &fence.guard.tap)).collect();
     let mut elements: BTreeSet<Element> = fences.iter().flat_map(elements).collect();
     let mut stale: BTreeSet<Element> = stale(&elements, &own, observed);
@@ -84,6 +86,15 @@ pub fn difference(
 pub fn removal(taps: &BTreeSet<LinkName>, observed: &Observed) -> Option<Change> {
     // Nothing needs a number.
     difference(&[], taps, observed).ok().flatten()
+}
+
+/// That a name means nothing but itself.
+fn plain(name: &LinkName) -> Result<(), FirewallError> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    match name.as_str().chars().all(plain) {
+        true => Ok(()),
+        false => Err(FirewallError::Name { name: name.clone() }),
+    }
 }
 
 /// The elements of a NIC.
