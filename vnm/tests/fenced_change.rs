@@ -177,7 +177,10 @@ fn whatever_bears_the_devices_name_is_replaced() {
     apply(&[&filters]);
     assert!(!ruleset().contains("bridge br0\" : goto"));
     let taps: BTreeSet<LinkName> = [tap(8), tap(7)].into();
-    let open = difference(&[], &taps, &look(&[7, 8])).unwrap().unwrap();
+    let all = [rule("INBOUND", "ALL", ""), rule("OUTBOUND", "ALL", "")].concat();
+    let mut nothing = of_vm(8, &all);
+    nothing.guard.senders = None;
+    let open = difference(&[nothing], &taps, &look(&[7, 8])).unwrap().unwrap();
     assert_eq!(open.to_string(), "remove the rules of one-7-0 one-8-0");
     nft().apply(&open).unwrap();
     assert_eq!(ruleset(), "");
