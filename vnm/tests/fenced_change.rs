@@ -302,6 +302,36 @@ fn a_program_that_does_not_end_is_killed() {
 }
 
 #[test]
+fn whenever_it_is_killed_all_rules_stand_or_none_of_the_new_ones() {
+    enter();
+    let guards =
+        [of_vm(7, &rule("INBOUND", "TCP", "")), of_vm(7, &rule("INBOUND", "UDP", "<RANGE>1:9,20</RANGE>"))];
+    apply(&[&guards[0]]);
+    let stands = |guard: &Fence| {
+        difference(std::slice::from_ref(guard), &BTreeSet::new(), &look(&[7])).unwrap().is_none()
+    };
+    let mut standing = 0;
+    let mut killed = 0;
+    for round in 0..60 {
+        let wanted = &guards[1 - standing];
+        let change =
+            difference(std::slice::from_ref(wanted), &BTreeSet::new(), &look(&[7])).unwrap().unwrap();
+        let soon = Instant::now() + Duration::from_micros(200 * round);
+        match Nft::new("/usr/sbin/nft".into(), soon).apply(&change) {
+            Ok(()) => assert!(stands(wanted)),
+            Err(FirewallError::Deadline { .. }) => killed += 1,
+            Err(error) => panic!("{error}"),
+        }
+        match stands(wanted) {
+            true => standing = 1 - standing,
+            false => assert!(stands(&guards[standing])),
+        }
+    }
+    assert!(killed > 0);
+    apply(&[&guards[1 - standing]]);
+}
+
+#[test]
 fn connections_of_bridged_frames_can_be_known_here() {
     enter();
     ip("link add br0 type bridge");
