@@ -177,7 +177,10 @@ fn whatever_bears_the_devices_name_is_replaced() {
     apply(&[&filters]);
     assert!(!ruleset().contains("bridge br0\" : goto"));
     let taps: BTreeSet<LinkName> = [tap(8), tap(7)].into();
-    let open = difference(&[], &taps, &look(&[7, 8])).unwrap().unwrap();
+    let all = [rule("INBOUND", "ALL", ""), rule("OUTBOUND", "ALL", "")].concat();
+    let mut nothing = of_vm(8, &all);
+    nothing.guard.senders = None;
+    let open = difference(&[nothing], &taps, &look(&[7, 8])).unwrap().unwrap();
     assert_eq!(open.to_string(), "remove the rules of one-7-0 one-8-0");
     nft().apply(&open).unwrap();
     assert_eq!(ruleset(), "");
@@ -191,7 +194,7 @@ fn what_somebody_has_changed_is_brought_back() {
     let whole = run("nft list ruleset");
     let last = |chain: &str| {
         let listed = run(&format!("nft -a list chain {chain}"));
-        let handle = listed.lines().filter_map(|line| line.split_once("# handle ")).last().unwrap().1;
+        let handle = listed.lines().filter_map(|line| line.split_once("# handle ")).next_back().unwrap().1;
         run(&format!("nft delete rule {chain} handle {handle}"));
     };
     for chain in [
@@ -296,6 +299,36 @@ fn a_program_that_does_not_end_is_killed() {
     assert!(begin.elapsed() < Duration::from_secs(10));
     let mut absent = Nft::new("/nowhere/nft".into(), begin + Duration::from_secs(60));
     assert_eq!(absent.apply(&change).unwrap_err().to_string(), "start /nowhere/nft");
+}
+
+#[test]
+fn whenever_it_is_killed_all_rules_stand_or_none_of_the_new_ones() {
+    enter();
+    let guards =
+        [of_vm(7, &rule("INBOUND", "TCP", "")), of_vm(7, &rule("INBOUND", "UDP", "<RANGE>1:9,20</RANGE>"))];
+    apply(&[&guards[0]]);
+    let stands = |guard: &Fence| {
+        difference(std::slice::from_ref(guard), &BTreeSet::new(), &look(&[7])).unwrap().is_none()
+    };
+    let mut standing = 0;
+    let mut killed = 0;
+    for round in 0..60 {
+        let wanted = &guards[1 - standing];
+        let change =
+            difference(std::slice::from_ref(wanted), &BTreeSet::new(), &look(&[7])).unwrap().unwrap();
+        let soon = Instant::now() + Duration::from_micros(200 * round);
+        match Nft::new("/usr/sbin/nft".into(), soon).apply(&change) {
+            Ok(()) => assert!(stands(wanted)),
+            Err(FirewallError::Deadline { .. }) => killed += 1,
+            Err(error) => panic!("{error}"),
+        }
+        match stands(wanted) {
+            true => standing = 1 - standing,
+            false => assert!(stands(&guards[standing])),
+        }
+    }
+    assert!(killed > 0);
+    apply(&[&guards[1 - standing]]);
 }
 
 #[test]

@@ -76,6 +76,30 @@ fn a_change_is_the_same_after_a_journey() {
     assert_eq!(serde_json::from_str::<Change>(&text).unwrap(), change);
 }
 
+#[test]
+fn a_name_that_means_another_is_refused() {
+    for name in ["br*", "@from", "br{0}", "*", "br$a", "br;0"] {
+        let fence = Fence { bridge: name.parse().unwrap(), ..fence(7, MAC, GROUP, "", "") };
+        let error = difference(&[fence], &BTreeSet::new(), &Observed::default()).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("device {name} can have no guard")), "{error}");
+    }
+}
+
+#[test]
+fn there_are_only_so_many_bridges_with_groups() {
+    let on = |bridge: u32| {
+        let vm = 0x10_000 + bridge;
+        let number = (0x4000 + u16::try_from(bridge).unwrap()).try_into().unwrap();
+        let guard = Guard { tap: tap(vm), ..fence(7, MAC, GROUP, "", "").guard };
+        Fence { bridge: format!("b{bridge}").parse().unwrap(), number, guard, ..fence(7, MAC, GROUP, "", "") }
+    };
+    let mut fences: Vec<Fence> = (0..4096).map(on).collect();
+    first(&fences);
+    fences.push(on(4096));
+    let error = difference(&fences, &BTreeSet::new(), &Observed::default()).unwrap_err();
+    assert!(error.to_string().starts_with("bridge b4096 can have no security groups"), "{error}");
+}
+
 fn tap(vm: u32) -> LinkName {
     format!("one-{vm}-0").parse().unwrap()
 }

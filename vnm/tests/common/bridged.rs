@@ -224,11 +224,7 @@ pub fn ipv4(from: Ipv4Addr, to: Ipv4Addr, protocol: u8, id: u16, fragment: u16, 
     packet.extend([64, protocol, 0, 0]);
     packet.extend(from.octets());
     packet.extend(to.octets());
-    let mut sum: u32 = packet.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    let sum = !u16::try_from(sum).unwrap();
+    let sum = checksum(&packet);
     packet[10..12].copy_from_slice(&sum.to_be_bytes());
     packet.extend(payload);
     packet
@@ -253,17 +249,34 @@ pub fn ipv6(from: Ipv6Addr, to: Ipv6Addr, next: u8, payload: &[u8]) -> Vec<u8> {
     [&head, from.octets().as_slice(), &to.octets(), payload].concat()
 }
 
-/// A neighbour solicitation (135) or advertisement (136) about that address, with a right checksum.
+/// A neighbour solicitation (135) or advertisement (136) about that address.
 pub fn neighbour(kind: u8, from: Ipv6Addr, to: Ipv6Addr, about: Ipv6Addr) -> Vec<u8> {
-    let mut message = vec![kind, 0, 0, 0, 0x20, 0, 0, 0];
-    message.extend(about.octets());
+    icmpv6(kind, from, to, &[&[0x20, 0, 0, 0], about.octets().as_slice()].concat())
+}
+
+/// A message of ICMPv6 with a right checksum.
+pub fn icmpv6(kind: u8, from: Ipv6Addr, to: Ipv6Addr, body: &[u8]) -> Vec<u8> {
+    let mut message = [&[kind, 0, 0, 0], body].concat();
     let length = u8::try_from(message.len()).unwrap();
     let pseudo = [&from.octets(), to.octets().as_slice(), &[0, 0, 0, length, 0, 0, 0, 58], &message].concat();
-    let mut sum: u32 = pseudo.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+    message[2..4].copy_from_slice(&checksum(&pseudo).to_be_bytes());
+    ipv6(from, to, 58, &message)
+}
+
+/// A segment of TCP without data, with a right checksum.
+pub fn tcp(from: Ipv4Addr, to: Ipv4Addr, source: u16, port: u16, flags: u8) -> Vec<u8> {
+    let mut segment = [source.to_be_bytes(), port.to_be_bytes()].concat();
+    segment.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, flags, 0x20, 0, 0, 0, 0, 0]);
+    let pseudo = [&from.octets(), to.octets().as_slice(), &[0, 6, 0, 20], &segment].concat();
+    segment[16..18].copy_from_slice(&checksum(&pseudo).to_be_bytes());
+    segment
+}
+
+/// The Internet's checksum.
+fn checksum(bytes: &[u8]) -> u16 {
+    let mut sum: u32 = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
-    let sum = !u16::try_from(sum).unwrap();
-    message[2..4].copy_from_slice(&sum.to_be_bytes());
-    ipv6(from, to, 58, &message)
+    !u16::try_from(sum).unwrap()
 }

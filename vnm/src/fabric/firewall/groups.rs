@@ -78,7 +78,7 @@ pub fn rules(way: Way, passage: &Passage) -> Vec<Rule> {
             // Two groups may let the same pass.
             let mut seen = BTreeSet::new();
             let all = passes.iter().flat_map(|pass| matches(way, pass));
-            let new = all.filter(|matches| seen.insert(Value::from(matches.clone()).to_string()));
+            let new = all.filter(|matches| seen.insert(serde_json::to_vec(matches).unwrap_or_default()));
             out.extend(new.map(|matches| [matches, vec![pass()]].concat()));
             out.push(vec![drop()]);
         }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NlaBuffer, NlasIterator};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use rustix::io::Errno;
 
@@ -90,8 +90,8 @@ impl Kernel {
         let mut out = Vec::new();
         for body in self.ask(GET_ELEMENTS, map.family(), &request, true, &what)? {
             for list in find(&body, 3) {
-                for found in find(&list, 1) {
-                    out.push(element(map, &found).ok_or_else(|| unreadable(&what))?);
+                for found in find(list, 1) {
+                    out.push(element(map, found).ok_or_else(|| unreadable(&what))?);
                 }
             }
         }
@@ -248,13 +248,23 @@ fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
 }
 
 /// The values of the attributes of that kind, up to where they can't be read.
-fn find(attributes: &[u8], kind: u16) -> Vec<Vec<u8>> {
-    let all = NlasIterator::new(attributes).map_while(Result::ok);
-    all.filter(|found: &NlaBuffer<_>| found.kind() == kind).map(|found| found.value().to_vec()).collect()
+fn find(attributes: &[u8], kind: u16) -> impl Iterator<Item = &[u8]> {
+    // Two bits beside the kind say how the value is written.
+    const KIND: u16 = 0x3fff;
+    let mut rest = attributes;
+    let all = std::iter::from_fn(move || {
+        let (head, _) = rest.split_first_chunk::<4>()?;
+        let [l0, l1, k0, k1] = *head;
+        let length = usize::from(u16::from_ne_bytes([l0, l1]));
+        let value = rest.get(4..length)?;
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((u16::from_ne_bytes([k0, k1]) & KIND, value))
+    });
+    all.filter(move |(found, _)| *found == kind).map(|(_, value)| value)
 }
 
-fn one(attributes: &[u8], kind: u16) -> Option<Vec<u8>> {
-    find(attributes, kind).into_iter().next()
+fn one(attributes: &[u8], kind: u16) -> Option<&[u8]> {
+    find(attributes, kind).next()
 }
 
 fn name(bytes: &[u8]) -> String {
@@ -277,26 +287,25 @@ fn comment(kept: &[u8]) -> String {
 
 /// The chain that a verdict leads to.
 fn leads_to(data: &[u8]) -> Option<String> {
-    let verdict = one(data, 2)?;
-    one(&verdict, 2).map(|chain| name(&chain))
+    one(one(data, 2)?, 2).map(name)
 }
 
 fn rule(body: &[u8]) -> Option<Rule> {
     let handle = u64::from_be_bytes(one(body, 3)?.try_into().ok()?);
-    let expressions = find(body, 4).into_iter().flat_map(|list| find(&list, 1));
-    let immediate = expressions.filter(|found| one(found, 1).is_some_and(|kind| name(&kind) == "immediate"));
-    let leads_to = immediate.filter_map(|found| leads_to(&one(&one(&found, 2)?, 2)?)).collect();
-    Some(Rule { handle, comment: one(body, 7).map(|kept| comment(&kept)).unwrap_or_default(), leads_to })
+    let expressions = find(body, 4).flat_map(|list| find(list, 1));
+    let immediate = expressions.filter(|found| one(found, 1).is_some_and(|kind| name(kind) == "immediate"));
+    let leads_to = immediate.filter_map(|found| leads_to(one(one(found, 2)?, 2)?)).collect();
+    Some(Rule { handle, comment: one(body, 7).map(comment).unwrap_or_default(), leads_to })
 }
 
 fn element(map: Map, body: &[u8]) -> Option<Element> {
-    let key = one(&one(body, 1)?, 1)?;
+    let key = one(one(body, 1)?, 1)?;
     let key = match map.by_mark() {
         true => Key::Mark(u32::from_ne_bytes(key.try_into().ok()?)),
-        false => Key::Device(name(&key)),
+        false => Key::Device(name(key)),
     };
-    let chain = one(body, 2).and_then(|data| leads_to(&data)).unwrap_or_default();
-    Some(Element { map, key, chain, comment: one(body, 6).map(|kept| comment(&kept)).unwrap_or_default() })
+    let chain = one(body, 2).and_then(leads_to).unwrap_or_default();
+    Some(Element { map, key, chain, comment: one(body, 6).map(comment).unwrap_or_default() })
 }
 
 #[cfg(test)]

@@ -74,6 +74,12 @@ pub enum FirewallError {
         /// The bridge.
         bridge: LinkName,
     },
+    /// A name that would be read as something else: with a `*` at its end it is any name that begins so, with an `@` in front a set.
+    #[error("device {name} can have no guard: its name is not of letters, digits, '.', '_' and '-' alone")]
+    Name {
+        /// The guest's device, or its bridge.
+        name: LinkName,
+    },
     /// Connections can't be known here.
     #[error("security groups need the connections of bridged frames: {lack}")]
     NoTracking {

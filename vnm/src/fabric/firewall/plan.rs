@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use causeway_core::names::{LinkName, Mac};
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::change::{Chain, Change, Command, Element, Family, Hook, Key, Map};
@@ -30,14 +29,18 @@ struct Wanted {
 /// `observed` must have been read with a [`super::Scope`] of the same.
 ///
 /// # Errors
-/// [`FirewallError::NoZone`] when there are more bridges with groups than numbers for their connections.
+/// [`FirewallError::NoZone`] when there are more bridges with groups than numbers for their connections;
+/// [`FirewallError::Name`] for a device that can't be named to `nft`.
 pub fn difference(
     fences: &[Fence],
     taps: &BTreeSet<LinkName>,
     observed: &Observed,
 ) -> Result<Option<Change>, FirewallError> {
+    fences.iter().flat_map(|fence| [&fence.guard.tap, &fence.bridge]).try_for_each(plain)?;
     let own: BTreeSet<&LinkName> = taps.iter().chain(fences.iter().map(|fence| &fence.guard.tap)).collect();
-    let mut elements: BTreeSet<Element> = fences.iter().flat_map(elements).collect();
+    // A guard that keeps nothing away is none.
+    let fences: Vec<&Fence> = fences.iter().filter(|fence| !fence.guard.is_open()).collect();
+    let mut elements: BTreeSet<Element> = fences.iter().flat_map(|fence| elements(fence)).collect();
     let mut stale: BTreeSet<Element> = stale(&elements, &own, observed);
     let after = |map| observed.elements.difference(&stale).chain(&elements).filter(move |e| e.map == map);
 
@@ -51,7 +54,7 @@ pub fn difference(
     for family in [Family::Bridge, Family::Inet].into_iter().filter(|_| needed) {
         wanted.extend(skeleton::chains(family).into_iter().map(shared));
     }
-    for (bridge, zone) in zones(fences, observed)? {
+    for (bridge, zone) in zones(&fences, observed)? {
         let of_bridge = || fences.iter().filter(|fence| fence.bridge == bridge);
         let hosts: BTreeSet<Mac> = of_bridge().flat_map(|fence| fence.hosts.iter().copied()).collect();
         let comment = format!("bridge {bridge}");
@@ -70,7 +73,7 @@ pub fn difference(
             stale.insert(element.clone());
         }
     }
-    wanted.extend(fences.iter().flat_map(chains));
+    wanted.extend(fences.iter().flat_map(|fence| chains(fence)));
 
     let change = if needed {
         batch(&wanted, &elements, &stale, &own, observed)
@@ -78,13 +81,22 @@ pub fn difference(
         let tables = observed.tables.iter().copied().map(Command::DeleteTable);
         Change { commands: tables.collect(), ..Change::default() }
     };
-    Ok((!change.commands.is_empty()).then(|| named(change, fences, &own, &elements, &stale, observed)))
+    Ok((!change.commands.is_empty()).then(|| named(change, &fences, &own, &elements, &stale, observed)))
 }
 
 /// The batch after which nothing of `taps` stands; none where it is so.
 pub fn removal(taps: &BTreeSet<LinkName>, observed: &Observed) -> Option<Change> {
     // Nothing needs a number.
     difference(&[], taps, observed).ok().flatten()
+}
+
+/// That a name means nothing but itself.
+fn plain(name: &LinkName) -> Result<(), FirewallError> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    match name.as_str().chars().all(plain) {
+        true => Ok(()),
+        false => Err(FirewallError::Name { name: name.clone() }),
+    }
 }
 
 /// The elements of a NIC.
@@ -135,7 +147,8 @@ fn labelled(
 }
 
 fn digest(rule: &Rule) -> String {
-    let hash = Sha256::digest(Value::from(rule.clone()).to_string());
+    // Statements are maps with names: there is nothing in them that can't be written.
+    let hash = Sha256::digest(serde_json::to_vec(rule).unwrap_or_default());
     hash.iter().take(DIGEST).map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -158,7 +171,7 @@ fn stale(wanted: &BTreeSet<Element>, own: &BTreeSet<&LinkName>, observed: &Obser
 }
 
 /// The zones of the bridges that need one: that which a bridge has, or else the lowest that is free.
-fn zones(fences: &[Fence], observed: &Observed) -> Result<BTreeMap<LinkName, u16>, FirewallError> {
+fn zones(fences: &[&Fence], observed: &Observed) -> Result<BTreeMap<LinkName, u16>, FirewallError> {
     let there = observed.zones();
     let mut taken: BTreeSet<u16> = there.values().copied().collect();
     let mut out = BTreeMap::new();
@@ -235,7 +248,7 @@ fn is_there(wanted: &Wanted, observed: &Observed) -> bool {
 /// Says which devices a batch is about.
 fn named(
     mut change: Change,
-    fences: &[Fence],
+    fences: &[&Fence],
     own: &BTreeSet<&LinkName>,
     elements: &BTreeSet<Element>,
     stale: &BTreeSet<Element>,
