@@ -118,6 +118,9 @@ impl Model {
     fn apply(&mut self, changes: &[Change]) {
         let transactions = changes.iter().filter(|change| matches!(change, Change::Database(_))).count();
         assert!(transactions <= 1);
+        let text = serde_json::to_string(changes).unwrap();
+        assert_eq!(serde_json::from_str::<Vec<Change>>(&text).unwrap(), changes);
+        assert!(changes.iter().all(|change| !change.to_string().contains('\n')));
         for change in changes {
             match change {
                 Change::Database(transaction) => {
@@ -257,7 +260,10 @@ struct World {
 
 impl World {
     fn seen(&self, state: &Desired) -> Observed {
-        self.model.of(state.vm.0, state.numbers.values().map(|number| number.get().into()))
+        let seen = self.model.of(state.vm.0, state.numbers.values().map(|number| number.get().into()));
+        let text = serde_json::to_string(&seen).unwrap();
+        assert_eq!(serde_json::from_str::<Observed>(&text).unwrap(), seen);
+        seen
     }
 
     fn bring(&mut self, state: &Desired) {
@@ -359,7 +365,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
     #[test]
     fn any_order_of_actions_guards_every_guest_and_ends_with_nothing(events in prop::collection::vec(event(), 1..25)) {
         let mut world = World { model: Model::new(), there: BTreeMap::new() };
