@@ -9,6 +9,7 @@ use std::net::{TcpListener, TcpStream};
 
 use std::time::{Duration, Instant};
 
+use causeway_core::names::VmId;
 use causeway_vnm::desired::Vlans;
 use causeway_vnm::fabric::ovs::{Change, Conflict, Ovs, OvsError, Places, Surroundings, difference};
 use common::guests::{GROUP, Guest, Guests, desired, guard, rule};
@@ -274,6 +275,15 @@ fn what_stands_in_the_way_is_named() {
     state.seats.clear();
     state.switches[0].uplinks.insert(net.all[1].tap.parse().unwrap());
     assert!(matches!(conflict(&state, &none), Conflict::Elsewhere { .. }));
+    // What the switch can't use is told.
+    let mut state = plain.clone();
+    state.switches[0].uplinks.insert("none0".parse().unwrap());
+    net.bring(&state);
+    until("the switch says so", || {
+        let found = difference(&state, &net.observe(&state), &none).unwrap();
+        found.notes.first().is_some_and(|note| note.starts_with("bridge br0 can't lead out by none0: "))
+    });
+    net.bring(&plain);
     // A second way out, as long as somebody else needs the first.
     let mut state = plain.clone();
     state.switches[0].uplinks.insert("up0".parse().unwrap());
@@ -349,6 +359,30 @@ fn a_guest_is_announced_as_if_by_itself() {
     assert_eq!(ear.heard(mark), 0);
     // A port that is not there says nothing.
     net.ovs().announce("br0", 0x5000, &[vec![0; 60]]).unwrap();
+}
+
+/// What there is of guests, whoever they are.
+#[test]
+fn a_census_counts_who_is_there_and_what_is_left() {
+    let net = Guests::new(&[Some(50), Some(50)]);
+    let [a, b] = [&net.all[0], &net.all[1]];
+    let gone = Guest::device(7, Some(50));
+    for guest in [a, &gone] {
+        net.bring(&desired(guest, guard(guest, GROUP, &rules("22"))));
+    }
+    net.bring(&desired(b, guard(b, "", "")));
+    net.switch.tool("ovs-vsctl", &["del-port", "br0", &gone.tap]);
+    let census = net.ovs().census().unwrap();
+    let found = |guest: &Guest| {
+        let found = &census[&("br0".to_owned(), VmId(guest.number), 0)];
+        (found.port.clone(), found.plugged, found.flows)
+    };
+    assert_eq!(census.len(), 3);
+    assert_eq!(found(a), (Some(a.tap.clone()), true, true));
+    assert_eq!(found(b), (Some(b.tap.clone()), true, false));
+    assert_eq!(found(&gone), (None, false, true));
+    net.take_away(&desired(&gone, guard(&gone, "", "")));
+    assert_eq!(net.ovs().census().unwrap().len(), 2);
 }
 
 #[test]

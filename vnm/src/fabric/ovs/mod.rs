@@ -11,6 +11,7 @@
 //! observes anew. A guest's port is closed by its row as long as its flows are not there ([`row`]).
 
 mod apply;
+pub mod census;
 pub mod change;
 mod company;
 pub mod difference;
@@ -25,6 +26,7 @@ pub mod row;
 use std::path::PathBuf;
 use std::time::Instant;
 
+pub use census::Census;
 pub use change::Change;
 pub use difference::{Conflict, Difference, Surroundings, difference};
 pub use observe::{Observed, Scope};
@@ -112,6 +114,14 @@ impl Ovs {
     /// The database or a bridge can't be read; that a bridge is not there is no error.
     pub fn observe(&mut self, scope: &Scope) -> Result<Observed, OvsError> {
         observe::observe(&mut self.database, &self.run, self.deadline, scope)
+    }
+
+    /// All that we have of guests on this switch.
+    ///
+    /// # Errors
+    /// The database or a bridge can't be read.
+    pub fn census(&mut self) -> Result<Census, OvsError> {
+        census::census(&mut self.database, &self.run, self.deadline)
     }
 
     /// Sends frames as if the guest of that port of a bridge had sent them: they pass as its own would, and the switch learns
