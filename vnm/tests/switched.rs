@@ -300,6 +300,29 @@ fn what_stands_in_the_way_is_named() {
     assert!(conflict(&state, &none).to_string().contains("ovs_bridge_conf controller"));
 }
 
+/// Where the database says that connections are not tracked, rules for them are refused; it says so only if it is asked to.
+#[test]
+fn a_datapath_that_tracks_nothing_is_told() {
+    let net = Guests::new(&[Some(50)]);
+    let a = &net.all[0];
+    let state = desired(a, guard(a, GROUP, &rules("22")));
+    assert!(net.observe(&state).tracking.is_empty());
+    let create = ["--", "--id=@new", "create", "Datapath", "datapath_version=0"];
+    let set = ["--", "set", "Open_vSwitch", ".", "datapaths:netdev=@new"];
+    net.switch.tool("ovs-vsctl", &[&create[..], &set].concat());
+    until("the switch says what it can do", || net.observe(&state).tracking.get("netdev") == Some(&true));
+    let mut observed = net.observe(&state);
+    observed.tracking.insert("netdev".to_owned(), false);
+    let conflict = difference(&state, &observed, &Surroundings::default()).unwrap_err().to_string();
+    assert!(
+        conflict.contains("NIC 0") && conflict.contains("netdev") && conflict.contains("br0"),
+        "{conflict}"
+    );
+    // What needs no connections is not refused.
+    let filters = guard(a, "<FILTER_IP_SPOOFING>YES</FILTER_IP_SPOOFING>", "");
+    assert!(difference(&desired(a, filters), &observed, &Surroundings::default()).is_ok());
+}
+
 /// Somebody was first: nothing is done, and the next look finds what to do.
 #[test]
 fn a_race_is_seen() {
