@@ -127,7 +127,7 @@ impl Model {
                     assert!(transaction.expect.iter().all(|expected| self.holds(expected)), "{change:?}");
                     transaction.edits.iter().for_each(|edit| self.edit(edit));
                 }
-                Change::Flows { bridge, changes } => {
+                Change::Flows { bridge, changes, .. } => {
                     let flows = self.flows.get_mut(bridge).unwrap();
                     for change in changes {
                         match change {
@@ -336,7 +336,7 @@ impl World {
     fn clean(&mut self, vm: u32, seat: &SwitchPort) {
         let state = desired(vm, &[(seat.switch.as_str() == "br1", 0, 0)]);
         let mut leaving = Leaving::nothing(VmId(vm));
-        leaving.add(seat.nic, &seat.tap, &state.switches[0]);
+        leaving.add(seat.nic, &seat.tap, None, &state.switches[0]);
         let gone = removal(&leaving, &self.seen(&state), &self.reserved(vm));
         assert!(gone.lingering.is_empty());
         self.model.apply(&gone.changes);

@@ -340,6 +340,26 @@ fn a_race_is_seen() {
     assert!(!b.udp(&a, 51));
 }
 
+/// Whoever gets a number next knows nothing of the connections that its last owner had.
+#[test]
+fn connections_go_with_their_guest() {
+    let net = Guests::new(&[Some(50), Some(50), Some(50)]);
+    let [a, b, c] = [&net.all[0], &net.all[1], &net.all[2]];
+    for guest in [a, c] {
+        net.bring(&desired(guest, guard(guest, GROUP, &rules("22"))));
+    }
+    assert!(b.tcp(a, 22) && b.tcp(c, 22));
+    let known = |guest: &Guest| {
+        let zone = format!("zone={}", guest.port);
+        net.switch.tool("ovs-appctl", &["dpctl/dump-conntrack", &zone]).lines().count()
+    };
+    assert!(known(a) > 0 && known(c) > 0);
+    net.switch.tool("ovs-vsctl", &["del-port", "br0", &a.tap]);
+    net.take_away(&desired(a, guard(a, "", "")));
+    assert_eq!(known(a), 0);
+    assert!(known(c) > 0);
+}
+
 /// Somebody who had the number left flows that would let more pass.
 #[test]
 fn a_number_that_was_another_guests_brings_nothing_of_it() {

@@ -30,7 +30,8 @@ impl Switch {
         let (database, socket) = (self.path("conf.db"), self.database());
         let remote = format!("--remote=punix:{}", socket.display());
         self.daemon("ovsdb-server", &[database.to_str().unwrap(), &remote, "--pidfile"]);
-        until("the database serves", || socket.exists());
+        // Its file is there a moment before it listens.
+        until("the database serves", || std::os::unix::net::UnixStream::connect(&socket).is_ok());
     }
 
     /// Kills the switch, and not its database.

@@ -144,7 +144,7 @@ pub fn difference(
         let stock = seen.map(|seen| seen.stock.clone()).unwrap_or_default();
         let changes = flow_changes(there, wanted, &stock);
         if !changes.is_empty() {
-            bundles.push(Change::Flows { bridge: bridge.to_owned(), changes });
+            bundles.push(Change::Flows { bridge: bridge.to_owned(), forget: Vec::new(), changes });
         }
     }
     let tunnel = |place: &Place<'_>| matches!(place.seat.vlans, Vlans::Tunnel { .. });

@@ -141,9 +141,11 @@ impl Ovs {
     pub fn apply(&mut self, change: &Change) -> Result<(), OvsError> {
         match change {
             Change::Database(transaction) => apply::transact(&mut self.database, transaction),
-            Change::Flows { bridge, changes } => {
-                let made = Openflow::connect(&self.run, bridge, self.deadline)
-                    .and_then(|mut connection| connection.change(changes));
+            Change::Flows { bridge, forget, changes } => {
+                let made = Openflow::connect(&self.run, bridge, self.deadline).and_then(|mut connection| {
+                    forget.iter().try_for_each(|zone| connection.forget(*zone))?;
+                    connection.change(changes)
+                });
                 made.map_err(|error| match error.is_of_tracking() {
                     true => OvsError::NoTracking { bridge: bridge.clone(), source: error },
                     false => error.into(),

@@ -27,6 +27,7 @@ const BUNDLE: u32 = 1;
 
 const HELLO: u8 = 0;
 const ERROR: u8 = 1;
+const VENDOR: u8 = 4;
 const ECHO_REQUEST: u8 = 2;
 const ECHO_REPLY: u8 = 3;
 const PACKET_OUT: u8 = 13;
@@ -233,6 +234,27 @@ impl Openflow {
                 }
                 BUNDLE_CONTROL if short(&message.body, 4) == Some(COMMITTED) => return Ok(()),
                 BUNDLE_CONTROL => {}
+                _ => return Err(self.unreadable("it is about something else")),
+            }
+        }
+    }
+
+    /// Forgets all connections of a zone; a datapath that can't has none.
+    ///
+    /// # Errors
+    /// [`OpenflowError`].
+    pub fn forget(&mut self, zone: u16) -> Result<(), OpenflowError> {
+        /// Of Nicira's messages.
+        const FLUSH_ZONE: u32 = 29;
+        let body =
+            [&action::NICIRA.to_be_bytes()[..], &FLUSH_ZONE.to_be_bytes(), &[0; 6], &zone.to_be_bytes()];
+        let mut sent = self.message(VENDOR, &body.concat());
+        sent.extend(self.message(BARRIER_REQUEST, &[]));
+        self.send(&sent)?;
+        loop {
+            match self.receive()?.kind {
+                BARRIER_REPLY => return Ok(()),
+                ERROR => {}
                 _ => return Err(self.unreadable("it is about something else")),
             }
         }
