@@ -85,6 +85,14 @@ fn a_guarded_guest_is_heard_in_its_network_only() {
         };
         assert_eq!(passes(a, to, frames), 0, "to {}", to.tap);
     }
+    // What is for the next bridge alone goes no further, and comes to nobody: not even to another guarded guest.
+    let mut near = desired(d, guard(d, GROUP, &some()));
+    near.seats[0].vlans = Vlans::Access(50);
+    net.bring(&near);
+    assert_eq!(strange(d, MANY, &[]), 1);
+    for to in [b, d] {
+        assert_eq!(strange(to, [1, 0x80, 0xc2, 0, 0, 0], &[]), 0);
+    }
     // Nor from an address that is not its own: connections are known by those of IP.
     let other = b.mac;
     assert_eq!(passes(a, b, |mark| vec![frame(MANY, other, &[], STRANGE, mark)]), 0);

@@ -8,9 +8,11 @@ use std::process::Command;
 
 use causeway_core::names::VmId;
 use causeway_vnm::desired::Settings;
+use causeway_vnm::fabric::ovs;
 use causeway_vnm::root::{Outcome, Reconcile, Verb, server};
 use common::bridged::{GROUP, enter, guest, rule};
-use common::switch::until;
+use common::guests::Guest;
+use common::switch::{Switch, until};
 use common::{Host, document, ip, nic};
 
 fn reconcile(host: &Host, dry_run: bool) -> Vec<String> {
@@ -73,6 +75,43 @@ fn devices_that_went_are_back_and_strays_go() {
     assert_eq!(reconcile(&host, false), ["delete up0.5", "delete onebr.5"]);
     assert_eq!(host.links(), ["mine", "onebr.4", "up0.4"]);
     assert!(host.reservation(VmId(7)).is_some());
+    assert_eq!(reconcile(&host, false), [""; 0]);
+}
+
+#[test]
+fn a_switch_that_has_forgotten_its_flows_gets_them_back_and_loses_strays() {
+    enter();
+    let mut switch = Switch::start();
+    let mut host = Host::here();
+    host.places.switch = ovs::Places { database: switch.database(), run: switch.dir().to_owned() };
+    let place = "<VN_MAD>ovswitch</VN_MAD><BRIDGE_TYPE>openvswitch</BRIDGE_TYPE><OVS_BRIDGE_CONF>datapath_type=netdev</OVS_BRIDGE_CONF>";
+    let vm = |number, more: &str| {
+        let more = format!("{more}{place}");
+        vm(number, &more, &rule("INBOUND", "TCP", "<RANGE>22</RANGE>")).replace("<VN_MAD>fw</VN_MAD>", "")
+    };
+    let comes = |number, document: &str| {
+        host.done(Verb::Pre, document);
+        let guest = Guest::device(number, Some(50));
+        switch.tool("ovs-vsctl", &["--may-exist", "add-port", "br0", &guest.tap]);
+        host.done(Verb::Post, document);
+        guest
+    };
+    let b = comes(2, &vm(2, ""));
+    let a = comes(1, &vm(1, GROUP));
+    until("the port is up", || b.tcp(&a, 22));
+    assert_eq!(reconcile(&host, false), [""; 0], "all is there");
+    // A guest that never came, and whose reservation was lost.
+    host.done(Verb::Pre, &vm(3, GROUP));
+    std::fs::remove_file(host.places.reservations.join("3.json")).unwrap();
+    switch.kill_switch();
+    switch.start_switch();
+    let bridge = switch.dir().join("br0.mgmt");
+    until("the switch is back", || std::os::unix::net::UnixStream::connect(&bridge).is_ok());
+    assert!(!b.tcp(&a, 22), "closed");
+    assert!(!reconcile(&host, false).is_empty());
+    assert!(!switch.tool("ovs-vsctl", &["list-ports", "br0"]).contains("one-3-0"));
+    until("the guests hear each other", || b.tcp(&a, 22));
+    assert!(!b.tcp(&a, 23));
     assert_eq!(reconcile(&host, false), [""; 0]);
 }
 

@@ -118,13 +118,16 @@ impl Model {
     fn apply(&mut self, changes: &[Change]) {
         let transactions = changes.iter().filter(|change| matches!(change, Change::Database(_))).count();
         assert!(transactions <= 1);
+        let text = serde_json::to_string(changes).unwrap();
+        assert_eq!(serde_json::from_str::<Vec<Change>>(&text).unwrap(), changes);
+        assert!(changes.iter().all(|change| !change.to_string().contains('\n')));
         for change in changes {
             match change {
                 Change::Database(transaction) => {
                     assert!(transaction.expect.iter().all(|expected| self.holds(expected)), "{change:?}");
                     transaction.edits.iter().for_each(|edit| self.edit(edit));
                 }
-                Change::Flows { bridge, changes } => {
+                Change::Flows { bridge, changes, .. } => {
                     let flows = self.flows.get_mut(bridge).unwrap();
                     for change in changes {
                         match change {
@@ -192,7 +195,7 @@ fn desired(vm: u32, kinds: &[Kind]) -> Desired {
                 name: name.clone(),
                 datapath: Datapath::Any,
                 options: BTreeMap::new(),
-                uplinks: if *own { ["up1".parse().unwrap()].into() } else { BTreeSet::new() },
+                uplinks: [if *own { "up1" } else { "up0" }.parse().unwrap()].into(),
                 keep: false,
             });
         }
@@ -257,7 +260,10 @@ struct World {
 
 impl World {
     fn seen(&self, state: &Desired) -> Observed {
-        self.model.of(state.vm.0, state.numbers.values().map(|number| number.get().into()))
+        let seen = self.model.of(state.vm.0, state.numbers.values().map(|number| number.get().into()));
+        let text = serde_json::to_string(&seen).unwrap();
+        assert_eq!(serde_json::from_str::<Observed>(&text).unwrap(), seen);
+        seen
     }
 
     fn bring(&mut self, state: &Desired) {
@@ -310,7 +316,7 @@ impl World {
             }
             Event::Clean(vm) => {
                 let Some(state) = self.there.get(vm).cloned() else { return };
-                let gone = removal(&Leaving::from(&state), &self.seen(&state), &BTreeSet::new());
+                let gone = removal(&Leaving::from(&state), &self.seen(&state), &self.reserved(*vm));
                 self.model.apply(&gone.changes);
                 if gone.lingering.is_empty() {
                     self.there.remove(vm);
@@ -320,15 +326,21 @@ impl World {
         self.check();
     }
 
+    /// Bridges that other VMs have reserved.
+    fn reserved(&self, vm: u32) -> BTreeSet<LinkName> {
+        let others = self.there.iter().filter(|(other, _)| **other != vm);
+        others.flat_map(|(_, state)| state.switches.iter().map(|switch| switch.name.clone())).collect()
+    }
+
     /// One NIC leaves, as when it is unplugged from a guest that stays.
     fn clean(&mut self, vm: u32, seat: &SwitchPort) {
         let state = desired(vm, &[(seat.switch.as_str() == "br1", 0, 0)]);
         let mut leaving = Leaving::nothing(VmId(vm));
-        leaving.add(seat.nic, &seat.tap, &state.switches[0]);
-        let gone = removal(&leaving, &self.seen(&state), &BTreeSet::new());
+        leaving.add(seat.nic, &seat.tap, None, &state.switches[0]);
+        let gone = removal(&leaving, &self.seen(&state), &self.reserved(vm));
         assert!(gone.lingering.is_empty());
         self.model.apply(&gone.changes);
-        let again = removal(&leaving, &self.seen(&state), &BTreeSet::new());
+        let again = removal(&leaving, &self.seen(&state), &self.reserved(vm));
         assert_eq!(again.changes, [], "remove twice is remove once");
     }
 
@@ -340,6 +352,10 @@ impl World {
                 let closed =
                     port.port.integers("trunks") == [4095] && port.port.text("vlan_mode") == Some("trunk");
                 assert_eq!(closed, !guard.is_open(), "{}", seat.tap);
+                let switch = state.switches.iter().find(|switch| switch.name == seat.switch).unwrap();
+                for uplink in &switch.uplinks {
+                    assert!(self.model.seen.on(seat.switch.as_str(), uplink.as_str()).is_some(), "{uplink}");
+                }
                 let cookie = flows::cookie(state.vm, seat.nic);
                 let own = self.model.flows[seat.switch.as_str()].iter().filter(|flow| flow.cookie == cookie);
                 assert_eq!(own.count() > 0, !guard.is_open(), "{}", seat.tap);
@@ -359,7 +375,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(60))]
     #[test]
     fn any_order_of_actions_guards_every_guest_and_ends_with_nothing(events in prop::collection::vec(event(), 1..25)) {
         let mut world = World { model: Model::new(), there: BTreeMap::new() };
@@ -372,5 +388,32 @@ proptest! {
         prop_assert_eq!(names(&world.model), names(&empty));
         prop_assert_eq!(&world.model.flows, &empty.flows);
         prop_assert_eq!(world.model.seen.bridges.len(), 1);
+    }
+
+    #[test]
+    fn a_killed_run_is_finished_by_the_next(kinds in prop::collection::vec((any::<bool>(), 0_u8..5, 0_u8..4), 1..4), kill in 0_usize..4) {
+        let mut world = World { model: Model::new(), there: BTreeMap::new() };
+        let (first, other) = (desired(1, &kinds), desired(2, &[(true, 1, 2), (false, 2, 1)]));
+        world.bring(&other);
+        let before = world.model.clone();
+        let changes = difference(&first, &world.seen(&first), &Surroundings::default()).unwrap().changes;
+        let done: Vec<Change> = changes.iter().take(kill).cloned().collect();
+        world.model.apply(&done);
+        world.bring(&first);
+        // The same the other way: what was begun to be taken away.
+        let leaving = Leaving::from(&first);
+        let gone = removal(&leaving, &world.seen(&first), &BTreeSet::new()).changes;
+        let done: Vec<Change> = gone.iter().take(kill).cloned().collect();
+        world.model.apply(&done);
+        let rest = removal(&leaving, &world.seen(&first), &BTreeSet::new()).changes;
+        world.model.apply(&rest);
+        prop_assert_eq!(removal(&leaving, &world.seen(&first), &BTreeSet::new()).changes, []);
+        prop_assert_eq!(world.model.seen.ports.keys().collect::<Vec<_>>(), before.seen.ports.keys().collect::<Vec<_>>());
+        let sorted = |model: &Model| {
+            let mut flows: Vec<Flow> = model.flows.values().flatten().cloned().collect();
+            flows.sort();
+            flows
+        };
+        prop_assert_eq!(sorted(&world.model), sorted(&before));
     }
 }

@@ -9,6 +9,7 @@ use std::net::{TcpListener, TcpStream};
 
 use std::time::{Duration, Instant};
 
+use causeway_core::names::VmId;
 use causeway_vnm::desired::Vlans;
 use causeway_vnm::fabric::ovs::{Change, Conflict, Ovs, OvsError, Places, Surroundings, difference};
 use common::guests::{GROUP, Guest, Guests, desired, guard, rule};
@@ -274,6 +275,15 @@ fn what_stands_in_the_way_is_named() {
     state.seats.clear();
     state.switches[0].uplinks.insert(net.all[1].tap.parse().unwrap());
     assert!(matches!(conflict(&state, &none), Conflict::Elsewhere { .. }));
+    // What the switch can't use is told.
+    let mut state = plain.clone();
+    state.switches[0].uplinks.insert("none0".parse().unwrap());
+    net.bring(&state);
+    until("the switch says so", || {
+        let found = difference(&state, &net.observe(&state), &none).unwrap();
+        found.notes.first().is_some_and(|note| note.starts_with("bridge br0 can't lead out by none0: "))
+    });
+    net.bring(&plain);
     // A second way out, as long as somebody else needs the first.
     let mut state = plain.clone();
     state.switches[0].uplinks.insert("up0".parse().unwrap());
@@ -288,6 +298,29 @@ fn what_stands_in_the_way_is_named() {
     state.switches[0].name = "br9".parse().unwrap();
     state.switches[0].options.insert("controller".to_owned(), "tcp:10.0.0.1".to_owned());
     assert!(conflict(&state, &none).to_string().contains("ovs_bridge_conf controller"));
+}
+
+/// Where the database says that connections are not tracked, rules for them are refused; it says so only if it is asked to.
+#[test]
+fn a_datapath_that_tracks_nothing_is_told() {
+    let net = Guests::new(&[Some(50)]);
+    let a = &net.all[0];
+    let state = desired(a, guard(a, GROUP, &rules("22")));
+    assert!(net.observe(&state).tracking.is_empty());
+    let create = ["--", "--id=@new", "create", "Datapath", "datapath_version=0"];
+    let set = ["--", "set", "Open_vSwitch", ".", "datapaths:netdev=@new"];
+    net.switch.tool("ovs-vsctl", &[&create[..], &set].concat());
+    until("the switch says what it can do", || net.observe(&state).tracking.get("netdev") == Some(&true));
+    let mut observed = net.observe(&state);
+    observed.tracking.insert("netdev".to_owned(), false);
+    let conflict = difference(&state, &observed, &Surroundings::default()).unwrap_err().to_string();
+    assert!(
+        conflict.contains("NIC 0") && conflict.contains("netdev") && conflict.contains("br0"),
+        "{conflict}"
+    );
+    // What needs no connections is not refused.
+    let filters = guard(a, "<FILTER_IP_SPOOFING>YES</FILTER_IP_SPOOFING>", "");
+    assert!(difference(&desired(a, filters), &observed, &Surroundings::default()).is_ok());
 }
 
 /// Somebody was first: nothing is done, and the next look finds what to do.
@@ -305,6 +338,26 @@ fn a_race_is_seen() {
     let b = &net.all[0];
     until("they find each other", || b.udp(&a, 50));
     assert!(!b.udp(&a, 51));
+}
+
+/// Whoever gets a number next knows nothing of the connections that its last owner had.
+#[test]
+fn connections_go_with_their_guest() {
+    let net = Guests::new(&[Some(50), Some(50), Some(50)]);
+    let [a, b, c] = [&net.all[0], &net.all[1], &net.all[2]];
+    for guest in [a, c] {
+        net.bring(&desired(guest, guard(guest, GROUP, &rules("22"))));
+    }
+    assert!(b.tcp(a, 22) && b.tcp(c, 22));
+    let known = |guest: &Guest| {
+        let zone = format!("zone={}", guest.port);
+        net.switch.tool("ovs-appctl", &["dpctl/dump-conntrack", &zone]).lines().count()
+    };
+    assert!(known(a) > 0 && known(c) > 0);
+    net.switch.tool("ovs-vsctl", &["del-port", "br0", &a.tap]);
+    net.take_away(&desired(a, guard(a, "", "")));
+    assert_eq!(known(a), 0);
+    assert!(known(c) > 0);
 }
 
 /// Somebody who had the number left flows that would let more pass.
@@ -349,6 +402,30 @@ fn a_guest_is_announced_as_if_by_itself() {
     assert_eq!(ear.heard(mark), 0);
     // A port that is not there says nothing.
     net.ovs().announce("br0", 0x5000, &[vec![0; 60]]).unwrap();
+}
+
+/// What there is of guests, whoever they are.
+#[test]
+fn a_census_counts_who_is_there_and_what_is_left() {
+    let net = Guests::new(&[Some(50), Some(50)]);
+    let [a, b] = [&net.all[0], &net.all[1]];
+    let gone = Guest::device(7, Some(50));
+    for guest in [a, &gone] {
+        net.bring(&desired(guest, guard(guest, GROUP, &rules("22"))));
+    }
+    net.bring(&desired(b, guard(b, "", "")));
+    net.switch.tool("ovs-vsctl", &["del-port", "br0", &gone.tap]);
+    let census = net.ovs().census().unwrap();
+    let found = |guest: &Guest| {
+        let found = &census[&("br0".to_owned(), VmId(guest.number), 0)];
+        (found.port.clone(), found.plugged, found.flows)
+    };
+    assert_eq!(census.len(), 3);
+    assert_eq!(found(a), (Some(a.tap.clone()), true, true));
+    assert_eq!(found(b), (Some(b.tap.clone()), true, false));
+    assert_eq!(found(&gone), (None, false, true));
+    net.take_away(&desired(&gone, guard(&gone, "", "")));
+    assert_eq!(net.ovs().census().unwrap().len(), 2);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What NICs leave behind, in every fabric, and how it is taken away.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use causeway_core::names::{LinkName, VmId};
 
@@ -48,7 +48,7 @@ impl Left {
                 self.linux.add(&reserved.port, bridge.keep, made, bridge.uplink.as_ref());
             }
             Place::Switch(switch, _) => {
-                self.switch.add(nic, &reserved.port.tap, switch);
+                self.switch.add(nic, &reserved.port.tap, reserved.number, switch);
                 self.tunnels.extend(tunnel.filter(|_| !switch.keep).cloned());
             }
         }
@@ -63,12 +63,24 @@ impl Left {
         let switch = Switch {
             name: port.bridge.clone(),
             datapath: Datapath::Any,
-            options: std::collections::BTreeMap::new(),
+            options: BTreeMap::new(),
             uplinks: tunnel.iter().chain(uplink.iter().filter(|_| tunnel.is_none())).cloned().collect(),
             keep: *keep,
         };
-        self.switch.add(port.nic, &port.tap, &switch);
+        self.switch.add(port.nic, &port.tap, None, &switch);
         self.tunnels.extend(tunnel.iter().filter(|_| !keep).cloned());
+    }
+
+    /// Adds a port on Open vSwitch of which nothing but the name is known.
+    pub(super) fn add_port(&mut self, nic: u32, tap: &LinkName, bridge: LinkName) {
+        let switch = Switch {
+            name: bridge,
+            datapath: Datapath::Any,
+            options: BTreeMap::new(),
+            uplinks: BTreeSet::new(),
+            keep: false,
+        };
+        self.switch.add(nic, tap, None, &switch);
     }
 
     /// Spares the devices of these ports, and what guards them: their NICs are not leaving, only what they were plugged into.

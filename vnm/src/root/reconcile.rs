@@ -85,7 +85,26 @@ impl Action<'_, '_> {
     fn collect_strays(&mut self) -> Result<(), ActionError> {
         self.collect_numbers()?;
         self.collect_fences()?;
+        self.collect_seats()?;
         self.collect_links()
+    }
+
+    /// Ports and flows of NICs on Open vSwitch that nobody has reserved and whose device is not there.
+    fn collect_seats(&mut self) -> Result<(), ActionError> {
+        let Some(switch) = self.host.switch_if_any()? else { return Ok(()) };
+        for ((bridge, vm, nic), found) in switch.census()? {
+            let names = (bridge.parse::<LinkName>(), format!("one-{vm}-{nic}").parse::<LinkName>());
+            let (Ok(bridge), Ok(tap)) = names else { continue };
+            let Some(lock) = Lock::attempt(&self.host.places.locks, &format!("vm-{vm}"))? else { continue };
+            if found.plugged || self.host.reservations.load(vm)?.nics.contains_key(&nic) {
+                continue;
+            }
+            let _locks = self.lock_all(lock, &[bridge.clone()].into())?;
+            let mut left = Left::nothing(vm);
+            left.add_port(nic, &tap, bridge);
+            self.leave(vm, &left, BTreeSet::new())?;
+        }
+        Ok(())
     }
 
     fn collect_numbers(&mut self) -> Result<(), ActionError> {

@@ -30,6 +30,7 @@ impl Switch {
         let (database, socket) = (self.path("conf.db"), self.database());
         let remote = format!("--remote=punix:{}", socket.display());
         self.daemon("ovsdb-server", &[database.to_str().unwrap(), &remote, "--pidfile"]);
+        // Its file is there a moment before it listens.
         until("the database serves", || std::os::unix::net::UnixStream::connect(&socket).is_ok());
     }
 

@@ -17,6 +17,8 @@ pub enum Change {
     Flows {
         /// The bridge.
         bridge: String,
+        /// Zones whose connections nobody has any more: they must not be known to whoever gets the number next.
+        forget: Vec<u16>,
         /// In order.
         changes: Vec<FlowChange>,
     },
@@ -157,7 +159,7 @@ impl fmt::Display for Change {
                 }
                 Ok(())
             }
-            Change::Flows { bridge, changes } => {
+            Change::Flows { bridge, changes, .. } => {
                 let put = changes.iter().filter(|change| matches!(change, FlowChange::Put(_))).count();
                 write!(f, "flows of {bridge}: {put} set, {} removed", changes.len() - put)
             }

@@ -13,7 +13,7 @@ use super::mark::{self, Memory};
 use super::observe::{Observed, PortSeen};
 use super::openflow::Flow;
 use super::row::{self, Columns, OptionError};
-use crate::desired::switch::{Switch, SwitchPort, Vlans};
+use crate::desired::switch::{Datapath, Switch, SwitchPort, Vlans};
 use crate::desired::{Desired, Guard};
 
 /// What the two states alone do not tell.
@@ -113,6 +113,7 @@ pub fn difference(
     let mut transaction = Transaction::default();
     for switch in &desired.switches {
         bridge_changes(switch, observed, around, &mut transaction)?;
+        out.notes.extend(uplink_notes(switch, observed));
     }
     let mut places = Vec::new();
     for seat in &desired.seats {
@@ -143,7 +144,7 @@ pub fn difference(
         let stock = seen.map(|seen| seen.stock.clone()).unwrap_or_default();
         let changes = flow_changes(there, wanted, &stock);
         if !changes.is_empty() {
-            bundles.push(Change::Flows { bridge: bridge.to_owned(), changes });
+            bundles.push(Change::Flows { bridge: bridge.to_owned(), forget: Vec::new(), changes });
         }
     }
     let tunnel = |place: &Place<'_>| matches!(place.seat.vlans, Vlans::Tunnel { .. });
@@ -237,6 +238,10 @@ fn bridge_changes(
         return Err(wrong("a bridge of Linux".to_owned()));
     }
     match observed.bridges.get(name) {
+        Some(seen) if switch.datapath == Datapath::Userspace && seen.datapath() != "netdev" => {
+            let (name, found) = (name.to_owned(), format!("one of the datapath {}", seen.datapath()));
+            return Err(Conflict::Kind { name, wanted: "a bridge of the datapath netdev", found });
+        }
         Some(seen) => into.expect(Table::Bridge, name, id(&seen.row)),
         None => {
             if let Some(port) = observed.ports.get(name) {
@@ -266,6 +271,15 @@ fn bridge_changes(
         }
     }
     switch.uplinks.iter().try_for_each(|uplink| uplink_changes(name, uplink, observed, around, into))
+}
+
+/// What the switch says of uplinks that it can't use.
+fn uplink_notes(switch: &Switch, observed: &Observed) -> impl Iterator<Item = String> {
+    switch.uplinks.iter().filter_map(|uplink| {
+        let seen = observed.on(switch.name.as_str(), uplink.as_str())?;
+        let error = seen.interface.as_ref()?.text("error")?;
+        Some(format!("bridge {} can't lead out by {uplink}: {error}", switch.name))
+    })
 }
 
 fn uplink_changes(

@@ -11,6 +11,7 @@
 //! observes anew. A guest's port is closed by its row as long as its flows are not there ([`row`]).
 
 mod apply;
+pub mod census;
 pub mod change;
 mod company;
 mod control;
@@ -26,6 +27,7 @@ pub mod row;
 use std::path::PathBuf;
 use std::time::Instant;
 
+pub use census::Census;
 pub use change::Change;
 pub use difference::{Conflict, Difference, Surroundings, difference};
 pub use observe::{Observed, Scope};
@@ -115,6 +117,14 @@ impl Ovs {
         observe::observe(&mut self.database, &self.run, self.deadline, scope)
     }
 
+    /// All that we have of guests on this switch.
+    ///
+    /// # Errors
+    /// The database or a bridge can't be read.
+    pub fn census(&mut self) -> Result<Census, OvsError> {
+        census::census(&mut self.database, &self.run, self.deadline)
+    }
+
     /// Sends frames as if the guest of that port of a bridge had sent them: they pass as its own would, and the switch learns
     /// where it is. From a port that is not there, nothing comes.
     ///
@@ -132,9 +142,11 @@ impl Ovs {
     pub fn apply(&mut self, change: &Change) -> Result<(), OvsError> {
         match change {
             Change::Database(transaction) => apply::transact(&mut self.database, transaction),
-            Change::Flows { bridge, changes } => {
-                let made = Openflow::connect(&self.run, bridge, self.deadline)
-                    .and_then(|mut connection| connection.change(changes));
+            Change::Flows { bridge, forget, changes } => {
+                let made = Openflow::connect(&self.run, bridge, self.deadline).and_then(|mut connection| {
+                    forget.iter().try_for_each(|zone| connection.forget(*zone))?;
+                    connection.change(changes)
+                });
                 made.map_err(|error| match error.is_of_tracking() {
                     true => OvsError::NoTracking { bridge: bridge.clone(), source: error },
                     false => error.into(),

@@ -9,7 +9,7 @@ use super::company::{close_hatch, flow_changes, hatch, id, members, remove_port}
 use super::flows::{self, cookie};
 use super::mark::{self, hatch_names};
 use super::observe::{BridgeSeen, Observed, PortSeen};
-use crate::desired::{Desired, Switch};
+use crate::desired::{Desired, Number, Switch};
 
 /// What a VM, or some of its NICs, leave behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub struct Left {
     pub tap: LinkName,
     /// The bridge.
     pub switch: LinkName,
+    /// The number that was reserved: in its zone are the NIC's connections.
+    pub number: Option<Number>,
 }
 
 impl Leaving {
@@ -38,8 +40,8 @@ impl Leaving {
     }
 
     /// Adds what one NIC leaves on a bridge.
-    pub fn add(&mut self, nic: u32, tap: &LinkName, switch: &Switch) {
-        self.seats.insert(nic, Left { tap: tap.clone(), switch: switch.name.clone() });
+    pub fn add(&mut self, nic: u32, tap: &LinkName, number: Option<Number>, switch: &Switch) {
+        self.seats.insert(nic, Left { tap: tap.clone(), switch: switch.name.clone(), number });
         if !switch.keep {
             self.switches.entry(switch.name.clone()).or_default().extend(switch.uplinks.clone());
         }
@@ -51,7 +53,7 @@ impl From<&Desired> for Leaving {
         let mut leaving = Leaving::nothing(state.vm);
         for seat in &state.seats {
             if let Some(switch) = state.switches.iter().find(|switch| switch.name == seat.switch) {
-                leaving.add(seat.nic, &seat.tap, switch);
+                leaving.add(seat.nic, &seat.tap, state.numbers.get(&seat.nic).copied(), switch);
             }
         }
         leaving
@@ -202,7 +204,12 @@ impl Work<'_> {
         let stock = seen.stock.difference(&kept).copied().collect();
         let wanted = flows::shared(&self.members(), hatch(self.observed, self.name));
         let changes = flow_changes(of_nics.chain(&seen.shared), wanted, &stock);
-        (!changes.is_empty()).then(|| Change::Flows { bridge: self.name.to_owned(), changes })
+        let had_flows =
+            |nic: &&u32| seen.of_vm.iter().any(|flow| flow.cookie == cookie(self.leaving.vm, **nic));
+        let numbers =
+            self.gone.keys().filter(had_flows).filter_map(|nic| self.leaving.seats.get(nic)?.number);
+        let forget = numbers.map(Number::get).collect();
+        (!changes.is_empty()).then(|| Change::Flows { bridge: self.name.to_owned(), forget, changes })
     }
 
     fn lingering_numbers(&self) -> BTreeSet<u32> {

@@ -102,6 +102,13 @@ pub fn cookie(vm: VmId, nic: u32) -> Cookie {
     Cookie(OURS | u64::from(vm.0) << 16 | u64::from(nic & 0xffff))
 }
 
+/// Whose a flow is; none of what the guests of a bridge share, and of what is not ours.
+pub fn owner(cookie: Cookie) -> Option<(VmId, u32)> {
+    let nic = u32::try_from(cookie.0 & 0xffff).ok()?;
+    let vm = u32::try_from(cookie.0 >> 16 & 0xffff_ffff).ok()?;
+    (cookie.0 & (0xffff << 48) == OURS).then_some((VmId(vm), nic))
+}
+
 /// All flows that we make.
 pub fn ours() -> Cookies {
     Cookies { value: OURS, mask: OURS_MASK }

@@ -50,6 +50,7 @@ pub fn shared(members: &[Member], hatch: Hatch) -> Vec<Flow> {
     out.put(BARE, 10, tagged, vec![Action::PopVlan, Action::Resubmit(GOES)]);
     out.put(BARE, 1, Match::any(), vec![Action::Resubmit(GOES)]);
 
+    out.put(GOES, 40, Match::any().of_the_link(), vec![]);
     for (low, high) in segments(members) {
         let here: Vec<&Member> = members.iter().filter(|member| is_in(member, low)).collect();
         let any: Vec<&Member> = here.iter().copied().filter(|member| member.any).collect();

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::oxm::Field;
 
 /// Nicira's number.
-const NICIRA: u32 = 0x2320;
+pub(super) const NICIRA: u32 = 0x2320;
 /// The port that stands for what a switch without flows does.
 const NORMAL: u32 = 0xffff_fffa;
 /// The port that stands for the first table.

@@ -188,3 +188,64 @@ fn read_one(entry: &[u8]) -> Option<Flow> {
     }
     Some(Flow { key: FlowKey { table, priority, matches }, cookie, actions })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fabric::ovs::openflow::{Field, NOBODY};
+    use proptest::prelude::*;
+
+    fn action() -> impl Strategy<Value = Action> {
+        let copy = Action::Copy { from: Field::VLAN_VID, to: Field::register(0), bits: 12 };
+        let flat = prop_oneof![
+            any::<u32>().prop_map(|port| Action::Output(port & 0xffff)),
+            any::<u16>().prop_map(Action::PushVlan),
+            any::<u16>().prop_map(Action::CameBy),
+            any::<u8>().prop_map(Action::Resubmit),
+            any::<[u8; 6]>().prop_map(Action::Note),
+            (0_u8..16, any::<u32>()).prop_map(|(number, value)| Action::SetRegister(number, value)),
+            (any::<u16>(), any::<bool>(), proptest::option::of(0_u8..255))
+                .prop_map(|(zone, commit, table)| Action::Track { zone, commit, table }),
+            Just(Action::Normal),
+            Just(Action::PopVlan),
+            Just(Action::CameBy(NOBODY)),
+            Just(copy),
+        ];
+        let copies = proptest::collection::vec(flat.clone(), 0..4).prop_map(Action::Clone);
+        prop_oneof![4 => flat, 1 => copies]
+    }
+
+    proptest! {
+        #[test]
+        fn actions_are_read_as_they_were_made(actions in proptest::collection::vec(action(), 0..8)) {
+            let bytes: Vec<u8> = actions.iter().flat_map(Action::encode).collect();
+            prop_assert_eq!(bytes.len() % 8, 0);
+            prop_assert_eq!(Action::decode_all(&bytes), Some(actions));
+        }
+
+        #[test]
+        fn whatever_a_switch_says_is_read_or_not(bytes in proptest::collection::vec(any::<u8>(), 0..300), at in 0_usize..300) {
+            let _ = read(&bytes);
+            let _ = Action::decode_all(&bytes);
+            // A flow that is nearly right.
+            let flow = Flow {
+                key: FlowKey { table: 3, priority: 4, matches: Match::any().in_port(7).multicast() },
+                cookie: Cookie(5),
+                actions: vec![Action::Clone(vec![Action::Resubmit(70)]), Action::Normal],
+            };
+            let body = FlowChange::Put(flow.clone()).encode();
+            let mut entry = vec![0; STATS_HEAD];
+            entry.extend(body.get(40..).unwrap_or_default());
+            let length = u16::try_from(entry.len()).unwrap().to_be_bytes();
+            entry[..2].copy_from_slice(&length);
+            entry[2] = 3;
+            entry[12..14].copy_from_slice(&4_u16.to_be_bytes());
+            entry[24..32].copy_from_slice(&5_u64.to_be_bytes());
+            prop_assert_eq!(read(&entry), Some(vec![flow]));
+            if let (Some(byte), Some(other)) = (entry.get_mut(at), bytes.first()) {
+                *byte = *other;
+            }
+            let _ = read(&entry);
+        }
+    }
+}

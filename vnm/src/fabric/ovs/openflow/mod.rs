@@ -20,11 +20,14 @@ pub use oxm::{Field, Match, ct, ethertype};
 const VERSION: u8 = 5;
 /// Bytes before the body of a message.
 const HEAD: usize = 8;
+/// The longest body of a change: a message's length has 16 bits, and it is a message within one.
+const LONGEST: usize = 65_000;
 /// The first part of what is told of an error is its message's own number and kind.
 const BUNDLE: u32 = 1;
 
 const HELLO: u8 = 0;
 const ERROR: u8 = 1;
+const VENDOR: u8 = 4;
 const ECHO_REQUEST: u8 = 2;
 const ECHO_REPLY: u8 = 3;
 const PACKET_OUT: u8 = 13;
@@ -70,6 +73,19 @@ pub enum OpenflowError {
         bridge: String,
         /// What is wrong with it.
         why: &'static str,
+    },
+    /// More guests of one network than a message holds.
+    #[error(
+        "bridge {bridge}: a flow of table {table} would be longer than the {limit} bytes that a message holds: spread the guests of its \
+             network over several hosts or networks"
+    )]
+    Long {
+        /// The bridge.
+        bridge: String,
+        /// The flow's table.
+        table: u8,
+        /// The most that fits.
+        limit: usize,
     },
     /// The switch refused; no flow was changed.
     #[error("bridge {bridge} refused {what}: error {kind} of OpenFlow, code {code}")]
@@ -184,7 +200,14 @@ impl Openflow {
         let mut sent = self.message(BUNDLE_CONTROL, &control(OPEN));
         let first = self.next;
         for change in changes {
-            let inner = encode(FLOW_MOD, self.next.wrapping_add(1), &change.encode());
+            let body = change.encode();
+            if let FlowChange::Put(flow) = change
+                && body.len() > LONGEST
+            {
+                let (bridge, table) = (self.bridge.clone(), flow.key.table);
+                return Err(OpenflowError::Long { bridge, table, limit: LONGEST });
+            }
+            let inner = encode(FLOW_MOD, self.next.wrapping_add(1), &body);
             let body = [&BUNDLE.to_be_bytes()[..], &[0, 0], &FLAGS.to_be_bytes(), &inner].concat();
             sent.extend(self.message(BUNDLE_ADD, &body));
         }
@@ -211,6 +234,27 @@ impl Openflow {
                 }
                 BUNDLE_CONTROL if short(&message.body, 4) == Some(COMMITTED) => return Ok(()),
                 BUNDLE_CONTROL => {}
+                _ => return Err(self.unreadable("it is about something else")),
+            }
+        }
+    }
+
+    /// Forgets all connections of a zone; a datapath that can't has none.
+    ///
+    /// # Errors
+    /// [`OpenflowError`].
+    pub fn forget(&mut self, zone: u16) -> Result<(), OpenflowError> {
+        /// Of Nicira's messages.
+        const FLUSH_ZONE: u32 = 29;
+        let body =
+            [&action::NICIRA.to_be_bytes()[..], &FLUSH_ZONE.to_be_bytes(), &[0; 6], &zone.to_be_bytes()];
+        let mut sent = self.message(VENDOR, &body.concat());
+        sent.extend(self.message(BARRIER_REQUEST, &[]));
+        self.send(&sent)?;
+        loop {
+            match self.receive()?.kind {
+                BARRIER_REPLY => return Ok(()),
+                ERROR => {}
                 _ => return Err(self.unreadable("it is about something else")),
             }
         }

@@ -206,6 +206,12 @@ impl Match {
         self.masked(Field::ETH_DST, &[1, 0, 0, 0, 0, 0], &[1, 0, 0, 0, 0, 0])
     }
 
+    /// What no bridge hands on (IEEE 802.1Q table 8-1).
+    #[must_use]
+    pub fn of_the_link(self) -> Self {
+        self.masked(Field::ETH_DST, &[1, 0x80, 0xc2, 0, 0, 0], &[0xff, 0xff, 0xff, 0xff, 0xff, 0xf0])
+    }
+
     /// A number of 8 bits.
     #[must_use]
     pub fn byte(self, field: Field, value: u8) -> Self {
