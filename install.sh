@@ -327,7 +327,7 @@ frontend() {
   put_programs "${programs[@]}"
   make_dir /var/lib/one/causeway 700 oneadmin:oneadmin
   put_slots causeway-host vmm/kvm deploy shutdown cancel migrate
-  for driver in vnm/{bridge,fw,802.1Q,vxlan}; do put_slots causeway-host "$driver" pre post clean update_{sg,nic}; done
+  for driver in vnm/{bridge,fw,802.1Q,vxlan,ovswitch{,_vxlan}}; do put_slots causeway-host "$driver" pre post clean update_{sg,nic}; done
   if [ -x "$from/causeway-tm" ]; then
     local files=(clone ln mv mvds cpds delete mk{image,swap} resize context {pre,post,fail}migrate monitor snap_{create,create_live,delete,revert}{,.ssh} {clone,ln,cpds,mv,mvds}.ssh {pre,post}backup{,_live} restore)
     for driver in tm/shared tm/qcow2; do put_slots causeway-tm "$driver" "${files[@]}"; done

@@ -39,32 +39,9 @@ VM_MAD = [
 TM_MAD = [ EXECUTABLE = "one_tm", ARGUMENTS = "-t 15 -d dummy,shared,qcow2" ]
 "#;
 
-const SLOTS: [&str; 24] = [
-    "vmm/kvm/deploy",
-    "vmm/kvm/shutdown",
-    "vmm/kvm/cancel",
-    "vmm/kvm/migrate",
-    "vnm/bridge/pre",
-    "vnm/bridge/post",
-    "vnm/bridge/clean",
-    "vnm/bridge/update_sg",
-    "vnm/bridge/update_nic",
-    "vnm/fw/pre",
-    "vnm/fw/post",
-    "vnm/fw/clean",
-    "vnm/fw/update_sg",
-    "vnm/fw/update_nic",
-    "vnm/802.1Q/pre",
-    "vnm/802.1Q/post",
-    "vnm/802.1Q/clean",
-    "vnm/802.1Q/update_sg",
-    "vnm/802.1Q/update_nic",
-    "vnm/vxlan/pre",
-    "vnm/vxlan/post",
-    "vnm/vxlan/clean",
-    "vnm/vxlan/update_sg",
-    "vnm/vxlan/update_nic",
-];
+const VMM_SLOTS: [&str; 4] = ["deploy", "shutdown", "cancel", "migrate"];
+const NETWORKS: [&str; 6] = ["bridge", "fw", "802.1Q", "vxlan", "ovswitch", "ovswitch_vxlan"];
+const NETWORK_SLOTS: [&str; 5] = ["pre", "post", "clean", "update_sg", "update_nic"];
 const TM_SLOTS: [&str; 27] = [
     "ln.ssh",
     "mv.ssh",
@@ -111,7 +88,10 @@ fn wrappers_programs_and_settings_are_where_the_drivers_look() {
     let remotes = root.join(REMOTES);
     let images = ["fs", "ceph"].map(|store| DATASTORE_SLOTS.map(|verb| format!("datastore/{store}/{verb}")));
     let transfers = TM_SLOTS.map(|verb| format!("tm/qcow2/{verb}"));
-    for slot in SLOTS.map(str::to_owned).into_iter().chain(transfers).chain(images.into_iter().flatten()) {
+    let networks = NETWORKS.map(|driver| NETWORK_SLOTS.map(|verb| format!("vnm/{driver}/{verb}")));
+    let guests =
+        VMM_SLOTS.map(|verb| format!("vmm/kvm/{verb}")).into_iter().chain(networks.into_iter().flatten());
+    for slot in guests.chain(transfers).chain(images.into_iter().flatten()) {
         assert_eq!(standing(&remotes, &slot.parse().unwrap()), Standing::Ours, "{slot}");
     }
     assert_eq!(machine.read(&format!("{REMOTES}/tm/common/context")), "#!/bin/bash\n# stock context\n");

@@ -16,7 +16,7 @@ use super::resident::Out;
 use super::work::{SlotCall, foreign, log};
 
 /// The network drivers that are built; any other slot answers that it is not.
-const BUILT: [&str; 4] = ["bridge", "fw", "802.1Q", "vxlan"];
+const BUILT: [&str; 6] = ["bridge", "fw", "802.1Q", "vxlan", "ovswitch", "ovswitch_vxlan"];
 
 /// Their verbs that are built.
 const VERBS: [&str; 7] = ["pre", "post", "clean", "update_sg", "update_nic", "vnet_create", "vnet_delete"];
