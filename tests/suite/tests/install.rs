@@ -74,6 +74,12 @@ const TM_SLOTS: [&str; 27] = [
 const DATASTORE_SLOTS: [&str; 10] =
     ["cp", "clone", "rm", "mkfs", "stat", "monitor", "snap_delete", "snap_revert", "snap_flatten", "export"];
 
+/// The slots of guests and their networks.
+fn guest_slots() -> impl Iterator<Item = String> {
+    let networks = NETWORKS.map(|driver| NETWORK_SLOTS.map(|verb| format!("vnm/{driver}/{verb}")));
+    VMM_SLOTS.map(|verb| format!("vmm/kvm/{verb}")).into_iter().chain(networks.into_iter().flatten())
+}
+
 /// So many points of a run, spread evenly from its second look at things, which changes them, to its last command.
 fn points(steps: usize, count: usize) -> impl Iterator<Item = usize> {
     let first = steps / 3;

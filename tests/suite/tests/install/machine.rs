@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
-use super::{DATASTORE_SLOTS, ONED, ONED_CONF, REMOTES, SLOTS, TM_SLOTS};
+use super::{DATASTORE_SLOTS, ONED, ONED_CONF, REMOTES, TM_SLOTS, guest_slots};
 
 /// A root with OpenNebula in it, and built programs to install.
 pub struct Machine {
@@ -34,13 +34,8 @@ impl Machine {
         fs::create_dir_all(machine.root().join("usr/bin")).unwrap();
         let tm = TM_SLOTS.map(|verb| format!("tm/qcow2/{verb}"));
         let files = DATASTORE_SLOTS.map(|verb| format!("datastore/fs/{verb}"));
-        for slot in SLOTS
-            .map(str::to_owned)
-            .iter()
-            .chain(&tm)
-            .chain(&files)
-            .filter(|slot| *slot != "tm/qcow2/context")
-        {
+        let all = guest_slots().chain(tm).chain(files);
+        for slot in all.filter(|slot| slot != "tm/qcow2/context") {
             machine.stock(&format!("{REMOTES}/{slot}"), &format!("#!/bin/bash\n# stock {slot}\n"));
         }
         machine.stock(&format!("{REMOTES}/vmm/kvm/save"), "#!/bin/bash\n# stock save\n");
