@@ -106,7 +106,8 @@ fn a_restart_of_the_switch_opens_nobody() {
         guarded(&net, &net.all[guest]);
     }
     let [a, b, c, d]: [Guest; 4] = std::mem::take(&mut net.all).try_into().ok().unwrap();
-    assert!(c.udp(&a, 50) && !c.udp(&a, 51) && b.udp(&a, 50) && a.udp(&c, 51));
+    until("they find each other", || c.udp(&a, 50) && b.udp(&a, 50));
+    assert!(!c.udp(&a, 51) && a.udp(&c, 51));
 
     net.switch.kill_switch();
     net.switch.start_switch();
@@ -143,7 +144,7 @@ fn without_its_flows_a_guest_is_cut_off() {
     let net = Guests::new(&[Some(50), Some(50)]);
     let [a, b] = [&net.all[0], &net.all[1]];
     guarded(&net, a);
-    assert!(b.udp(a, 50) && a.ping(b.four));
+    until("they find each other", || b.udp(a, 50) && a.ping(b.four));
     net.switch.tool("ovs-ofctl", &["del-flows", "br0"]);
     net.switch.tool("ovs-ofctl", &["add-flow", "br0", "priority=0,actions=NORMAL"]);
     assert!(!b.udp(a, 50) && !a.ping(b.four) && !b.ping(a.four));
@@ -245,4 +246,31 @@ fn listeners_are_heard() {
     assert_eq!(passes(a, b, report), 1);
     net.bring(&desired(a, guard(a, GROUP, &rule("OUTBOUND", "ICMPV6", "<ICMPV6_TYPE>128</ICMPV6_TYPE>"))));
     assert_eq!(passes(a, b, report), 0);
+}
+
+/// `update_nic` and `update_sg` while the guest runs: another VLAN, no guard, and one again.
+#[test]
+fn a_guest_changes_its_network_and_its_guard() {
+    let net = Guests::new(&[Some(50), Some(50), Some(60)]);
+    let [a, b, c] = [&net.all[0], &net.all[1], &net.all[2]];
+    let mut state = desired(a, guard(a, GROUP, &some()));
+    net.bring(&state);
+    until("it is in the first network", || b.udp(a, 50));
+    assert!(!c.udp(a, 50) && !b.udp(a, 51));
+    state.seats[0].vlans = Vlans::Access(60);
+    net.bring(&state);
+    until("it is in the second network", || c.udp(a, 50));
+    assert!(!b.udp(a, 50) && !c.udp(a, 51));
+    let open = guard(a, "", "");
+    state.guards = vec![open];
+    net.bring(&state);
+    until("it is open", || c.udp(a, 51));
+    assert!(!b.udp(a, 50) && !b.udp(a, 51));
+    assert_eq!(net.switch.tool("ovs-vsctl", &["list-ports", "br0"]).lines().count(), 3, "the patch has gone");
+    let flows = net.switch.tool("ovs-ofctl", &["--no-stats", "dump-flows", "br0"]);
+    assert_eq!(flows.trim(), "priority=0 actions=NORMAL");
+    state.guards = vec![guard(a, GROUP, &some())];
+    net.bring(&state);
+    until("it is guarded again", || c.udp(a, 50));
+    assert!(!c.udp(a, 51) && !b.udp(a, 50));
 }

@@ -4,7 +4,8 @@
 
 mod common;
 
-use common::guests::{GROUP, Guest, Guests, desired, guard, rule};
+use common::guests::{GROUP, Guest, Guests, desired, guard, hear_each_other, rule};
+use common::switch::until;
 
 use causeway_vnm::desired::Guard;
 
@@ -20,6 +21,7 @@ fn only_what_a_group_lets_begin_passes() {
     let net = Guests::new(&[Some(50), Some(50), Some(50)]);
     let [a, b, c] = [&net.all[0], &net.all[1], &net.all[2]];
     let open = || (b, guard(b, "", ""));
+    hear_each_other(b, a);
     // Without flows everybody hears everybody.
     assert!(b.tcp(a, 22) && b.tcp(a, 23) && b.ping(a.four) && b.ping(a.six));
 
@@ -56,7 +58,9 @@ fn a_guest_sends_from_its_own_addresses_only() {
         let added = format!("{address}/{net}");
         assert!(a.run("ip", &[&["addr", "add", &added, "dev", "eth0"], nodad].concat()));
     }
-    assert!(answered(&["-I", "10.0.0.77"], four.clone()) && answered(&["-I", "fd00::77"], six.clone()));
+    until("both addresses answer", || {
+        answered(&["-I", "10.0.0.77"], four.clone()) && answered(&["-I", "fd00::77"], six.clone())
+    });
     apply(&net, &[(a, guard(a, filters, "")), (b, guard(b, "", ""))]);
     assert!(a.ping(b.four) && a.ping(b.six) && b.ping(a.four) && b.ping(a.six));
     assert!(!answered(&["-I", "10.0.0.77"], four.clone()) && !answered(&["-I", "fd00::77"], six.clone()));

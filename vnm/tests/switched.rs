@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use causeway_core::names::VmId;
 use causeway_vnm::desired::Vlans;
 use causeway_vnm::fabric::ovs::{Change, Conflict, Ovs, OvsError, Places, Surroundings, difference};
-use common::guests::{GROUP, Guest, Guests, desired, guard, rule};
+use common::guests::{GROUP, Guest, Guests, desired, guard, hear_each_other, rule};
 use common::ip;
 use common::switch::until;
 use common::wire::{Ear, datagram};
@@ -165,7 +165,8 @@ fn a_port_with_another_number_is_guarded_all_the_same() {
     assert!(found.notes[0].contains(&format!("is taken by {}", c.tap)), "{:?}", found.notes);
     ip(&format!("link set {} name away", a.tap));
     net.bring(&state);
-    assert!(c.ping(b.four) && c.tcp(b, 80) && b.udp(c, 51), "its flows are not about the other");
+    hear_each_other(c, b);
+    assert!(c.tcp(b, 80) && b.udp(c, 51), "its flows are not about the other");
     ip(&format!("link set away name {}", a.tap));
     ip(&format!("link set {} up", a.tap));
     net.plug(&a);
@@ -194,6 +195,7 @@ fn a_port_of_the_stock_driver_is_taken_over() {
         }
     };
     stock();
+    hear_each_other(a, b);
     assert!(a.tcp(b, 80) && b.tcp(a, 80));
     let state = desired(a, guard(a, GROUP, &rules("22")));
     net.bring(&state);
@@ -216,6 +218,7 @@ fn no_wrong_frame_passes_while_rules_change() {
     let [a, b] = [&net.all[0], &net.all[1]];
     let state = |tcp: &str| desired(a, guard(a, GROUP, &rules(tcp)));
     net.bring(&state("22"));
+    until("they find each other", || b.udp(a, 50));
     let at = std::net::SocketAddr::from((a.four, 22));
     let listener = a.within(|| TcpListener::bind(at).unwrap());
     let mut here = b.within(|| TcpStream::connect(at).unwrap());
@@ -348,7 +351,7 @@ fn connections_go_with_their_guest() {
     for guest in [a, c] {
         net.bring(&desired(guest, guard(guest, GROUP, &rules("22"))));
     }
-    assert!(b.tcp(a, 22) && b.tcp(c, 22));
+    until("they find each other", || b.tcp(a, 22) && b.tcp(c, 22));
     let known = |guest: &Guest| {
         let zone = format!("zone={}", guest.port);
         net.switch.tool("ovs-appctl", &["dpctl/dump-conntrack", &zone]).lines().count()

@@ -19,6 +19,8 @@ use super::switch::{Switch, until};
 
 /// How long something that passes may take, on a machine that does much else.
 const PASSES: Duration = Duration::from_secs(10);
+/// How long an answer may take.
+const ANSWERED: Duration = Duration::from_secs(2);
 /// How long something that does not pass is waited for.
 const DROPPED: Duration = Duration::from_millis(400);
 
@@ -253,7 +255,7 @@ impl Guest {
         let here = self.within(|| UdpSocket::bind((self.four, 0)).unwrap());
         here.send_to(b"?", at).unwrap();
         there.set_read_timeout(Some(DROPPED)).unwrap();
-        here.set_read_timeout(Some(PASSES)).unwrap();
+        here.set_read_timeout(Some(ANSWERED)).unwrap();
         let mut byte = [0];
         let Ok((_, from)) = there.recv_from(&mut byte) else { return false };
         there.send_to(b"!", from).unwrap();
