@@ -4,10 +4,11 @@
 use std::time::Duration;
 
 use causeway_core::answer::{Failure, Kind};
-use causeway_core::document::{DriverName, decode};
+use causeway_core::document::{BridgeType, DriverName, VmDocument, decode};
 use causeway_core::names::RequestId;
 
 use crate::desired::Settings;
+use crate::desired::switch::SOCKETS;
 use crate::root::client::{COMMAND, ClientError, RootClient};
 use crate::root::{Outcome, Request, Verb};
 
@@ -125,6 +126,9 @@ pub fn run(
     let driver: DriverName = driver.parse().map_err(|e| input(&e))?;
     // Decoded here already: what is no base64 is not worth waking anybody for.
     let document = decode(stdin).map_err(|e| input(&e).context("standard input"))?;
+    if verb == Verb::Pre && !context.dry_run {
+        make_sockets_dir(&document)?;
+    }
     let request = Request {
         id: context.request.clone(),
         verb,
@@ -149,6 +153,18 @@ pub fn run(
             reserved: response.reserved,
         }),
     }
+}
+
+/// QEMU makes the socket of a DPDK port, as the user that this runs as; the directory for it lies among that user's own, so it
+/// is nothing for the privileged side.
+fn make_sockets_dir(document: &[u8]) -> Result<(), Failure> {
+    // What is wrong with the document, the privileged side tells.
+    let Ok(vm) = VmDocument::parse(document) else { return Ok(()) };
+    if !vm.nics.iter().any(|nic| nic.bridge_type == Some(BridgeType::OpenVSwitchDpdk)) {
+        return Ok(());
+    }
+    std::fs::create_dir_all(SOCKETS)
+        .map_err(|e| Failure::new(Kind::HostState, e).context(format!("make {SOCKETS}, for DPDK ports")))
 }
 
 fn unanswered(error: ClientError) -> Failure {

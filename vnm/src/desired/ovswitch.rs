@@ -10,10 +10,7 @@ use super::guard::Guard;
 use super::refusal::Refusal;
 use super::settings::Effective;
 use super::state::Port;
-use super::switch::{Datapath, Switch, SwitchPort, Vlans};
-
-/// Where the sockets of DPDK ports lie; libvirt is told the same (contract VNM 3.3).
-const SOCKETS: &str = "/var/run/one/vhost-socks";
+use super::switch::{Datapath, SOCKETS, Switch, SwitchPort, Vlans};
 
 /// The bridge that a NIC is plugged into.
 ///

@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use causeway_core::names::LinkName;
 use serde::{Deserialize, Serialize};
 
+/// Where the sockets of DPDK ports lie; libvirt is told the same (contract VNM 3.3).
+pub const SOCKETS: &str = "/var/run/one/vhost-socks";
+
 /// A bridge of Open vSwitch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Switch {

@@ -152,7 +152,9 @@ impl<'a> Host<'a> {
                 Err(error) if is_outdated(&error) && left > 0 => {}
                 other => {
                     log.notes.extend(way.notes);
-                    return other.and_then(|()| self.fence(&way.fences, log));
+                    other?;
+                    self.fence(&way.fences, log)?;
+                    return self.raise(desired, way.switch.as_ref(), log);
                 }
             }
             way = self.compare(desired, terms, true)?;

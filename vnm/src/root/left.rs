@@ -112,6 +112,9 @@ impl Action<'_, '_> {
         let mut lingering = BTreeSet::new();
         let mut linux = left.linux.clone();
         if !left.switch.seats.is_empty() || !left.switch.switches.is_empty() {
+            let switches = left.switch.switches.keys().filter(|name| !reserved.contains(name));
+            let addressed = self.host.with_addresses(&switches.cloned().collect(), self.log)?;
+            reserved.extend(addressed);
             lingering = self.leave_switch(left, &reserved)?;
             linux.loose.extend(self.loose(left)?);
         }

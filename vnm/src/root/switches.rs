@@ -6,7 +6,9 @@ use causeway_core::names::LinkName;
 
 use super::error::ActionError;
 use super::host::{Host, Terms};
+use super::step::Log;
 use crate::desired::Desired;
+use crate::fabric::linux::observe::{addresses, by_name};
 use crate::fabric::linux::parse::LinkKind;
 use crate::fabric::linux::{self, Conflict};
 use crate::fabric::ovs::{self, Observed, Ovs, Surroundings};
@@ -50,6 +52,44 @@ impl Host<'_> {
         let around = Surroundings { shared, linux_bridges, linux_ports, arp: terms.arp };
         let difference = ovs::difference(desired, &observed, &around)?;
         Ok((observed, difference))
+    }
+}
+
+impl Host<'_> {
+    /// Brings the devices of our own bridges up, as the stock driver does; they come with the bridge, and down.
+    pub(super) fn raise(
+        &mut self,
+        desired: &Desired,
+        before: Option<&Observed>,
+        log: &mut Log<'_>,
+    ) -> Result<(), ActionError> {
+        for switch in &desired.switches {
+            let seen = before.and_then(|seen| seen.bridges.get(switch.name.as_str()));
+            if seen.is_some_and(|bridge| !bridge.is_ours()) {
+                continue;
+            }
+            if by_name(&mut self.netlink, &switch.name)?.is_some_and(|link| !link.up) {
+                self.change(linux::Change::SetUp { name: switch.name.clone() }.into(), log)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Those of `bridges` whose device has an address: somebody uses them for the host itself.
+    pub(super) fn with_addresses(
+        &mut self,
+        bridges: &BTreeSet<LinkName>,
+        log: &mut Log<'_>,
+    ) -> Result<BTreeSet<LinkName>, ActionError> {
+        let mut out = BTreeSet::new();
+        for name in bridges {
+            let Some(link) = by_name(&mut self.netlink, name)? else { continue };
+            if let Some(address) = addresses(&mut self.netlink, link.index)?.first() {
+                log.notes.push(format!("bridge {name} stays: it has the address {address}"));
+                out.insert(name.clone());
+            }
+        }
+        Ok(out)
     }
 }
 
