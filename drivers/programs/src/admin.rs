@@ -1,5 +1,6 @@
 //! What an admin's program does: each command is one module, with its own arguments.
 
+pub mod doctor;
 pub mod measure;
 pub mod net;
 pub mod plan;

@@ -394,3 +394,24 @@ fn memory_is_compacted_by_two_switches_and_by_nothing_a_caller_says() {
     assert_eq!(failure(&ended.responses[0]).0, Kind::HostState);
     assert!(failure(&ended.responses[0]).1.contains("/proc/sys/vm/drop_caches"));
 }
+
+/// Runs `causeway` with these words on a host that `prepare` has changed.
+fn causeway(prepare: &str, words: &str) -> (Option<i32>, String) {
+    let program = env!("CARGO_BIN_EXE_causeway");
+    let out = on_a_host(&format!("{prepare}\n{program} {words} --root {PROGRAM}\n")).output().unwrap();
+    (out.status.code(), String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned())
+}
+
+#[test]
+fn doctor_names_rules_of_others_that_drop_frames_of_guests() {
+    assert_eq!(causeway("", "doctor"), (Some(0), String::new()));
+    assert_eq!(causeway("", "net reconcile"), (Some(0), String::new()));
+    let drops = "nft 'add table inet mine; add chain inet mine f { type filter hook forward priority 0; policy drop; }'";
+    let (code, text) = causeway(drops, "doctor");
+    assert_eq!(code, Some(1), "{text}");
+    let named = "chain f of table inet mine (forward) drops what none of its rules accepts";
+    assert!(text.contains(named), "{text}");
+    let (code, text) = causeway(drops, "doctor --json");
+    let found: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, found["foreign_rules"].as_array().unwrap().len()), (Some(1), 1));
+}

@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::frame::{self, FrameError};
-use super::wire::{CompactMemory, Hello, Reconcile, Request, Response, SCHEMA};
+use super::wire::{CompactMemory, Hello, Inspect, Reconcile, Request, Response, SCHEMA};
 
 /// How the privileged side is started; the sudoers line names the same program.
 pub const COMMAND: [&str; 3] = ["sudo", "-n", "/usr/libexec/causeway/causeway-root"];
@@ -160,6 +160,14 @@ impl RootClient {
     /// As [`call`](RootClient::call).
     pub fn reconcile(&mut self, ask: &Reconcile, deadline: Duration) -> Result<Response, ClientError> {
         self.ask(ask, &ask.reconcile, deadline)
+    }
+
+    /// Has the host inspected; the response's notes are what was found.
+    ///
+    /// # Errors
+    /// As [`call`](RootClient::call).
+    pub fn inspect(&mut self, id: &RequestId, deadline: Duration) -> Result<Response, ClientError> {
+        self.ask(&Inspect { inspect: id.clone() }, id, deadline)
     }
 
     fn ask(

@@ -38,4 +38,4 @@ pub mod wire;
 
 pub use client::{ClientError, RootClient};
 pub use place::Places;
-pub use wire::{CompactMemory, Hello, Outcome, Reconcile, Request, Response, SCHEMA, Verb};
+pub use wire::{CompactMemory, Hello, Inspect, Outcome, Reconcile, Request, Response, SCHEMA, Verb};

@@ -1,7 +1,7 @@
 //! The privileged side's loop: requests in, responses out, one after the other, until the input ends.
 
 use std::io::{Read, Write};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use causeway_core::answer::{Failure, Kind};
 
@@ -10,7 +10,11 @@ use super::frame::{self, FrameError};
 use super::memory;
 use super::place::Places;
 use super::step::Log;
-use super::wire::{CompactMemory, Hello, Outcome, Reconcile, Request, Response};
+use super::wire::{CompactMemory, Hello, Inspect, Outcome, Reconcile, Request, Response};
+use crate::fabric::firewall::Nft;
+
+/// How long the rules of a host may take to be listed.
+const INSPECTION: Duration = Duration::from_secs(30);
 
 /// Serves until the input ends.
 ///
@@ -34,13 +38,15 @@ pub fn serve(places: &Places, input: &mut impl Read, output: &mut impl Write) ->
         let asked = (
             frame::decode::<CompactMemory>(&body),
             frame::decode::<Reconcile>(&body),
+            frame::decode::<Inspect>(&body),
             frame::decode::<Request>(&body),
         );
         let response = match asked {
-            (Ok(ask), _, _) => compact(places, ask),
-            (_, Ok(ask), _) => reconcile(places, &ask),
-            (_, _, Ok(request)) => answer(places, &request),
-            (_, _, Err(error)) => unread(&error),
+            (Ok(ask), ..) => compact(places, ask),
+            (_, Ok(ask), ..) => reconcile(places, &ask),
+            (_, _, Ok(ask), _) => inspect(places, ask),
+            (_, _, _, Ok(request)) => answer(places, &request),
+            (_, _, _, Err(error)) => unread(&error),
         };
         frame::write(output, &response)?;
     }
@@ -84,6 +90,18 @@ pub fn reconcile(places: &Places, ask: &Reconcile) -> Response {
         micros: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
         ..unchanged(outcome)
     }
+}
+
+/// Says what of others' rules drops or marks frames of bridges.
+pub fn inspect(places: &Places, ask: Inspect) -> Response {
+    let started = Instant::now();
+    let mut nft = Nft::new(places.nft.clone(), started + INSPECTION);
+    let (outcome, notes) = match nft.foreign() {
+        Ok(found) => (Outcome::Done, found.iter().map(ToString::to_string).collect()),
+        Err(error) => (Outcome::Failed(Failure::from_chain(Kind::HostState, &error)), Vec::new()),
+    };
+    let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+    Response { id: Some(ask.inspect), notes, micros, ..unchanged(outcome) }
 }
 
 /// Compacts the memory and says how that went.

@@ -152,6 +152,14 @@ pub struct Reconcile {
     pub dry_run: bool,
 }
 
+/// What on this host may hinder guests' networks, though nobody of ours made it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Inspect {
+    /// Names the request and comes back with the response, whose notes are what was found.
+    pub inspect: RequestId,
+}
+
 /// How a request ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Response {

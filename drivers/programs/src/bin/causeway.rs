@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use causeway_programs::admin::{measure, net, plan, predict, survey};
+use causeway_programs::admin::{doctor, measure, net, plan, predict, survey};
 use causeway_programs::driver::front;
 use causeway_programs::start;
 use clap::{Parser, Subcommand};
@@ -22,6 +22,7 @@ enum Command {
     Measure(measure::Measure),
     Plan(plan::Plan),
     Net(net::Net),
+    Doctor(doctor::Doctor),
     /// Reads the front-end's files for `plan`.
     #[command(hide = true)]
     Worker {
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         Command::Measure(arguments) => measure::run(arguments),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Net(arguments) => net::run(arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Worker { state } => front::serve(&state).map(|()| ExitCode::SUCCESS).map_err(Into::into),
     };
     result.unwrap_or_else(|error| {
