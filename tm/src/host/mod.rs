@@ -58,7 +58,7 @@ pub use datastore::{
     Checksum, DatastoreCall, Dirs, DiskSizes, Exported, Fetch, ImageOrder, Origin, Stored, VmSizes, receive,
     send,
 };
-pub(crate) use datastore::{Upload, compare, is_encrypted, kind, pour};
+pub(crate) use datastore::{Upload, compare, expect_qcow2, is_encrypted, kind, pour};
 pub use error::StorageError;
 pub use idle::Idle;
 pub(crate) use live::{copy_name as live_copy, copy_path};
