@@ -78,7 +78,7 @@ pub(crate) use move_dir::{ORIGIN, make_relative, retire};
 pub(crate) use remove::remove;
 pub(crate) use resize::expect_room;
 pub(crate) use scratch::Scratch;
-pub(crate) use tool::Tool;
+pub(crate) use tool::{Tool, without_log};
 
 use image::Reading;
 
