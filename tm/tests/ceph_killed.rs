@@ -43,13 +43,11 @@ fn killed_at_any_moment_and_run_again_is_the_same() {
         trials.extend((1..=6).map(|share| (case, share)));
     }
     at_once(&ceph::share(&trials, 3), |(case, share)| {
-        let on = Stage::new(&conf);
-        (case.prepare)(&on);
+        let on = Stage::new(&conf).before(case, "one");
         let begun = Instant::now();
         on.done((case.call)(&on));
         let (took, after) = (begun.elapsed(), ended(&on));
-        let on = Stage::new(&conf);
-        (case.prepare)(&on);
+        let on = Stage::new(&conf).before(case, "one");
         let mut child = kill::command(&on, &(case.call)(&on), usize::MAX).process_group(0).spawn().unwrap();
         std::thread::sleep(took.mul_f64(*share as f64 / 7.0));
         let _ = kill_process_group(Pid::from_raw(child.id() as i32).unwrap(), Signal::KILL);

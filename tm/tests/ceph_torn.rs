@@ -268,14 +268,12 @@ fn killed_at_what_it_sends_and_run_again_is_the_same() {
     // Those with most renamings and removals go to all of their points by and by.
     cases.retain(|case| removals.contains(&case.name));
     at_once(&cases, |case| {
-        let on = Stage::new(&conf);
-        (case.prepare)(&on);
+        let on = Stage::new(&conf).before(case, "one");
         let all = at_send(&mut kill::watched(&on, &(case.call)(&on)), usize::MAX);
         let after = ended(&on);
         points.fetch_add(all, Ordering::Relaxed);
         for number in (std::process::id() as usize % ONE_IN..all).step_by(ONE_IN) {
-            let on = Stage::new(&conf);
-            (case.prepare)(&on);
+            let on = Stage::new(&conf).before(case, "one");
             at_send(&mut kill::watched(&on, &(case.call)(&on)), number + 1);
             on.done((case.call)(&on));
             assert_eq!(on.settled(), after, "{} killed at what it sends for the {number}th time", case.name);

@@ -2,7 +2,6 @@
 //! over. The call comes to an end, nothing is lost, and made again it does what it was to do. The points come from the
 //! calls themselves.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
@@ -16,10 +15,10 @@ use std::time::{Duration, Instant};
 use causeway_core::answer::Failure;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, waitpid};
 
-use super::case::{Case, chosen};
+use super::case::{Case, Known, chosen};
 use super::faults::{self, FAULTS, Fault};
-use super::kill::{self, ended};
-use super::{Picture, Stage, at_once, pool};
+use super::kill;
+use super::{Stage, at_once, pool};
 
 /// So many calls are disturbed at once: a fault is one for the whole cluster.
 const AT_ONCE: usize = 6;
@@ -27,25 +26,6 @@ const AT_ONCE: usize = 6;
 const ROUNDS: usize = 16;
 /// So many calls the short form takes, others in each run.
 const SHORT: usize = 4;
-
-/// A call, what it passes, and what is there before and after it.
-struct Known<'a> {
-    case: &'a Case,
-    passed: Vec<&'static str>,
-    before: Picture,
-    after: Picture,
-}
-
-impl<'a> Known<'a> {
-    fn learn(conf: &Path, case: &'a Case) -> Self {
-        let on = Stage::new(conf).before(case, faults::USER);
-        let before = on.picture();
-        let passed = RefCell::new(Vec::new());
-        let came = on.act(&(case.call)(&on), &|point| passed.borrow_mut().push(point));
-        came.unwrap_or_else(|failure| panic!("{}: {failure}", case.name));
-        Known { case, passed: passed.into_inner(), before, after: ended(&on) }
-    }
-}
 
 /// A call that stands still at a point.
 struct Standing<'a> {
@@ -153,7 +133,7 @@ pub fn run(test: &str, conf: &Path, all: Vec<Case>) {
     faults::user(conf);
     let all = chosen("CAUSEWAY_TEST_STEP", all, |case| case.name);
     let cases = super::share(&all, SHORT.min(all.len()));
-    let known: Vec<Known<'_>> = collect(&cases, |case| Known::learn(conf, case));
+    let known: Vec<Known<'_>> = collect(&cases, |case| Known::learn(conf, case, faults::USER).0);
     for known in &known {
         println!("{}: {:?}", known.case.name, known.passed);
     }

@@ -1,8 +1,12 @@
 //! A call that is killed or disturbed, with what is there before it, and what must be true whenever it is cut off.
 
+use std::cell::RefCell;
+use std::path::Path;
+
 use causeway_core::answer::Failure;
 use serde_json::Value;
 
+use super::kill::ended;
 use super::{Picture, Seen, Stage};
 
 /// One call, and the volumes before it.
@@ -40,6 +44,27 @@ impl Case {
             Keeps::Written => cut.written(),
             Keeps::Image => cut.held("one-5"),
         }
+    }
+}
+
+/// A call that nobody disturbs: what it passes, and what is there before and after it.
+pub struct Known<'a> {
+    pub case: &'a Case,
+    pub passed: Vec<&'static str>,
+    pub before: Picture,
+    pub after: Picture,
+}
+
+impl<'a> Known<'a> {
+    /// Performs it; and where it was performed.
+    pub fn learn(conf: &Path, case: &'a Case, user: &str) -> (Self, Stage) {
+        let on = Stage::new(conf).before(case, user);
+        let before = on.picture();
+        let passed = RefCell::new(Vec::new());
+        let came = on.act(&(case.call)(&on), &|point| passed.borrow_mut().push(point));
+        came.unwrap_or_else(|failure| panic!("{}: {failure}", case.name));
+        let after = ended(&on);
+        (Known { case, passed: passed.into_inner(), before, after }, on)
     }
 }
 

@@ -10,7 +10,7 @@ use causeway_core::answer::Failure;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::case::Case;
+use super::case::{Case, Known};
 use super::{Picture, Stage, at_once};
 
 /// The child's part, for an `#[ignore]`d test of the name `killed_child`: performs the call it is given, and at the point it
@@ -92,13 +92,8 @@ pub fn campaign(
     let (points, tried) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let cases = super::share(all, short);
     at_once(&cases, |case| {
-        let on = Stage::new(conf).before(case, "one");
-        let before = on.picture();
-        let passed = RefCell::new(Vec::new());
-        on.act(&(case.call)(&on), &|point| passed.borrow_mut().push(point)).unwrap();
-        let after = ended(&on);
+        let (Known { passed, before, after, .. }, on) = Known::learn(conf, case, "one");
         done(case, &on, &after);
-        let passed = passed.into_inner();
         assert!(passed.len() > 2, "{}: {passed:?}", case.name);
         for (index, point) in passed.iter().enumerate() {
             let number = points.fetch_add(1, Ordering::Relaxed);
