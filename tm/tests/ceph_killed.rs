@@ -24,7 +24,7 @@ fn killed_child() {
 #[test]
 fn killed_anywhere_and_run_again_is_the_same() {
     let Some(conf) = cluster() else { return };
-    kill::campaign("ceph_killed", &conf, &cases::all(), 5, |case, on, after| {
+    kill::campaign("ceph_killed", &conf, cases::all(), 5, |case, on, after| {
         // Done again, it is still the same.
         on.done((case.call)(on));
         assert_eq!(ended(on), *after, "{} done twice", case.name);

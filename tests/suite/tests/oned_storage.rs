@@ -134,7 +134,7 @@ impl Road<'_> {
     fn mib(&self, path: &str) -> u64 {
         let said = self.tool(&["qemu-img", "info", "-U", "-f", self.format, "--output=json", path]);
         let info: serde_json::Value = serde_json::from_str(&said).unwrap();
-        info["virtual-size"].as_u64().unwrap() >> 20
+        info.get("virtual-size").unwrap().as_u64().unwrap() >> 20
     }
 
     fn source(&self, image: u32) -> String {

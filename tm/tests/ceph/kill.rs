@@ -10,7 +10,7 @@ use causeway_core::answer::Failure;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::case::{Case, Known};
+use super::case::{Case, Known, chosen};
 use super::{Picture, Stage, at_once};
 
 /// The child's part, for an `#[ignore]`d test of the name `killed_child`: performs the call it is given, and at the point it
@@ -85,12 +85,13 @@ pub fn at(on: &Stage, call: &Value, point: usize) {
 pub fn campaign(
     test: &str,
     conf: &Path,
-    all: &[Case],
+    all: Vec<Case>,
     short: usize,
     done: impl Fn(&Case, &Stage, &Picture) + Sync,
 ) {
     let (points, tried) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let cases = super::share(all, short);
+    let all = chosen("CAUSEWAY_TEST_STEP", all, |case| case.name);
+    let cases = super::share(&all, short.min(all.len()));
     at_once(&cases, |case| {
         let (Known { passed, before, after, .. }, on) = Known::learn(conf, case, "one");
         done(case, &on, &after);
