@@ -18,5 +18,5 @@ fn killed_child() {
 fn killed_anywhere_and_run_again_is_the_same() {
     let Some(conf) = cluster() else { return };
     // An image's older volumes and snapshots may be gone when it is done: then nothing can be done twice.
-    kill::campaign("ceph_datastore_killed", &conf, &image_cases::all(), 5, |_, _, _| {});
+    kill::campaign("ceph_datastore_killed", &conf, image_cases::all(), 5, |_, _, _| {});
 }

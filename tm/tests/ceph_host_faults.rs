@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use causeway_core::answer::Failure;
-use ceph::step::{Step, chosen};
+use ceph::case::{Case, chosen};
 use ceph::{Picture, Stage, cases, cluster, image_cases, kill, pool};
 use common::Kept;
 use common::fault::{self, Fault};
@@ -23,7 +23,7 @@ const FAULTS: [Fault; 3] = [Fault::Killed, Fault::Full, Fault::ReadOnly];
 /// So many calls are disturbed at once: most of what they do is waiting.
 const AT_ONCE: usize = 6;
 /// After so many calls the pool begins anew.
-const STEPS: usize = 24;
+const CASES: usize = 24;
 /// So many calls the short form takes, others in each run, and of each one point for each fault.
 const SHORT: usize = 3;
 
@@ -33,10 +33,10 @@ fn killed_child() {
     kill::child();
 }
 
-/// A step that is disturbed, on volumes of its own each time that it has changed something.
+/// A call that is disturbed, on volumes of its own each time that it has changed something.
 struct Disturbed<'a> {
     conf: &'a Path,
-    step: &'a dyn Step,
+    case: &'a Case,
     on: Stage,
     files: Kept,
 }
@@ -64,10 +64,10 @@ fn dirs(on: &Stage) -> Vec<PathBuf> {
 }
 
 impl<'a> Disturbed<'a> {
-    fn new(conf: &'a Path, step: &'a dyn Step) -> Self {
-        let on = Stage::new(conf).before(step, "one");
+    fn new(conf: &'a Path, case: &'a Case) -> Self {
+        let on = Stage::new(conf).before(case, "one");
         let files = Kept::of(dirs(&on));
-        Disturbed { conf, step, on, files }
+        Disturbed { conf, case, on, files }
     }
 }
 
@@ -75,7 +75,7 @@ impl fault::Scene for Disturbed<'_> {
     type Seen = Seen;
 
     fn name(&self) -> String {
-        self.step.name().to_owned()
+        self.case.name.to_owned()
     }
 
     fn dirs(&self) -> Vec<PathBuf> {
@@ -89,7 +89,7 @@ impl fault::Scene for Disturbed<'_> {
     fn restore(&mut self, _: &Kept, untouched: bool) {
         match untouched {
             true => self.files.restore(),
-            false => *self = Disturbed::new(self.conf, self.step),
+            false => *self = Disturbed::new(self.conf, self.case),
         }
     }
 
@@ -99,7 +99,7 @@ impl fault::Scene for Disturbed<'_> {
     }
 
     fn child(&self) -> (Command, PathBuf) {
-        (kill::watched(&self.on, &self.step.call(&self.on)), kill::answer(&self.on))
+        (kill::watched(&self.on, &(self.case.call)(&self.on)), kill::answer(&self.on))
     }
 
     fn see(&self) -> Seen {
@@ -111,11 +111,11 @@ impl fault::Scene for Disturbed<'_> {
     fn judge(&self, at: &str, now: &Seen, before: &Seen, after: &Seen) {
         // W26: not even now.
         self.on.nothing_staged();
-        self.step.judge(at, &now.picture, &before.picture, &after.picture);
+        self.case.judge(at, &now.picture, &before.picture, &after.picture);
     }
 
     fn again(&self) -> Result<(), Failure> {
-        self.on.act(&self.step.call(&self.on), &|_| {})?;
+        self.on.act(&(self.case.call)(&self.on), &|_| {})?;
         self.on.nothing_staged();
         // Of files everybody sees at once who has them open.
         let files = std::fs::read_dir(self.on.vm_dir()).into_iter().flatten();
@@ -131,19 +131,18 @@ impl fault::Scene for Disturbed<'_> {
 #[test]
 fn disturbed_at_any_system_call_and_run_again_is_the_same() {
     let Some(conf) = cluster() else { return };
-    let mut all: Vec<Box<dyn Step>> = Vec::new();
-    all.extend(cases::all().into_iter().map(|case| Box::new(case) as Box<dyn Step>));
-    all.extend(image_cases::all().into_iter().map(|case| Box::new(case) as Box<dyn Step>));
-    all.push(Box::new(image_cases::export()));
+    let mut all = cases::all();
+    all.extend(image_cases::all());
+    all.push(image_cases::export());
     // With what a tool writes bit by bit first: it takes longest.
-    all.sort_by_key(|step| !step.name().contains("file system"));
-    let all = chosen("CAUSEWAY_TEST_STEP", all, |step| step.name());
+    all.sort_by_key(|case| !case.name.contains("file system"));
+    let all = chosen("CAUSEWAY_TEST_STEP", all, |case| case.name);
     let mut tally = fault::Tally::default();
-    for steps in ceph::share(&all, SHORT.min(all.len())).chunks(STEPS) {
-        tally.add(fault::campaign_of(steps, usize::MAX, AT_ONCE, |step, sharing| {
+    for cases in ceph::share(&all, SHORT.min(all.len())).chunks(CASES) {
+        tally.add(fault::campaign_of(cases, usize::MAX, AT_ONCE, |case, sharing| {
             let sharing = sharing.shifted(std::process::id() as usize);
-            let tally = fault::trial_of(&mut Disturbed::new(&conf, step.as_ref()), &sharing, &FAULTS);
-            println!("{}: {tally:?}", step.name());
+            let tally = fault::trial_of(&mut Disturbed::new(&conf, case), &sharing, &FAULTS);
+            println!("{}: {tally:?}", case.name);
             tally
         }));
         if ceph::long() {

@@ -89,3 +89,35 @@ fn what_others_stand_on_is_not_replaced() {
     on.done(on.clone(None));
     assert_eq!(on.picture()["one-5-7-0"].content, "aaaa");
 }
+
+/// A volume that is marked as given up goes with its last snapshot, whoever removes that: one that is to stay has no mark.
+#[test]
+fn a_snapshot_that_can_t_go_leaves_no_mark() {
+    let Some(conf) = cluster() else { return };
+    let on = Stage::new(&conf);
+    on.family();
+    let (older, mine) = (format!("{}-2", on.disk()), format!("more/mine-{}", on.image));
+    let marks = || String::from_utf8(on.rbd(&format!("image-meta ls {older}"))).unwrap();
+    on.rbd(&format!("clone {older}@2 {mine}"));
+    let before = on.picture();
+    let mut passed = Vec::new();
+    let passing = std::cell::RefCell::new(&mut passed);
+    let refused = on.perform_at(&on.snapshot("delete", 2), &|point| passing.borrow_mut().push(point));
+    let said = refused.unwrap_err().text;
+    assert!(said.contains(&format!("{older}@2 is still needed by {mine}")), "{said}");
+    assert_eq!((passed.as_slice(), on.picture()), (&["volumes read"][..], before.clone()));
+    on.rbd(&format!("rm --no-progress {mine}"));
+    // Somebody protects it again under way.
+    let protects = |point: &str| {
+        if point == "volume marked" {
+            assert!(marks().contains("causeway.given-up"));
+            on.rbd(&format!("snap protect {older}@2"));
+        }
+    };
+    let said = on.perform_at(&on.snapshot("delete", 2), &|point| protects(point)).unwrap_err().text;
+    assert!(said.starts_with(&format!("rbd snap rm of {older}@2: ")), "{said}");
+    assert!(!marks().contains("causeway"), "{}", marks());
+    assert_eq!(on.picture(), before);
+    on.done(on.snapshot("delete", 2));
+    assert!(!on.picture().contains_key("one-5-7-0-2"));
+}

@@ -8,9 +8,9 @@ mod ceph;
 use std::os::unix::process::CommandExt;
 use std::time::Instant;
 
-use ceph::cases::{self, Case};
+use ceph::case::Case;
+use ceph::cases;
 use ceph::kill::{self, ended};
-use ceph::step::Step;
 use ceph::{Stage, at_once, cluster};
 use rustix::process::{Pid, Signal, kill_process_group};
 
@@ -24,10 +24,10 @@ fn killed_child() {
 #[test]
 fn killed_anywhere_and_run_again_is_the_same() {
     let Some(conf) = cluster() else { return };
-    kill::campaign("ceph_killed", &conf, &cases::all(), 5, |case, on, after| {
+    kill::campaign("ceph_killed", &conf, cases::all(), 5, |case, on, after| {
         // Done again, it is still the same.
-        on.done(case.call(on));
-        assert_eq!(ended(on), *after, "{} done twice", case.name());
+        on.done((case.call)(on));
+        assert_eq!(ended(on), *after, "{} done twice", case.name);
     });
 }
 
@@ -39,23 +39,21 @@ fn killed_at_any_moment_and_run_again_is_the_same() {
     let names =
         ["clone over an older disk", "save", "removal", "revert", "removal into the trash", "snapshot"];
     let mut trials: Vec<(&Case, u64)> = Vec::new();
-    for case in cases.iter().filter(|case| names.contains(&case.name())) {
+    for case in cases.iter().filter(|case| names.contains(&case.name)) {
         trials.extend((1..=6).map(|share| (case, share)));
     }
     at_once(&ceph::share(&trials, 3), |(case, share)| {
-        let on = Stage::new(&conf);
-        case.prepare(&on);
+        let on = Stage::new(&conf).before(case, "one");
         let begun = Instant::now();
-        on.done(case.call(&on));
+        on.done((case.call)(&on));
         let (took, after) = (begun.elapsed(), ended(&on));
-        let on = Stage::new(&conf);
-        case.prepare(&on);
-        let mut child = kill::command(&on, &case.call(&on), usize::MAX).process_group(0).spawn().unwrap();
+        let on = Stage::new(&conf).before(case, "one");
+        let mut child = kill::command(&on, &(case.call)(&on), usize::MAX).process_group(0).spawn().unwrap();
         std::thread::sleep(took.mul_f64(*share as f64 / 7.0));
         let _ = kill_process_group(Pid::from_raw(child.id() as i32).unwrap(), Signal::KILL);
         child.wait().unwrap();
-        on.done(case.call(&on));
-        assert_eq!(on.settled(), after, "{} killed after {share}/7", case.name());
+        on.done((case.call)(&on));
+        assert_eq!(on.settled(), after, "{} killed after {share}/7", case.name);
         // What could not be removed at once goes with the disk.
         on.done(on.remove(&on.disk(), false));
         let left = on.picture();

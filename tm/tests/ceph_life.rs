@@ -403,6 +403,23 @@ fn a_clone_is_as_large_as_what_it_stands_on() {
     assert_eq!(on.picture(), expected(&[image, ("one-5-7-0", 4, Some("one-5@snap"), &[], "aaaa")]));
 }
 
+/// oned gives the disk the SIZE of the snapshot that it went back to: a larger disk could not be given the next one.
+#[test]
+fn a_disk_goes_back_to_the_size_that_it_had() {
+    let Some(conf) = cluster() else { return };
+    let on = Stage::new(&conf);
+    on.snapshots();
+    on.done(on.resize(8));
+    on.done(on.snapshot("create", 2));
+    for (id, size, content) in [(0, 4, "baaa"), (2, 8, "daaa...."), (0, 4, "baaa")] {
+        on.done(on.snapshot("revert", id));
+        let disk = &on.picture()["one-5-7-0"];
+        assert_eq!((disk.size, disk.content.as_str()), (size, content), "snapshot {id}");
+    }
+    on.done(on.resize(6));
+    assert_eq!(on.picture()["one-5-7-0"].content, "baaa..");
+}
+
 /// Volumes of others with names such as a revert or a restore gives: none of them is the disk's.
 #[test]
 fn volumes_that_only_have_such_names_are_left_alone() {

@@ -16,7 +16,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use causeway_testing::tracer::{self, Does, Fate};
 use ceph::cases;
 use ceph::kill::{self, ended};
-use ceph::step::Step;
 use ceph::{Picture, Stage, at_once, cluster};
 
 /// The child's part of the test in the long form.
@@ -267,24 +266,17 @@ fn killed_at_what_it_sends_and_run_again_is_the_same() {
     let removals = ["removal", "removal into the trash", "revert", "clone over an older disk"];
     let mut cases = cases::all();
     // Those with most renamings and removals go to all of their points by and by.
-    cases.retain(|case| removals.contains(&case.name()));
+    cases.retain(|case| removals.contains(&case.name));
     at_once(&cases, |case| {
-        let on = Stage::new(&conf);
-        case.prepare(&on);
-        let all = at_send(&mut kill::watched(&on, &case.call(&on)), usize::MAX);
+        let on = Stage::new(&conf).before(case, "one");
+        let all = at_send(&mut kill::watched(&on, &(case.call)(&on)), usize::MAX);
         let after = ended(&on);
         points.fetch_add(all, Ordering::Relaxed);
         for number in (std::process::id() as usize % ONE_IN..all).step_by(ONE_IN) {
-            let on = Stage::new(&conf);
-            case.prepare(&on);
-            at_send(&mut kill::watched(&on, &case.call(&on)), number + 1);
-            on.done(case.call(&on));
-            assert_eq!(
-                on.settled(),
-                after,
-                "{} killed at what it sends for the {number}th time",
-                case.name()
-            );
+            let on = Stage::new(&conf).before(case, "one");
+            at_send(&mut kill::watched(&on, &(case.call)(&on)), number + 1);
+            on.done((case.call)(&on));
+            assert_eq!(on.settled(), after, "{} killed at what it sends for the {number}th time", case.name);
             tried.fetch_add(1, Ordering::Relaxed);
         }
     });

@@ -215,3 +215,48 @@ fn a_disk_is_not_saved_over_its_own_image() {
         on.done(&on.save(true, persistent, None, "1/saved"));
     }
 }
+
+/// Was answered in QEMU's words, or, of a disk that is a file by itself, with what the disk holds now.
+#[test]
+fn what_is_called_qcow2_and_is_none_is_not_saved() {
+    let refused = |on: &Datastores, persistent: bool, snapshot: Option<u32>, named: &str, says: &str| {
+        let before = on.picture();
+        let said = on.failure(&on.save(true, persistent, snapshot, "1/saved")).text;
+        let begins = format!("{}: {says}", on.text(named));
+        assert!(said.starts_with(&begins), "{said}");
+        assert_eq!(on.picture(), before);
+    };
+    let raw = "oned says that it is qcow2 (FORMAT, of older images DRIVER), and it is plain bytes (raw). Only a qcow2 image \
+               is accepted here: ";
+    // A copy of a raw image, with a snapshot that is a copy, too.
+    let on = Datastores::new();
+    on.raw("1/abc");
+    on.done(&on.flat());
+    on.done(&on.snapshot("create", 0, false, false));
+    refused(&on, false, Some(0), "100/7/disk.0", raw);
+    refused(&on, false, None, "100/7/disk.0", raw);
+    on.done(&on.save(false, false, Some(0), "1/saved"));
+    // A raw image itself as the disk: what is its first layer.
+    let on = Datastores::new();
+    on.raw("1/abc");
+    on.done(&on.link("chain"));
+    on.done(&on.snapshot("create", 0, true, true));
+    refused(&on, true, Some(0), "1/abc.snap/0", raw);
+    // A layer that somebody has written over.
+    let [vhdx, raw_layer] = ["vhdxfile", "anything"].map(|bytes| {
+        let on = Datastores::new();
+        on.qcow2_image();
+        on.done(&on.overlay());
+        on.done(&on.snapshot("create", 0, true, false));
+        std::fs::write(on.path("100/7/disk.0.snap/0"), bytes).unwrap();
+        on
+    });
+    refused(&vhdx, false, Some(0), "100/7/disk.0.snap/0", &raw.replace("plain bytes (raw)", "a vhdx image"));
+    refused(&raw_layer, false, Some(0), "100/7/disk.0.snap/0", raw);
+    // Snapshots are layers, and it has none.
+    let on = Datastores::new();
+    on.done(&on.make(true, json!("empty")));
+    on.done(&on.save(true, false, None, "1/saved"));
+    let says = "it is a file by itself, not a link to the newest of its layers";
+    refused(&on, false, Some(0), "100/7/disk.0", says);
+}

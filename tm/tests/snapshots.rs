@@ -64,6 +64,38 @@ fn going_back_gives_what_was_and_the_snapshots_stay() {
     }
 }
 
+/// oned gives the disk the SIZE of the snapshot that it went back to: a larger disk could not be given the next one.
+#[test]
+fn a_disk_goes_back_to_the_size_that_it_had() {
+    for (qcow2, persistent) in [(true, false), (true, true), (false, false), (false, true)] {
+        let on = Datastores::new();
+        match qcow2 {
+            true => on.qcow2_image(),
+            false => drop(on.raw_image()),
+        }
+        let given = match (qcow2, persistent) {
+            (_, true) => on.link(if qcow2 { "chain" } else { "image" }),
+            (true, false) => on.overlay(),
+            (false, false) => on.flat(),
+        };
+        on.done(&given);
+        let format = if qcow2 { "qcow2" } else { "raw" };
+        let mib = || chain(&on.path("100/7/disk.0"))[0]["virtual-size"].as_u64().unwrap() / MIB;
+        let had = mib();
+        on.done(&on.snapshot("create", 0, qcow2, persistent));
+        on.done(&on.resize(qcow2, persistent, had + 8, true));
+        on.guest_writes(format, "100/7/disk.0", (had + 7) * 16, 7);
+        on.done(&on.snapshot("create", 1, qcow2, persistent));
+        for (id, size) in [(0, had), (1, had + 8), (0, had)] {
+            on.done(&on.snapshot("revert", id, qcow2, persistent));
+            assert_eq!(mib(), size, "{format}, {persistent}, snapshot {id}");
+        }
+        on.done(&on.resize(qcow2, persistent, had + 4, true));
+        on.done(&on.snapshot("delete", 1, qcow2, persistent));
+        assert_eq!(mib(), had + 4);
+    }
+}
+
 /// What was made from a snapshot keeps what it had from there, whichever goes first.
 #[test]
 fn a_deleted_snapshot_takes_nothing_with_it() {

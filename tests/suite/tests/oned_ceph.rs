@@ -107,6 +107,10 @@ impl Road<'_> {
         assert!(other.is_none() && bytes.len() >= 1 << 20, "{volume} has {other:?} where {byte} was written");
     }
 
+    fn mib(&self, volume: &str) -> u64 {
+        self.cluster.bytes("h1", volume).unwrap().len() as u64 >> 20
+    }
+
     fn write(&self, volume: &str, byte: u8) {
         self.cluster.write("h1", volume, byte).unwrap();
     }
@@ -218,6 +222,9 @@ impl Road<'_> {
         self.write(volume, 33);
         let first = self.snapshot(vm, off, number);
         self.write(volume, 44);
+        let size = self.size(vm, number);
+        self.grows(vm, number, size + 8);
+        assert_eq!(self.mib(volume), size + 8);
         let second = self.snapshot(vm, off, number);
         self.write(volume, 55);
         self.is_saved(vm, off, number, &["--snapshot", &first], 33);
@@ -225,6 +232,10 @@ impl Road<'_> {
         self.ask(&["onevm", "disk-snapshot-revert", &vm.to_string(), number, &first]);
         self.at(vm, off);
         self.holds(volume, 33);
+        // oned goes back to the size that the disk had then: a larger one could not be given the next size.
+        assert_eq!((self.size(vm, number), self.mib(volume)), (size, size));
+        self.grows(vm, number, size + 4);
+        assert_eq!(self.mib(volume), size + 4);
         self.is_forgotten(vm, off, number, &second);
         self.holds(volume, 33);
         // oned keeps the one that the disk went back to.

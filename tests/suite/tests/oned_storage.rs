@@ -130,6 +130,13 @@ impl Road<'_> {
         assert!(!said.contains("Pattern verification failed"), "{path} has other bytes than {byte}: {said}");
     }
 
+    /// MiB that a guest would see of a file in that format.
+    fn mib(&self, path: &str) -> u64 {
+        let said = self.tool(&["qemu-img", "info", "-U", "-f", self.format, "--output=json", path]);
+        let info: serde_json::Value = serde_json::from_str(&said).unwrap();
+        info.get("virtual-size").unwrap().as_u64().unwrap() >> 20
+    }
+
     fn source(&self, image: u32) -> String {
         text(&self.cloud.show("oneimage", &image.to_string()).unwrap(), "SOURCE")
     }
@@ -280,6 +287,9 @@ impl Road<'_> {
         self.write(disk, 33);
         let first = self.snapshot(vm, off, number);
         self.write(disk, 44);
+        let size = self.size(vm, number);
+        self.grows(vm, number, size + 8);
+        assert_eq!(self.mib(disk.path), size + 8, "{what}");
         let second = self.snapshot(vm, off, number);
         self.write(disk, 55);
         self.is_saved(vm, off, number, &["--snapshot", &first], 33);
@@ -287,6 +297,10 @@ impl Road<'_> {
         self.ask(&["onevm", "disk-snapshot-revert", &vm.to_string(), number, &first]);
         self.at(vm, off);
         self.holds(disk.path, 33);
+        // oned goes back to the size that the disk had then: a larger one could not be given the next size.
+        assert_eq!((self.size(vm, number), self.mib(disk.path)), (size, size), "{what}");
+        self.grows(vm, number, size + 4);
+        assert_eq!(self.mib(disk.path), size + 4, "{what}");
         self.is_forgotten(vm, off, number, &second);
         self.holds(disk.path, 33);
         assert_eq!(self.snapshots(vm, disk.number), [first], "{what}");

@@ -7,7 +7,8 @@ use causeway_core::locks::Mode;
 
 use super::snapshot::{Use, not_in_use, usage};
 use super::{
-    CopyOf, Datastore, During, Home, Inside, Kept, LivePart, StorageError, Tool, Worker, lock, remove,
+    CopyOf, Datastore, During, Home, Inside, Kept, LivePart, StorageError, Tool, Worker, expect_qcow2, lock,
+    remove,
 };
 use crate::place::{FileName, TEMPORARY, VmFile};
 use crate::store::header::Header;
@@ -161,9 +162,7 @@ fn disk_size(file: &VmFile, kept: &Kept, qcow2: bool) -> Result<u64, StorageErro
     if !qcow2 {
         return Ok(disk.metadata().during("look at", &path)?.len());
     }
-    let header = Header::read(&disk).map_err(|why| StorageError::Image { path: path.clone(), why })?;
-    let none = || StorageError::Image { path: path.clone(), why: "it is no qcow2 image".to_owned() };
-    Ok(header.ok_or_else(none)?.size)
+    Ok(expect_qcow2(&disk, &path)?.size)
 }
 
 fn publish_copy(

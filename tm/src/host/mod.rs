@@ -58,7 +58,7 @@ pub use datastore::{
     Checksum, DatastoreCall, Dirs, DiskSizes, Exported, Fetch, ImageOrder, Origin, Stored, VmSizes, receive,
     send,
 };
-pub(crate) use datastore::{Upload, compare, is_encrypted, kind, pour};
+pub(crate) use datastore::{Upload, compare, expect_qcow2, is_encrypted, kind, pour};
 pub use error::StorageError;
 pub use idle::Idle;
 pub(crate) use live::{copy_name as live_copy, copy_path};
@@ -78,7 +78,7 @@ pub(crate) use move_dir::{ORIGIN, make_relative, retire};
 pub(crate) use remove::remove;
 pub(crate) use resize::expect_room;
 pub(crate) use scratch::Scratch;
-pub(crate) use tool::Tool;
+pub(crate) use tool::{Tool, without_log};
 
 use image::Reading;
 

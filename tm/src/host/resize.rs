@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FallocateFlags, fallocate, fstatvfs};
 
 use super::snapshot::not_in_use;
-use super::{Datastore, During, Inside, Kept, Size, StorageError, Tool, Worker, lock, while_growing};
+use super::{
+    Datastore, During, Inside, Kept, Size, StorageError, Tool, Worker, expect_qcow2, lock, while_growing,
+};
 use crate::place::{VmFile, named_at_last};
 use crate::store::file::MIB;
-use crate::store::header::Header;
 use crate::store::layers::Layers;
 
 /// Grows a disk.
@@ -29,9 +30,7 @@ pub(crate) fn resize(
     let want = size.grown_mb.unwrap_or(0).saturating_mul(MIB);
     let disk = File::options().read(true).write(true).open(&path).during("open", &path)?;
     let have = if qcow2 {
-        let header = Header::read(&disk).map_err(|why| StorageError::Image { path: path.clone(), why })?;
-        let why = || StorageError::Image { path: path.clone(), why: "it is no qcow2 image".to_owned() };
-        header.ok_or_else(why)?.size
+        expect_qcow2(&disk, &path)?.size
     } else {
         disk.metadata().during("look at", &path)?.len()
     };

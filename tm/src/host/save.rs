@@ -7,8 +7,8 @@ use causeway_core::locks::Mode;
 
 use super::snapshot::not_in_use;
 use super::{
-    Datastore, During, Home, Inside, Kept, StorageError, Temporary, Tool, Worker, copy_data, lock,
-    while_copying,
+    Datastore, During, Home, Inside, Kept, StorageError, Temporary, Tool, Worker, copy_data, expect_qcow2,
+    lock, while_copying,
 };
 use crate::place::{Image, VmFile};
 use crate::store::header::Header;
@@ -40,6 +40,9 @@ pub(crate) fn save(disk: &Disk<'_>, image: &Image, worker: &Worker<'_>) -> Resul
     if from.canonicalize().ok() == image.path().canonicalize().ok() {
         return Ok(());
     }
+    if disk.qcow2 {
+        expect_qcow2(&File::open(&from).during("open", &from)?, &from)?;
+    }
     disk.is_not_on(&from, image)?;
     worker.at("disk read");
     folder.sweep(image.name())?;
@@ -65,7 +68,9 @@ impl Disk<'_> {
             // A volatile disk: one file, on which nothing stands.
             (Err(StorageError::NotALink { path }), true) if *self.kept == Kept::Beside => {
                 Inside::new(self.file.dir().datastore())?.check_chain(&path, &path)?;
-                Ok(path)
+                expect_qcow2(&home.open(self.file.name().as_str())?, &path)?;
+                // Snapshots are layers, and it has none.
+                if self.snapshot.is_some() { self.layer() } else { Ok(path) }
             }
             (Ok(Some(_)), true) => self.layer(),
             (Ok(Some(_)) | Err(StorageError::NotALink { .. }), false) => self.plain(&home),
@@ -145,16 +150,11 @@ fn convert(from: &Path, made: &Temporary<'_>, worker: &Worker<'_>) -> Result<(),
     // A frozen layer may be open below the one that a guest writes.
     tool.args(["-U", "-O", "qcow2"]).arg(from).arg(made.path()).run(worker)?;
     worker.at("converted");
-    let header = |path: &Path, file: &File| {
-        let found = Header::read(file).map_err(|why| StorageError::Image { path: path.to_owned(), why })?;
-        let why = "it is no qcow2 image".to_owned();
-        found.ok_or(StorageError::Image { path: path.to_owned(), why })
-    };
-    let wanted = header(from, &File::open(from).during("open", from)?)?;
+    let wanted = expect_qcow2(&File::open(from).during("open", from)?, from)?;
     let path = made.path();
     let file = File::options().read(true).write(true).open(&path).during("open", &path)?;
     file.sync_all().during("write out", &path)?;
-    let found = header(&path, &file)?;
+    let found = expect_qcow2(&file, &path)?;
     if found.size != wanted.size || found.backing.is_some() {
         let why = format!("{found:?}, where {} bytes without a backing file were wanted", wanted.size);
         return Err(StorageError::Incomplete { path: from.to_owned(), why });

@@ -247,7 +247,7 @@ impl Tool {
             Some(status) if status.success() => Ok(()),
             Some(status) if status.code().is_some() && status.code() == self.allowed => Ok(()),
             Some(status) => {
-                let whole = unfolded(said);
+                let whole = unfolded(&without_log(said));
                 let words = if self.first {
                     said.lines().map(str::trim).filter(|line| !line.is_empty()).take(1).collect()
                 } else {
@@ -274,6 +274,20 @@ pub(crate) struct Ended {
     pub out: Vec<u8>,
     /// The first part of what it complained.
     pub err: String,
+}
+
+/// Without the lines that a library has logged, which begin with the time: they come whenever they come, after the tool's own
+/// last words too. Where there is nothing else they stay.
+pub(crate) fn without_log(said: &str) -> String {
+    let own: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty() && !is_logged(line)).collect();
+    if own.is_empty() { said.to_owned() } else { own.join("\n") }
+}
+
+/// Whether a line begins as `2026-11-22T07:06:56.671+0000`.
+fn is_logged(line: &str) -> bool {
+    let like = |(byte, form): (u8, u8)| if form == b'0' { byte.is_ascii_digit() } else { byte == form };
+    const TIME: &str = "0000-00-00T00:00:00.";
+    line.len() > TIME.len() && line.bytes().zip(TIME.bytes()).all(like)
 }
 
 /// With lines that begin with a tab put to the line before them, where `mkfs.ext4` has the cause.
@@ -399,6 +413,19 @@ mod tests {
         assert_eq!(error.unwrap_err().to_string(), "mkfs.xfs of /x: too small");
     }
 
+    /// As `rbd` may say it: its library writes by a thread of its own.
+    #[test]
+    fn what_a_library_logs_is_not_its_last_word() {
+        let log = "2026-11-22T07:06:56.671+0000 7fd08889b380 -1 librbd: header creation failed\n";
+        let own = "rbd: copy failed: (1) Operation not permitted";
+        for said in [format!("{log}\n{own}\n"), format!("{own}\n{log}\n"), format!("{log}{own}\n{log}")] {
+            assert_eq!(without_log(&said), own);
+        }
+        assert_eq!(without_log(log), log);
+        let dated = "2026-11-22 is no time";
+        assert_eq!(without_log(dated), dated);
+    }
+
     #[test]
     fn how_far_a_conversion_is() {
         let heard = std::cell::RefCell::new(Vec::new());
@@ -412,6 +439,7 @@ mod tests {
         crate::seeded::fuzz("progress", |bytes| {
             follow(bytes, |far| assert!(far <= 10_000));
             let said = text(bytes);
+            assert!(said.trim().is_empty() || !without_log(&said).trim().is_empty());
             assert!(
                 last_words(&said, 1)
                     .iter()

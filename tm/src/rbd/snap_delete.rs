@@ -1,8 +1,9 @@
 //! `snap_delete`: a snapshot goes, wherever earlier reverts have left it. Of a volume that is the disk no more the name says
 //! which snapshots it holds, so it is renamed with each of them, and goes with the last.
 
-use super::model::{Family, Member};
-use super::name::{Role, SnapshotName, Volume};
+use super::error::code;
+use super::model::{Family, Member, Snapshot};
+use super::name::{GIVEN_UP, Role, SnapshotName, Volume};
 use super::place::{Removal, give_up, remove_all, sweep};
 use super::tool::Rbd;
 use crate::host::StorageError;
@@ -19,10 +20,7 @@ pub(super) fn delete(rbd: &Rbd<'_>, disk: &Volume, id: u32) -> Result<(), Storag
     if let Some(holder) = holder {
         let name = SnapshotName::Numbered(id);
         if let Some(snapshot) = holder.snapshot(&name) {
-            if holder.numbers() == [id] {
-                give_up(rbd, holder)?;
-            }
-            rbd.unsnap(&holder.volume, snapshot)?;
+            forget(rbd, holder, snapshot)?;
         }
     }
     let tidy = holder.is_some_and(|holder| holder.volume != current.volume);
@@ -32,6 +30,24 @@ pub(super) fn delete(rbd: &Rbd<'_>, disk: &Volume, id: u32) -> Result<(), Storag
         return put_in_order(rbd, disk);
     }
     Ok(())
+}
+
+/// Removes a snapshot that oned counts. Without its last one a volume that is the disk no more is found by a mark only, which
+/// must be there before; but not if the snapshot stays.
+fn forget(rbd: &Rbd<'_>, holder: &Member, snapshot: &Snapshot) -> Result<(), StorageError> {
+    // What others stand on the cluster refuses here, when nothing is marked yet.
+    rbd.unprotect(&holder.volume, snapshot)?;
+    let last = holder.numbers().len() == 1;
+    if last {
+        give_up(rbd, holder)?;
+    }
+    let free = Snapshot { protected: false, ..snapshot.clone() };
+    rbd.unsnap(&holder.volume, &free).inspect_err(|error| {
+        // Somebody has protected it again. Of any other failure nobody knows whether the snapshot has gone.
+        if last && matches!(error, StorageError::Rbd(error) if error.is(code::EBUSY)) {
+            let _ = rbd.unmark(&holder.volume, GIVEN_UP);
+        }
+    })
 }
 
 /// Gives every volume that was the disk once the name that goes with its snapshots, and removes those without any. Where

@@ -9,6 +9,9 @@
 //!
 //! Nothing that the disk holds is given up before the clone is whole (W9). Between the two renames the disk is missing: a
 //! guest can't start from the wrong one, and the same call run again goes on.
+//!
+//! A disk that was grown since goes back to the size that it had, too: oned gives it the SIZE of the snapshot when the action
+//! has succeeded, and a disk that is larger than its SIZE could not be given the next one.
 
 use super::delete::strangers_on;
 use super::error::RbdError;

@@ -19,7 +19,7 @@ use super::error::{RbdError, code};
 use super::model::{Info, Snapshot};
 use super::name::{PoolName, SnapshotName, UserName, Volume};
 use super::usage::{Pools, Rooms};
-use crate::host::{StorageError, Tool, Worker};
+use crate::host::{StorageError, Tool, Worker, without_log};
 
 /// Most that is read of an answer, bytes: the list of a pool with a million volumes.
 const ANSWER_LIMIT: u64 = 64 << 20;
@@ -124,7 +124,8 @@ impl<'a> Rbd<'a> {
         if ended.status.success() {
             return Ok(ended.out);
         }
-        let said = ended.err.lines().map(str::trim).rfind(|line| !line.is_empty());
+        let own = without_log(&ended.err);
+        let said = own.lines().map(str::trim).rfind(|line| !line.is_empty());
         // Of one that crashed the last line is nobody's words.
         let said = said.filter(|_| ended.status.code().is_some());
         let said =
@@ -143,8 +144,16 @@ impl<'a> Rbd<'a> {
         }
     }
 
+    /// Runs a verb that changes nothing: if it crashes, which version 16 does once in a while, once more.
+    fn look(&self, verb: &[&str], on: &str, args: &[&str]) -> Result<Vec<u8>, StorageError> {
+        match self.call(verb, on, args) {
+            Err(StorageError::Rbd(RbdError::Tool { code: None, .. })) => self.call(verb, on, args),
+            other => other,
+        }
+    }
+
     fn ask<T: DeserializeOwned>(&self, verb: &[&str], on: &str, args: &[&str]) -> Result<T, StorageError> {
-        let answer = self.call(verb, on, &[&["--format", "json"], args].concat())?;
+        let answer = self.look(verb, on, &[&["--format", "json"], args].concat())?;
         self.read(&format!("rbd {}", verb.join(" ")), on, &answer)
     }
 
@@ -281,11 +290,11 @@ impl<'a> Rbd<'a> {
         unless(code::EBUSY, self.call(&["snap", "protect"], &on, &[&on]))
     }
 
-    /// Removes a snapshot, protected or not; one that has gone already is as good.
+    /// Lets a snapshot be removed; one that has gone already is as good.
     ///
     /// # Errors
     /// [`RbdError::Clones`] names what stands on it.
-    pub(crate) fn unsnap(&self, volume: &Volume, snapshot: &Snapshot) -> Result<(), StorageError> {
+    pub(super) fn unprotect(&self, volume: &Volume, snapshot: &Snapshot) -> Result<(), StorageError> {
         let on = format!("{volume}@{}", snapshot.name);
         if snapshot.protected {
             let unprotected = self.call(&["snap", "unprotect"], &on, &[&on]);
@@ -298,6 +307,16 @@ impl<'a> Rbd<'a> {
             })?;
             self.worker.at("snapshot unprotected");
         }
+        Ok(())
+    }
+
+    /// Removes a snapshot, protected or not; one that has gone already is as good.
+    ///
+    /// # Errors
+    /// [`RbdError::Clones`] names what stands on it.
+    pub(crate) fn unsnap(&self, volume: &Volume, snapshot: &Snapshot) -> Result<(), StorageError> {
+        self.unprotect(volume, snapshot)?;
+        let on = format!("{volume}@{}", snapshot.name);
         unless(code::ENOENT, self.call(&["snap", "rm"], &on, &["--no-progress", &on]))?;
         self.worker.at("snapshot removed");
         Ok(())
@@ -317,7 +336,7 @@ impl<'a> Rbd<'a> {
     /// What a volume is marked with; none if it is not.
     pub(crate) fn mark(&self, volume: &Volume, key: &str) -> Result<Option<String>, StorageError> {
         let on = volume.to_string();
-        let answer = self.call(&["image-meta", "ls"], &on, &["--format", "json", &on])?;
+        let answer = self.look(&["image-meta", "ls"], &on, &["--format", "json", &on])?;
         // Of a volume without any it says nothing at all.
         if answer.trim_ascii().is_empty() {
             return Ok(None);
@@ -384,6 +403,14 @@ mod tests {
         let error = with_fake(gone, LONG, |rbd| rbd.info(&volume()).unwrap_err());
         assert_eq!(error.to_string(), "rbd info of one/one-5: error opening image: (2) No such file");
         assert!(matches!(&error, StorageError::Rbd(e) if e.is(code::ENOENT)));
+        // Its library's words may come later.
+        let late = "echo 'rbd: copy failed: (1) Operation not permitted' >&2; \
+             echo '2026-11-22T07:06:56.671+0000 7fd0 -1 librbd: header creation failed' >&2; exit 1";
+        let refused = with_fake(late, LONG, |rbd| rbd.copy("one/x", &volume(), None).unwrap_err());
+        assert!(matches!(&refused, StorageError::Rbd(RbdError::Access { .. })), "{refused}");
+        let said =
+            "rbd copy of one/one-5: copy failed: (1) Operation not permitted: the cluster was asked by ";
+        assert!(refused.to_string().starts_with(said), "{refused}");
         // The same code of a pool is no absence of anything in it.
         let error = with_fake(gone, LONG, |rbd| rbd.names(volume().pool()).unwrap_err());
         assert!(error.to_string().starts_with("pool one can't be read"), "{error}");
@@ -430,6 +457,16 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    /// Seen in the midst of a campaign: `rbd snap ls` that ended by SIGABRT.
+    #[test]
+    fn a_look_that_crashes_is_taken_once_more_and_a_change_is_not() {
+        let once = "[ -e \"$0.once\" ] && echo '[]' && exit; touch \"$0.once\"; kill -ABRT $$";
+        assert_eq!(with_fake(once, LONG, |rbd| rbd.snapshots(&volume())).unwrap(), []);
+        assert!(with_fake(once, LONG, |rbd| rbd.flatten(&volume())).is_err());
+        let always = with_fake("kill -ABRT $$", LONG, |rbd| rbd.info(&volume()).unwrap_err());
+        assert!(always.to_string().contains("signal: 6"), "{always}");
     }
 
     /// A tool that crashes is asked again, once with other words, and in the end the pool is told without its disks.

@@ -2,7 +2,6 @@
 //! over. The call comes to an end, nothing is lost, and made again it does what it was to do. The points come from the
 //! calls themselves.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
@@ -16,10 +15,10 @@ use std::time::{Duration, Instant};
 use causeway_core::answer::Failure;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, waitpid};
 
+use super::case::{Case, Known, chosen};
 use super::faults::{self, FAULTS, Fault};
-use super::kill::{self, ended};
-use super::step::{Step, chosen};
-use super::{Picture, Stage, at_once, pool};
+use super::kill;
+use super::{Stage, at_once, pool};
 
 /// So many calls are disturbed at once: a fault is one for the whole cluster.
 const AT_ONCE: usize = 6;
@@ -28,28 +27,9 @@ const ROUNDS: usize = 16;
 /// So many calls the short form takes, others in each run.
 const SHORT: usize = 4;
 
-/// A call, what it passes, and what is there before and after it.
-struct Known<'a, S> {
-    step: &'a S,
-    passed: Vec<&'static str>,
-    before: Picture,
-    after: Picture,
-}
-
-impl<'a, S: Step> Known<'a, S> {
-    fn learn(conf: &Path, step: &'a S) -> Self {
-        let on = Stage::new(conf).before(step, faults::USER);
-        let before = on.picture();
-        let passed = RefCell::new(Vec::new());
-        let came = on.act(&step.call(&on), &|point| passed.borrow_mut().push(point));
-        came.unwrap_or_else(|failure| panic!("{}: {failure}", step.name()));
-        Known { step, passed: passed.into_inner(), before, after: ended(&on) }
-    }
-}
-
 /// A call that stands still at a point.
-struct Standing<'a, S: Step> {
-    known: &'a Known<'a, S>,
+struct Standing<'a> {
+    known: &'a Known<'a>,
     point: usize,
     on: Stage,
     child: Child,
@@ -64,10 +44,10 @@ enum Came {
     Ended(Result<(), Failure>),
 }
 
-impl<'a, S: Step> Standing<'a, S> {
-    fn new(conf: &Path, known: &'a Known<'a, S>, point: usize) -> Self {
-        let on = Stage::new(conf).before(known.step, faults::USER);
-        let mut child = kill::command(&on, &known.step.call(&on), point);
+impl<'a> Standing<'a> {
+    fn new(conf: &Path, known: &'a Known<'a>, point: usize) -> Self {
+        let on = Stage::new(conf).before(known.case, faults::USER);
+        let mut child = kill::command(&on, &(known.case.call)(&on), point);
         child.env("CAUSEWAY_TEST_SIGNAL", "stop").process_group(0).stdin(Stdio::null());
         child.stderr(File::create(on.dir().join("said")).unwrap());
         let standing = Standing { known, point, on, child: child.spawn().unwrap() };
@@ -81,7 +61,7 @@ impl<'a, S: Step> Standing<'a, S> {
     }
 
     fn name(&self) -> String {
-        format!("{} at {}", self.known.step.name(), self.known.passed[self.point])
+        format!("{} at {}", self.known.case.name, self.known.passed[self.point])
     }
 
     /// Lets it go on, and cancels it with all of its tools if it does not come to an end.
@@ -105,33 +85,33 @@ impl<'a, S: Step> Standing<'a, S> {
 
     /// Looks at what is there after a fault, and after the call was made again. Whether it came to its end all the same.
     fn judge(&self, fault: Fault, came: &Came) -> bool {
-        let (on, step, known) = (&self.on, self.known.step, self.known);
+        let (on, case, known) = (&self.on, self.known.case, self.known);
         let at = format!("{}, {fault}", known.passed[self.point]);
         match came {
-            Came::Cancelled => assert!(fault != Fault::ReadOnly, "{} at {at}: did not end", step.name()),
+            Came::Cancelled => assert!(fault != Fault::ReadOnly, "{} at {at}: did not end", case.name),
             Came::BrokeOff(status) => {
                 let said = std::fs::read_to_string(on.dir().join("said")).unwrap();
-                panic!("{} at {at}: {status}: {said}", step.name());
+                panic!("{} at {at}: {status}: {said}", case.name);
             }
-            Came::Ended(Ok(())) => assert_eq!(on.settled(), known.after, "{} at {at}", step.name()),
+            Came::Ended(Ok(())) => assert_eq!(on.settled(), known.after, "{} at {at}", case.name),
             Came::Ended(Err(failure)) => {
                 // What failed, of what, and what the cluster said of it.
                 let said = ["Read-only", "not permitted", "Permission denied"];
                 let says = said.iter().any(|said| failure.text.contains(said));
-                assert!(says && failure.text.contains("one/one-"), "{} at {at}: {failure}", step.name());
+                assert!(says && failure.text.contains("one/one-"), "{} at {at}: {failure}", case.name);
             }
         }
         let left = on.picture();
-        step.judge(&at, &left, &known.before, &known.after);
-        let again = on.act(&step.call(on), &|_| {});
-        assert!(again.is_ok(), "{} at {at}: again: {again:?}: {left:#?}", step.name());
-        assert_eq!(on.settled(), known.after, "{} at {at}: again", step.name());
+        case.judge(&at, &left, &known.before, &known.after);
+        let again = on.act(&(case.call)(on), &|_| {});
+        assert!(again.is_ok(), "{} at {at}: again: {again:?}: {left:#?}", case.name);
+        assert_eq!(on.settled(), known.after, "{} at {at}: again", case.name);
         on.nothing_staged();
         matches!(came, Came::Ended(Ok(())))
     }
 }
 
-impl<S: Step> Drop for Standing<'_, S> {
+impl Drop for Standing<'_> {
     fn drop(&mut self) {
         self.end();
     }
@@ -149,18 +129,18 @@ struct Tally {
 
 /// Tries every fault at every point of all steps, or at one point each of some, others in each run. Whoever calls it has the
 /// cluster to himself.
-pub fn run<S: Step>(test: &str, conf: &Path, all: Vec<S>) {
+pub fn run(test: &str, conf: &Path, all: Vec<Case>) {
     faults::user(conf);
-    let all = chosen("CAUSEWAY_TEST_STEP", all, |step| step.name());
-    let steps = super::share(&all, SHORT.min(all.len()));
-    let known: Vec<Known<'_, S>> = collect(&steps, |step| Known::learn(conf, *step));
+    let all = chosen("CAUSEWAY_TEST_STEP", all, |case| case.name);
+    let cases = super::share(&all, SHORT.min(all.len()));
+    let known: Vec<Known<'_>> = collect(&cases, |case| Known::learn(conf, case, faults::USER).0);
     for known in &known {
-        println!("{}: {:?}", known.step.name(), known.passed);
+        println!("{}: {:?}", known.case.name, known.passed);
     }
     let mut tally = Tally::default();
     let faults = chosen("CAUSEWAY_TEST_FAULT", FAULTS.to_vec(), |fault| fault.name());
     for (number, fault) in faults.into_iter().enumerate() {
-        let mut points: Vec<(&Known<'_, S>, usize)> = Vec::new();
+        let mut points: Vec<(&Known<'_>, usize)> = Vec::new();
         for known in &known {
             let count = known.passed.len();
             match super::long() {
@@ -169,6 +149,7 @@ pub fn run<S: Step>(test: &str, conf: &Path, all: Vec<S>) {
                 false => points.push((known, (std::process::id() as usize + number) % count)),
             }
         }
+        let points = chosen("CAUSEWAY_TEST_AT", points, |(known, point)| known.passed[*point]);
         for (number, round) in points.chunks(AT_ONCE).enumerate() {
             disturb(conf, fault, round, &mut tally);
             if (number + 1).is_multiple_of(ROUNDS) {
@@ -184,10 +165,10 @@ pub fn run<S: Step>(test: &str, conf: &Path, all: Vec<S>) {
 }
 
 /// Has a fault happen to calls that stand at their points.
-fn disturb<S: Step>(conf: &Path, fault: Fault, round: &[(&Known<'_, S>, usize)], tally: &mut Tally) {
+fn disturb(conf: &Path, fault: Fault, round: &[(&Known<'_>, usize)], tally: &mut Tally) {
     let mut standing = collect(round, |(known, point)| Standing::new(conf, known, *point));
     let lasting = fault.begin(conf);
-    let slots: Vec<Mutex<&mut Standing<'_, S>>> = standing.iter_mut().map(Mutex::new).collect();
+    let slots: Vec<Mutex<&mut Standing<'_>>> = standing.iter_mut().map(Mutex::new).collect();
     let came = collect(&slots, |slot| slot.lock().unwrap().go_on(fault.patience()));
     drop(lasting);
     drop(slots);

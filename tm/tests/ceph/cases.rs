@@ -1,25 +1,14 @@
-//! Every call on a VM's volumes, with what is there before it, and what must be true whenever it is cut off.
+//! Every call on a VM's volumes.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::step::Step;
-use super::{Picture, Seen, Stage};
-
-/// One call, and the volumes before it.
-pub struct Case {
-    name: &'static str,
-    prepare: fn(&Stage),
-    call: fn(&Stage) -> Value,
-    /// Whether what the disk held before is to be lost.
-    begins_anew: bool,
-    /// Whether a file takes the image's place.
-    returns: bool,
-}
+use super::Stage;
+use super::case::{Case, Keeps};
 
 pub fn all() -> Vec<Case> {
-    let kept = |name, prepare, call| Case { name, prepare, call, begins_anew: false, returns: false };
-    let anew = |name, prepare, call| Case { name, prepare, call, begins_anew: true, returns: false };
-    let back = |name, prepare, call| Case { name, prepare, call, begins_anew: false, returns: true };
+    let kept = |name, prepare, call| Case { name, prepare, call, keeps: Keeps::Disk };
+    let anew = |name, prepare, call| Case { name, prepare, call, keeps: Keeps::Untouched };
+    let back = |name, prepare, call| Case { name, prepare, call, keeps: Keeps::Written };
     let snapshots_of_the_image: fn(&Stage) = |on| {
         on.lent();
         on.done(on.of_image("create", 0));
@@ -102,52 +91,4 @@ fn to_restore(on: &Stage) {
 fn restored_beside(on: &Stage) {
     to_restore(on);
     on.done(on.make_restored(8, None));
-}
-
-impl Step for Case {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn prepare(&self, on: &Stage) {
-        (self.prepare)(on);
-    }
-
-    fn call(&self, on: &Stage) -> Value {
-        (self.call)(on)
-    }
-
-    /// Under every name of a volume there is what was there before or is to be there in the end, and what the disk held is
-    /// held by somebody.
-    fn judge(&self, at: &str, left: &Picture, before: &Picture, after: &Picture) {
-        let context = || format!("{} at {at}: {left:#?}", self.name);
-        let copies = ["file backup/disk.0.0", "file backup/disk.0.1", "one-5-7-0.new.00000013"];
-        for name in ["one-5", "one-5-7-0", "one-5-saved", "file disk.0"].into_iter().chain(copies) {
-            let Some(found) = left.get(name) else { continue };
-            let (was, will) = (before.get(name), after.get(name));
-            let same = |other: Option<&Seen>| other.is_some_and(|other| other.content == found.content);
-            assert!(same(was) || same(will), "{name}: {}", context());
-        }
-        if self.returns {
-            // The guest's bytes are in the file until the image is whole.
-            let whole = left.get("one-5").is_some_and(|seen| seen.content == after["one-5"].content);
-            let there =
-                left.get("file disk.0").is_some_and(|seen| seen.content == before["file disk.0"].content);
-            assert!(whole || there, "{}", context());
-        } else {
-            assert_eq!(left["one-5"].content, before["one-5"].content, "{}", context());
-        }
-        if let (Some(disk), false) = (before.get("one-5-7-0"), self.begins_anew) {
-            let held = left.values().any(|seen| seen.content == disk.content);
-            let replaced = left.get("one-5-7-0") == after.get("one-5-7-0");
-            assert!(held || replaced, "{}", context());
-            // Its snapshots stay readable, but for the one that is being removed.
-            for (id, _, content) in before.values().flat_map(|seen| &seen.snapshots) {
-                let there = |of: &Picture| {
-                    of.values().flat_map(|s| &s.snapshots).any(|s| (&s.0, &s.2) == (id, content))
-                };
-                assert!(there(left) || !there(after), "snapshot {id}: {}", context());
-            }
-        }
-    }
 }

@@ -1,22 +1,15 @@
-//! Every action on an image of a Ceph datastore, with what is there before it, and what must be true whenever it is cut off.
+//! Every action on an image of a Ceph datastore.
 
 use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 
-use super::step::Step;
-use super::{Picture, Seen, Stage};
-
-/// One action, and the volumes before it.
-pub struct Case {
-    name: &'static str,
-    prepare: fn(&Stage),
-    call: fn(&Stage) -> Value,
-}
+use super::Stage;
+use super::case::{Case, Keeps};
 
 /// Those that change something.
 pub fn all() -> Vec<Case> {
-    let case = |name, prepare, call| Case { name, prepare, call };
+    let case = |name, prepare, call| Case { name, prepare, call, keeps: Keeps::Image };
     let cp: fn(&Stage) -> Value = |on| on.image_import(json!(null), true, None);
     let nothing: fn(&Stage) = |_| {};
     vec![
@@ -39,7 +32,7 @@ pub fn all() -> Vec<Case> {
 
 /// Reads an image, and has no point but its beginning.
 pub fn export() -> Case {
-    Case { name: "export", prepare: Stage::image_family, call: Stage::image_sum }
+    Case { name: "export", prepare: Stage::image_family, call: Stage::image_sum, keeps: Keeps::Image }
 }
 
 fn of_qcow2(on: &Stage) -> Vec<u8> {
@@ -50,37 +43,4 @@ fn of_qcow2(on: &Stage) -> Vec<u8> {
 fn of_backup(on: &Stage) -> &'static [u8] {
     static ARCHIVE: OnceLock<Vec<u8>> = OnceLock::new();
     ARCHIVE.get_or_init(|| on.backup())
-}
-
-impl Step for Case {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn prepare(&self, on: &Stage) {
-        (self.prepare)(on);
-    }
-
-    fn call(&self, on: &Stage) -> Value {
-        (self.call)(on)
-    }
-
-    /// Under an image's name there is what was there or what is to be there; what the image held, and each of its snapshots
-    /// that is to stay, is held by somebody.
-    fn judge(&self, at: &str, left: &Picture, before: &Picture, after: &Picture) {
-        let context = || format!("{} at {at}: {left:#?}", self.name);
-        for name in ["one-5", "one-5-new"] {
-            let Some(found) = left.get(name) else { continue };
-            let same = |other: Option<&Seen>| other.is_some_and(|other| other.content == found.content);
-            assert!(same(before.get(name)) || same(after.get(name)), "{name}: {}", context());
-        }
-        let (Some(was), Some(will)) = (before.get("one-5"), after.get("one-5")) else { return };
-        let held = left.values().any(|seen| seen.content == was.content);
-        let replaced = left.get("one-5").is_some_and(|seen| seen.content == will.content);
-        assert!(held || replaced, "{}", context());
-        for (id, _, content) in after.values().flat_map(|seen| &seen.snapshots) {
-            let found = left.values().flat_map(|s| &s.snapshots).any(|s| (&s.0, &s.2) == (id, content));
-            assert!(found, "snapshot {id}: {}", context());
-        }
-    }
 }

@@ -10,7 +10,7 @@ use causeway_core::answer::Failure;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::step::Step;
+use super::case::{Case, Known, chosen};
 use super::{Picture, Stage, at_once};
 
 /// The child's part, for an `#[ignore]`d test of the name `killed_child`: performs the call it is given, and at the point it
@@ -80,46 +80,42 @@ pub fn at(on: &Stage, call: &Value, point: usize) {
     assert_eq!(ended.status.signal(), Some(9), "{call}, point {point}: {:?}, {said}", came(on));
 }
 
-/// Kills steps between any two of their effects and makes them again; in the short form some of them at every fourth point of
+/// Kills calls between any two of their effects and makes them again; in the short form some of them at every fourth point of
 /// theirs: each run has others. `done` looks at each that came to its end, undisturbed.
-pub fn campaign<S: Step>(
+pub fn campaign(
     test: &str,
     conf: &Path,
-    all: &[S],
+    all: Vec<Case>,
     short: usize,
-    done: impl Fn(&S, &Stage, &Picture) + Sync,
+    done: impl Fn(&Case, &Stage, &Picture) + Sync,
 ) {
     let (points, tried) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let steps = super::share(all, short);
-    at_once(&steps, |step| {
-        let on = Stage::new(conf).before(*step, "one");
-        let before = on.picture();
-        let passed = RefCell::new(Vec::new());
-        on.act(&step.call(&on), &|point| passed.borrow_mut().push(point)).unwrap();
-        let after = ended(&on);
-        done(step, &on, &after);
-        let passed = passed.into_inner();
-        assert!(passed.len() > 2, "{}: {passed:?}", step.name());
+    let all = chosen("CAUSEWAY_TEST_STEP", all, |case| case.name);
+    let cases = super::share(&all, short.min(all.len()));
+    at_once(&cases, |case| {
+        let (Known { passed, before, after, .. }, on) = Known::learn(conf, case, "one");
+        done(case, &on, &after);
+        assert!(passed.len() > 2, "{}: {passed:?}", case.name);
         for (index, point) in passed.iter().enumerate() {
             let number = points.fetch_add(1, Ordering::Relaxed);
             if !super::long() && !(number + std::process::id() as usize).is_multiple_of(4) {
                 continue;
             }
-            let on = Stage::new(conf).before(*step, "one");
-            let call = step.call(&on);
+            let on = Stage::new(conf).before(case, "one");
+            let call = (case.call)(&on);
             at(&on, &call, index);
             // W26: not even now.
             on.nothing_staged();
-            step.judge(point, &on.picture(), &before, &after);
-            on.act(&call, &|_| {}).unwrap_or_else(|failure| panic!("{} at {point}: {failure}", step.name()));
-            assert_eq!(ended(&on), after, "{} killed at {point}", step.name());
+            case.judge(point, &on.picture(), &before, &after);
+            on.act(&call, &|_| {}).unwrap_or_else(|failure| panic!("{} at {point}: {failure}", case.name));
+            assert_eq!(ended(&on), after, "{} killed at {point}", case.name);
             tried.fetch_add(1, Ordering::Relaxed);
         }
     });
     let (tried, points) = (tried.into_inner(), points.into_inner());
     let text = format!(
         "\n{test}: {} of {} steps, killed at {tried} of {points} points; 0 bytes lost\n",
-        steps.len(),
+        cases.len(),
         all.len()
     );
     std::io::stderr().write_all(text.as_bytes()).unwrap();

@@ -15,6 +15,7 @@ use causeway_tm::host::{Call, Worker, perform};
 use serde_json::{Value, json};
 
 pub mod campaign;
+pub mod case;
 pub mod cases;
 mod content;
 pub mod faults;
@@ -22,7 +23,6 @@ pub mod image_cases;
 pub mod images;
 pub mod kill;
 pub mod pool;
-pub mod step;
 
 use content::{files, half_made, letters};
 pub use content::{qemu_img, read_qcow2};

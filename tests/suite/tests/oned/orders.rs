@@ -34,6 +34,21 @@ impl Orders<'_> {
             .collect()
     }
 
+    /// `SIZE` of a disk, MB.
+    pub fn size(&self, vm: u32, disk: &str) -> u64 {
+        let document = self.cloud.show("onevm", &vm.to_string()).unwrap();
+        let template = document.find("TEMPLATE").unwrap();
+        let mut disks = template.children().filter(|element| element.name == "DISK");
+        text(disks.find(|found| text(found, "DISK_ID") == disk).unwrap(), "SIZE").parse().unwrap()
+    }
+
+    /// RESIZE of a VM that is off.
+    pub fn grows(&self, vm: u32, disk: &str, to: u64) {
+        self.ask(&["onevm", "disk-resize", &vm.to_string(), disk, &to.to_string()]);
+        self.at(vm, Stage::POWEROFF);
+        assert_eq!(self.size(vm, disk), to, "{}", self.cloud.log(&format!("{vm}.log")));
+    }
+
     /// Takes a snapshot in whichever state the VM is, and sees that oned has it.
     pub fn snapshot(&self, vm: u32, stage: Stage, disk: &str) -> String {
         let before = self.snapshots(vm, disk);

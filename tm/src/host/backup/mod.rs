@@ -25,9 +25,9 @@ use std::path::{Path, PathBuf};
 use super::datastore::{Stored, convert};
 use super::save::Disk;
 use super::snapshot::not_in_use;
-use super::{During, Home, StorageError, Temporary, Tool, Worker, lock};
+use super::{During, Home, StorageError, Temporary, Tool, Worker, expect_qcow2, lock};
 use crate::facts::Extent;
-use crate::store::header::{Header, expect_memory, expect_plain};
+use crate::store::header::{expect_memory, expect_plain};
 
 pub(super) use bitmap::forget_all as forget_bitmaps;
 pub(crate) use call::checkpoint;
@@ -172,12 +172,7 @@ fn size(path: &Path, qcow2: bool) -> Result<u64, StorageError> {
     if !qcow2 {
         return Ok(file.metadata().during("look at", path)?.len());
     }
-    Ok(header(path, &file)?.size)
-}
-
-fn header(path: &Path, file: &File) -> Result<Header, StorageError> {
-    let found = Header::read(file).map_err(|why| StorageError::Image { path: path.to_owned(), why })?;
-    found.ok_or_else(|| StorageError::Image { path: path.to_owned(), why: "it is no qcow2 image".to_owned() })
+    Ok(expect_qcow2(&file, path)?.size)
 }
 
 fn empty(path: &Path, size: u64, worker: &Worker<'_>) -> Result<(), StorageError> {
@@ -189,7 +184,7 @@ fn empty(path: &Path, size: u64, worker: &Worker<'_>) -> Result<(), StorageError
 pub(crate) fn check(path: &Path, size: u64) -> Result<(), StorageError> {
     let file = File::options().read(true).write(true).open(path).during("open", path)?;
     file.sync_all().during("write out", path)?;
-    let found = header(path, &file)?;
+    let found = expect_qcow2(&file, path)?;
     // QEMU counts in sectors of 512 bytes.
     if found.backing.is_none() && found.size.checked_sub(size).is_some_and(|more| more < 512) {
         return Ok(());

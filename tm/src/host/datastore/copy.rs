@@ -6,7 +6,7 @@ use causeway_core::locks::Mode;
 
 use super::super::image::Reading;
 use super::super::{ImageFile, copy_data, while_copying};
-use super::upload::is_luks;
+use super::upload::{expect_qcow2, is_luks};
 use super::{During, StorageError, Stored, Worker, convert, lock, publish, ready};
 use crate::place::Image;
 
@@ -14,9 +14,8 @@ use crate::place::Image;
 pub(super) fn head(image: &Image, stored: Stored) -> Result<ImageFile, StorageError> {
     let reading = if stored == Stored::Raw { Reading::Bytes } else { Reading::Newest };
     let found = ImageFile::open(image, reading)?;
-    if stored == Stored::Qcow2 && found.header().is_none() {
-        let why = "oned says that it is a qcow2 image, and it is none".to_owned();
-        return Err(StorageError::Image { path: image.path(), why });
+    if stored == Stored::Qcow2 {
+        expect_qcow2(found.file(), found.path())?;
     }
     Ok(found)
 }

@@ -32,7 +32,7 @@ pub use deliver::receive;
 pub(super) use import::LEAKS;
 pub(crate) use import::{compare, pour};
 pub use remote::send;
-pub(crate) use upload::{Upload, is_encrypted, kind};
+pub(crate) use upload::{Upload, expect_qcow2, is_encrypted, kind};
 
 /// Performs one call; what it prints.
 ///

@@ -68,11 +68,39 @@ pub(crate) fn kind(file: &File, path: &Path) -> Result<Upload, StorageError> {
             "it is a {name} image, {why}: convert it to qcow2 or raw, and upload that"
         )));
     }
+    Ok(known(&first).map_or(Upload::Plain, Upload::Other))
+}
+
+/// A format that QEMU reads and that names no other file, by its name for it.
+fn known(first: &[u8]) -> Option<&'static str> {
     if first.get(VDI.0..VDI.0 + VDI.1.len()) == Some(VDI.1.as_slice()) {
-        return Ok(Upload::Other("vdi"));
+        return Some("vdi");
     }
-    let known = KNOWN.iter().find(|(magic, _)| first.starts_with(magic));
-    Ok(known.map_or(Upload::Plain, |(_, name)| Upload::Other(name)))
+    KNOWN.iter().find(|(magic, _)| first.starts_with(magic)).map(|(_, name)| *name)
+}
+
+/// The header of a file that is qcow2 by what oned says (`FORMAT`; of older images `DRIVER`). QEMU's own words for one that
+/// is not leave out what it is.
+///
+/// # Errors
+/// [`StorageError::Image`]: it is none, or must not be used.
+pub(crate) fn expect_qcow2(file: &File, path: &Path) -> Result<Header, StorageError> {
+    let image = |why: String| StorageError::Image { path: path.to_owned(), why };
+    if let Some(header) = Header::read(file).map_err(image)? {
+        return Ok(header);
+    }
+    let first = first(file, path)?;
+    let format = refused(&first, file, path)?.map(|(name, _)| name).or_else(|| known(&first));
+    let found = match format {
+        Some(name) => format!("a {name} image"),
+        None if is_luks(file, path)? => "an encrypted disk (LUKS)".to_owned(),
+        None if is_packed(file, path)? => "an archive".to_owned(),
+        None => "plain bytes (raw)".to_owned(),
+    };
+    Err(image(format!(
+        "oned says that it is qcow2 (FORMAT, of older images DRIVER), and it is {found}. Only a qcow2 image is accepted here: \
+         register the image with the FORMAT that it has, or put the qcow2 image in its place"
+    )))
 }
 
 /// The format that must not become an image, and why.
@@ -147,6 +175,29 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
         file
+    }
+
+    #[test]
+    fn what_is_called_qcow2_and_is_none_is_named() {
+        let of = |bytes: &[u8]| expect_qcow2(&file(bytes), Path::new("/d/disk.0.snap/0"));
+        let vdi = [&[0; 64][..], &VDI.1].concat();
+        let cases: [(&[u8], &str); 7] = [
+            (&[0; 4096], "plain bytes (raw)"),
+            (b"", "plain bytes (raw)"),
+            (b"KDMV\x01\0\0\0", "a VMDK image"),
+            (b"vhdxfile", "a vhdx image"),
+            (&vdi, "a vdi image"),
+            (b"LUKS\xba\xbe\0\x02", "an encrypted disk (LUKS)"),
+            (b"\x1f\x8b\x08", "an archive"),
+        ];
+        for (bytes, found) in cases {
+            let said = of(bytes).unwrap_err().to_string();
+            let begins = format!(
+                "/d/disk.0.snap/0: oned says that it is qcow2 (FORMAT, of older images DRIVER), and it is {found}. "
+            );
+            assert!(said.starts_with(&begins), "{said}");
+        }
+        assert!(of(b"QFI\xfb\0\0\0\x01").unwrap_err().to_string().contains("version 1"));
     }
 
     #[test]

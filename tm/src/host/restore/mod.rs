@@ -25,7 +25,9 @@ use serde::{Deserialize, Serialize};
 use super::backup::forget_bitmaps;
 use super::datastore::{Stored, convert, pour};
 use super::snapshot::not_in_use;
-use super::{Datastore, During, Home, Inside, Kept, StorageError, Temporary, Tool, Worker, lock, remove};
+use super::{
+    Datastore, During, Home, Inside, Kept, StorageError, Temporary, Tool, Worker, expect_qcow2, lock, remove,
+};
 use crate::place::{FileName, TEMPORARY, VmDir, VmFile};
 use crate::store::file::MIB;
 use crate::store::header::Header;
@@ -271,9 +273,7 @@ fn not_open(disk: &RestoreDisk, folder: &Home) -> Result<(), StorageError> {
 
 fn size(path: &Path) -> Result<u64, StorageError> {
     let file = File::open(path).during("open", path)?;
-    let header = Header::read(&file).map_err(|why| StorageError::Image { path: path.to_owned(), why })?;
-    let why = || "it is no qcow2 image".to_owned();
-    Ok(header.ok_or_else(|| StorageError::Image { path: path.to_owned(), why: why() })?.size)
+    Ok(expect_qcow2(&file, path)?.size)
 }
 
 /// A disk that was grown after the backup is grown again: oned goes on to say its new size.

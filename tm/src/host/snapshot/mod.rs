@@ -1,4 +1,7 @@
 //! Snapshots of a disk that nobody has open: `snap_create`, `snap_revert`, `snap_delete` (contract TM 2.1).
+//!
+//! A disk that was grown since goes back to the size that it had, too: oned gives it the SIZE of the snapshot when the action
+//! has succeeded, and a disk that is larger than its SIZE could not be given the next one.
 
 use causeway_core::locks::held_by_others;
 
