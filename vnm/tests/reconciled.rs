@@ -76,6 +76,10 @@ fn devices_that_went_are_back_and_strays_go() {
     assert_eq!(host.links(), ["mine", "onebr.4", "up0.4"]);
     assert!(host.reservation(VmId(7)).is_some());
     assert_eq!(reconcile(&host, false), [""; 0]);
+    // Its guest was to come more than an hour ago.
+    host.age(7, 4000);
+    assert_eq!(reconcile(&host, false), ["delete up0.4", "delete onebr.4"]);
+    assert!(host.reservation(VmId(7)).is_none());
 }
 
 #[test]

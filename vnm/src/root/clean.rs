@@ -124,7 +124,7 @@ impl Action<'_, '_> {
         Ok(tap_exists(&mut self.host.netlink, &reserved.port.tap)?)
     }
 
-    fn collect_one(&mut self, vm: VmId, now: u64) -> Result<(), ActionError> {
+    pub(super) fn collect_one(&mut self, vm: VmId, now: u64) -> Result<(), ActionError> {
         let due = |r: &Reservation| r.is_old(now) || !r.leaving.is_empty();
         if !due(&self.host.reservations.load(vm)?) {
             return Ok(());

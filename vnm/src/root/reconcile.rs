@@ -21,7 +21,7 @@ use crate::fabric::firewall;
 use crate::fabric::linux::observe::{all_links, by_name, uplinks};
 use crate::fabric::linux::parse::{Link, LinkKind};
 use crate::lock::Lock;
-use crate::reservation::Reservations;
+use crate::reservation::{Reservations, now};
 
 /// Brings this host's networks back to what is reserved; what can't be brought back is noted, and the rest goes on.
 ///
@@ -30,6 +30,14 @@ use crate::reservation::Reservations;
 pub fn run(places: &Places, ask: &Reconcile, log: &mut Log<'_>) -> Result<(), Failure> {
     let vms = Reservations::new(&places.reservations).vms().map_err(ActionError::from)?;
     for vm in vms {
+        if !ask.dry_run {
+            // A guest that never came, or went with its host, is not waited for.
+            let mut action = Action::reconciling(Driver::Bridge, places, ask, log)?;
+            if let Err(error) = action.collect_one(vm, now()) {
+                let failure = Failure::from(error);
+                action.log.notes.push(format!("what VM {vm} left could not be removed: {failure}"));
+            }
+        }
         for (_, driver) in Driver::NAMES {
             let mut action = Action::reconciling(driver, places, ask, log)?;
             if let Err(error) = action.restore(vm) {
