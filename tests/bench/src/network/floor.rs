@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use causeway_vnm::fabric::Change;
 use causeway_vnm::fabric::linux::{Rtnetlink, apply};
+use causeway_vnm::fabric::ovs::openflow::Openflow;
 use causeway_vnm::fabric::ovs::{self, Ovs};
 use causeway_vnm::root::step::Log;
 use causeway_vnm::root::{Places, Request, Verb, action, server};
@@ -72,13 +73,18 @@ impl Hand {
                         if change.is_advisory() { Ok(()) } else { Ok(made?) }
                     })?;
                 }
-                Change::Switch(change) => {
+                Change::Switch(change @ ovs::Change::Database(_)) => {
                     let switch = self.switch.as_mut().context("no switch")?;
-                    let place = match change {
-                        ovs::Change::Database(_) => &mut took.transaction,
-                        ovs::Change::Flows { .. } => &mut took.bundle,
-                    };
-                    timed(place, || Ok(switch.apply(change)?))?;
+                    timed(&mut took.transaction, || Ok(switch.apply(change)?))?;
+                }
+                // Not by ours, which afterwards waits for the datapath to look over what it remembers.
+                Change::Switch(ovs::Change::Flows { bridge, forget, changes }) => {
+                    timed(&mut took.bundle, || {
+                        let end = Instant::now() + PATIENCE;
+                        let mut connection = Openflow::connect(&self.places.switch.run, bridge, end)?;
+                        forget.iter().try_for_each(|zone| connection.forget(*zone))?;
+                        Ok(connection.change(changes)?)
+                    })?;
                 }
                 Change::Fence(change) => {
                     let batch = change.json().to_string();

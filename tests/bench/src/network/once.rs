@@ -96,6 +96,12 @@ impl Call<'_> {
     }
 }
 
+/// Whether there is a `strace`; without it no forks are counted.
+pub fn can_trace() -> bool {
+    let tried = Command::new("strace").arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    tried.is_ok_and(|status| status.success())
+}
+
 /// Arguments of `strace` for counting forks into a file; the command follows.
 pub fn strace(trace: &Path) -> Vec<OsString> {
     let words = ["-f", "-qq", "-e", "trace=clone,clone3,fork,vfork", "-e", "signal=none", "-o"];

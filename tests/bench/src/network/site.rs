@@ -91,10 +91,11 @@ impl Site {
     pub fn new(kind: Kind) -> anyhow::Result<Site> {
         let mut site = Site { kind, scratch: tempfile::tempdir()?, switch: Vec::new() };
         match kind {
-            Kind::Fw => {
-                ip("link add br0 type bridge nf_call_iptables 1 nf_call_ip6tables 1\nlink set br0 up\n")?;
+            Kind::Fw | Kind::Vxlan => {
+                ip(
+                    "link add br0 address 02:11:11:11:11:11 type bridge nf_call_iptables 1 nf_call_ip6tables 1\nlink set br0 up\n",
+                )?;
             }
-            Kind::Vxlan => {}
             Kind::Ovswitch => {
                 site.start_switch()?;
                 vsctl(&["add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=netdev"])?;

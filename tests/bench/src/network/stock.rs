@@ -11,7 +11,7 @@ use causeway_vnm::root::Verb;
 
 use super::once::Call;
 use super::ours::{arguments, slot_input};
-use super::vm::Vm;
+use super::vm::{Kind, Vm};
 
 /// The parts of a host's installation, and where the sources have them.
 const PLACES: [(&str, &str); 4] = [
@@ -31,7 +31,7 @@ impl Stock {
     ///
     /// # Errors
     /// A part of them is not where the sources should have it.
-    pub fn lay(sources: &Path, scratch: &Path) -> anyhow::Result<Stock> {
+    pub fn lay(sources: &Path, scratch: &Path, kind: Kind) -> anyhow::Result<Stock> {
         let root = scratch.join("stock");
         for (from, to) in PLACES {
             let from = sources.join(from).canonicalize().with_context(|| format!("{from} of the sources"))?;
@@ -42,7 +42,11 @@ impl Stock {
         }
         let settings = root.join("remotes/etc/vnm");
         fs::create_dir_all(&settings)?;
-        fs::copy(root.join("remotes/vnm/OpenNebulaNetwork.conf"), settings.join("OpenNebulaNetwork.conf"))?;
+        let shipped = fs::read_to_string(root.join("remotes/vnm/OpenNebulaNetwork.conf"))?;
+        // The operator's bridge is nobody's to remove; ours leaves it by itself.
+        let kept = shipped.replace(":keep_empty_bridge: false", ":keep_empty_bridge: true");
+        let conf = if kind == Kind::Vxlan { shipped } else { kept };
+        fs::write(settings.join("OpenNebulaNetwork.conf"), conf)?;
         // The package's loader confines Ruby to the libraries that the package brings; here the system's do.
         fs::write(root.join("lib/ruby/load_opennebula_paths.rb"), "")?;
         // There is no libvirt here; what the scripts ask it for is this. It costs less than the real one.
