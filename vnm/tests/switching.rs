@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::time::{Duration, Instant};
+
 use causeway_core::names::VmId;
 use causeway_vnm::fabric::ovs;
 use causeway_vnm::root::{Outcome, Request, Verb, server};
@@ -229,4 +231,24 @@ fn a_host_without_a_switch_says_so() {
     let (text, _) = stage.host.taken_back(Verb::Pre, &vm(1, "", ""));
     assert!(text.contains("/nowhere/db.sock"), "{text}");
     assert_eq!(stage.host.run(Verb::Clean, &vm(1, "", "")).outcome, Outcome::Done, "there is nothing there");
+}
+
+/// The datapath of a quiet switch is looked over twice a second, and right after flows have changed.
+#[test]
+fn nobody_waits_for_a_quiet_datapath() {
+    let stage = Stage::new();
+    let rules = |port| vm(1, GROUP, &rule("INBOUND", "TCP", &format!("<RANGE>{port}</RANGE>")));
+    stage.comes(1, Some(50), &rules(21));
+    let mut times: Vec<Duration> = (22..29)
+        .map(|port| {
+            std::thread::sleep(Duration::from_millis(50));
+            let begun = Instant::now();
+            assert_eq!(stage.host.done(Verb::UpdateSg, &rules(port)).len(), 1);
+            begun.elapsed()
+        })
+        .collect();
+    times.sort();
+    assert!(times[3] < Duration::from_millis(400), "{times:?}");
+    let port = "in_port=65279";
+    assert!(stage.flows().iter().all(|flow| !flow.contains(port)), "{:?}", stage.flows());
 }

@@ -57,7 +57,7 @@ impl Host<'_> {
     fn can_track(&mut self) -> Result<(), ActionError> {
         let observed = self.nft.observe(&Scope::default())?;
         if !observed.tables.contains(&Family::Inet) {
-            firewall::probe::probe(&mut self.nft)?;
+            firewall::probe::require(&mut self.nft)?;
         }
         Ok(())
     }

@@ -23,7 +23,7 @@ pub struct Tracking {
 ///
 /// # Errors
 /// [`FirewallError::NoTracking`] with what helps.
-pub fn probe(nft: &mut Nft) -> Result<Tracking, FirewallError> {
+pub fn require(nft: &mut Nft) -> Result<(), FirewallError> {
     let lack = |lack: &str| Err(FirewallError::NoTracking { lack: lack.to_owned() });
     if !Path::new(HANDS_TO_IP).exists() {
         return lack(
@@ -35,6 +35,15 @@ pub fn probe(nft: &mut Nft) -> Result<Tracking, FirewallError> {
             "the kernel takes no rules by the state of a connection; load its modules nf_tables, nft_ct and nf_conntrack",
         );
     }
+    Ok(())
+}
+
+/// The same, and what else the kernel knows.
+///
+/// # Errors
+/// As [`require`].
+pub fn probe(nft: &mut Nft) -> Result<Tracking, FirewallError> {
+    require(nft)?;
     Ok(Tracking { bridge: nft.would_take(&tracked(Family::Bridge))? })
 }
 

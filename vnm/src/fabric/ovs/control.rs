@@ -9,11 +9,12 @@ use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 /// Waits until the datapath does what the flows say. It remembers what was decided for frames like the last ones, and looks that over
-/// some milliseconds after flows have changed; on a busy host some hundred.
+/// some milliseconds after flows have changed; on a busy host some hundred. Who asks after it has done so is answered after the next
+/// time, which on a quiet host comes half a second later: so the question is asked, and then `wake` changes flows once more.
 ///
 /// # Errors
 /// The control can't be reached, or does not answer in time. The flows are as they were made.
-pub(super) fn wait_for_datapath(run: &Path, deadline: Instant) -> io::Result<()> {
+pub(super) fn wait_for_datapath(run: &Path, deadline: Instant, wake: impl FnOnce()) -> io::Result<()> {
     let pid = std::fs::read_to_string(run.join("ovs-vswitchd.pid"))?;
     let stream = UnixStream::connect(run.join(format!("ovs-vswitchd.{}.ctl", pid.trim())))?;
     let left = deadline.saturating_duration_since(Instant::now());
@@ -24,6 +25,7 @@ pub(super) fn wait_for_datapath(run: &Path, deadline: Instant) -> io::Result<()>
     stream.set_write_timeout(Some(left))?;
     let asked = json!({"id": 0, "method": "revalidator/wait", "params": []});
     (&stream).write_all(asked.to_string().as_bytes())?;
+    wake();
     let answer = Value::deserialize(&mut serde_json::Deserializer::from_reader(&stream))?;
     match answer.get("error") {
         None | Some(Value::Null) => Ok(()),

@@ -145,14 +145,16 @@ impl Ovs {
             Change::Flows { bridge, forget, changes } => {
                 let made = Openflow::connect(&self.run, bridge, self.deadline).and_then(|mut connection| {
                     forget.iter().try_for_each(|zone| connection.forget(*zone))?;
-                    connection.change(changes)
+                    connection.change(changes)?;
+                    Ok(connection)
                 });
-                made.map_err(|error| match error.is_of_tracking() {
+                let mut connection = made.map_err(|error| match error.is_of_tracking() {
                     true => OvsError::NoTracking { bridge: bridge.clone(), source: error },
                     false => error.into(),
                 })?;
                 // The flows are made; what can't be waited for comes by itself.
-                let _ = control::wait_for_datapath(&self.run, self.deadline);
+                let wake = || drop(connection.change(&flows::come_and_gone()));
+                let _ = control::wait_for_datapath(&self.run, self.deadline, wake);
                 Ok(())
             }
         }

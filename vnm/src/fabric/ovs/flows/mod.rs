@@ -35,7 +35,7 @@ mod sources;
 use causeway_core::names::VmId;
 use serde::{Deserialize, Serialize};
 
-use super::openflow::{Action, Cookie, Cookies, Field, Flow, FlowKey, Match, NOBODY, ethertype};
+use super::openflow::{Action, Cookie, Cookies, Field, Flow, FlowChange, FlowKey, Match, NOBODY, ethertype};
 use crate::desired::guard::Guard;
 use crate::desired::switch::Vlans;
 use networks::{in_network, networks};
@@ -62,6 +62,9 @@ const TO: u8 = 70;
 const TO_KNOWN: u8 = 71;
 const OUT: u8 = 80;
 const LEAVE: u8 = 90;
+
+/// The highest number of a port, which Open vSwitch never gives to one by itself.
+const LAST_NUMBER: u32 = 0xfeff;
 
 /// The register with the network that a frame is in, as 802.1Q writes it: a bit that says that there is one, and its number.
 const NETWORK: u8 = 0;
@@ -127,6 +130,15 @@ pub fn of_all() -> Cookies {
 /// The flows of the stock driver, and of most others: they give no cookie.
 pub fn of_nobody() -> Cookies {
     Cookies { value: 0, mask: u64::MAX }
+}
+
+/// A change of flows that leaves them as they are: one comes and goes at one moment.
+pub fn come_and_gone() -> [FlowChange; 2] {
+    let key = FlowKey { table: LEAVE, priority: 1, matches: Match::any().in_port(LAST_NUMBER) };
+    [
+        FlowChange::Put(Flow { key: key.clone(), cookie: Cookie(SHARED), actions: Vec::new() }),
+        FlowChange::Remove(key),
+    ]
 }
 
 /// Frames that a guest's port is about: from it, and to it.
