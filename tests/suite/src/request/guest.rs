@@ -17,6 +17,7 @@ const BOOT: u32 = 2;
 const MIGRATE: u32 = 4;
 const SHUTDOWN: u32 = 12;
 const CLEANUP: u32 = 23;
+const RUNNING: u32 = 3;
 
 /// A virtual machine of the lab.
 #[derive(Debug, Clone)]
@@ -49,6 +50,8 @@ pub struct Guest {
     pub console: Option<PathBuf>,
     /// Its network.
     pub nic: Option<Nic>,
+    /// The rules of its NIC's security groups, besides those of group 0, which lets everything pass.
+    pub rules: Vec<Rule>,
     /// Its disks, numbered from 0.
     pub disks: Vec<Disk>,
     /// Whether it has a context image; its number follows those of the disks.
@@ -63,10 +66,10 @@ pub struct Guest {
     pub front_end: PathBuf,
 }
 
-/// A network interface on a VXLAN network.
+/// A network interface.
 #[derive(Debug, Clone)]
 pub struct Nic {
-    /// `vxlan` or another network driver with a VNI.
+    /// Its network driver: `vxlan`, `ovswitch`.
     pub vn_mad: String,
     /// Hardware address.
     pub mac: String,
@@ -76,12 +79,32 @@ pub struct Nic {
     pub bridge: String,
     /// The underlay's device.
     pub phydev: String,
-    /// VXLAN network identifier.
+    /// `VLAN_ID`: VXLAN network identifier, or the VLAN.
     pub vni: u32,
     /// Bytes; the driver's default if not given.
     pub mtu: Option<u32>,
-    /// More attributes, by name: `FILTER_MAC_SPOOFING`.
+    /// More attributes, by name, or others in the place of usual ones: `FILTER_MAC_SPOOFING`, `SECURITY_GROUPS`.
     pub more: Vec<(String, String)>,
+}
+
+impl Nic {
+    /// Whether it is plugged into Open vSwitch.
+    pub fn is_switched(&self) -> bool {
+        self.vn_mad.starts_with("ovswitch")
+    }
+}
+
+/// A rule of a security group.
+#[derive(Debug, Clone)]
+pub struct Rule {
+    /// The group.
+    pub group: u32,
+    /// `INBOUND` or `OUTBOUND`.
+    pub direction: &'static str,
+    /// `TCP`, `UDP`, `ICMP`.
+    pub protocol: &'static str,
+    /// Ports.
+    pub range: Option<&'static str>,
 }
 
 /// A disk.
@@ -219,6 +242,17 @@ impl Guest {
         self.disks.iter().enumerate().map(command).collect()
     }
 
+    /// UPDATESG of a group on `host`, after a change of [`rules`](Guest::rules).
+    ///
+    /// # Errors
+    /// As [`deploy`](Guest::deploy).
+    pub fn update_sg(&self, host: &str, group: u32) -> Result<Request, SuiteError> {
+        let mut request = self.running("UPDATESG", host, host, RUNNING)?;
+        let id = Element::value("SECURITY_GROUP_ID", &group.to_string());
+        request.document.nodes.push(Node::Element(id));
+        Ok(request)
+    }
+
     fn running(&self, action: &str, host: &str, history: &str, lcm: u32) -> Result<Request, SuiteError> {
         let mut request = self.request(action, host, history, lcm)?;
         request.set_deploy_id(&self.uuid)?;
@@ -317,7 +351,7 @@ impl Guest {
             let mut values = vec![
                 ("AR_ID", "0".to_owned()),
                 ("BRIDGE", nic.bridge.clone()),
-                ("BRIDGE_TYPE", "linux".to_owned()),
+                ("BRIDGE_TYPE", if nic.is_switched() { "openvswitch" } else { "linux" }.to_owned()),
                 ("IP", nic.ip.clone()),
                 ("MAC", nic.mac.clone()),
                 ("NETWORK", "lab".to_owned()),
@@ -330,8 +364,18 @@ impl Guest {
                 ("VN_MAD", nic.vn_mad.clone()),
             ];
             values.extend(nic.mtu.map(|mtu| ("MTU", mtu.to_string())));
+            values.retain(|(name, _)| nic.more.iter().all(|(other, _)| other != name));
             values.extend(nic.more.iter().map(|(name, text)| (name.as_str(), text.clone())));
             add("NIC", values);
+        }
+        for rule in &self.rules {
+            let mut values = vec![
+                ("PROTOCOL", rule.protocol.to_owned()),
+                ("RULE_TYPE", rule.direction.to_owned()),
+                ("SECURITY_GROUP_ID", rule.group.to_string()),
+            ];
+            values.extend(rule.range.map(|range| ("RANGE", range.to_owned())));
+            add("SECURITY_GROUP_RULE", values);
         }
     }
 
@@ -379,6 +423,7 @@ mod tests {
                 mtu: Some(1500),
                 more: vec![("FILTER_MAC_SPOOFING".to_owned(), "YES".to_owned())],
             }),
+            rules: Vec::new(),
             disks: vec![Disk {
                 tm_mad: "qcow2".to_owned(),
                 format: "qcow2".to_owned(),
@@ -435,6 +480,25 @@ mod tests {
         let clone =
             "CLONE qcow2 vm:/var/lib/one/datastores/1/abc h1:/var/lib/one/datastores/0/17/disk.0 17 1\n";
         assert_eq!(guest.prolog("h1"), clone);
+    }
+
+    #[test]
+    fn a_nic_of_open_vswitch_and_its_groups_are_told() {
+        let mut guest = guest();
+        let nic = guest.nic.as_mut().unwrap();
+        nic.vn_mad = "ovswitch".to_owned();
+        nic.more.push(("SECURITY_GROUPS".to_owned(), "100".to_owned()));
+        guest.rules.push(Rule { group: 100, direction: "INBOUND", protocol: "TCP", range: Some("7,9:10") });
+        let update = guest.update_sg("h1", 100).unwrap();
+        let envelope = Envelope::parse(update.render().as_bytes()).unwrap();
+        assert_eq!(envelope.security_group_id, Some(100));
+        let nic = &envelope.vm.nics[0];
+        assert!(nic.is("ovswitch") && nic.security_groups == [100]);
+        let of_group = |rule: &&causeway_core::document::SecurityGroupRule| rule.security_group_id == 100;
+        assert_eq!(envelope.vm.security_group_rules.iter().filter(of_group).count(), 1);
+        let domain = guest.deployment();
+        assert!(domain.contains("<virtualport type='openvswitch'/>"), "{domain}");
+        assert!(parse(domain.as_bytes()).is_ok());
     }
 
     #[test]
