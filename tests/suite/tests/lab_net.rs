@@ -7,7 +7,7 @@
 )]
 
 use std::io::Write;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::TcpListener;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -19,18 +19,18 @@ use causeway_suite::lab::observer::{Knock, Observer, Speech, accepts, echoed, wr
 use causeway_suite::lab::truth::{nothing_left, nothing_reserved, whereabouts};
 use causeway_suite::lab::{HOSTS, Lab, Standing, guest};
 use causeway_suite::request::Guest;
-use causeway_suite::request::guest::Rule;
 
-/// Of the guest's rules.
-const GROUP: u32 = 100;
-/// The guest's, by which it may send.
-const OWN: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 11);
-/// One that the guest has given itself.
-const FORGED: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 12);
-/// The observer's ports that the guest connects to.
-const PERMITTED: u16 = 9000;
-const FORBIDDEN: u16 = 9001;
-const VLAN: u32 = 50;
+#[path = "lab/guarded.rs"]
+mod guarded;
+
+use guarded::{FORGED, GROUP, OWN, VLAN, answers, on_a_bridge, on_a_switch, rule};
+
+/// The observer's ports by which it speaks to the guest while it moves, and only afterwards.
+const SPOKEN: u16 = 9000;
+const IDLE: u16 = 9001;
+/// One that the guest may not connect to.
+const FORBIDDEN: u16 = 9500;
+
 const BOOT: Duration = Duration::from_secs(180);
 /// How long the guest is watched after it has come: TCP repeats what was lost with growing pauses.
 const AFTER: Duration = Duration::from_secs(3);
@@ -42,60 +42,25 @@ struct Guarded<'a> {
     vm: Guest,
     driver: Driver<'a>,
     observer: Observer<'a>,
-    permitted: TcpListener,
+    permitted: [TcpListener; 2],
     forbidden: TcpListener,
 }
 
 #[test]
 fn guards_go_where_the_guest_goes() {
     let lab = Standing::with_switches().unwrap();
-    on_a_bridge(&lab).lives();
-    on_a_switch(&lab).lives();
+    let observer = Observer::in_vxlan(&lab, guest::VNI).unwrap();
+    Guarded::new(&lab, on_a_bridge(&lab, &[SPOKEN, IDLE, FORBIDDEN]), observer).lives();
+    let observer = Observer::in_vlan(&lab, VLAN).unwrap();
+    Guarded::new(&lab, on_a_switch(&lab, &[SPOKEN, IDLE, FORBIDDEN]), observer).lives();
     lab.stop().unwrap();
 }
 
-fn on_a_bridge(lab: &Lab) -> Guarded<'_> {
-    let observer = Observer::in_vxlan(lab, guest::VNI).unwrap();
-    Guarded::new(lab, guest::virtual_machine(lab.directory(), 0, 0), observer)
-}
-
-fn on_a_switch(lab: &Lab) -> Guarded<'_> {
-    let mut vm = guest::virtual_machine(lab.directory(), 0, 0);
-    let nic = vm.nic.as_mut().unwrap();
-    nic.vn_mad = "ovswitch".to_owned();
-    nic.bridge = "vsw0".to_owned();
-    nic.phydev = "eth1".to_owned();
-    nic.vni = VLAN;
-    // The lab's kernel has no data path for it.
-    nic.more.push(("OVS_BRIDGE_CONF".to_owned(), "datapath_type=netdev".to_owned()));
-    Guarded::new(lab, vm, Observer::in_vlan(lab, VLAN).unwrap())
-}
-
-fn rule(direction: &'static str, protocol: &'static str, range: Option<&'static str>) -> Rule {
-    Rule { group: GROUP, direction, protocol, range }
-}
-
 impl<'a> Guarded<'a> {
-    fn new(lab: &'a Lab, mut vm: Guest, observer: Observer<'a>) -> Guarded<'a> {
-        let dials = format!(" also={FORGED}/24 dial=10.9.0.254:{PERMITTED},10.9.0.254:{FORBIDDEN}");
-        vm.cmdline.push_str(&dials);
-        let nic = vm.nic.as_mut().unwrap();
-        for (name, value) in [
-            ("SECURITY_GROUPS", GROUP.to_string()),
-            ("FILTER_MAC_SPOOFING", "YES".to_owned()),
-            ("FILTER_IP_SPOOFING", "YES".to_owned()),
-        ] {
-            nic.more.push((name.to_owned(), value));
-        }
-        vm.rules = vec![
-            rule("INBOUND", "ICMP", None),
-            rule("INBOUND", "TCP", Some("7")),
-            rule("INBOUND", "UDP", Some("7")),
-            rule("OUTBOUND", "TCP", Some("9000")),
-        ];
+    fn new(lab: &'a Lab, vm: Guest, observer: Observer<'a>) -> Guarded<'a> {
         guest::prepare(lab, &vm).unwrap();
-        let (permitted, forbidden) =
-            (observer.listens(PERMITTED).unwrap(), observer.listens(FORBIDDEN).unwrap());
+        let permitted = [SPOKEN, IDLE].map(|port| observer.listens(port).unwrap());
+        let forbidden = observer.listens(FORBIDDEN).unwrap();
         Guarded { lab, vm, driver: Driver::start(lab).unwrap(), observer, permitted, forbidden }
     }
 
@@ -112,7 +77,7 @@ impl<'a> Guarded<'a> {
         self.driver.succeed(&self.vm.deploy("h1").unwrap()).unwrap();
         let start = Instant::now();
         // Its services begin after its network.
-        while !self.observer.pings(OWN) || self.observer.knocks((OWN, 7)).unwrap() != Knock::Open {
+        while !answers(&self.observer) {
             assert!(start.elapsed() < BOOT, "the guest does not answer");
         }
     }
@@ -132,8 +97,9 @@ impl<'a> Guarded<'a> {
     /// MIGRATE under connections of every kind that may be, and knocks at every door that is closed.
     fn moves(&mut self, from: &str, to: &str) {
         let seen = &self.observer;
-        let stream = accepts(&self.permitted, TRIES).unwrap().unwrap();
-        let speech = Speech::begin(stream).unwrap();
+        let [spoken, idle] =
+            self.permitted.each_ref().map(|listener| accepts(listener, TRIES).unwrap().unwrap());
+        let spoken = Speech::begin(spoken).unwrap();
         let watch = |name, to, kind| seen.watches(name, to, kind).unwrap();
         let kept = [
             watch("icmp", OWN, ProbeKind::Icmp),
@@ -150,8 +116,12 @@ impl<'a> Guarded<'a> {
         nothing_reserved(self.lab, from).unwrap();
         sleep(AFTER);
 
-        let spoken = speech.ends().unwrap();
-        self.tell(&format!("a connection that the guest began, by which it says nothing: {spoken:?}"));
+        let idle = Speech::begin(idle).unwrap();
+        sleep(AFTER);
+        for (what, speech) in [("spoken to while it moved", spoken), ("idle while it moved", idle)] {
+            let end = speech.ends().unwrap();
+            self.tell(&format!("a connection by which the guest only listens, {what}: {end:?}"));
+        }
         for probe in kept {
             self.went_on(probe);
         }
@@ -182,8 +152,8 @@ impl<'a> Guarded<'a> {
     /// UPDATESG: one door is opened and another closed; and what the filters kept away is known to have been there.
     fn has_other_rules(&mut self, host: &str) {
         self.vm.rules.retain(|rule| rule.range != Some("7") || rule.protocol != "TCP");
-        self.vm.rules.push(rule("INBOUND", "UDP", Some("7007")));
-        self.vm.rules.push(rule("OUTBOUND", "TCP", Some("9001")));
+        self.vm.rules.push(rule("INBOUND", "UDP", "7007"));
+        self.vm.rules.push(rule("OUTBOUND", "TCP", "9500"));
         self.driver.succeed(&self.vm.update_sg(host, GROUP).unwrap()).unwrap();
         assert!(self.observer.asks((OWN, 7007), "get").unwrap());
         assert!(self.observer.asks((OWN, 7), "echo").unwrap());
@@ -217,7 +187,6 @@ impl<'a> Guarded<'a> {
 }
 
 fn longest(ledger: &Ledger) -> Duration {
-    let first = ledger.arrivals().iter().filter(|arrival| arrival.kind != ArrivalKind::Duplicate);
-    let moments: Vec<_> = first.map(|arrival| arrival.at).collect();
-    moments.windows(2).map(|pair| pair[1].since(pair[0])).max().unwrap_or_default()
+    let first = || ledger.arrivals().iter().filter(|arrival| arrival.kind != ArrivalKind::Duplicate);
+    first().zip(first().skip(1)).map(|(one, next)| next.at.since(one.at)).max().unwrap_or_default()
 }

@@ -41,6 +41,7 @@ pub struct Observer<'a> {
     lab: &'a Lab,
     place: &'static str,
     namespace: PathBuf,
+    device: String,
 }
 
 impl<'a> Observer<'a> {
@@ -49,17 +50,36 @@ impl<'a> Observer<'a> {
     /// # Errors
     /// It can't be joined.
     pub fn in_vxlan(lab: &'a Lab, vni: u32) -> Result<Observer<'a>, LabError> {
-        lab.run(&["observer", &vni.to_string(), guest::OBSERVER])?;
-        Ok(Observer { lab, place: "fab", namespace: lab.network_namespace("fab") })
+        let device = lab.run(&["observer", &vni.to_string(), guest::OBSERVER])?;
+        Ok(Observer::new(lab, "fab", &device))
     }
 
-    /// Joins a VLAN of the hosts' second cables. Needs [`super::Standing::with_switches`].
+    /// Joins a VLAN of the hosts' second cables, or with 0 what goes there without a tag. Needs
+    /// [`super::Standing::with_switches`].
     ///
     /// # Errors
     /// It can't be joined.
     pub fn in_vlan(lab: &'a Lab, vid: u32) -> Result<Observer<'a>, LabError> {
-        lab.run(&["observer-vlan", &vid.to_string(), guest::OBSERVER])?;
-        Ok(Observer { lab, place: FRONT_END, namespace: lab.network_namespace(FRONT_END) })
+        let device = lab.run(&["observer-vlan", &vid.to_string(), guest::OBSERVER])?;
+        Ok(Observer::new(lab, FRONT_END, &device))
+    }
+
+    /// Gives the lab's physical switch an address in the guest's network, which is bare of any tunnel or tag.
+    ///
+    /// # Errors
+    /// It can't have it.
+    pub fn at_the_fabric(lab: &'a Lab) -> Result<Observer<'a>, LabError> {
+        lab.run(&["exec", "fab", "ip", "addr", "add", guest::OBSERVER, "dev", "fab0"])?;
+        Ok(Observer::new(lab, "fab", "fab0"))
+    }
+
+    fn new(lab: &'a Lab, place: &'static str, device: &str) -> Observer<'a> {
+        Observer { lab, place, namespace: lab.network_namespace(place), device: device.trim().to_owned() }
+    }
+
+    /// The device by which it is in that network.
+    pub fn device(&self) -> &str {
+        &self.device
     }
 
     /// Leaves its network.
@@ -137,7 +157,11 @@ impl<'a> Observer<'a> {
         started.or_else(|error| LabError::promise(format!("probe {name}: {error}")))
     }
 
-    fn inside<T: Send>(&self, what: impl FnOnce() -> T + Send) -> Result<T, LabError> {
+    /// Does something on a thread in its network namespace. Sockets, threads and processes that begin there stay there.
+    ///
+    /// # Errors
+    /// It can't be entered.
+    pub fn inside<T: Send>(&self, what: impl FnOnce() -> T + Send) -> Result<T, LabError> {
         within(&self.namespace, what)
     }
 }

@@ -90,7 +90,8 @@ pub struct Nic {
 impl Nic {
     /// Whether it is plugged into Open vSwitch.
     pub fn is_switched(&self) -> bool {
-        self.vn_mad.starts_with("ovswitch")
+        let said = self.more.iter().any(|(name, kind)| name == "BRIDGE_TYPE" && kind == "openvswitch");
+        said || self.vn_mad.starts_with("ovswitch")
     }
 }
 
