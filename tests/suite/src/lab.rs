@@ -288,6 +288,14 @@ impl Standing {
         Standing::begin(false)
     }
 
+    /// As [`bare`](Standing::bare), with switches as [`with_switches`](Standing::with_switches) has them.
+    ///
+    /// # Errors
+    /// The machines don't start.
+    pub fn bare_with_switches() -> Result<Standing, LabError> {
+        Standing::begin(true)
+    }
+
     fn installed(self) -> Result<Standing, LabError> {
         self.lab.install()?;
         Ok(self)
