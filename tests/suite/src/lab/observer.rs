@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 /// Between two questions of a probe.
 const INTERVAL: Duration = Duration::from_millis(10);
 
-/// The smallest buffer that the kernel gives: what can be written has then been acknowledged, but for as much.
+/// The smallest buffer that the kernel gives: more than some tens of KiB can then not be written unless they are acknowledged.
 const BUFFER: usize = 4608;
 
 /// What came of a connection that was tried.
@@ -204,7 +204,7 @@ pub struct Speech {
 /// What came of it.
 #[derive(Debug, Clone)]
 pub struct Spoken {
-    /// Bytes that were taken, and nearly all acknowledged.
+    /// Bytes that were taken; the last tens of KiB may be on their way.
     pub bytes: u64,
     /// The longest time for which none were taken.
     pub longest: Duration,

@@ -8,6 +8,9 @@ use crate::error::SuiteError;
 use crate::xml::{Element, Node};
 
 mod domain;
+mod network;
+
+pub use network::{Nic, Rule};
 
 /// A recorded DEPLOY, the model of all requests here.
 const MODEL: &str = include_str!("../../../data/requests/k-qcow2-01-create-deploy.deploy.xml");
@@ -64,48 +67,6 @@ pub struct Guest {
     pub datastore: Datastore,
     /// The front-end's `/var/lib/one`.
     pub front_end: PathBuf,
-}
-
-/// A network interface.
-#[derive(Debug, Clone)]
-pub struct Nic {
-    /// Its network driver: `vxlan`, `ovswitch`.
-    pub vn_mad: String,
-    /// Hardware address.
-    pub mac: String,
-    /// Address.
-    pub ip: String,
-    /// The bridge.
-    pub bridge: String,
-    /// The underlay's device.
-    pub phydev: String,
-    /// `VLAN_ID`: VXLAN network identifier, or the VLAN.
-    pub vni: u32,
-    /// Bytes; the driver's default if not given.
-    pub mtu: Option<u32>,
-    /// More attributes, by name, or others in the place of usual ones: `FILTER_MAC_SPOOFING`, `SECURITY_GROUPS`.
-    pub more: Vec<(String, String)>,
-}
-
-impl Nic {
-    /// Whether it is plugged into Open vSwitch.
-    pub fn is_switched(&self) -> bool {
-        let said = self.more.iter().any(|(name, kind)| name == "BRIDGE_TYPE" && kind == "openvswitch");
-        said || self.vn_mad.starts_with("ovswitch")
-    }
-}
-
-/// A rule of a security group.
-#[derive(Debug, Clone)]
-pub struct Rule {
-    /// The group.
-    pub group: u32,
-    /// `INBOUND` or `OUTBOUND`.
-    pub direction: &'static str,
-    /// `TCP`, `UDP`, `ICMP`.
-    pub protocol: &'static str,
-    /// Ports.
-    pub range: Option<&'static str>,
 }
 
 /// A disk.
@@ -349,34 +310,10 @@ impl Guest {
             add("DISK", values);
         }
         if let Some(nic) = &self.nic {
-            let mut values = vec![
-                ("AR_ID", "0".to_owned()),
-                ("BRIDGE", nic.bridge.clone()),
-                ("BRIDGE_TYPE", if nic.is_switched() { "openvswitch" } else { "linux" }.to_owned()),
-                ("IP", nic.ip.clone()),
-                ("MAC", nic.mac.clone()),
-                ("NETWORK", "lab".to_owned()),
-                ("NETWORK_ID", "0".to_owned()),
-                ("NIC_ID", "0".to_owned()),
-                ("PHYDEV", nic.phydev.clone()),
-                ("SECURITY_GROUPS", "0".to_owned()),
-                ("TARGET", format!("one-{}-0", self.vm)),
-                ("VLAN_ID", nic.vni.to_string()),
-                ("VN_MAD", nic.vn_mad.clone()),
-            ];
-            values.extend(nic.mtu.map(|mtu| ("MTU", mtu.to_string())));
-            values.retain(|(name, _)| nic.more.iter().all(|(other, _)| other != name));
-            values.extend(nic.more.iter().map(|(name, text)| (name.as_str(), text.clone())));
-            add("NIC", values);
+            add("NIC", nic.values(self.vm));
         }
         for rule in &self.rules {
-            let mut values = vec![
-                ("PROTOCOL", rule.protocol.to_owned()),
-                ("RULE_TYPE", rule.direction.to_owned()),
-                ("SECURITY_GROUP_ID", rule.group.to_string()),
-            ];
-            values.extend(rule.range.map(|range| ("RANGE", range.to_owned())));
-            add("SECURITY_GROUP_RULE", values);
+            add("SECURITY_GROUP_RULE", rule.values());
         }
     }
 
