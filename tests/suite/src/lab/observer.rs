@@ -86,7 +86,7 @@ impl<'a> Observer<'a> {
     ///
     /// # Errors
     /// It can't.
-    pub fn leave(self) -> Result<(), LabError> {
+    pub fn leave(&self) -> Result<(), LabError> {
         self.lab.run(&["observer-off"]).map(drop)
     }
 
