@@ -4,7 +4,7 @@
 # Promise: once "GUEST-READY" is on the console the guest has its address, echoes on port 7, answers its verifier on
 # UDP 7007, and switches itself off when ACPI asks it to.
 # Read from the kernel's command line: ip4=ADDR/PLEN gw=ADDR mtu=BYTES dirty=MIB,PAGES_PER_SECOND
-# write=DEVICE,BLOCKS_PER_SECOND context=tell
+# write=DEVICE,BLOCKS_PER_SECOND context=tell also=ADDR/PLEN dial=ADDR:PORT,ADDR:PORT
 /bin/busybox --install -s /bin
 export PATH=/bin
 mount -t proc proc /proc
@@ -39,7 +39,7 @@ tell_context() {
   echo "CONTEXT end"
 }
 
-ip4='' gw='' mtu='' dirty=0,0 write='' context=''
+ip4='' gw='' mtu='' dirty=0,0 write='' context='' also='' dial=''
 read -r line </proc/cmdline
 for word in $line; do
   case $word in
@@ -49,6 +49,8 @@ for word in $line; do
   dirty=*) dirty=${word#*=} ;;
   write=*) write=${word#*=} ;;
   context=*) context=${word#*=} ;;
+  also=*) also=${word#*=} ;;
+  dial=*) dial=${word#*=} ;;
   esac
 done
 
@@ -66,7 +68,17 @@ if [ -n "$ip4" ]; then
   ip addr add "$ip4" dev eth0
   arping -U -c 2 -I eth0 "${ip4%/*}" >/dev/null 2>&1 &
 fi
+[ -z "$also" ] || ip addr add "$also" dev eth0
 [ -z "$gw" ] || ip route add default via "$gw"
+
+# Connections that the guest begins, and by which it says nothing: again and again, until there is one.
+mkfifo /tmp/silence
+for peer in $(echo "$dial" | tr , ' '); do
+  while :; do
+    nc -w 2 "${peer%:*}" "${peer#*:}" <>/tmp/silence >/dev/null 2>&1
+    sleep 1
+  done &
+done
 
 # Both sit at the default priority: an echo that waits for the writer would show as a gap in the network.
 echo-server &

@@ -256,12 +256,12 @@ serve() {
   build_names
   build_one
   start_sshd
+  if [ "$OVS" = 1 ]; then start_switch; fi
   if [ "$place" = fe ]; then
     start_agent
   else
     mount_cgroups
     configure_libvirt
-    if [ "$OVS" = 1 ]; then start_switch; fi
     : >/run/utmp
     virtlogd -d
     if [ "$TLS" = 1 ]; then libvirtd -d --listen; else libvirtd -d; fi

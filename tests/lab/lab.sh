@@ -85,8 +85,8 @@ make_network() { # the "physical" switch in a namespace of its own, one cable to
     ip -n "$FABRIC" link set "to-$place" master "$FABRIC_BRIDGE" up
     ip -n "$P$place" addr add "$(underlay "$place")/24" dev eth0
     ip -n "$P$place" link set eth0 up
-    if [ "$OVS" != 1 ] || [ "$place" = fe ]; then continue; fi
-    # A cable without an address, for a switch of the host to lead out by: it carries tagged frames too.
+    [ "$OVS" = 1 ] || continue
+    # A cable without an address, for a switch of the machine to lead out by: it carries tagged frames too.
     ip -n "$FABRIC" link add "trunk-$place" mtu "$UNDERLAY_MTU" \
       type veth peer name eth1 mtu "$UNDERLAY_MTU" netns "$P$place"
     ip -n "$FABRIC" link set "trunk-$place" master "$FABRIC_BRIDGE" up
@@ -179,8 +179,22 @@ observer() { # VNI ADDR/PLEN [MTU]: joins a guest network from the fabric, outsi
   echo "$device"
 }
 
+observer_vlan() { # VID ADDR/PLEN [MTU]: joins a VLAN of the hosts' second cables, by the front-end's own switch
+  local vid=${1:?VID} address=${2:?ADDR/PLEN} mtu=${3:-1500} device=vlan$1
+  [ "$OVS" = 1 ] || die "the lab was started without OVS=1"
+  # shellcheck disable=SC2016  # expanded by the shell in the machine
+  enter fe sh -euc '
+    ovs-vsctl --timeout=10 --may-exist add-br observers -- set bridge observers datapath_type=netdev \
+      -- --may-exist add-port observers eth1 \
+      -- add-port observers "$1" "tag=$2" -- set interface "$1" type=internal
+    ip link set "$1" mtu "$3" up
+    ip addr add "$4" dev "$1"
+    echo "$1"' observer "$device" "$vid" "$mtu" "$address"
+}
+
 observer_off() {
   local device
+  if [ "$OVS" = 1 ]; then (enter fe ovs-vsctl --timeout=10 --if-exists del-br observers); fi
   ip -n "$FABRIC" -br link show type vxlan | awk '{ sub("@.*", "", $1); print $1 }' | while read -r device; do
     ip -n "$FABRIC" link del "$device"
   done
@@ -326,12 +340,14 @@ one) enter_as_one "$@" ;;
 ssh) enter_as_one fe ssh "$@" ;;
 uri) uri "${1:?uri HOST}" ;;
 observer) observer "$@" ;;
+observer-vlan) observer_vlan "$@" ;;
 observer-off) observer_off ;;
 ask) ask "$@" ;;
 leftovers) leftovers ;;
 *)
   echo "usage: lab.sh start | stop | status | leftovers | exec HOST CMD... | one HOST CMD... |
-              ssh [OPTIONS] HOST CMD... | uri HOST | observer VNI ADDR/PLEN [MTU] | observer-off |
+              ssh [OPTIONS] HOST CMD... | uri HOST | observer VNI ADDR/PLEN [MTU] |
+              observer-vlan VID ADDR/PLEN [MTU] | observer-off |
               ask ADDR get|check|'set MIB PPS'" >&2
   exit 2
   ;;

@@ -34,6 +34,7 @@ pub fn guest(site: &FrontEnd, vm: u32, networked: bool) -> Guest {
         cmdline: String::new(),
         console: None,
         nic: networked.then_some(nic),
+        rules: Vec::new(),
         disks: Vec::new(),
         context: true,
         files: Vec::new(),

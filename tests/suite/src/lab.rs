@@ -19,6 +19,7 @@ pub mod cluster;
 pub mod driver;
 mod far;
 pub mod guest;
+pub mod observer;
 pub mod points;
 pub mod resident;
 pub mod slots;
@@ -86,6 +87,7 @@ pub struct Lab {
     script: PathBuf,
     directory: PathBuf,
     prefix: String,
+    switches: bool,
 }
 
 impl Lab {
@@ -97,7 +99,7 @@ impl Lab {
     pub fn new(directory: &Path, prefix: &str) -> Result<Lab, LabError> {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../lab/lab.sh");
         let script = script.canonicalize().map_err(LabError::io("tests/lab/lab.sh"))?;
-        Ok(Lab { script, directory: directory.to_owned(), prefix: prefix.to_owned() })
+        Ok(Lab { script, directory: directory.to_owned(), prefix: prefix.to_owned(), switches: false })
     }
 
     /// Where it keeps its state and its caches.
@@ -124,6 +126,9 @@ impl Lab {
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.script);
         command.args(words).env("LAB", &self.directory).env("P", &self.prefix);
+        if self.switches {
+            command.env("OVS", "1");
+        }
         command
     }
 
@@ -259,8 +264,19 @@ impl Standing {
     /// # Errors
     /// As [`Lab::start`].
     pub fn start() -> Result<Standing, LabError> {
-        let standing = Standing::bare()?;
-        standing.lab.install()?;
+        Standing::begin(false)?.installed()
+    }
+
+    /// As [`start`](Standing::start), with an Open vSwitch on every machine and a second cable, `eth1`, that guests' networks may
+    /// use as well.
+    ///
+    /// # Errors
+    /// As [`Lab::start`].
+    pub fn with_switches() -> Result<Standing, LabError> {
+        let standing = Standing::begin(true)?.installed()?;
+        for host in HOSTS {
+            standing.list_uplinks(host, "eth0\neth1\n")?;
+        }
         Ok(standing)
     }
 
@@ -269,8 +285,26 @@ impl Standing {
     /// # Errors
     /// The machines don't start.
     pub fn bare() -> Result<Standing, LabError> {
+        Standing::begin(false)
+    }
+
+    /// As [`bare`](Standing::bare), with switches as [`with_switches`](Standing::with_switches) has them.
+    ///
+    /// # Errors
+    /// The machines don't start.
+    pub fn bare_with_switches() -> Result<Standing, LabError> {
+        Standing::begin(true)
+    }
+
+    fn installed(self) -> Result<Standing, LabError> {
+        self.lab.install()?;
+        Ok(self)
+    }
+
+    fn begin(switches: bool) -> Result<Standing, LabError> {
         let setting = |name: &str, usual: &str| std::env::var(name).unwrap_or_else(|_| usual.to_owned());
-        let lab = Lab::new(Path::new(&setting("LAB", "/var/tmp/causeway-tests")), &setting("P", "cwt"))?;
+        let mut lab = Lab::new(Path::new(&setting("LAB", "/var/tmp/causeway-tests")), &setting("P", "cwt"))?;
+        lab.switches = switches;
         let cache = lab.directory.join("cache");
         let failed = || LabError::io(cache.display().to_string());
         fs::create_dir_all(&cache).map_err(failed())?;

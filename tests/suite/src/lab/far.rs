@@ -66,7 +66,7 @@ impl Drop for Far {
 }
 
 /// Does something on a thread in that network namespace. Sockets and threads that are made there stay there.
-fn within<T: Send>(namespace: &Path, what: impl FnOnce() -> T + Send) -> Result<T, LabError> {
+pub(super) fn within<T: Send>(namespace: &Path, what: impl FnOnce() -> T + Send) -> Result<T, LabError> {
     let entered = || -> std::io::Result<()> { Ok(setns(File::open(namespace)?, CloneFlags::CLONE_NEWNET)?) };
     let done = thread::scope(|scope| {
         let thread = scope.spawn(|| entered().map(|()| what()));

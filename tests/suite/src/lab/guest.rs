@@ -50,6 +50,7 @@ pub fn virtual_machine(lab: &Path, mib: u32, pages: u32) -> Guest {
             mtu: None,
             more: Vec::new(),
         }),
+        rules: Vec::new(),
         disks: Vec::new(),
         context: true,
         files: Vec::new(),

@@ -78,6 +78,7 @@ pub fn nothing_left(lab: &Lab, host: &str) -> Result<(), LabError> {
         ip -br link | awk '$1 ~ /^(onebr|one-|eth0[.])/ { print \"link \" $1 }'
         nft list ruleset
         bridge fdb show | grep -c 'dst 10[.]77' | sed '/^0$/d; s/$/ forwarding entries/'
+        [ ! -S /run/openvswitch/db.sock ] || ovs-vsctl --timeout=10 list-br | sed 's/^/switch /'
         pgrep -a qemu | cut -c 1-60 | sed 's/^/process /'";
     let start = Instant::now();
     loop {
@@ -91,6 +92,19 @@ pub fn nothing_left(lab: &Lab, host: &str) -> Result<(), LabError> {
         }
         sleep(Duration::from_millis(100));
     }
+}
+
+/// Looks for what a host still keeps for guests that are gone: reservations, numbers.
+///
+/// # Errors
+/// Something is kept; it is named.
+pub fn nothing_reserved(lab: &Lab, host: &str) -> Result<(), LabError> {
+    let script = "find /var/lib/causeway/network -mindepth 1 ! -type d ! -name '.*'";
+    let kept = lab.script(host, script, &[])?;
+    if !kept.trim().is_empty() {
+        return LabError::promise(format!("kept on {host}: {kept}"));
+    }
+    Ok(())
 }
 
 /// Looks for the files of a guest on the hosts' datastore.

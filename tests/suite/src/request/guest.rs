@@ -8,6 +8,9 @@ use crate::error::SuiteError;
 use crate::xml::{Element, Node};
 
 mod domain;
+mod network;
+
+pub use network::{Nic, Rule};
 
 /// A recorded DEPLOY, the model of all requests here.
 const MODEL: &str = include_str!("../../../data/requests/k-qcow2-01-create-deploy.deploy.xml");
@@ -17,6 +20,7 @@ const BOOT: u32 = 2;
 const MIGRATE: u32 = 4;
 const SHUTDOWN: u32 = 12;
 const CLEANUP: u32 = 23;
+const RUNNING: u32 = 3;
 
 /// A virtual machine of the lab.
 #[derive(Debug, Clone)]
@@ -49,6 +53,8 @@ pub struct Guest {
     pub console: Option<PathBuf>,
     /// Its network.
     pub nic: Option<Nic>,
+    /// The rules of its NIC's security groups, besides those of group 0, which lets everything pass.
+    pub rules: Vec<Rule>,
     /// Its disks, numbered from 0.
     pub disks: Vec<Disk>,
     /// Whether it has a context image; its number follows those of the disks.
@@ -61,27 +67,6 @@ pub struct Guest {
     pub datastore: Datastore,
     /// The front-end's `/var/lib/one`.
     pub front_end: PathBuf,
-}
-
-/// A network interface on a VXLAN network.
-#[derive(Debug, Clone)]
-pub struct Nic {
-    /// `vxlan` or another network driver with a VNI.
-    pub vn_mad: String,
-    /// Hardware address.
-    pub mac: String,
-    /// Address.
-    pub ip: String,
-    /// The bridge.
-    pub bridge: String,
-    /// The underlay's device.
-    pub phydev: String,
-    /// VXLAN network identifier.
-    pub vni: u32,
-    /// Bytes; the driver's default if not given.
-    pub mtu: Option<u32>,
-    /// More attributes, by name: `FILTER_MAC_SPOOFING`.
-    pub more: Vec<(String, String)>,
 }
 
 /// A disk.
@@ -219,6 +204,17 @@ impl Guest {
         self.disks.iter().enumerate().map(command).collect()
     }
 
+    /// UPDATESG of a group on `host`, after a change of [`rules`](Guest::rules).
+    ///
+    /// # Errors
+    /// As [`deploy`](Guest::deploy).
+    pub fn update_sg(&self, host: &str, group: u32) -> Result<Request, SuiteError> {
+        let mut request = self.running("UPDATESG", host, host, RUNNING)?;
+        let id = Element::value("SECURITY_GROUP_ID", &group.to_string());
+        request.document.nodes.push(Node::Element(id));
+        Ok(request)
+    }
+
     fn running(&self, action: &str, host: &str, history: &str, lcm: u32) -> Result<Request, SuiteError> {
         let mut request = self.request(action, host, history, lcm)?;
         request.set_deploy_id(&self.uuid)?;
@@ -314,24 +310,10 @@ impl Guest {
             add("DISK", values);
         }
         if let Some(nic) = &self.nic {
-            let mut values = vec![
-                ("AR_ID", "0".to_owned()),
-                ("BRIDGE", nic.bridge.clone()),
-                ("BRIDGE_TYPE", "linux".to_owned()),
-                ("IP", nic.ip.clone()),
-                ("MAC", nic.mac.clone()),
-                ("NETWORK", "lab".to_owned()),
-                ("NETWORK_ID", "0".to_owned()),
-                ("NIC_ID", "0".to_owned()),
-                ("PHYDEV", nic.phydev.clone()),
-                ("SECURITY_GROUPS", "0".to_owned()),
-                ("TARGET", format!("one-{}-0", self.vm)),
-                ("VLAN_ID", nic.vni.to_string()),
-                ("VN_MAD", nic.vn_mad.clone()),
-            ];
-            values.extend(nic.mtu.map(|mtu| ("MTU", mtu.to_string())));
-            values.extend(nic.more.iter().map(|(name, text)| (name.as_str(), text.clone())));
-            add("NIC", values);
+            add("NIC", nic.values(self.vm));
+        }
+        for rule in &self.rules {
+            add("SECURITY_GROUP_RULE", rule.values());
         }
     }
 
@@ -379,6 +361,7 @@ mod tests {
                 mtu: Some(1500),
                 more: vec![("FILTER_MAC_SPOOFING".to_owned(), "YES".to_owned())],
             }),
+            rules: Vec::new(),
             disks: vec![Disk {
                 tm_mad: "qcow2".to_owned(),
                 format: "qcow2".to_owned(),
@@ -435,6 +418,25 @@ mod tests {
         let clone =
             "CLONE qcow2 vm:/var/lib/one/datastores/1/abc h1:/var/lib/one/datastores/0/17/disk.0 17 1\n";
         assert_eq!(guest.prolog("h1"), clone);
+    }
+
+    #[test]
+    fn a_nic_of_open_vswitch_and_its_groups_are_told() {
+        let mut guest = guest();
+        let nic = guest.nic.as_mut().unwrap();
+        nic.vn_mad = "ovswitch".to_owned();
+        nic.more.push(("SECURITY_GROUPS".to_owned(), "100".to_owned()));
+        guest.rules.push(Rule { group: 100, direction: "INBOUND", protocol: "TCP", range: Some("7,9:10") });
+        let update = guest.update_sg("h1", 100).unwrap();
+        let envelope = Envelope::parse(update.render().as_bytes()).unwrap();
+        assert_eq!(envelope.security_group_id, Some(100));
+        let nic = &envelope.vm.nics[0];
+        assert!(nic.is("ovswitch") && nic.security_groups == [100]);
+        let of_group = |rule: &&causeway_core::document::SecurityGroupRule| rule.security_group_id == 100;
+        assert_eq!(envelope.vm.security_group_rules.iter().filter(of_group).count(), 1);
+        let domain = guest.deployment();
+        assert!(domain.contains("<virtualport type='openvswitch'/>"), "{domain}");
+        assert!(parse(domain.as_bytes()).is_ok());
     }
 
     #[test]

@@ -35,16 +35,21 @@ pub struct Installed {
 impl Installed {
     /// As an admin would, hosts first.
     pub fn new() -> Installed {
+        Installed::on(Standing::bare().unwrap(), &["eth0"])
+    }
+
+    /// On these machines, whose hosts lend guests' networks these devices.
+    pub fn on(lab: Standing, uplinks: &[&str]) -> Installed {
         let built =
             std::env::var_os("STOCK_BUILT").unwrap_or_else(|| panic!("tests/run oned sets STOCK_BUILT"));
-        let lab = Standing::bare().unwrap();
         lab.install_stock(Path::new(&built)).unwrap();
         lab.script(FRONT_END, SLOWLY, &[]).unwrap();
         let before = places().iter().map(|place| lab.installed(place).unwrap()).collect();
         let from = programs();
         let from = from.to_str().unwrap();
         for host in HOSTS {
-            lab.install_sh(host, &["host", "--uplink", "eth0", "--from", from]).unwrap();
+            let uplinks: Vec<&str> = uplinks.iter().flat_map(|uplink| ["--uplink", *uplink]).collect();
+            lab.install_sh(host, &[&["host", "--from", from], &uplinks[..]].concat()).unwrap();
         }
         let said = lab.install_sh(FRONT_END, &["frontend", "--from", from]).unwrap();
         assert!(
