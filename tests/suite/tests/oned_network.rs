@@ -45,9 +45,8 @@ struct Road<'a> {
 
 #[test]
 fn networks_live_under_a_real_oned() {
-    let installed = Installed::on(Standing::bare_with_switches().unwrap(), &["eth0", "eth1"]);
+    let installed = Installed::on(Standing::bare_with_switches().unwrap(), &["eth0", "eth1"], USER_SPACE);
     let lab = &installed.lab;
-    lab.script(FRONT_END, USER_SPACE, &[]).unwrap();
     let mut road = Road { cloud: Cloud::start(lab).unwrap(), lab, vm: 0, table: String::new() };
     road.travel();
     std::io::stderr().write_all(road.table.as_bytes()).unwrap();
