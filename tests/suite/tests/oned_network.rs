@@ -128,6 +128,8 @@ impl Road<'_> {
                 observer.leave().unwrap();
                 observer = Observer::in_vxlan(road.lab, NEW_VNI).unwrap();
                 road.until(|| observer.pings(OWN) && observer.pings(OTHER));
+                let mtu = format!("cat /sys/class/net/eth0.{NEW_VNI}/mtu");
+                assert_eq!(road.lab.script("h2", &mtu, &[]).unwrap().trim(), "1400");
                 assert_eq!(observer.knocks((OWN, 9)).unwrap(), Knock::Silent);
             },
         );
