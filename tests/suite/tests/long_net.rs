@@ -8,6 +8,7 @@
 
 use std::io::Write;
 use std::net::TcpListener;
+use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -95,7 +96,8 @@ fn watched(lab: &Lab, network: Network, moves: u16) -> (Report, Vec<[Spoken; 2]>
         connections.push([spoken.ends().unwrap(), idle.ends().unwrap()]);
         done.map_or_else(|error| Outcome::Failed(error.to_string()), |_| Outcome::Done)
     };
-    let plan = Plan::parse(&plan(lab, &vm, &observer, moves)).unwrap();
+    let output = tempfile::tempdir().unwrap();
+    let plan = Plan::parse(&plan(lab, &vm, &observer, moves, output.path())).unwrap();
     let measured = observer.inside(|| Measurement::new(plan).mover(&mut mover).run(&mut |_| {})).unwrap();
     let report = measured.unwrap();
     assert!(report.is_complete(), "{:?}", report.stopped);
@@ -168,7 +170,7 @@ impl Network {
 }
 
 /// Three probes every 5 ms, and captures on both taps and at the observer.
-fn plan(lab: &Lab, vm: &Guest, observer: &Observer<'_>, moves: u16) -> String {
+fn plan(lab: &Lab, vm: &Guest, observer: &Observer<'_>, moves: u16, output: &Path) -> String {
     let argv = |words: &[String]| words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(", ");
     let tcpdump = ["-Q", "in", "-s", "64", "-U", "--immediate-mode", "-w", "-"];
     let tap = format!("one-{}-0", vm.vm);
@@ -186,7 +188,7 @@ fn plan(lab: &Lab, vm: &Guest, observer: &Observer<'_>, moves: u16) -> String {
         "output = {:?}\nsettle_before = \"1s\"\nsettle_after = \"1s\"\n[guest]\naddress = \"{}\"\n{legs}\
          [[probe]]\nkind = \"icmp\"\n[[probe]]\nkind = \"udp\"\nport = 7\n[[probe]]\nkind = \"tcp\"\nport = 7\n\
          [capture]\nmac = \"{}\"\nobserver = [{}]\n{}{}",
-        std::env::temp_dir().join("causeway-long-net").display().to_string(),
+        output.display().to_string(),
         guest::ADDRESS,
         vm.nic.as_ref().map_or("", |nic| nic.mac.as_str()),
         argv(&seen),

@@ -45,9 +45,8 @@ struct Road<'a> {
 
 #[test]
 fn networks_live_under_a_real_oned() {
-    let installed = Installed::on(Standing::bare_with_switches().unwrap(), &["eth0", "eth1"]);
+    let installed = Installed::on(Standing::bare_with_switches().unwrap(), &["eth0", "eth1"], USER_SPACE);
     let lab = &installed.lab;
-    lab.script(FRONT_END, USER_SPACE, &[]).unwrap();
     let mut road = Road { cloud: Cloud::start(lab).unwrap(), lab, vm: 0, table: String::new() };
     road.travel();
     std::io::stderr().write_all(road.table.as_bytes()).unwrap();
@@ -129,6 +128,8 @@ impl Road<'_> {
                 observer.leave().unwrap();
                 observer = Observer::in_vxlan(road.lab, NEW_VNI).unwrap();
                 road.until(|| observer.pings(OWN) && observer.pings(OTHER));
+                let mtu = format!("cat /sys/class/net/eth0.{NEW_VNI}/mtu");
+                assert_eq!(road.lab.script("h2", &mtu, &[]).unwrap().trim(), "1400");
                 assert_eq!(observer.knocks((OWN, 9)).unwrap(), Knock::Silent);
             },
         );

@@ -35,15 +35,18 @@ pub struct Installed {
 impl Installed {
     /// As an admin would, hosts first.
     pub fn new() -> Installed {
-        Installed::on(Standing::bare().unwrap(), &["eth0"])
+        Installed::on(Standing::bare().unwrap(), &["eth0"], "")
     }
 
-    /// On these machines, whose hosts lend guests' networks these devices.
-    pub fn on(lab: Standing, uplinks: &[&str]) -> Installed {
+    /// On these machines, whose hosts lend guests' networks these devices. The script sets up what else the admin of the
+    /// front-end wants.
+    pub fn on(lab: Standing, uplinks: &[&str], wanted: &str) -> Installed {
         let built =
             std::env::var_os("STOCK_BUILT").unwrap_or_else(|| panic!("tests/run oned sets STOCK_BUILT"));
         lab.install_stock(Path::new(&built)).unwrap();
-        lab.script(FRONT_END, SLOWLY, &[]).unwrap();
+        for script in [SLOWLY, wanted] {
+            lab.script(FRONT_END, script, &[]).unwrap();
+        }
         let before = places().iter().map(|place| lab.installed(place).unwrap()).collect();
         let from = programs();
         let from = from.to_str().unwrap();
