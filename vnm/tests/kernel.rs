@@ -286,7 +286,7 @@ fn evpn_with_a_device_and_with_an_address() {
             "<VXLAN_MODE>evpn</VXLAN_MODE><IP_LINK_CONF>nolearning=,dstport=4789</IP_LINK_CONF>"
         } else {
             "<VXLAN_MODE>evpn</VXLAN_MODE><VXLAN_TEP>local_ip</VXLAN_TEP>"
-        }))), [], "again");
+        }))), [""; 0], "again");
     }
 }
 
