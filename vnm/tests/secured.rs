@@ -4,7 +4,9 @@
 
 mod common;
 
+use std::net::{TcpListener, TcpStream};
 use std::process::Command;
+use std::time::Duration;
 
 use causeway_vnm::root::{Outcome, Verb};
 use common::bridged::{FILTERS, GROUP, enter, guest, rule};
@@ -160,4 +162,34 @@ fn a_bridge_of_the_operators_hands_its_frames_over_or_is_refused() {
     let a = comes(&host, 1, 1, &guarded);
     let b = comes(&host, 2, 2, &vm(2, 2, "", ""));
     assert!(hears(|| b.tcp(&a, 22)) && !b.tcp(&a, 23));
+}
+
+/// Whether a connection from here to there comes about.
+fn connects(from: impl FnOnce() -> std::io::Result<TcpStream>) -> bool {
+    from().is_ok()
+}
+
+#[test]
+fn the_hosts_own_connections_go_on_beside_a_guarded_guest() {
+    let host = host();
+    let b = comes(&host, 2, 2, &vm(2, 2, "", ""));
+    ip("addr add 10.0.0.254/24 dev br0");
+    let a = comes(&host, 1, 1, &vm(1, 1, GROUP, &rule("INBOUND", "TCP", "<RANGE>22</RANGE>")));
+    hears(|| b.tcp(&a, 22));
+    let soon = Duration::from_millis(500);
+    let here = TcpListener::bind("10.0.0.254:8080").unwrap();
+    let at = here.local_addr().unwrap();
+    assert!(connects(|| b.within(|| TcpStream::connect_timeout(&at, soon))), "an open guest to its host");
+    assert!(!connects(|| a.within(|| TcpStream::connect_timeout(&at, soon))), "its group lets nothing out");
+    let at = std::net::SocketAddr::from((a.four, 22));
+    let _there = a.within(|| TcpListener::bind(at).unwrap());
+    assert!(connects(|| TcpStream::connect_timeout(&at, soon)), "the host to a port that is let in");
+}
+
+#[test]
+fn nobody_else_says_whether_a_bridge_is_filtered() {
+    let host = host();
+    let more = "<BRIDGE_CONF>nf_call_iptables=0</BRIDGE_CONF>";
+    let text = host.refused(Verb::Pre, &vm(2, 2, more, ""));
+    assert!(text.contains("nf_call_iptables"), "{text}");
 }

@@ -12,6 +12,7 @@ use causeway_vnm::root::{Outcome, Request, Verb, server};
 use common::bridged::{FILTERS, enter};
 use common::guests::{GROUP, Guest, rule};
 use common::switch::{Switch, until};
+use common::wire::{arrives, frame};
 use common::{Host, dies_before, document, ip, nic, request};
 
 /// A host with a switch.
@@ -251,4 +252,20 @@ fn nobody_waits_for_a_quiet_datapath() {
     assert!(times[3] < Duration::from_millis(400), "{times:?}");
     let port = "in_port=65279";
     assert!(stage.flows().iter().all(|flow| !flow.contains(port)), "{:?}", stage.flows());
+}
+
+#[test]
+fn what_wraps_ip_otherwise_comes_to_no_guarded_guest() {
+    let stage = Stage::new();
+    let b = stage.comes(2, Some(50), &vm(2, "", ""));
+    let a = stage.comes(1, Some(50), &vm(1, GROUP, &rule("INBOUND", "TCP", "<RANGE>22</RANGE>")));
+    assert!(hears(|| b.tcp(&a, 22)));
+    // Discovery and sessions of PPPoE, MPLS, and a number that nobody has.
+    for kind in [0x8863, 0x8864, 0x8847, 0x1234] {
+        let mark = b"strange and marked";
+        let inward = frame(a.mac.0, b.mac, &[], kind, mark);
+        let outward = frame(b.mac.0, a.mac, &[], kind, mark);
+        assert_eq!(arrives(&b, &a, &[inward], mark), 0, "{kind:x}");
+        assert_eq!(arrives(&a, &b, &[outward], mark), 0, "{kind:x}");
+    }
 }

@@ -159,6 +159,15 @@ fn pass(nic: u32, rule: &SecurityGroupRule) -> Result<Option<Pass>, Refusal> {
         }
     }
     let named = rule.ip.is_some() || !rule.ip6.is_empty();
+    if rule.size.is_some()
+        && !named
+        && rule.network_id.is_none()
+        && rule.ar_id.is_none()
+        && rule.mac.is_none()
+    {
+        let size = rule.size.unwrap_or_default().to_string();
+        return Err(wrong("SIZE", size, "absent, but with IP or IP6, from which on it counts"));
+    }
     let names_a_network = rule.network_id.is_some() || rule.ar_id.is_some() || rule.mac.is_some();
     if !named && !names_a_network {
         return Ok(Some(Pass { traffic, peers: None }));
@@ -281,6 +290,7 @@ mod tests {
             ("ICMP", "<ICMPV6_TYPE>128</ICMPV6_TYPE>", "ICMPV6_TYPE"),
             ("TCP", "<IP>255.255.255.255</IP><SIZE>2</SIZE>", "SIZE"),
             ("TCP", "<IP>10.0.0.1</IP><SIZE>0</SIZE>", "SIZE"),
+            ("TCP", "<SIZE>10</SIZE>", "SIZE"),
         ] {
             let error = guard("<SECURITY_GROUPS>5</SECURITY_GROUPS>", &rule(5, "INBOUND", protocol, more))
                 .unwrap_err();

@@ -148,9 +148,12 @@ fn bridge_name(key: &str) -> &str {
 pub fn bridge_options(conf: &BTreeMap<String, String>) -> Result<BTreeMap<BridgeOption, u32>, Refusal> {
     let mut out = BTreeMap::new();
     for (key, value) in conf {
-        let row = BridgeOption::TABLE.iter().find(|row| row.1 == bridge_name(key));
+        // Whether frames come by the rules is for whoever guards them to say.
+        let row =
+            BridgeOption::TABLE.iter().find(|row| row.1 == bridge_name(key) && !row.1.starts_with("nf_call"));
         let Some((option, _, low, high)) = row else {
-            let known: Vec<&str> = BridgeOption::TABLE.iter().map(|row| row.1).collect();
+            let known = BridgeOption::TABLE.iter().map(|row| row.1);
+            let known: Vec<&str> = known.filter(|name| !name.starts_with("nf_call")).collect();
             let accepted = format!("an option we can set: {}", known.join(" "));
             return Err(Refusal::setting("ip_bridge_conf", key, accepted));
         };

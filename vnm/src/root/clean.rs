@@ -145,7 +145,11 @@ impl Action<'_, '_> {
             }
         }
         if gone.is_empty() {
-            return Ok(());
+            // Its guest has just been seen: it is missed from now on, should it go without a word.
+            return match old {
+                true => Ok(self.host.reservations.replace(&reservation, &reservation)?),
+                false => Ok(()),
+            };
         }
         let stays = reservation.nics.iter().filter(|(nic, _)| !gone.contains(nic));
         let keep = stays.map(|(_, reserved)| reserved.port.bridge.clone()).collect();

@@ -1,6 +1,6 @@
 //! The guards of NICs on Linux bridges: what of a desired state the firewall keeps, and the one batch that makes it so.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use causeway_core::names::{LinkName, Mac, VmId};
 
@@ -10,7 +10,7 @@ use super::step::Log;
 use crate::desired::Desired;
 use crate::fabric::firewall::change::Family;
 use crate::fabric::firewall::{self, Fence, Scope};
-use crate::fabric::linux::Observed;
+use crate::fabric::linux::observe::by_name;
 use crate::lock::Lock;
 
 /// Held while the firewall is read and changed: two that did so at once could number two bridges alike.
@@ -21,6 +21,8 @@ const LOCK: &str = "firewall";
 pub(super) struct Fences {
     fences: Vec<Fence>,
     taps: BTreeSet<LinkName>,
+    /// The uplinks of their bridges, by which frames reach the host as well.
+    uplinks: BTreeMap<LinkName, LinkName>,
 }
 
 impl Host<'_> {
@@ -28,7 +30,7 @@ impl Host<'_> {
     ///
     /// # Errors
     /// Connections are to be known, and can't be on this host.
-    pub(super) fn fences(&mut self, desired: &Desired, seen: &Observed) -> Result<Fences, ActionError> {
+    pub(super) fn fences(&mut self, desired: &Desired) -> Result<Fences, ActionError> {
         let mut out = Fences::default();
         for port in &desired.ports {
             if desired.seats.iter().any(|seat| seat.nic == port.nic) {
@@ -43,10 +45,12 @@ impl Host<'_> {
                 deploy: desired.deploy.clone(),
                 number: *number,
                 bridge: port.bridge.clone(),
-                hosts: own_addresses(&port.bridge, desired, seen),
+                hosts: BTreeSet::new(),
                 guard: guard.clone(),
             });
         }
+        let with_uplink = desired.bridges.iter().filter_map(|b| Some((b.name.clone(), b.uplink.clone()?)));
+        out.uplinks.extend(with_uplink);
         if out.fences.iter().any(|fence| fence.guard.is_stateful()) {
             self.can_track()?;
         }
@@ -64,8 +68,26 @@ impl Host<'_> {
 
     /// The batch that is missing, if any is.
     pub(super) fn fence_change(&mut self, fences: &Fences) -> Result<Option<firewall::Change>, ActionError> {
-        let observed = self.nft.observe(&Scope::of(&fences.fences, &fences.taps))?;
-        Ok(firewall::difference(&fences.fences, &fences.taps, &observed)?)
+        let mut whole = fences.fences.clone();
+        for fence in &mut whole {
+            fence.hosts = self.own_addresses(&fence.bridge, fences.uplinks.get(&fence.bridge))?;
+        }
+        let observed = self.nft.observe(&Scope::of(&whole, &fences.taps))?;
+        Ok(firewall::difference(&whole, &fences.taps, &observed)?)
+    }
+
+    /// The addresses of a bridge by which frames reach the host itself: those are the host's own connections. A bridge has an address
+    /// of one of its ports, so it is looked up when those are there.
+    fn own_addresses(
+        &mut self,
+        bridge: &LinkName,
+        uplink: Option<&LinkName>,
+    ) -> Result<BTreeSet<Mac>, ActionError> {
+        let mut out = BTreeSet::new();
+        for name in [Some(bridge), uplink].into_iter().flatten() {
+            out.extend(by_name(&mut self.netlink, name)?.and_then(|link| link.mac));
+        }
+        Ok(out)
     }
 
     /// Makes the guards so.
@@ -108,14 +130,4 @@ impl Host<'_> {
 /// The number of the NIC that a device is called after.
 fn nic_of(tap: &LinkName) -> Option<u32> {
     tap.as_str().rsplit_once('-')?.1.parse().ok()
-}
-
-/// The addresses of a bridge by which frames reach the host itself. A bridge of ours has no business with the host.
-fn own_addresses(bridge: &LinkName, desired: &Desired, seen: &Observed) -> BTreeSet<Mac> {
-    let Some(link) = seen.named(bridge).filter(|link| !link.mark.is_ours()) else {
-        return BTreeSet::new();
-    };
-    let uplink = desired.bridges.iter().find(|known| known.name == *bridge);
-    let uplink = uplink.and_then(|known| seen.named(known.uplink.as_ref()?));
-    link.mac.into_iter().chain(uplink.and_then(|uplink| uplink.mac)).collect()
 }

@@ -100,7 +100,7 @@ impl<'a> Host<'a> {
         };
         let linux::Difference { changes, mut notes } = linux::difference(desired, &observed, &around)?;
         let mut changes: Vec<Change> = changes.into_iter().map(Change::from).collect();
-        let fences = self.fences(desired, &observed)?;
+        let fences = self.fences(desired)?;
         let mut switch = None;
         if !desired.switches.is_empty() {
             let (seen, difference) = self.compare_switch(desired, &observed, terms)?;

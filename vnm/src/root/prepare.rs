@@ -104,7 +104,7 @@ impl Action<'_, '_> {
             return Ok(());
         }
         let seen = linux::observe(&mut self.host.netlink, &linux::Scope::from(&old))?;
-        let fences = self.host.fences(&old, &seen)?;
+        let fences = self.host.fences(&old)?;
         self.host.fence(&fences, self.log)?;
         if old.switches.is_empty() {
             return Ok(());

@@ -234,7 +234,7 @@ impl Guest {
     }
 
     fn connects(&self, to: &Guest, at: SocketAddr) -> bool {
-        let listener = to.within(|| TcpListener::bind(at).unwrap());
+        let listener = to.within(|| bound(|| TcpListener::bind(at)));
         let Ok(mut stream) = self.within(|| TcpStream::connect_timeout(&at, DROPPED)) else {
             return false;
         };
@@ -251,7 +251,7 @@ impl Guest {
     /// Whether a datagram to that port of another guest arrives, and its answer.
     pub fn udp(&self, to: &Guest, port: u16) -> bool {
         let at = SocketAddr::from((to.four, port));
-        let there = to.within(|| UdpSocket::bind(at).unwrap());
+        let there = to.within(|| bound(|| UdpSocket::bind(at)));
         let here = self.within(|| UdpSocket::bind((self.four, 0)).unwrap());
         here.send_to(b"?", at).unwrap();
         there.set_read_timeout(Some(DROPPED)).unwrap();
@@ -260,6 +260,19 @@ impl Guest {
         let Ok((_, from)) = there.recv_from(&mut byte) else { return false };
         there.send_to(b"!", from).unwrap();
         here.recv(&mut byte).is_ok()
+    }
+}
+
+/// A socket: a process that another thread is starting may hold the last one for a moment.
+fn bound<T>(bind: impl Fn() -> std::io::Result<T>) -> T {
+    let end = Instant::now() + PASSES;
+    loop {
+        match bind() {
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && Instant::now() < end => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            other => return other.unwrap(),
+        }
     }
 }
 

@@ -16,8 +16,8 @@ use std::os::fd::OwnedFd;
 
 use super::guests::Guest;
 
-/// A frame of a kind that no network has: for local experiments (IEEE 802).
-pub const STRANGE: u16 = 0x88b5;
+/// A frame that belongs to no address of IP and to no connection: reverse ARP.
+pub const STRANGE: u16 = 0x8035;
 
 /// Somebody who hears all that comes to a guest.
 pub struct Ear {

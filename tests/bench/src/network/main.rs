@@ -37,6 +37,9 @@ struct Arguments {
     /// NICs on one host in the second table; 0 leaves it out.
     #[arg(long, default_value_t = 1000)]
     nics: u32,
+    /// NICs of one VM in the second table: they come in one batch.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 10, 50])]
+    batches: Vec<u32>,
     /// Tells the best of all repetitions instead of the median: for a machine that is busy with other things.
     #[arg(long)]
     best: bool,
@@ -53,9 +56,6 @@ impl Arguments {
 
 /// Sizes of the first table: NICs, and rules for each of them.
 const SIZES: [(u32, u32); 3] = [(1, 0), (1, 10), (4, 10)];
-
-/// NICs of one VM in the second table.
-const BATCHES: [u32; 3] = [1, 10, 50];
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().collect();
@@ -87,7 +87,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     table::growth_head();
     for kind in [Kind::Fw, Kind::Ovswitch].into_iter().filter(|kind| arguments.wants(*kind)) {
-        for batch in BATCHES {
+        for batch in arguments.batches.iter().copied().filter(|batch| *batch > 0) {
             let grown =
                 site::inside(|| growth::measure(kind, arguments.nics, batch, arguments.repeat.min(5)))?;
             table::grown(kind, arguments.nics, batch, &grown, standing);

@@ -170,7 +170,8 @@ fn stale(wanted: &BTreeSet<Element>, own: &BTreeSet<&LinkName>, observed: &Obser
         .collect()
 }
 
-/// The zones of the bridges that need one: that which a bridge has, or else the lowest that is free.
+/// The zones of the bridges that need one: that which a bridge has, or else the first free one from where its name points to. The kernel
+/// keeps connections for days after their guest has gone: a bridge should not come into those of another network.
 fn zones(fences: &[&Fence], observed: &Observed) -> Result<BTreeMap<LinkName, u16>, FirewallError> {
     let there = observed.zones();
     let mut taken: BTreeSet<u16> = there.values().copied().collect();
@@ -182,7 +183,7 @@ fn zones(fences: &[&Fence], observed: &Observed) -> Result<BTreeMap<LinkName, u1
         let zone = match there.get(fence.bridge.as_str()) {
             Some(zone) => *zone,
             None => {
-                let free = ZONES.into_iter().find(|zone| !taken.contains(zone));
+                let free = from(&fence.bridge).find(|zone| !taken.contains(zone));
                 free.ok_or_else(|| FirewallError::NoZone { bridge: fence.bridge.clone() })?
             }
         };
@@ -190,6 +191,13 @@ fn zones(fences: &[&Fence], observed: &Observed) -> Result<BTreeMap<LinkName, u1
         out.insert(fence.bridge.clone(), zone);
     }
     Ok(out)
+}
+
+/// Every zone, from one that depends on the bridge's name.
+fn from(bridge: &LinkName) -> impl Iterator<Item = u16> {
+    let digest = Sha256::digest(bridge.as_str());
+    let first = digest.iter().take(2).fold(0_usize, |sum, byte| sum << 8 | usize::from(*byte));
+    ZONES.cycle().skip(first % ZONES.len()).take(ZONES.len())
 }
 
 /// The commands, in an order in which each finds what it names.

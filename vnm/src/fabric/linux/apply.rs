@@ -1,6 +1,8 @@
 //! Changes as netlink messages, one each.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read as _;
 use std::net::IpAddr;
 
 use causeway_core::names::{LinkName, Mac};
@@ -27,7 +29,8 @@ pub fn apply(netlink: &mut Rtnetlink, change: &Change) -> Result<(), NetlinkErro
     match change {
         Change::CreateBridge { name, options } => {
             let data = InfoData::Bridge(bridge_options(options));
-            let attributes = vec![info(InfoKind::Bridge, data)];
+            let attributes =
+                vec![LinkAttribute::Address(address()?.0.to_vec()), info(InfoKind::Bridge, data)];
             create(netlink, &what, name, attributes)
         }
         Change::CreateVxlan(tunnel) => create_vxlan(netlink, &what, tunnel),
@@ -68,6 +71,17 @@ pub fn apply(netlink: &mut Rtnetlink, change: &Change) -> Result<(), NetlinkErro
         }),
         Change::Delete { name } => forget_link(netlink, &what, name),
     }
+}
+
+/// An address for a bridge, of those that anybody may give (IEEE 802c). Without one of its own, a bridge changes its address whenever a
+/// guest with a lower one comes or goes, and with it those connections of the host for which rules know it.
+fn address() -> Result<Mac, NetlinkError> {
+    let mut bytes = [0; 6];
+    let read = File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes));
+    read.map_err(|source| NetlinkError::Socket { what: "read /dev/urandom for", source })?;
+    let [first, ..] = &mut bytes;
+    *first = *first & 0xfc | 0x02;
+    Ok(Mac(bytes))
 }
 
 /// The number of a device that must be there.

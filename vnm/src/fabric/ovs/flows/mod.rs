@@ -203,6 +203,12 @@ fn nested(of: &Match) -> [Match; 2] {
     [kind(of, ethertype::VLAN), kind(of, ethertype::OUTER_VLAN)]
 }
 
+/// Everything; or only kinds of frames of which flows know all that they carry.
+fn plain(of: &Match, only: bool) -> Vec<Match> {
+    const KNOWN: [u16; 4] = [ethertype::IPV4, ethertype::IPV6, ethertype::ARP, ethertype::RARP];
+    if only { KNOWN.iter().map(|known| kind(of, *known)).collect() } else { vec![of.clone()] }
+}
+
 fn icmpv6(of: &Match, message: u8) -> Match {
     let six = kind(of, ethertype::IPV6);
     six.byte(Field::IP_PROTO, protocol::ICMPV6).byte(Field::ICMPV6_TYPE, message)
@@ -223,7 +229,10 @@ fn tag(ethertype: u16) -> [Action; 2] {
 /// What the guest may send.
 fn outbound(out: &mut Made, from: &Match, seat: &Seat, guard: &Guard) {
     let on = vec![Action::Resubmit(GOES)];
-    out.put(FROM, 10, from.clone(), on.clone());
+    // What wraps IP otherwise would carry it around the addresses and rules that are asked for.
+    for plain in plain(from, guard.is_stateful() || guard.senders.is_some()) {
+        out.put(FROM, 10, plain, on.clone());
+    }
     if guard.is_stateful() {
         let way =
             Way { known: FROM_KNOWN, zone: seat.zone, peer4: Field::IPV4_DST, peer6: Field::IPV6_DST, on };
@@ -245,7 +254,9 @@ fn inbound(out: &mut Made, seat: &Seat, guard: &Guard) {
     }
     let to = Match::any().long(Field::register(GUEST), seat.port);
     let on = vec![Action::Resubmit(OUT)];
-    out.put(TO, 10, to.clone(), on.clone());
+    for plain in plain(&to, guard.is_stateful()) {
+        out.put(TO, 10, plain, on.clone());
+    }
     if guard.is_stateful() {
         let way =
             Way { known: TO_KNOWN, zone: seat.zone, peer4: Field::IPV4_SRC, peer6: Field::IPV6_SRC, on };
