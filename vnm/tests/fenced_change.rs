@@ -201,7 +201,7 @@ fn what_somebody_has_changed_is_brought_back() {
         "inet causeway one-7-0-i",
         "bridge causeway one-7-0-o",
         "bridge causeway checked",
-        "inet causeway zone-12288",
+        "inet causeway zone-16149",
     ] {
         last(chain);
         apply(&[&fence]).unwrap();
