@@ -1,6 +1,7 @@
 //! A network driver's slot, as the resident and the stand-alone program run it: argv and standard input in, an answer
 //! out, the work done by the privileged side.
 
+use std::path::Path;
 use std::time::Duration;
 
 use causeway_core::answer::{Failure, Kind};
@@ -126,9 +127,6 @@ pub fn run(
     let driver: DriverName = driver.parse().map_err(|e| input(&e))?;
     // Decoded here already: what is no base64 is not worth waking anybody for.
     let document = decode(stdin).map_err(|e| input(&e).context("standard input"))?;
-    if verb == Verb::Pre && !context.dry_run {
-        make_sockets_dir(&document)?;
-    }
     let request = Request {
         id: context.request.clone(),
         verb,
@@ -141,6 +139,9 @@ pub fn run(
         deadline_ms: u64::try_from(context.deadline.as_millis()).unwrap_or(u64::MAX) / 10 * 9,
     };
     let response = root.call(&request.with_document(&document), context.deadline).map_err(unanswered)?;
+    if response.outcome == Outcome::Done && verb == Verb::Pre && !context.dry_run {
+        make_sockets_dir(Path::new(SOCKETS), &document)?;
+    }
     match response.outcome {
         Outcome::Failed(failure) => Err(failure),
         Outcome::Done => Ok(Answer {
@@ -157,14 +158,14 @@ pub fn run(
 
 /// QEMU makes the socket of a DPDK port, as the user that this runs as; the directory for it lies among that user's own, so it
 /// is nothing for the privileged side.
-fn make_sockets_dir(document: &[u8]) -> Result<(), Failure> {
+fn make_sockets_dir(dir: &Path, document: &[u8]) -> Result<(), Failure> {
     // What is wrong with the document, the privileged side tells.
     let Ok(vm) = VmDocument::parse(document) else { return Ok(()) };
     if !vm.nics.iter().any(|nic| nic.bridge_type == Some(BridgeType::OpenVSwitchDpdk)) {
         return Ok(());
     }
-    std::fs::create_dir_all(SOCKETS)
-        .map_err(|e| Failure::new(Kind::HostState, e).context(format!("make {SOCKETS}, for DPDK ports")))
+    let context = || format!("make {}, for the sockets of DPDK ports", dir.display());
+    std::fs::create_dir_all(dir).map_err(|e| Failure::new(Kind::HostState, e).context(context()))
 }
 
 fn unanswered(error: ClientError) -> Failure {
@@ -174,4 +175,28 @@ fn unanswered(error: ClientError) -> Failure {
         _ => Kind::HostState,
     };
     Failure::from_chain(kind, &error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_directory_of_sockets_is_made_for_dpdk_only_and_named_where_it_can_not_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let sockets = dir.path().join("one/vhost-socks");
+        let document = |kind: &str| {
+            format!(
+                "<VM><ID>7</ID><TEMPLATE><NIC><NIC_ID>0</NIC_ID><VN_MAD>ovswitch</VN_MAD>\
+                 <BRIDGE_TYPE>{kind}</BRIDGE_TYPE></NIC></TEMPLATE></VM>"
+            )
+        };
+        make_sockets_dir(&sockets, document("openvswitch").as_bytes()).unwrap();
+        assert!(!sockets.exists());
+        make_sockets_dir(&sockets, document("openvswitch_dpdk").as_bytes()).unwrap();
+        assert!(sockets.is_dir());
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        let wrong = make_sockets_dir(&dir.path().join("file/x"), document("openvswitch_dpdk").as_bytes());
+        assert!(wrong.unwrap_err().text.contains("file/x, for the sockets of DPDK ports"));
+    }
 }

@@ -44,7 +44,11 @@ fn a_bridge_leads_out_by_its_uplink() {
         let inner = one(driver, "<PHYDEV/>").unwrap().desired;
         assert_eq!(inner.bridges[0].uplink, None);
         assert!(one(driver, "<PHYDEV>up9</PHYDEV>").unwrap_err().contains("up9 is not listed"));
-        assert!(one(driver, "<VLAN_TAGGED_ID>1-5</VLAN_TAGGED_ID>").unwrap_err().contains("VLAN_TAGGED_ID"));
+        assert!(
+            one(driver, "<VLAN_TAGGED_ID>1-5</VLAN_TAGGED_ID>")
+                .unwrap_err()
+                .contains("VLAN_TAGGED_ID is \"1-5\"")
+        );
     }
 }
 

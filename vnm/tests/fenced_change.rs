@@ -335,6 +335,6 @@ fn whenever_it_is_killed_all_rules_stand_or_none_of_the_new_ones() {
 fn connections_of_bridged_frames_can_be_known_here() {
     enter();
     ip("link add br0 type bridge");
-    probe::probe(&mut nft()).unwrap();
+    probe::require(&mut nft()).unwrap();
     assert_eq!(ruleset(), "", "looking changes nothing");
 }

@@ -96,7 +96,8 @@ impl UnderWay<'_> {
     ) -> Result<(), Refusal> {
         if !nic.vlan_tagged_id.is_empty() && !self.driver.has_tunnels() {
             let accepted = "absent: a bridge of Linux with VLANs of its own is not built yet";
-            return Err(Refusal::malformed(nic.nic_id, "VLAN_TAGGED_ID", "a list", accepted));
+            let found = nic.vlan_tagged_id.to_string();
+            return Err(Refusal::malformed(nic.nic_id, "VLAN_TAGGED_ID", &found, accepted));
         }
         let mut bridge = Bridge {
             name: port.bridge.clone(),

@@ -51,8 +51,11 @@ pub(super) fn seat(
     let vlans = vlans(nic, effective)?;
     if guard.is_some_and(Guard::is_stateful) && !matches!(vlans, Vlans::Access(_)) {
         let accepted = "absent for a NIC with rules in its SECURITY_GROUPS: a guest that tags its own frames is in many networks";
-        let attribute = if nic.cvlans.is_empty() { "VLAN_TAGGED_ID" } else { "CVLANS" };
-        return Err(Refusal::malformed(nic.nic_id, attribute, "a list", accepted));
+        let (attribute, found) = match nic.cvlans.is_empty() {
+            true => ("VLAN_TAGGED_ID", &nic.vlan_tagged_id),
+            false => ("CVLANS", &nic.cvlans),
+        };
+        return Err(Refusal::malformed(nic.nic_id, attribute, &found.to_string(), accepted));
     }
     Ok(SwitchPort {
         nic: nic.nic_id,

@@ -28,7 +28,7 @@ pub(super) fn vlan(
     }
     if !nic.cvlans.is_empty() {
         let accepted = "absent: a bridge of Linux with VLANs of its own is not built yet";
-        return Err(Refusal::malformed(id, "CVLANS", "a list", accepted));
+        return Err(Refusal::malformed(id, "CVLANS", &nic.cvlans.to_string(), accepted));
     }
     let fact = facts.uplink(id, &uplink)?;
     let name = device_name(id, &uplink, "VLAN_ID", &tag)?;

@@ -74,6 +74,11 @@ impl NicReservation {
         tunnel.into_iter().chain(vlan).chain(uplink).chain(uplinks.into_iter().flatten())
     }
 
+    /// Whether it is in the same place, and leads out the same way.
+    pub fn is_where(&self, other: &NicReservation) -> bool {
+        (&self.place, &self.tunnel, &self.vlan) == (&other.place, &other.tunnel, &other.vlan)
+    }
+
     /// Whether its bridge is kept when the last guest has left.
     pub fn keep(&self) -> bool {
         match &self.place {

@@ -93,15 +93,15 @@ impl<'a, 'l> Action<'a, 'l> {
         })
     }
 
-    /// For what no VM has asked for.
+    /// For what no VM has asked for: it is about the NICs of every driver, so which one it is called by means nothing.
     pub(super) fn reconciling(
-        driver: Driver,
         places: &'a Places,
         ask: &'a Reconcile,
         log: &'a mut Log<'l>,
     ) -> Result<Self, ActionError> {
         let deadline = Instant::now() + PATIENCE;
         let host = Host::open(places, deadline)?;
+        let driver = Driver::Bridge;
         Ok(Action { driver, host, settings: &ask.settings, dry_run: ask.dry_run, deadline, log })
     }
 
@@ -135,8 +135,7 @@ impl<'a, 'l> Action<'a, 'l> {
 
     fn observe(&mut self, vm: &VmDocument) -> Result<Seen, ActionError> {
         let (mut desired, terms) = self.work_out(vm)?;
-        self.known_numbers(&mut desired)?;
-        let way = self.host.compare(&desired, &terms, true)?;
+        let way = self.compare_numbered(&mut desired, &terms, true)?;
         Ok(Seen { observed: self.host.tell(way, self.log)?, desired })
     }
 }

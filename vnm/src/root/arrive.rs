@@ -16,20 +16,25 @@ impl Action<'_, '_> {
         let (mut desired, terms) = self.work_out(vm)?;
         let bridges = desired.ports.iter().map(|port| port.bridge.clone()).collect();
         let lock = self.lock_vm(vm.id)?;
-        self.numbers(&mut desired)?;
         let locks = self.lock_all(lock, &bridges)?;
-        let way = self.host.compare(&desired, &terms, self.dry_run)?;
+        let way = self.compare_numbered(&mut desired, &terms, self.dry_run)?;
         plugged_in(&desired, &way)?;
         if self.dry_run {
             return self.host.tell(way, self.log).map(|_| ());
         }
+        let way = self.take_numbers(&mut desired, &terms, way)?;
         self.reserve_anew(&desired)?;
         let seats = numbers_of(&desired, &way);
         self.host.make(&desired, &terms, way, self.log)?;
         drop(locks);
-        // The guest is here whatever comes of this, so it can fail nothing.
+        self.announce(&desired, seats);
+        Ok(())
+    }
+
+    /// Tells the fabric where the guest is. It is there whatever comes of this, so it can fail nothing.
+    pub(super) fn announce(&mut self, desired: &Desired, seats: Vec<(&Port, u32)>) {
         self.log.begin(&Step::Announce);
-        self.log.notes.extend(announce::announce(&desired));
+        self.log.notes.extend(announce::announce(desired));
         for (port, number) in seats {
             let frames = announce::all(port);
             let sent = self
@@ -40,7 +45,6 @@ impl Action<'_, '_> {
                 self.log.notes.push(format!("announcement by {} failed: {error}", port.tap));
             }
         }
-        Ok(())
     }
 
     /// The rules of the VM's security groups have changed; nothing else has (contract VNM 4.5).
@@ -53,12 +57,12 @@ impl Action<'_, '_> {
         desired.fdb.clear();
         let bridges = desired.ports.iter().map(|port| port.bridge.clone()).collect();
         let lock = self.lock_vm(vm.id)?;
-        self.numbers(&mut desired)?;
         let _locks = self.lock_all(lock, &bridges)?;
-        let way = self.host.compare(&desired, &terms, self.dry_run)?;
+        let way = self.compare_numbered(&mut desired, &terms, self.dry_run)?;
         if self.dry_run {
             return self.host.tell(way, self.log).map(|_| ());
         }
+        let way = self.take_numbers(&mut desired, &terms, way)?;
         self.reserve_anew(&desired)?;
         self.host.make(&desired, &terms, way, self.log)
     }
@@ -78,7 +82,7 @@ impl Action<'_, '_> {
 }
 
 /// The ports of the switch by which its guests are announced, with their numbers there.
-fn numbers_of<'d>(desired: &'d Desired, way: &Way) -> Vec<(&'d Port, u32)> {
+pub(super) fn numbers_of<'d>(desired: &'d Desired, way: &Way) -> Vec<(&'d Port, u32)> {
     let number = |port: &Port| way.switch.as_ref()?.on(port.bridge.as_str(), port.tap.as_str())?.number();
     let seated = |port: &&Port| desired.seats.iter().any(|seat| seat.nic == port.nic);
     desired.ports.iter().filter(seated).filter_map(|port| Some((port, number(port)?))).collect()

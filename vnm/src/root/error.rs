@@ -42,6 +42,12 @@ pub enum ActionError {
     /// An object stayed locked.
     #[error(transparent)]
     Lock(#[from] LockError),
+    /// A guard is to be kept for a NIC that has no number.
+    #[error("NIC {nic} has rules, and no number by which they would know it")]
+    Unnumbered {
+        /// `NIC_ID`.
+        nic: u32,
+    },
     /// The guest's device is not where it should be.
     #[error("device {tap} of NIC {nic} {state}")]
     Tap {

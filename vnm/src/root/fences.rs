@@ -37,9 +37,9 @@ impl Host<'_> {
                 continue;
             }
             out.taps.insert(port.tap.clone());
-            let guard = desired.guards.iter().find(|guard| guard.nic == port.nic);
+            let Some(guard) = desired.guards.iter().find(|guard| guard.nic == port.nic) else { continue };
             let number = desired.numbers.get(&port.nic);
-            let Some((guard, number)) = guard.zip(number) else { continue };
+            let number = number.ok_or(ActionError::Unnumbered { nic: port.nic })?;
             out.fences.push(Fence {
                 vm: desired.vm,
                 deploy: desired.deploy.clone(),
@@ -76,8 +76,8 @@ impl Host<'_> {
         Ok(firewall::difference(&whole, &fences.taps, &observed)?)
     }
 
-    /// The addresses of a bridge by which frames reach the host itself: those are the host's own connections. A bridge has an address
-    /// of one of its ports, so it is looked up when those are there.
+    /// The addresses of a bridge by which frames reach the host itself: those are the host's own connections. A bridge that
+    /// somebody else made may have that of one of its ports, so it is looked up when those are there.
     fn own_addresses(
         &mut self,
         bridge: &LinkName,

@@ -112,9 +112,6 @@ impl Action<'_, '_> {
         let mut lingering = BTreeSet::new();
         let mut linux = left.linux.clone();
         if !left.switch.seats.is_empty() || !left.switch.switches.is_empty() {
-            let switches = left.switch.switches.keys().filter(|name| !reserved.contains(name));
-            let addressed = self.host.with_addresses(&switches.cloned().collect(), self.log)?;
-            reserved.extend(addressed);
             lingering = self.leave_switch(left, &reserved)?;
             linux.loose.extend(self.loose(left)?);
         }
@@ -141,7 +138,13 @@ impl Action<'_, '_> {
         for tries in (0..TRIES).rev() {
             let Some(switch) = self.host.switch_if_any()? else { break };
             let observed = switch.observe(&ovs::Scope::from(&left.switch))?;
-            let removal = ovs::removal(&left.switch, &observed, reserved);
+            let ours = |name: &&LinkName| {
+                observed.bridges.get(name.as_str()).is_some_and(ovs::observe::BridgeSeen::is_ours)
+            };
+            let may_go = left.switch.switches.keys().filter(|name| !reserved.contains(name)).filter(ours);
+            let mut kept = reserved.clone();
+            kept.extend(self.host.with_addresses(&may_go.cloned().collect(), self.log)?);
+            let removal = ovs::removal(&left.switch, &observed, &kept);
             match self.take(removal.changes) {
                 Err(ActionError::Switch(error)) if error.is_stale() && tries > 0 => continue,
                 other => other?,

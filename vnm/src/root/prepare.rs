@@ -6,7 +6,7 @@ use causeway_core::document::VmDocument;
 
 use super::action::Action;
 use super::error::ActionError;
-use super::host::Terms;
+use super::host::{Terms, Way};
 use super::left::Left;
 use super::step::Step;
 use crate::desired::Desired;
@@ -21,24 +21,20 @@ impl Action<'_, '_> {
         desired.fdb.clear();
         let lock = self.lock_vm(vm.id)?;
         let before = self.host.reservations.load(vm.id)?;
-        self.numbers(&mut desired)?;
+        let named = desired.ports.iter().map(|port| &port.bridge);
+        let bridges = before.bridges().chain(named).cloned().collect();
+        let _locks = self.lock_all(lock, &bridges)?;
+        let way = self.compare_numbered(&mut desired, &terms, self.dry_run)?;
+        if self.dry_run {
+            return self.host.tell(way, self.log).map(|_| ());
+        }
+        let way = self.take_numbers(&mut desired, &terms, way)?;
         let mut after = before.clone();
         if selects_all(vm) {
             after.nics.retain(|_, reserved| reserved.driver != self.driver.name());
         }
         after.reserve(self.driver.name(), &desired);
-        let named = desired.ports.iter().map(|port| &port.bridge);
-        let bridges = before.bridges().chain(named).cloned().collect();
-        let _locks = self.lock_all(lock, &bridges)?;
-        if self.dry_run {
-            let way = self.host.compare(&desired, &terms, true)?;
-            return self.host.tell(way, self.log).map(|_| ());
-        }
-        let prepared = self.prepare(&before, &after, &desired, &terms);
-        if prepared.is_err() {
-            self.give_back(&before, &desired);
-        }
-        prepared?;
+        self.prepare(&before, &after, &desired, &terms, way)?;
         self.log.reserved = after.nics != before.nics;
         Ok(())
     }
@@ -49,18 +45,16 @@ impl Action<'_, '_> {
         after: &Reservation,
         desired: &Desired,
         terms: &Terms,
+        first: Way,
     ) -> Result<(), ActionError> {
-        let first = self.host.compare(desired, terms, false)?;
         self.log.begin(&Step::Reserve);
         self.host.reservations.replace(before, after)?;
         if let Err(error) = self.host.make(desired, terms, first, self.log) {
             return Err(self.take_back(before, after, desired, terms, error));
         }
         // What the VM had and wants no more: its network was changed while it was not running.
-        let elsewhere = |nic: &u32, old: &NicReservation| {
-            let is = |nic: &NicReservation| (nic.place.clone(), nic.tunnel.clone(), nic.vlan.clone());
-            after.nics.get(nic).is_none_or(|new| is(new) != is(old))
-        };
+        let elsewhere =
+            |nic: &u32, old: &NicReservation| after.nics.get(nic).is_none_or(|new| !new.is_where(old));
         let mut left = Left::nothing(desired.vm);
         for (nic, old) in before.nics.iter().filter(|(nic, old)| elsewhere(nic, old)) {
             if old.driver == self.driver.name() {
@@ -113,33 +107,32 @@ impl Action<'_, '_> {
         difference.changes.into_iter().try_for_each(|change| self.host.change(change.into(), self.log))
     }
 
-    /// Numbers the NICs for which something is known by number.
-    pub(super) fn numbers(&mut self, desired: &mut Desired) -> Result<(), ActionError> {
-        for nic in numbered(desired) {
-            let number = match self.dry_run {
-                true => self.host.reservations.number_to_be(desired.vm, nic)?,
-                false => self.host.reservations.number(desired.vm, nic)?,
-            };
-            desired.numbers.insert(nic, number);
-        }
-        Ok(())
-    }
-
-    /// The same without taking any.
-    pub(super) fn known_numbers(&mut self, desired: &mut Desired) -> Result<(), ActionError> {
+    /// Finds the way, with the numbers that the NICs have or would get; none is taken yet.
+    pub(super) fn compare_numbered(
+        &mut self,
+        desired: &mut Desired,
+        terms: &Terms,
+        all_tunnels: bool,
+    ) -> Result<Way, ActionError> {
         for nic in numbered(desired) {
             desired.numbers.insert(nic, self.host.reservations.number_to_be(desired.vm, nic)?);
         }
-        Ok(())
+        self.host.compare(desired, terms, all_tunnels)
     }
 
-    /// Gives back the numbers that nothing was reserved for. One that stays does no harm: it is found again, or collected.
-    fn give_back(&mut self, before: &Reservation, desired: &Desired) {
-        for (nic, number) in &desired.numbers {
-            if before.nics.get(nic).and_then(|nic| nic.number) != Some(*number) {
-                let _ = self.host.reservations.give_back(*number, desired.vm, *nic);
-            }
+    /// Takes those numbers: the first effect of an action. Where another VM was quicker, the way is another. One that is taken and then
+    /// not reserved does no harm: it is found again, or collected.
+    pub(super) fn take_numbers(
+        &mut self,
+        desired: &mut Desired,
+        terms: &Terms,
+        way: Way,
+    ) -> Result<Way, ActionError> {
+        let expected = desired.numbers.clone();
+        for (nic, number) in &mut desired.numbers {
+            *number = self.host.reservations.number(desired.vm, *nic)?;
         }
+        if desired.numbers == expected { Ok(way) } else { self.host.compare(desired, terms, true) }
     }
 }
 

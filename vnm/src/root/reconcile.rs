@@ -16,7 +16,7 @@ use super::place::Places;
 use super::step::Log;
 use super::uplinks;
 use super::wire::Reconcile;
-use crate::desired::{Driver, Facts};
+use crate::desired::{Desired, Driver, Facts};
 use crate::fabric::firewall;
 use crate::fabric::linux::observe::{all_links, by_name, uplinks};
 use crate::fabric::linux::parse::{Link, LinkKind};
@@ -29,44 +29,41 @@ use crate::reservation::{Reservations, now};
 /// The reservations can't be read, or the kernel not at all.
 pub fn run(places: &Places, ask: &Reconcile, log: &mut Log<'_>) -> Result<(), Failure> {
     let vms = Reservations::new(&places.reservations).vms().map_err(ActionError::from)?;
+    let mut action = Action::reconciling(places, ask, log)?;
     for vm in vms {
-        if !ask.dry_run {
-            // A guest that never came, or went with its host, is not waited for.
-            let mut action = Action::reconciling(Driver::Bridge, places, ask, log)?;
-            if let Err(error) = action.collect_one(vm, now()) {
-                let failure = Failure::from(error);
-                action.log.notes.push(format!("what VM {vm} left could not be removed: {failure}"));
-            }
-        }
-        for (_, driver) in Driver::NAMES {
-            let mut action = Action::reconciling(driver, places, ask, log)?;
-            if let Err(error) = action.restore(vm) {
-                let failure = Failure::from(error);
-                action.log.notes.push(format!("VM {vm}, {}: {failure}", driver.name()));
-            }
+        // A guest that never came, or went with its host, is not waited for.
+        let collected = if ask.dry_run { Ok(()) } else { action.collect_one(vm, now()) };
+        if let Err(error) = collected.and_then(|()| action.restore(vm)) {
+            let failure = Failure::from(error);
+            action.log.notes.push(format!("VM {vm}: {failure}"));
         }
     }
-    let mut action = Action::reconciling(Driver::Bridge, places, ask, log)?;
     action.collect_strays()?;
     Ok(())
 }
 
 impl Action<'_, '_> {
-    /// Makes again what is reserved for a VM's NICs of this driver.
+    /// Makes again what is reserved for a VM, driver by driver: what stands in the way of one hinders no other.
     fn restore(&mut self, vm: VmId) -> Result<(), ActionError> {
-        let reserved = self.host.reservations.load(vm)?;
-        let of_driver = |nic: &&u32| {
-            let reserved = reserved.nics.get(nic);
-            reserved.is_some_and(|nic| nic.driver == self.driver.name())
-        };
-        let mut nics: BTreeSet<u32> = reserved.nics.keys().filter(of_driver).copied().collect();
-        nics.retain(|nic| !reserved.leaving.contains(nic));
-        if nics.is_empty() {
-            return Ok(());
+        for (driver, _) in Driver::NAMES {
+            // Between two drivers another action may have its turn.
+            let lock = self.lock_vm(vm)?;
+            let reserved = self.host.reservations.load(vm)?;
+            let here = reserved.nics.iter().filter(|(nic, _)| !reserved.leaving.contains(nic));
+            let nics: BTreeSet<u32> =
+                here.filter(|(_, nic)| nic.driver == driver).map(|(nic, _)| *nic).collect();
+            if nics.is_empty() {
+                continue;
+            }
+            if let Err(error) = self.restore_nics(lock, &reserved.desired(&nics)) {
+                let failure = Failure::from(error);
+                self.log.notes.push(format!("VM {vm}, {driver}: {failure}"));
+            }
         }
-        let lock = self.lock_vm(vm)?;
-        // Somebody may have been at work until now.
-        let desired = self.host.reservations.load(vm)?.desired(&nics);
+        Ok(())
+    }
+
+    fn restore_nics(&mut self, lock: Lock, desired: &Desired) -> Result<(), ActionError> {
         let named: BTreeSet<LinkName> = desired
             .tunnels
             .iter()
@@ -82,10 +79,10 @@ impl Action<'_, '_> {
         };
         let terms = Terms { facts, arp: self.settings.arp_cache_poisoning, ..Terms::default() };
         let _locks = self.lock_all(lock, &desired.ports.iter().map(|port| port.bridge.clone()).collect())?;
-        let way = self.host.compare(&desired, &terms, true)?;
+        let way = self.host.compare(desired, &terms, true)?;
         match self.dry_run {
             true => self.host.tell(way, self.log).map(|_| ()),
-            false => self.host.make(&desired, &terms, way, self.log),
+            false => self.host.make(desired, &terms, way, self.log),
         }
     }
 
@@ -153,15 +150,16 @@ impl Action<'_, '_> {
                 _ => {}
             }
         }
+        let bridges = left.bridges();
+        let lock = |name| Lock::take(&self.host.places.locks, &format!("bridge-{name}"), self.deadline);
+        let _locks: Vec<Lock> = bridges.iter().map(lock).collect::<Result<_, _>>()?;
+        // Nobody reserves one of them from here on.
         let mut reserved = BTreeSet::new();
         for vm in self.host.reservations.vms()? {
             reserved.extend(self.host.reservations.load(vm)?.bridges().cloned());
         }
         left.linux.bridges.retain(|bridge| !reserved.contains(bridge));
         left.linux.tunnels.retain(|way| !reserved.contains(&way.bridge));
-        let bridges = left.bridges();
-        let lock = |name| Lock::take(&self.host.places.locks, &format!("bridge-{name}"), self.deadline);
-        let _locks: Vec<Lock> = bridges.iter().map(lock).collect::<Result<_, _>>()?;
         self.leave(VmId(0), &left, reserved).map(|_| ())
     }
 

@@ -9,10 +9,10 @@ use causeway_core::document::{Nic, VmDocument};
 use causeway_core::names::LinkName;
 
 use super::action::Action;
+use super::arrive::numbers_of;
 use super::error::ActionError;
 use super::host::Terms;
 use super::step::Step;
-use crate::announce;
 use crate::desired::port::device_name;
 use crate::desired::vxlan::tunnel_name;
 use crate::desired::{Desired, Driver, Refusal};
@@ -26,20 +26,22 @@ impl Action<'_, '_> {
         let (mut desired, mut terms) = self.work_out(&vm)?;
         let lock = self.lock_vm(vm.id)?;
         let before = self.host.reservations.load(vm.id)?;
-        self.numbers(&mut desired)?;
-        let mut under_way = before.clone();
-        under_way.reserve(self.driver.name(), &desired);
-        under_way.given_up = self.given_up(&vm, &desired, &before);
+        let given_up = self.given_up(&vm, &desired, &before);
         terms.whole = true;
-        terms.given_up = under_way.given_up.iter().map(|way| way.name.clone()).collect();
+        terms.given_up = given_up.iter().map(|way| way.name.clone()).collect();
         let bridges =
             before.bridges().chain(desired.ports.iter().map(|port| &port.bridge)).cloned().collect();
         let locks = self.lock_all(lock, &bridges)?;
         // A number that is taken is found before the old tunnel goes.
-        let way = self.host.compare(&desired, &terms, true)?;
+        let way = self.compare_numbered(&mut desired, &terms, true)?;
         if self.dry_run {
             return self.host.tell(way, self.log).map(|_| ());
         }
+        let way = self.take_numbers(&mut desired, &terms, way)?;
+        let mut under_way = before.clone();
+        under_way.given_up = given_up;
+        under_way.reserve(self.driver.name(), &desired);
+        let seats = numbers_of(&desired, &way);
         self.log.begin(&Step::Reserve);
         self.host.reservations.replace(&before, &under_way)?;
         if let Err(error) = self.host.make(&desired, &terms, way, self.log) {
@@ -50,8 +52,7 @@ impl Action<'_, '_> {
         self.log.begin(&Step::Reserve);
         self.host.reservations.replace(&under_way, &after)?;
         drop(locks);
-        self.log.begin(&Step::Announce);
-        self.log.notes.extend(announce::announce(&desired));
+        self.announce(&desired, seats);
         Ok(())
     }
 

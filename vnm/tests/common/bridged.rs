@@ -123,23 +123,8 @@ pub fn hosts(bridge: &str) -> BTreeSet<Mac> {
 
 /// A guest, plugged in as libvirt does it.
 pub fn guest(bridge: &str, number: u32, last: u8) -> Guest {
-    let guest = Guest {
-        number,
-        tap: format!("one-{number}-0"),
-        port: 0,
-        vlan: None,
-        mac: Mac([2, 0, 10, 0, 0, last]),
-        four: Ipv4Addr::new(10, 0, 0, last),
-        six: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last.into()),
-    };
-    let Guest { tap, mac, four, six, .. } = &guest;
-    ip(&format!("netns add g{number}"));
-    ip(&format!("link add {tap} type veth peer name eth0 netns g{number} address {mac}"));
-    ip(&format!("-n g{number} addr add {four}/24 dev eth0"));
-    ip(&format!("-n g{number} addr add {six}/64 dev eth0 nodad"));
-    ip(&format!("-n g{number} link set lo up"));
-    ip(&format!("-n g{number} link set eth0 up"));
-    ip(&format!("link set {tap} master {bridge} up"));
+    let guest = Guest::addressed(number, last, None);
+    ip(&format!("link set {} master {bridge}", guest.tap));
     guest
 }
 

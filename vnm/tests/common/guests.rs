@@ -178,7 +178,11 @@ fn guest(switch: &Switch, number: u32, vlan: Option<u16>) -> Guest {
 impl Guest {
     /// A guest whose device is plugged in nowhere.
     pub fn device(number: u32, vlan: Option<u16>) -> Guest {
-        let last = u8::try_from(number).unwrap();
+        Guest::addressed(number, u8::try_from(number).unwrap(), vlan)
+    }
+
+    /// The same, with the `last` address of its network.
+    pub fn addressed(number: u32, last: u8, vlan: Option<u16>) -> Guest {
         let guest = Guest {
             number,
             tap: format!("one-{number}-0"),

@@ -39,7 +39,6 @@ pub use foreign::Foreign;
 pub use nft::{FirewallError, Nft};
 pub use observed::{Observed, Scope};
 pub use plan::{difference, removal};
-pub use probe::Tracking;
 pub use stock::Stock;
 
 /// The name of our tables.

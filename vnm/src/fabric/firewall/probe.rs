@@ -11,14 +11,6 @@ use super::nft::{FirewallError, Nft};
 /// There while the kernel can hand frames of bridges to IP, in every network namespace.
 const HANDS_TO_IP: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
 
-/// How connections are known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tracking {
-    /// The kernel tracks in the tables of the bridge as well (`nf_conntrack_bridge`). It is not used: where frames come by IP, those
-    /// tables would only see what was tracked already.
-    pub bridge: bool,
-}
-
 /// Looks whether guards with groups can be kept here: by marks, with frames that are handed to IP.
 ///
 /// # Errors
@@ -36,15 +28,6 @@ pub fn require(nft: &mut Nft) -> Result<(), FirewallError> {
         );
     }
     Ok(())
-}
-
-/// The same, and what else the kernel knows.
-///
-/// # Errors
-/// As [`require`].
-pub fn probe(nft: &mut Nft) -> Result<Tracking, FirewallError> {
-    require(nft)?;
-    Ok(Tracking { bridge: nft.would_take(&tracked(Family::Bridge))? })
 }
 
 /// A batch that only a kernel takes which tracks connections in that family.
