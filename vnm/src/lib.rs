@@ -6,4 +6,7 @@ pub mod fabric;
 pub mod lock;
 pub mod reservation;
 pub mod root;
+#[cfg(test)]
+#[path = "../../tests/fuzz/seeded.rs"]
+mod seeded;
 pub mod slot;

@@ -13,6 +13,8 @@
 //! name a VM that needs nothing, but none is ever lacking. All of it is read and written under the locks of the VM and of
 //! every bridge named.
 
+#[cfg(test)]
+mod fuzz;
 mod numbers;
 mod store;
 

@@ -22,6 +22,8 @@ pub mod client;
 pub mod error;
 mod fences;
 pub mod frame;
+#[cfg(test)]
+mod fuzz;
 mod host;
 mod left;
 mod memory;

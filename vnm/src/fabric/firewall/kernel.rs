@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use super::TABLE;
 use super::change::{Element, Family, Key, Map};
 use crate::fabric::linux::NetlinkError;
+use crate::fabric::linux::netlink::errno;
 
 /// Larger than any datagram that the kernel builds for a dump (32 KiB).
 const BUFFER: usize = 1 << 17;
@@ -89,11 +90,7 @@ impl Kernel {
         let request = [attribute(1, &text(TABLE)), attribute(2, &text(map.as_str()))].concat();
         let mut out = Vec::new();
         for body in self.ask(GET_ELEMENTS, map.family(), &request, true, &what)? {
-            for list in find(&body, 3) {
-                for found in find(list, 1) {
-                    out.push(element(map, found).ok_or_else(|| unreadable(&what))?);
-                }
-            }
+            out.extend(elements(map, &body).ok_or_else(|| unreadable(&what))?);
         }
         Ok(out)
     }
@@ -190,9 +187,7 @@ impl Answer {
         if code == 0 {
             return Ok(true);
         }
-        // The kernel's own range of reasons.
-        let reason = Some(code.saturating_abs()).filter(|reason| (1..=4095).contains(reason));
-        match Errno::from_raw_os_error(reason.ok_or_else(|| unreadable(what))?) {
+        match errno(code).ok_or_else(|| unreadable(what))? {
             Errno::NOENT => Ok(true),
             // Somebody changed the tables just now.
             Errno::INTR | Errno::AGAIN => Ok(false),
@@ -298,6 +293,11 @@ fn rule(body: &[u8]) -> Option<Rule> {
     Some(Rule { handle, comment: one(body, 7).map(comment).unwrap_or_default(), leads_to })
 }
 
+/// The elements of a map that an object of the answer lists; none where one can't be read.
+fn elements(map: Map, body: &[u8]) -> Option<Vec<Element>> {
+    find(body, 3).flat_map(|list| find(list, 1)).map(|found| element(map, found)).collect()
+}
+
 fn element(map: Map, body: &[u8]) -> Option<Element> {
     let key = one(one(body, 1)?, 1)?;
     let key = match map.by_mark() {
@@ -307,6 +307,10 @@ fn element(map: Map, body: &[u8]) -> Option<Element> {
     let chain = one(body, 2).and_then(leads_to).unwrap_or_default();
     Some(Element { map, key, chain, comment: one(body, 6).map(comment).unwrap_or_default() })
 }
+
+#[cfg(test)]
+#[path = "fuzz.rs"]
+mod fuzz;
 
 #[cfg(test)]
 mod tests {

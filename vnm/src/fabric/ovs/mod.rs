@@ -17,6 +17,8 @@ mod company;
 mod control;
 pub mod difference;
 pub mod flows;
+#[cfg(test)]
+mod fuzz;
 pub mod mark;
 pub mod observe;
 pub mod openflow;
