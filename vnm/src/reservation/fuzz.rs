@@ -23,11 +23,13 @@ fn fuzz_files() {
         assert!(desired.ports.iter().all(|port| bridges.contains(&port.bridge)));
         // Whoever is to come needs its bridge, until it is waited for no longer.
         for (nic, reserved) in &reservation.nics {
-            let coming = !reservation.leaving.contains(nic) && !reservation.is_old(reservation.written);
-            assert!(!coming || reservation.needs(&reserved.port.bridge, reservation.written));
-            assert!(
-                !reservation.needs(&reserved.port.bridge, u64::MAX) || reservation.written > u64::MAX - 4000
-            );
+            let coming = !reservation.leaving.contains(nic) && !reservation.presence.contains_key(nic);
+            let bridge = &reserved.port.bridge;
+            assert!(!coming || reservation.needs(bridge, reservation.written));
+            let mut missed = reservation.clone();
+            let now = reservation.written.saturating_add(1);
+            let waits = !missed.miss(*nic, now) && !reservation.leaving.contains(nic);
+            assert!(!waits || missed.needs(bridge, now));
         }
     });
 }

@@ -135,19 +135,24 @@ impl Action<'_, '_> {
         };
         let reservation = self.host.reservations.load(vm)?;
         let old = reservation.is_old(now);
+        let mut after = reservation.clone();
         let mut gone = BTreeSet::new();
         let mut left = Left::nothing(vm);
         for (nic, reserved) in &reservation.nics {
-            let due = old || reservation.leaving.contains(nic);
-            if due && !self.is_here(reserved)? {
+            if !old && !reservation.leaving.contains(nic) {
+                continue;
+            }
+            if self.is_here(reserved)? {
+                after.meet(*nic);
+            } else if after.miss(*nic, now) {
                 left.add(*nic, reserved);
                 gone.insert(*nic);
             }
         }
         if gone.is_empty() {
-            // Its guest has just been seen: it is missed from now on, should it go without a word.
+            // It is looked for again when it is old again.
             return match old {
-                true => Ok(self.host.reservations.replace(&reservation, &reservation)?),
+                true => Ok(self.host.reservations.replace(&reservation, &after)?),
                 false => Ok(()),
             };
         }
@@ -155,7 +160,6 @@ impl Action<'_, '_> {
         let keep = stays.map(|(_, reserved)| reserved.port.bridge.clone()).collect();
         let _locks = self.lock_all(lock, &left.bridges())?;
         self.leave(vm, &left, keep)?;
-        let mut after = reservation.clone();
         gone.iter().for_each(|nic| after.release(*nic));
         self.log.begin(&Step::Release);
         self.host.reservations.replace(&reservation, &after)?;
