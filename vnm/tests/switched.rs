@@ -271,8 +271,9 @@ fn what_stands_in_the_way_is_named() {
     assert!(conflict(&state, &none).to_string().contains("is a port of br0 on this host, not a bridge"));
     let mut state = plain.clone();
     state.switches[0].name = "br9".parse().unwrap();
-    let around = Surroundings { linux_bridges: ["br9".parse().unwrap()].into(), ..Surroundings::default() };
-    assert!(conflict(&state, &around).to_string().contains("is a bridge of Linux on this host"));
+    let devices = [("br9".parse().unwrap(), "a bridge of Linux".to_owned())].into();
+    let around = Surroundings { devices, ..Surroundings::default() };
+    assert!(conflict(&state, &around).to_string().contains("br9 is a bridge of Linux on this host"));
     let mut state = plain.clone();
     state.switches[0].name = "br1".parse().unwrap();
     state.seats.clear();
