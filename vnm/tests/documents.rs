@@ -158,6 +158,8 @@ fn hostile_and_mistaken_attributes_are_refused_by_name() {
         ("VXLAN_MODE", "unicast"),
         ("VXLAN_TEP", "0.0.0.0"),
         ("VXLAN_MC", "ff05::1"),
+        ("SECURITY_GROUPS", ","),
+        ("SECURITY_GROUPS", " "),
         ("CONF", "nonsense"),
         ("IP_LINK_CONF", "dstport"),
     ] {
