@@ -20,7 +20,10 @@ const SUBSYSTEM: u16 = 10 << 8;
 const GET_TABLE: u16 = SUBSYSTEM | 1;
 const GET_CHAIN: u16 = SUBSYSTEM | 4;
 const GET_RULE: u16 = SUBSYSTEM | 7;
+const GET_SET: u16 = SUBSYSTEM | 10;
 const GET_ELEMENTS: u16 = SUBSYSTEM | 13;
+const GET_OBJECT: u16 = SUBSYSTEM | 19;
+const GET_FLOWTABLE: u16 = SUBSYSTEM | 23;
 
 const DONE: u16 = 3;
 const ERROR: u16 = 2;
@@ -93,6 +96,22 @@ impl Kernel {
             out.extend(elements(map, &body).ok_or_else(|| unreadable(&what))?);
         }
         Ok(out)
+    }
+
+    /// The names of all that a table of ours holds: chains; and sets and maps that have a name, counters and their like, flow
+    /// tables.
+    pub fn names(&mut self, family: Family) -> Result<(Vec<String>, Vec<String>), NetlinkError> {
+        let what = format!("all of table {} {TABLE}", family.as_str());
+        let request = attribute(1, &text(TABLE));
+        let mut named = |kind, at| -> Result<Vec<String>, NetlinkError> {
+            let found = self.ask(kind, family, &request, true, &what)?;
+            Ok(found.iter().filter_map(|body| named_in_ours(body, at)).collect())
+        };
+        let chains = named(GET_CHAIN, 3)?;
+        let mut others = named(GET_SET, 2)?;
+        others.extend(named(GET_OBJECT, 2)?);
+        others.extend(named(GET_FLOWTABLE, 2)?);
+        Ok((chains, others))
     }
 
     /// The attributes of each object in the answer; what is not there gives none.
@@ -291,6 +310,15 @@ fn rule(body: &[u8]) -> Option<Rule> {
     let immediate = expressions.filter(|found| one(found, 1).is_some_and(|kind| name(kind) == "immediate"));
     let leads_to = immediate.filter_map(|found| leads_to(one(one(found, 2)?, 2)?)).collect();
     Some(Rule { handle, comment: one(body, 7).map(comment).unwrap_or_default(), leads_to })
+}
+
+/// The name of what an object of the answer is, if it is in a table of ours; a set without one is a part of a rule.
+fn named_in_ours(body: &[u8], at: u16) -> Option<String> {
+    /// Before the number in the name that the kernel gives to such a set.
+    const NAMELESS: [&str; 2] = ["__set", "__map"];
+    let found = one(body, at).map(name)?;
+    let nameless = NAMELESS.iter().any(|prefix| found.starts_with(prefix));
+    (!nameless && one(body, 1).map(name).as_deref() == Some(TABLE)).then_some(found)
 }
 
 /// The elements of a map that an object of the answer lists; none where one can't be read.
