@@ -443,7 +443,7 @@ fn a_switch_that_does_not_act_is_told() {
     let begun = Instant::now();
     let mut ovs = Ovs::open(&places, begun + Duration::from_millis(200)).unwrap();
     let error = ovs.apply(&found.changes[0]).unwrap_err();
-    assert!(matches!(error, OvsError::NotTakenUp) && begun.elapsed() < Duration::from_secs(5), "{error}");
+    assert!(matches!(error, OvsError::NotRunning) && begun.elapsed() < Duration::from_secs(5), "{error}");
     let error = net.apply(&found.changes[1]).unwrap_err().to_string();
     assert!(error.starts_with("bridge br0 can't be reached at "), "{error}");
     // It can be taken away all the same.

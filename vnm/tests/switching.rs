@@ -287,6 +287,41 @@ fn a_tunnel_of_the_kernels_is_the_way_out() {
 }
 
 #[test]
+fn a_switch_that_does_not_run_is_told_and_one_that_is_slow_is_waited_for() {
+    let mut stage = Stage::new();
+    let guarded = vm(1, GROUP, &rule("INBOUND", "TCP", "<RANGE>22</RANGE>"));
+    stage.switch.kill_switch();
+    let begun = Instant::now();
+    let text = stage.host.refused(Verb::Pre, &guarded);
+    assert!(
+        text.contains("ovs-vswitchd does not run") && text.contains("start openvswitch-switch"),
+        "{text}"
+    );
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(stage.host.reservation(VmId(1)).is_none());
+    // A restart is waited for.
+    let Stage { host, switch } = &mut stage;
+    std::thread::scope(|scope| {
+        let pre = scope.spawn(|| host.run(Verb::Pre, &guarded).outcome);
+        std::thread::sleep(Duration::from_secs(1));
+        switch.start_switch();
+        assert_eq!(pre.join().unwrap(), Outcome::Done);
+    });
+    host.done(Verb::Clean, &guarded);
+    // So is one that is there, and takes its time.
+    switch.signal_switch("STOP");
+    std::thread::scope(|scope| {
+        let pre = scope.spawn(|| host.run(Verb::Pre, &guarded).outcome);
+        std::thread::sleep(Duration::from_secs(7));
+        assert!(!pre.is_finished());
+        switch.signal_switch("CONT");
+        assert_eq!(pre.join().unwrap(), Outcome::Done);
+    });
+    host.done(Verb::Clean, &guarded);
+    stage.host.assert_no_trace();
+}
+
+#[test]
 fn a_host_without_a_switch_says_so() {
     let mut stage = Stage::new();
     stage.host.places.switch.database = "/nowhere/db.sock".into();

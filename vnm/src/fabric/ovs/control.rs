@@ -1,4 +1,5 @@
-//! The control of `ovs-vswitchd`: the one word of it that is needed (`ovs-appctl` of Open vSwitch, ovs-vswitchd(8)).
+//! The control of `ovs-vswitchd`: the one word of it that is needed (`ovs-appctl` of Open vSwitch, ovs-vswitchd(8)), and whether
+//! there is anybody to hear it.
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
@@ -15,8 +16,7 @@ use serde_json::{Value, json};
 /// # Errors
 /// The control can't be reached, or does not answer in time. The flows are as they were made.
 pub(super) fn wait_for_datapath(run: &Path, deadline: Instant, wake: impl FnOnce()) -> io::Result<()> {
-    let pid = std::fs::read_to_string(run.join("ovs-vswitchd.pid"))?;
-    let stream = UnixStream::connect(run.join(format!("ovs-vswitchd.{}.ctl", pid.trim())))?;
+    let stream = connect(run)?;
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() {
         return Err(io::ErrorKind::TimedOut.into());
@@ -31,4 +31,18 @@ pub(super) fn wait_for_datapath(run: &Path, deadline: Instant, wake: impl FnOnce
         None | Some(Value::Null) => Ok(()),
         Some(error) => Err(io::Error::other(error.to_string())),
     }
+}
+
+fn connect(run: &Path) -> io::Result<UnixStream> {
+    let pid = std::fs::read_to_string(run.join("ovs-vswitchd.pid"))?;
+    UnixStream::connect(run.join(format!("ovs-vswitchd.{}.ctl", pid.trim())))
+}
+
+/// Whether nobody acts on the database: where its server has left the number of its process, the switch does so as well while it
+/// runs, and its control takes calls however busy it is.
+pub(super) fn is_gone(run: &Path) -> bool {
+    let gone = |error: &io::Error| {
+        matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+    };
+    run.join("ovsdb-server.pid").exists() && connect(run).is_err_and(|error| gone(&error))
 }
