@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
 pub mod bridged;
+pub mod forged;
 pub mod guests;
 pub mod switch;
 pub mod wire;
