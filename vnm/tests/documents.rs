@@ -189,6 +189,7 @@ fn settings_are_checked_by_the_side_that_acts_on_them() {
     ] {
         let text = refused(more);
         assert!(text.contains(words), "{more}: {text}");
+        assert!(text.starts_with("NIC 0"), "{more}: {text}");
     }
     let evil = Settings { vxlan_mode: "evpn\0".to_owned(), ..Settings::default() };
     assert!(work_out(&document(7, &nic(7, 0, 4, "")), &evil).is_err());

@@ -211,7 +211,7 @@ fn a_device_that_is_no_bridge_is_not_taken_for_one() {
         ("lbr0", "a bridge of Linux"),
     ] {
         let text = stage.host.refused(Verb::Pre, &vm(1, "", "").replace(">br0<", &format!(">{bridge}<")));
-        assert_eq!(text, format!("{bridge} is {found} on this host, not a bridge of Open vSwitch"));
+        assert_eq!(text, format!("NIC 0: {bridge} is {found} on this host, not a bridge of Open vSwitch"));
         assert_eq!(stage.ask(&["list-br"]), "");
     }
     assert!(stage.host.reservation(VmId(1)).is_none());

@@ -113,7 +113,10 @@ impl<'a, 'l> Action<'a, 'l> {
         facts.listed = match uplinks::read(&self.host.places.uplinks) {
             // Who names no device of the operator's can do without the list.
             Err(UplinksError::Missing { .. }) if named.is_empty() => BTreeSet::new(),
-            other => other?,
+            other => other.map_err(|error| {
+                let nics = self.driver.selected(vm).into_iter().filter(|nic| nic.phydev.is_some());
+                ActionError::from(error).of(nics.map(|nic| nic.nic_id).collect())
+            })?,
         };
         let permitted = named.intersection(&facts.listed).cloned().collect();
         facts.uplinks = uplinks(&mut self.host.netlink, &permitted)?;

@@ -47,10 +47,16 @@ impl Host<'_> {
             false => self.reservations.claims(&bridges, desired.vm)?.bridges,
         };
         let observed = self.switch()?.observe(&ovs::Scope::from(desired))?;
-        permitted(desired, &observed, terms)?;
+        permitted(desired, &observed, terms).map_err(|conflict| {
+            let nics = desired.nics_of(conflict.device());
+            ActionError::from(conflict).of(nics)
+        })?;
         let (devices, linux_ports) = on_linux(desired, seen);
         let around = Surroundings { shared, devices, linux_ports, arp: terms.arp };
-        let difference = ovs::difference(desired, &observed, &around)?;
+        let difference = ovs::difference(desired, &observed, &around).map_err(|conflict| {
+            let nics = conflict.device().map(|device| desired.nics_of(device)).unwrap_or_default();
+            ActionError::from(conflict).of(nics)
+        })?;
         Ok((observed, difference))
     }
 }

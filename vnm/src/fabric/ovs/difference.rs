@@ -101,6 +101,17 @@ pub enum Conflict {
     },
 }
 
+impl Conflict {
+    /// The device that the network wants, and does not get; none where the NIC is named.
+    pub fn device(&self) -> Option<&str> {
+        match self {
+            Conflict::Kind { name, .. } | Conflict::Elsewhere { name, .. } => Some(name),
+            Conflict::SecondUplink { bridge, .. } => Some(bridge),
+            Conflict::Option(_) | Conflict::NoTracking { .. } | Conflict::ManyNetworks { .. } => None,
+        }
+    }
+}
+
 /// The changes that bring `observed` to `desired`; none if it is there already.
 ///
 /// # Errors
