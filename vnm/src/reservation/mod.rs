@@ -24,6 +24,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use causeway_core::names::{LinkName, VmId};
 use serde::{Deserialize, Serialize};
 
+use crate::asked::Asked;
 use crate::desired::{Bridge, Desired, Guard, Number, Port, Switch, SwitchPort, Vlan, Vxlan};
 
 pub use store::{Claims, ReservationError, Reservations};
@@ -105,6 +106,9 @@ pub struct Reservation {
     /// Of NICs whose device has been there: what the last look found. The others are still to come.
     #[serde(default)]
     pub presence: BTreeMap<u32, Presence>,
+    /// When the `pre` of each NIC was asked for, where that is known.
+    #[serde(default)]
+    pub prepared: BTreeMap<u32, Asked>,
     /// Ways out that an update is about to take from its bridges: whoever finishes or clears up after it takes them.
     #[serde(default)]
     pub given_up: BTreeSet<GivenUp>,
@@ -140,6 +144,7 @@ impl Reservation {
             nics: BTreeMap::new(),
             leaving: BTreeSet::new(),
             presence: BTreeMap::new(),
+            prepared: BTreeMap::new(),
             given_up: BTreeSet::new(),
         }
     }
@@ -199,6 +204,24 @@ impl Reservation {
         self.nics.remove(&nic);
         self.leaving.remove(&nic);
         self.presence.remove(&nic);
+        self.prepared.remove(&nic);
+    }
+
+    /// Writes down when the `pre` of these NICs was asked for, and forgets all that is not reserved.
+    pub fn prepare(&mut self, nics: impl IntoIterator<Item = u32>, asked: Option<&Asked>) {
+        for nic in nics {
+            match asked {
+                Some(asked) => drop(self.prepared.insert(nic, asked.clone())),
+                None => drop(self.prepared.remove(&nic)),
+            }
+        }
+        self.prepared.retain(|nic, _| self.nics.contains_key(nic));
+        self.presence.retain(|nic, _| self.nics.contains_key(nic));
+    }
+
+    /// Whether the NIC was prepared for a guest that came to be wanted only after that moment.
+    pub fn is_prepared_after(&self, nic: u32, asked: &Asked) -> bool {
+        self.prepared.get(&nic).is_some_and(|prepared| prepared.is_after(asked))
     }
 
     /// Writes down that the NIC's device is there.

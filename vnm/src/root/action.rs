@@ -24,6 +24,7 @@ use super::place::Places;
 use super::step::Log;
 use super::uplinks::{self, UplinksError};
 use super::wire::{Reconcile, Request, Seen, Verb};
+use crate::asked::Asked;
 use crate::desired::{self, Desired, Driver, Facts, Settings};
 use crate::fabric::linux::observe::uplinks;
 use crate::lock::{Lock, LockError};
@@ -66,6 +67,7 @@ pub(super) struct Action<'a, 'l> {
     pub(super) settings: &'a Settings,
     pub(super) dry_run: bool,
     pub(super) deadline: Instant,
+    pub(super) asked: Option<Asked>,
     pub(super) log: &'a mut Log<'l>,
 }
 
@@ -89,6 +91,7 @@ impl<'a, 'l> Action<'a, 'l> {
             settings: &request.settings,
             dry_run: request.dry_run,
             deadline,
+            asked: request.asked.and_then(Asked::at),
             log,
         })
     }
@@ -102,7 +105,7 @@ impl<'a, 'l> Action<'a, 'l> {
         let deadline = Instant::now() + PATIENCE;
         let host = Host::open(places, deadline)?;
         let driver = Driver::Bridge;
-        Ok(Action { driver, host, settings: &ask.settings, dry_run: ask.dry_run, deadline, log })
+        Ok(Action { driver, host, settings: &ask.settings, dry_run: ask.dry_run, deadline, asked: None, log })
     }
 
     /// What must exist for the document's NICs on this host.

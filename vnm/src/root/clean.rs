@@ -36,7 +36,8 @@ impl Action<'_, '_> {
             }
             other => other?,
         };
-        let nics = self.leaving_nics(vm, &reservation);
+        let mut nics = self.leaving_nics(vm, &reservation);
+        self.spare_newer(&mut nics, &reservation);
         let left = self.what_is_left(vm, &reservation, &nics);
         let locks = self.lock_all(lock, &left.bridges())?;
         // Another NIC of this VM may be in the same bridge.
@@ -76,6 +77,19 @@ impl Action<'_, '_> {
             nics.extend(reserved.map(|(nic, _)| *nic));
         }
         nics
+    }
+
+    /// Spares what was prepared after this `clean` was asked for: it is late, and of a guest that was there before. One that takes a
+    /// `pre` back is asked for after that.
+    fn spare_newer(&mut self, nics: &mut BTreeSet<u32>, reservation: &Reservation) {
+        let Some(asked) = &self.asked else { return };
+        let (newer, older) = nics.iter().partition(|nic| reservation.is_prepared_after(**nic, asked));
+        *nics = older;
+        let newer: BTreeSet<u32> = newer;
+        let note = |nic| {
+            format!("NIC {nic} stays: it was prepared for another guest after this clean was asked for")
+        };
+        self.log.notes.extend(newer.into_iter().map(note));
     }
 
     /// What those NICs leave: as reserved; where nothing is (the stock driver prepared it), as the document has it.

@@ -34,7 +34,7 @@ impl Action<'_, '_> {
             after.nics.retain(|_, reserved| reserved.driver != self.driver.name());
         }
         after.reserve(self.driver.name(), &desired);
-        after.presence.retain(|nic, _| after.nics.contains_key(nic));
+        after.prepare(desired.ports.iter().map(|port| port.nic), self.asked.as_ref());
         self.prepare(&before, &after, &desired, &terms, way)?;
         self.log.reserved = after.nics != before.nics;
         Ok(())

@@ -79,6 +79,7 @@ pub fn request(verb: Verb, document: &str) -> Request {
         document: String::new(),
         settings: Settings::default(),
         dry_run: false,
+        asked: None,
         deadline_ms: 20_000,
     }
     .with_document(document.as_bytes())

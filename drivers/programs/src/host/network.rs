@@ -9,6 +9,7 @@ use causeway_core::plan::Slot;
 use causeway_core::protocol::Severity;
 use causeway_core::reach::wire::{Done, Effect};
 use causeway_core::settings::{NetworkConf, read_file};
+use causeway_vnm::asked::Moment;
 use causeway_vnm::slot::{Context, Root};
 
 use super::Options;
@@ -90,6 +91,7 @@ impl Network {
             settings: (&conf).into(),
             deadline: call.deadline,
             dry_run: false,
+            asked: Moment::now(),
         })
     }
 }
