@@ -15,6 +15,7 @@ pub mod refusal;
 pub mod settings;
 pub mod state;
 pub mod switch;
+pub mod tags;
 mod vlan;
 pub mod vxlan;
 
@@ -30,3 +31,4 @@ pub use state::{
     VxlanTuning,
 };
 pub use switch::{Datapath, Switch, SwitchPort, Vlans};
+pub use tags::Tags;

@@ -10,6 +10,7 @@ use super::port::{device_name, port};
 use super::refusal::Refusal;
 use super::settings::{Effective, Settings};
 use super::state::{Bridge, BridgeOption, Desired, FdbEntry, Port, Vlan, Vxlan};
+use super::tags::{Tags, tags};
 use super::{ovswitch, vlan, vxlan};
 
 /// A desired state and what the VM's owner should know about it.
@@ -94,29 +95,27 @@ impl UnderWay<'_> {
         effective: &Effective,
         guard: Option<&Guard>,
     ) -> Result<(), Refusal> {
-        if !nic.vlan_tagged_id.is_empty() && !self.driver.has_tunnels() {
-            let accepted = "absent: a bridge of Linux with VLANs of its own is not built yet";
-            let found = nic.vlan_tagged_id.to_string();
-            return Err(Refusal::malformed(nic.nic_id, "VLAN_TAGGED_ID", &found, accepted));
-        }
         let mut bridge = Bridge {
             name: port.bridge.clone(),
             options: effective.bridge.clone(),
             uplink: None,
             keep: effective.keep,
         };
+        let mut way_out = nic.phydev.clone();
         if self.driver.has_tunnels() {
             let notes = &mut self.answer.notes;
             let tunnel = vxlan::tunnel(self.driver, nic, effective, port, self.facts, notes)?;
             self.add_tunnel(nic, tunnel)?;
         } else if self.driver == Driver::Dot1q {
             let vlan = vlan::vlan(nic, effective, port, self.facts, &mut self.answer.notes)?;
+            way_out = Some(vlan.name.clone());
             self.add_vlan(nic, vlan)?;
         } else if let Some(uplink) = &nic.phydev {
             self.facts.uplink(nic.nic_id, uplink)?;
             bridge.uplink = Some(uplink.clone());
         }
-        // The options of filtering are no part of the question whether two NICs mean the same bridge.
+        let tags = tags(self.driver, nic, port, way_out.as_ref(), &effective.bridge, guard)?;
+        // What NICs need of a bridge is no part of the question whether two of them mean the same one.
         let state = &mut self.answer.desired;
         let filtered = guard.is_some_and(Guard::is_stateful);
         let index = match state.bridges.iter().position(|known| known.name == bridge.name) {
@@ -126,13 +125,17 @@ impl UnderWay<'_> {
                 state.bridges.len() - 1
             }
         };
-        let known = state.bridges.get(index).map(without_filtering);
-        if known.is_some_and(|known| known != without_filtering(&bridge)) {
+        let known = state.bridges.get(index).map(without_needs);
+        if known.is_some_and(|known| known != without_needs(&bridge)) {
             return Err(self.clash(nic, &bridge.name));
         }
-        if let Some(known) = state.bridges.get_mut(index).filter(|_| filtered) {
-            known.options.extend(FILTERING.map(|option| (option, 1)));
+        if let Some(known) = state.bridges.get_mut(index) {
+            let filtering = FILTERING.map(|option| (option, 1)).into_iter().filter(|_| filtered);
+            let asked = [(BridgeOption::VlanFiltering, 1)].into_iter();
+            let asked = asked.filter(|(option, on)| bridge.options.get(option) == Some(on));
+            known.options.extend(filtering.chain(asked).chain(tags.iter().flat_map(Tags::options)));
         }
+        state.tags.extend(tags);
         Ok(())
     }
 
@@ -194,9 +197,10 @@ impl UnderWay<'_> {
 /// What a bridge needs so that its frames come by the rules of `inet`.
 const FILTERING: [BridgeOption; 2] = [BridgeOption::NfCallIptables, BridgeOption::NfCallIp6tables];
 
-fn without_filtering(bridge: &Bridge) -> Bridge {
+fn without_needs(bridge: &Bridge) -> Bridge {
     let mut bridge = bridge.clone();
-    bridge.options.retain(|option, _| !FILTERING.contains(option));
+    let by_vlan = [BridgeOption::VlanFiltering, BridgeOption::VlanDefaultPvid];
+    bridge.options.retain(|option, _| !FILTERING.contains(option) && !by_vlan.contains(option));
     bridge
 }
 
@@ -238,6 +242,7 @@ pub fn names(driver: Driver, nic: &Nic, vm: VmId, settings: &Settings) -> Result
 fn finish(state: &mut Desired) {
     state.ports.sort_by_key(|port| port.nic);
     state.seats.sort_by_key(|seat| seat.nic);
+    state.tags.sort_by_key(|tags| tags.nic);
     state.guards.sort_by_key(|guard| guard.nic);
     state.bridges.sort_by(|a, b| a.name.cmp(&b.name));
     state.switches.sort_by(|a, b| a.name.cmp(&b.name));

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::guard::Guard;
 use super::number::Number;
 use super::switch::{Switch, SwitchPort};
+use super::tags::Tags;
 
 /// The network of one VM on one host. Lists are sorted by name or NIC, so that equal states are equal texts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +27,9 @@ pub struct Desired {
     pub tunnels: Vec<Vxlan>,
     /// The VLAN devices that do so.
     pub vlans: Vec<Vlan>,
+    /// The VLANs within their bridges that the guest's devices are in, where bridges filter by them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<Tags>,
     /// The bridges of Open vSwitch that the devices are plugged into.
     pub switches: Vec<Switch>,
     /// The guest's ports on them.
@@ -48,6 +52,7 @@ impl Desired {
             bridges: Vec::new(),
             tunnels: Vec::new(),
             vlans: Vec::new(),
+            tags: Vec::new(),
             switches: Vec::new(),
             seats: Vec::new(),
             guards: Vec::new(),
@@ -113,6 +118,8 @@ pub enum BridgeOption {
     Priority,
     /// 1: filter by VLAN.
     VlanFiltering,
+    /// The VLAN of a new port's frames without a tag; 0 is none.
+    VlanDefaultPvid,
     /// 1: forward multicast to listeners only.
     McastSnooping,
     /// 1: ask for listeners.
@@ -240,7 +247,7 @@ pub struct FdbEntry {
 
 impl BridgeOption {
     /// Every option, with its name, the lowest and the highest value that the kernel takes.
-    pub const TABLE: [(BridgeOption, &'static str, u32, u32); 11] = [
+    pub const TABLE: [(BridgeOption, &'static str, u32, u32); 12] = [
         (BridgeOption::AgeingTime, "ageing_time", 0, 100_000_000),
         (BridgeOption::ForwardDelay, "forward_delay", 0, 3000),
         (BridgeOption::HelloTime, "hello_time", 100, 1000),
@@ -248,6 +255,7 @@ impl BridgeOption {
         (BridgeOption::StpState, "stp_state", 0, 1),
         (BridgeOption::Priority, "priority", 0, 65_535),
         (BridgeOption::VlanFiltering, "vlan_filtering", 0, 1),
+        (BridgeOption::VlanDefaultPvid, "vlan_default_pvid", 0, 4094),
         (BridgeOption::McastSnooping, "mcast_snooping", 0, 1),
         (BridgeOption::McastQuerier, "mcast_querier", 0, 1),
         (BridgeOption::NfCallIptables, "nf_call_iptables", 0, 1),

@@ -22,9 +22,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use causeway_core::names::{LinkName, VmId};
 use serde::{Deserialize, Serialize};
 
-use crate::desired::{Bridge, Desired, Guard, Number, Port, Switch, SwitchPort, Vlan, Vxlan};
+use crate::desired::{Bridge, Desired, Guard, Number, Port, Switch, SwitchPort, Tags, Vlan, Vxlan};
 
-pub use store::{Claims, ReservationError, Reservations};
+pub use store::{Claims, OthersTags, ReservationError, Reservations};
 
 /// Raised with every change of the file that an older release could misread.
 const SCHEMA: u32 = 2;
@@ -46,6 +46,9 @@ pub struct NicReservation {
     pub tunnel: Option<Vxlan>,
     /// The VLAN device of its network.
     pub vlan: Option<Vlan>,
+    /// The VLANs within its bridge, where the bridge filters by them.
+    #[serde(default)]
+    pub tags: Option<Tags>,
     /// What may pass by it, if not everything may.
     pub guard: Option<Guard>,
     /// Its number on this host, where something is known by number.
@@ -76,7 +79,8 @@ impl NicReservation {
 
     /// Whether it is in the same place, and leads out the same way.
     pub fn is_where(&self, other: &NicReservation) -> bool {
-        (&self.place, &self.tunnel, &self.vlan) == (&other.place, &other.tunnel, &other.vlan)
+        (&self.place, &self.tunnel, &self.vlan, &self.tags)
+            == (&other.place, &other.tunnel, &other.vlan, &other.tags)
     }
 
     /// Whether its bridge is kept when the last guest has left.
@@ -143,6 +147,7 @@ impl Reservation {
                 port: port.clone(),
                 tunnel: tunnel.cloned(),
                 vlan: desired.vlans.iter().find(|vlan| vlan.bridge == port.bridge).cloned(),
+                tags: desired.tags.iter().find(|tags| tags.nic == port.nic).cloned(),
                 guard: desired.guards.iter().find(|guard| guard.nic == port.nic).cloned(),
                 number: desired.numbers.get(&port.nic).copied(),
                 place,
@@ -171,8 +176,14 @@ impl Reservation {
             }
             reserved.tunnel.iter().for_each(|tunnel| keep_one(&mut out.tunnels, tunnel, |known| &known.name));
             reserved.vlan.iter().for_each(|vlan| keep_one(&mut out.vlans, vlan, |known| &known.name));
+            out.tags.extend(reserved.tags.clone());
             out.guards.extend(reserved.guard.clone());
             out.numbers.extend(reserved.number.map(|number| (*nic, number)));
+        }
+        // Whatever another NIC was told of the bridge: it filters where one needs that.
+        for tags in &out.tags {
+            let known = out.bridges.iter_mut().find(|known| known.name == tags.bridge);
+            known.into_iter().for_each(|known| known.options.extend(tags.options()));
         }
         out
     }

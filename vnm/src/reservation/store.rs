@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use causeway_core::names::{LinkName, VmId};
 
 use super::{Reservation, SCHEMA, now};
+use crate::desired::Tags;
 
 /// Larger than any reservation we write.
 const SIZE: u64 = 1 << 20;
@@ -46,6 +47,15 @@ pub struct Claims {
     /// The bridges.
     pub bridges: BTreeSet<LinkName>,
     /// Reservations that cannot be read: what they may need counts as needed.
+    pub unreadable: Vec<ReservationError>,
+}
+
+/// The VLANs that other VMs' guests have in some bridges.
+#[derive(Debug, Default)]
+pub struct OthersTags {
+    /// The VLANs.
+    pub tags: Vec<Tags>,
+    /// Reservations that cannot be read: they may name any.
     pub unreadable: Vec<ReservationError>,
 }
 
@@ -159,6 +169,27 @@ impl Reservations {
             }
         }
         Ok(claims)
+    }
+
+    /// The VLANs that guests of other VMs than `vm` have in `bridges`, or are to have.
+    ///
+    /// # Errors
+    /// The index cannot be read.
+    pub fn tags<'a>(&self, bridges: impl IntoIterator<Item = &'a LinkName>, vm: VmId) -> Result<OthersTags> {
+        let mut others = OthersTags::default();
+        for bridge in bridges {
+            let claimants = numbers(&self.index(bridge), "").map_err(failed("list", &self.dir))?;
+            for claimant in claimants.into_iter().filter(|claimant| *claimant != vm) {
+                match self.load(claimant) {
+                    Ok(reservation) => {
+                        let tags = reservation.nics.into_values().filter_map(|nic| nic.tags);
+                        others.tags.extend(tags.filter(|tags| tags.bridge == *bridge));
+                    }
+                    Err(error) => others.unreadable.push(error),
+                }
+            }
+        }
+        Ok(others)
     }
 
     /// The VMs that have a reservation.

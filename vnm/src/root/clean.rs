@@ -37,7 +37,9 @@ impl Action<'_, '_> {
             other => other?,
         };
         let nics = self.leaving_nics(vm, &reservation);
-        let left = self.what_is_left(vm, &reservation, &nics);
+        let mut left = self.what_is_left(vm, &reservation, &nics);
+        let staying = reservation.nics.iter().filter(|(nic, _)| !nics.contains(nic));
+        left.linux.spare_vlans(staying.filter_map(|(_, reserved)| reserved.tags.as_ref()));
         let locks = self.lock_all(lock, &left.bridges())?;
         // Another NIC of this VM may be in the same bridge.
         let stays = reservation.nics.iter().filter(|(nic, _)| !nics.contains(nic));
@@ -151,7 +153,9 @@ impl Action<'_, '_> {
                 false => Ok(()),
             };
         }
-        let stays = reservation.nics.iter().filter(|(nic, _)| !gone.contains(nic));
+        let stays = || reservation.nics.iter().filter(|(nic, _)| !gone.contains(nic));
+        left.linux.spare_vlans(stays().filter_map(|(_, reserved)| reserved.tags.as_ref()));
+        let stays = stays();
         let keep = stays.map(|(_, reserved)| reserved.port.bridge.clone()).collect();
         let _locks = self.lock_all(lock, &left.bridges())?;
         self.leave(vm, &left, keep)?;

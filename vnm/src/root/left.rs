@@ -46,6 +46,7 @@ impl Left {
             Place::Bridge(bridge) => {
                 let made = tunnel.or(reserved.vlan.as_ref().map(|vlan| &vlan.name));
                 self.linux.add(&reserved.port, bridge.keep, made, bridge.uplink.as_ref());
+                reserved.tags.iter().for_each(|tags| self.linux.add_vlans(tags));
             }
             Place::Switch(switch, _) => {
                 self.switch.add(nic, &reserved.port.tap, reserved.number, switch);
@@ -111,6 +112,7 @@ impl Action<'_, '_> {
         reserved.extend(keep);
         let mut lingering = BTreeSet::new();
         let mut linux = left.linux.clone();
+        self.spare_vlans_of_others(vm, &mut linux)?;
         if !left.switch.seats.is_empty() || !left.switch.switches.is_empty() {
             lingering = self.leave_switch(left, &reserved)?;
             linux.loose.extend(self.loose(left)?);
@@ -128,6 +130,17 @@ impl Action<'_, '_> {
         self.host.unfence(vm, &gone, self.dry_run, self.log)?;
         lingering.extend(removal.lingering);
         Ok(lingering)
+    }
+
+    /// Spares the VLANs that other VMs' guests have in the same bridges. Where that can't be known, all stay.
+    fn spare_vlans_of_others(&self, vm: VmId, leaving: &mut linux::Leaving) -> Result<(), ActionError> {
+        let bridges: BTreeSet<LinkName> = leaving.vlans.keys().map(|place| place.bridge.clone()).collect();
+        let others = self.host.reservations.tags(&bridges, vm)?;
+        leaving.spare_vlans(&others.tags);
+        if !others.unreadable.is_empty() {
+            leaving.vlans.clear();
+        }
+        Ok(())
     }
 
     fn leave_switch(

@@ -63,6 +63,7 @@ impl Action<'_, '_> {
         }
         // The devices themselves are those of the NICs that are to come.
         left.spare(&desired.ports);
+        left.linux.spare_vlans(after.nics.values().filter_map(|reserved| reserved.tags.as_ref()));
         let keep = desired.ports.iter().map(|port| port.bridge.clone()).collect();
         self.leave(desired.vm, &left, keep)?;
         Ok(())
@@ -82,6 +83,7 @@ impl Action<'_, '_> {
         // `pre` says nothing of where the guest is, so there is nothing to take back.
         left.linux.fdb.clear();
         left.spare(before.nics.values().map(|old| &old.port));
+        left.linux.spare_vlans(before.nics.values().filter_map(|old| old.tags.as_ref()));
         let undone = self.leave(desired.vm, &left, keep).and_then(|_| self.guard_again(before, terms));
         self.log.begin(&Step::Release);
         let undone = undone.and(self.host.reservations.replace(after, before).map_err(ActionError::from));

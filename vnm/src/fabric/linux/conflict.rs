@@ -107,6 +107,50 @@ pub enum Conflict {
         /// The bridge.
         name: LinkName,
     },
+    /// A bridge that we may not change, and that lets every VLAN pass.
+    #[error(
+        "bridge {name} does not filter by VLAN, and causeway did not make it: run `ip link set {name} type bridge vlan_filtering 1`"
+    )]
+    Unsorted {
+        /// The bridge.
+        name: LinkName,
+    },
+    /// A bridge that we may not change, and that puts a new port into a VLAN which is not the network's.
+    #[error(
+        "bridge {name} puts new ports into VLAN {found}, and causeway did not make it: run `ip link set {name} type bridge \
+         vlan_default_pvid {wanted}`"
+    )]
+    Native {
+        /// The bridge.
+        name: LinkName,
+        /// The VLAN.
+        found: u32,
+        /// The network's.
+        wanted: u16,
+    },
+    /// A bridge whose guests would lose what they tag themselves.
+    #[error(
+        "bridge {bridge} does not filter by VLAN yet, and {tap} of a network without VLAN_TAGGED_ID or CVLANS is plugged into it: give \
+         the two networks different bridges, or move that guest away first"
+    )]
+    CutOff {
+        /// The bridge.
+        bridge: LinkName,
+        /// A guest's device that is plugged in.
+        tap: String,
+    },
+    /// A VLAN that has its frames leave without a tag.
+    #[error(
+        "frames of VLAN {vlan} have no tag at {port} of {bridge}, so that no guest there can tag its own with it"
+    )]
+    NoTag {
+        /// The VLAN.
+        vlan: u16,
+        /// The port.
+        port: LinkName,
+        /// The bridge.
+        bridge: LinkName,
+    },
     /// The uplink went away, or was never there.
     #[error("uplink {name} does not exist on this host")]
     NoUplink {

@@ -20,10 +20,12 @@ pub mod netlink;
 pub mod observe;
 pub mod parse;
 pub mod removal;
+pub mod vlan_table;
+pub mod vlans;
 
 pub use change::Change;
 pub use conflict::Conflict;
 pub use difference::{Difference, Surroundings, difference};
 pub use netlink::{NetlinkError, Rtnetlink};
 pub use observe::{Observed, Scope, observe};
-pub use removal::{Leaving, Removal, removal};
+pub use removal::{Leaving, Place, Removal, removal};

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::netlink::{NetlinkError, Rtnetlink};
 use super::parse::{Link, LinkKind, link};
+use super::vlan_table::{self, VlanTable};
 use crate::desired::{Desired, FdbEntry, Uplink};
 
 /// A part of the kernel's network.
@@ -27,6 +28,9 @@ pub struct Observed {
     pub fdb: Vec<FdbEntry>,
     /// Addresses that tunnels have learned to be elsewhere.
     pub remotes: Vec<Remote>,
+    /// The VLANs of bridges and their ports, by the kernel's number; only where somebody asks.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub vlans: BTreeMap<u32, VlanTable>,
 }
 
 /// An address that a tunnel has behind a remote end.
@@ -75,11 +79,18 @@ pub struct Scope {
     pub fdb: Vec<FdbEntry>,
     /// Addresses to look for behind the remote ends of tunnels that learn.
     pub remotes: Vec<Remote>,
+    /// Whether to read the VLANs of every bridge and port.
+    pub vlans: bool,
 }
 
 impl From<&Desired> for Scope {
     fn from(desired: &Desired) -> Self {
-        let mut scope = Scope { fdb: desired.fdb.clone(), remotes: remotes(desired), ..Scope::default() };
+        let mut scope = Scope {
+            fdb: desired.fdb.clone(),
+            remotes: remotes(desired),
+            vlans: !desired.tags.is_empty(),
+            ..Scope::default()
+        };
         scope.bridges.extend(desired.bridges.iter().map(|b| b.name.clone()));
         scope.links.extend(desired.tunnels.iter().flat_map(|t| [t.name.clone(), t.uplink.clone()]));
         scope.links.extend(desired.vlans.iter().flat_map(|v| [v.name.clone(), v.uplink.clone()]));
@@ -138,6 +149,9 @@ pub fn observe(netlink: &mut Rtnetlink, scope: &Scope) -> Result<Observed, Netli
         let kind = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vxlan)]);
         let tunnels = dump(netlink, "list vxlan devices", kind)?;
         seen.links.extend(tunnels.into_iter().map(|link| (link.index, link)));
+    }
+    if scope.vlans {
+        seen.vlans = vlan_tables(netlink)?;
     }
     for entry in &scope.fdb {
         seen.fdb.extend(fdb(netlink, &seen, entry)?);
@@ -201,6 +215,22 @@ fn dump(netlink: &mut Rtnetlink, what: &str, filter: LinkAttribute) -> Result<Ve
 /// The kernel refused.
 pub fn all_links(netlink: &mut Rtnetlink) -> Result<Vec<Link>, NetlinkError> {
     Ok(links(netlink.dump("list devices", request(Vec::new()))?))
+}
+
+/// The VLANs of every bridge of the host and of every port; the kernel lists no fewer.
+fn vlan_tables(netlink: &mut Rtnetlink) -> Result<BTreeMap<u32, VlanTable>, NetlinkError> {
+    let answers = netlink.dump("list VLANs", vlan_table::request())?;
+    let mut tables = BTreeMap::new();
+    for answer in answers {
+        let RouteNetlinkMessage::NewLink(message) = answer else { continue };
+        let index = message.header.index;
+        let table = vlan_table::read(&message).map_err(|why| NetlinkError::Answer {
+            what: format!("list VLANs of device {index}"),
+            why: why.to_string(),
+        })?;
+        tables.insert(index, table);
+    }
+    Ok(tables)
 }
 
 /// A device's addresses, but link-local IPv6 ones, which every device gives itself.
