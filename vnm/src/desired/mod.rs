@@ -5,6 +5,7 @@
 
 pub mod driver;
 pub mod facts;
+pub mod function;
 pub mod guard;
 pub mod nics;
 pub mod number;
@@ -21,6 +22,7 @@ pub mod vxlan;
 
 pub use driver::Driver;
 pub use facts::{Facts, Uplink};
+pub use function::{Function, Located};
 pub use guard::Guard;
 pub use nics::{Answer, desired};
 pub use number::Number;

@@ -1,10 +1,11 @@
 //! What the NICs of a VM need, one after the other: the way from a document to a [`Desired`] state.
 
-use causeway_core::document::{Nic, VmDocument};
+use causeway_core::document::{Nic, Pci, VmDocument};
 use causeway_core::names::{LinkName, VmId};
 
 use super::driver::Driver;
 use super::facts::Facts;
+use super::function::function;
 use super::guard::Guard;
 use super::port::{device_name, port};
 use super::refusal::Refusal;
@@ -45,6 +46,9 @@ pub fn desired(
     for nic in driver.selected(vm) {
         under_way.add(nic, &settings.effective(nic)?)?;
     }
+    for (pci, nic) in driver.selected_pcis(vm) {
+        under_way.add_function(pci, nic)?;
+    }
     let mut answer = under_way.answer;
     finish(&mut answer.desired);
     Ok(answer)
@@ -74,6 +78,19 @@ impl UnderWay<'_> {
         }
         self.answer.desired.ports.push(port);
         self.answer.desired.guards.extend(guard);
+        Ok(())
+    }
+
+    fn add_function(&mut self, pci: &Pci, nic: &Nic) -> Result<(), Refusal> {
+        let notes = &mut self.answer.notes;
+        let Some(function) = function(self.driver, pci, nic, self.vm, self.facts, notes)? else {
+            return Ok(());
+        };
+        let known = &mut self.answer.desired.functions;
+        if let Some(other) = known.iter().find(|other| other.is_same(&function)) {
+            return Err(Refusal::Clash { nic: nic.nic_id, other: other.nic, name: function.device });
+        }
+        known.push(function);
         Ok(())
     }
 
@@ -242,6 +259,7 @@ pub fn names(driver: Driver, nic: &Nic, vm: VmId, settings: &Settings) -> Result
 fn finish(state: &mut Desired) {
     state.ports.sort_by_key(|port| port.nic);
     state.seats.sort_by_key(|seat| seat.nic);
+    state.functions.sort_by_key(|function| function.nic);
     state.tags.sort_by_key(|tags| tags.nic);
     state.guards.sort_by_key(|guard| guard.nic);
     state.bridges.sort_by(|a, b| a.name.cmp(&b.name));

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use causeway_core::names::{DeployId, LinkName, Mac, VmId, Vni};
 use serde::{Deserialize, Serialize};
 
+use super::function::Function;
 use super::guard::Guard;
 use super::number::Number;
 use super::switch::{Switch, SwitchPort};
@@ -34,6 +35,9 @@ pub struct Desired {
     pub switches: Vec<Switch>,
     /// The guest's ports on them.
     pub seats: Vec<SwitchPort>,
+    /// The virtual functions that the guest has for itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub functions: Vec<Function>,
     /// What may pass by each NIC; one that is open has none.
     pub guards: Vec<Guard>,
     /// The numbers of its NICs on this host, as they are reserved; empty where nothing is reserved yet.
@@ -55,6 +59,7 @@ impl Desired {
             tags: Vec::new(),
             switches: Vec::new(),
             seats: Vec::new(),
+            functions: Vec::new(),
             guards: Vec::new(),
             numbers: BTreeMap::new(),
             fdb: Vec::new(),
@@ -63,6 +68,12 @@ impl Desired {
 }
 
 impl Desired {
+    /// What an action on it must have for itself: its bridges, and the physical functions of its virtual ones.
+    pub fn places(&self) -> impl Iterator<Item = &LinkName> {
+        let devices = self.functions.iter().map(|function| &function.device);
+        self.ports.iter().map(|port| &port.bridge).chain(devices)
+    }
+
     /// The devices by which its bridges lead out of the host.
     pub fn ways_out(&self) -> impl Iterator<Item = &LinkName> {
         let tunnels = self.tunnels.iter().map(|tunnel| &tunnel.name);

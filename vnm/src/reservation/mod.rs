@@ -22,7 +22,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use causeway_core::names::{LinkName, VmId};
 use serde::{Deserialize, Serialize};
 
-use crate::desired::{Bridge, Desired, Guard, Number, Port, Switch, SwitchPort, Tags, Vlan, Vxlan};
+use crate::desired::{Bridge, Desired, Function, Guard, Number, Port, Switch, SwitchPort, Tags, Vlan, Vxlan};
 
 pub use store::{Claims, OthersTags, ReservationError, Reservations};
 
@@ -102,11 +102,23 @@ pub struct Reservation {
     pub written: u64,
     /// NICs, by number.
     pub nics: BTreeMap<u32, NicReservation>,
+    /// Virtual functions that the guest has for itself, by `NIC_ID`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub functions: BTreeMap<u32, FunctionReservation>,
     /// NICs that left while their device was still plugged in: removed as soon as it is not.
     pub leaving: BTreeSet<u32>,
     /// Ways out that an update is about to take from its bridges: whoever finishes or clears up after it takes them.
     #[serde(default)]
     pub given_up: BTreeSet<GivenUp>,
+}
+
+/// A virtual function that is a guest's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionReservation {
+    /// The driver that reserved it.
+    pub driver: String,
+    /// The function, as it was set.
+    pub function: Function,
 }
 
 /// A way out of a bridge that is given up for another.
@@ -126,6 +138,7 @@ impl Reservation {
             vm,
             written: 0,
             nics: BTreeMap::new(),
+            functions: BTreeMap::new(),
             leaving: BTreeSet::new(),
             given_up: BTreeSet::new(),
         }
@@ -155,6 +168,43 @@ impl Reservation {
             self.leaving.remove(&port.nic);
             self.nics.insert(port.nic, reserved);
         }
+        for function in &desired.functions {
+            let reserved = FunctionReservation { driver: driver.to_owned(), function: function.clone() };
+            self.functions.insert(function.nic, reserved);
+        }
+    }
+
+    /// The virtual functions of that driver's networks.
+    pub fn functions_of<'r>(&'r self, driver: &'r str) -> impl Iterator<Item = &'r Function> {
+        self.functions
+            .values()
+            .filter(move |reserved| reserved.driver == driver)
+            .map(|reserved| &reserved.function)
+    }
+
+    /// Whether that virtual function is one of its guest's.
+    pub fn has_function(&self, function: &Function) -> bool {
+        self.functions.values().any(|reserved| reserved.function.is_same(function))
+    }
+
+    /// Has `desired` take back what its functions were allowed before and are not any more.
+    pub fn take_back_trust(&self, desired: &mut Desired) {
+        for function in &mut desired.functions {
+            if let Some(before) = self.functions.get(&function.nic) {
+                *function = function.after(&before.function);
+            }
+        }
+    }
+
+    /// Whether nothing is reserved.
+    pub fn is_empty(&self) -> bool {
+        self.nics.is_empty() && self.functions.is_empty()
+    }
+
+    /// Gives up all that a driver has reserved.
+    pub fn release_all_of(&mut self, driver: &str) {
+        self.nics.retain(|_, reserved| reserved.driver != driver);
+        self.functions.retain(|_, reserved| reserved.driver != driver);
     }
 
     /// What these of its NICs need, as it was reserved.
@@ -180,6 +230,8 @@ impl Reservation {
             out.guards.extend(reserved.guard.clone());
             out.numbers.extend(reserved.number.map(|number| (*nic, number)));
         }
+        let functions = self.functions.values().map(|reserved| &reserved.function);
+        out.functions.extend(functions.filter(|function| nics.contains(&function.nic)).cloned());
         // Whatever another NIC was told of the bridge: it filters where one needs that.
         for tags in &out.tags {
             let known = out.bridges.iter_mut().find(|known| known.name == tags.bridge);
@@ -191,12 +243,14 @@ impl Reservation {
     /// Gives up a NIC.
     pub fn release(&mut self, nic: u32) {
         self.nics.remove(&nic);
+        self.functions.remove(&nic);
         self.leaving.remove(&nic);
     }
 
-    /// The bridges it names.
+    /// The bridges it names, and the physical functions of its virtual ones: what an action has to lock.
     pub fn bridges(&self) -> impl Iterator<Item = &LinkName> {
-        self.nics.values().map(|nic| &nic.port.bridge)
+        let devices = self.functions.values().map(|reserved| &reserved.function.device);
+        self.nics.values().map(|nic| &nic.port.bridge).chain(devices)
     }
 
     /// Whether a guest that is still to come needs that bridge.

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use causeway_core::names::{LinkName, VmId};
 
 use super::{Reservation, SCHEMA, now};
-use crate::desired::Tags;
+use crate::desired::{Function, Tags};
 
 /// Larger than any reservation we write.
 const SIZE: u64 = 1 << 20;
@@ -116,7 +116,7 @@ impl Reservations {
             make_dir(&index).and_then(|()| touch(&index.join(&file))).map_err(failed("write", &index))?;
         }
         let path = self.path(after.vm);
-        if after.nics.is_empty() {
+        if after.is_empty() {
             remove(&path).map_err(failed("remove", &path))?;
         } else {
             self.write(after, &path).map_err(failed("write", &path))?;
@@ -190,6 +190,22 @@ impl Reservations {
             }
         }
         Ok(others)
+    }
+
+    /// Whether another VM than `vm` has come to have that virtual function since `written`. (One that lost it without a word, with its
+    /// host, has nothing to say.)
+    ///
+    /// # Errors
+    /// The index, or a reservation of that physical function's, cannot be read.
+    pub fn has_since(&self, function: &Function, vm: VmId, written: u64) -> Result<bool> {
+        let claimants = numbers(&self.index(&function.device), "").map_err(failed("list", &self.dir))?;
+        for claimant in claimants.into_iter().filter(|claimant| *claimant != vm) {
+            let reservation = self.load(claimant)?;
+            if reservation.written >= written && reservation.has_function(function) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The VMs that have a reservation.

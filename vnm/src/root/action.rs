@@ -11,11 +11,11 @@
 //! Everything that can be refused is refused before the first step; every action may run twice, and finishes what a
 //! killed one left half done.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use causeway_core::answer::{Failure, Kind};
-use causeway_core::document::VmDocument;
+use causeway_core::document::{Pci, VmDocument};
 use causeway_core::names::{LinkName, VmId};
 
 use super::error::ActionError;
@@ -24,8 +24,9 @@ use super::place::Places;
 use super::step::Log;
 use super::uplinks::{self, UplinksError};
 use super::wire::{Reconcile, Request, Seen, Verb};
-use crate::desired::{self, Desired, Driver, Facts, Settings};
+use crate::desired::{self, Desired, Driver, Facts, Located, Refusal, Settings};
 use crate::fabric::linux::observe::uplinks;
+use crate::fabric::linux::sysfs::locate;
 use crate::lock::{Lock, LockError};
 
 /// The longest wait for locks, whatever the request says.
@@ -57,6 +58,12 @@ pub fn run(places: &Places, request: &Request, log: &mut Log<'_>) -> Result<Opti
 
 fn strict(bytes: &[u8]) -> Result<VmDocument, ActionError> {
     Ok(VmDocument::parse(bytes)?)
+}
+
+/// The attribute that says where a PCI device is; `ADDRESS` says it with the domain.
+pub(super) fn address_of(pci: &Pci) -> Option<(&'static str, &str)> {
+    let whole = pci.address.as_deref().map(|text| ("ADDRESS", text));
+    whole.or(pci.short_address.as_deref().map(|text| ("SHORT_ADDRESS", text)))
 }
 
 /// An action under way.
@@ -110,9 +117,11 @@ impl<'a, 'l> Action<'a, 'l> {
         let named: BTreeSet<LinkName> =
             self.driver.selected(vm).iter().filter_map(|nic| nic.phydev.clone()).collect();
         let mut facts = Facts { filtered: self.host.hands_all_over(), ..Facts::default() };
+        facts.functions = self.locate(vm)?;
+        let needs_none = named.is_empty() && facts.functions.is_empty();
         facts.listed = match uplinks::read(&self.host.places.uplinks) {
             // Who names no device of the operator's can do without the list.
-            Err(UplinksError::Missing { .. }) if named.is_empty() => BTreeSet::new(),
+            Err(UplinksError::Missing { .. }) if needs_none => BTreeSet::new(),
             other => other?,
         };
         let permitted = named.intersection(&facts.listed).cloned().collect();
@@ -121,6 +130,23 @@ impl<'a, 'l> Action<'a, 'l> {
         self.log.notes.extend(answer.notes);
         let terms = Terms { facts, arp: self.settings.arp_cache_poisoning, ..Terms::default() };
         Ok((answer.desired, terms))
+    }
+
+    /// Where the PCI devices of this driver's networks are.
+    fn locate(&self, vm: &VmDocument) -> Result<BTreeMap<u32, Located>, ActionError> {
+        // What no PCI device can have is refused before one is looked for.
+        let devices = if self.driver.has_tunnels() { Vec::new() } else { self.driver.selected_pcis(vm) };
+        let mut found = BTreeMap::new();
+        for (pci, nic) in devices {
+            let Some((attribute, text)) = address_of(pci) else { continue };
+            let address = text.parse().map_err(|_| {
+                Refusal::malformed(nic.nic_id, attribute, text, "the address of a PCI device such as 02:00.0")
+            })?;
+            let located = locate(&self.host.places.pci, address);
+            let located = located.map_err(|source| ActionError::Function { nic: nic.nic_id, source })?;
+            found.insert(nic.nic_id, located);
+        }
+        Ok(found)
     }
 
     pub(super) fn lock_vm(&self, vm: VmId) -> Result<Lock, LockError> {

@@ -14,7 +14,7 @@ use crate::fabric::ovs;
 impl Action<'_, '_> {
     pub(super) fn post(&mut self, vm: &VmDocument) -> Result<(), ActionError> {
         let (mut desired, terms) = self.work_out(vm)?;
-        let bridges = desired.ports.iter().map(|port| port.bridge.clone()).collect();
+        let bridges = desired.places().cloned().collect();
         let lock = self.lock_vm(vm.id)?;
         let locks = self.lock_all(lock, &bridges)?;
         let way = self.compare_numbered(&mut desired, &terms, self.dry_run)?;
@@ -55,7 +55,8 @@ impl Action<'_, '_> {
         let (mut desired, terms) = self.work_out(vm)?;
         // Where the guest is has not changed, and a table that has forgotten it is not this action's.
         desired.fdb.clear();
-        let bridges = desired.ports.iter().map(|port| port.bridge.clone()).collect();
+        desired.functions.clear();
+        let bridges = desired.places().cloned().collect();
         let lock = self.lock_vm(vm.id)?;
         let _locks = self.lock_all(lock, &bridges)?;
         let way = self.compare_numbered(&mut desired, &terms, self.dry_run)?;
@@ -72,7 +73,7 @@ impl Action<'_, '_> {
         let before = self.host.reservations.load(desired.vm)?;
         let mut after = before.clone();
         after.reserve(self.driver.name(), desired);
-        if after.nics == before.nics {
+        if (&after.nics, &after.functions) == (&before.nics, &before.functions) {
             return Ok(());
         }
         self.log.begin(&Step::Reserve);

@@ -3,16 +3,19 @@
 use std::collections::BTreeSet;
 
 use causeway_core::answer::Failure;
-use causeway_core::document::VmDocument;
+use causeway_core::document::{Nic, Pci, VmDocument};
 use causeway_core::names::VmId;
 
-use super::action::Action;
+use super::action::{Action, address_of};
 use super::error::ActionError;
 use super::left::Left;
 use super::step::Step;
+use super::uplinks;
 use crate::desired::driver::selects_all;
 use crate::desired::nics::names;
+use crate::desired::{Function, Located, Refusal};
 use crate::fabric::linux::observe::tap_exists;
+use crate::fabric::linux::sysfs::locate;
 use crate::lock::Lock;
 use crate::reservation::{NicReservation, Place, Reservation, ReservationError, now};
 
@@ -73,9 +76,11 @@ impl Action<'_, '_> {
     /// The numbers of the NICs that `clean` is about: of the document where it singles one out, else all reserved ones.
     fn leaving_nics(&self, vm: &VmDocument, reservation: &Reservation) -> BTreeSet<u32> {
         let mut nics: BTreeSet<u32> = self.driver.selected(vm).iter().map(|nic| nic.nic_id).collect();
+        nics.extend(self.driver.selected_pcis(vm).iter().map(|(_, nic)| nic.nic_id));
         if selects_all(vm) {
             let reserved = reservation.nics.iter().filter(|(_, nic)| nic.driver == self.driver.name());
             nics.extend(reserved.map(|(nic, _)| *nic));
+            nics.extend(reservation.functions_of(self.driver.name()).map(|function| function.nic));
         }
         nics
     }
@@ -90,6 +95,8 @@ impl Action<'_, '_> {
             if let Some(reserved) = reservation.nics.get(nic) {
                 left.add(*nic, reserved);
             }
+            let function = reservation.functions.get(nic).map(|reserved| reserved.function.clone());
+            left.linux.functions.extend(function);
         }
         let unknown =
             self.driver.selected(vm).into_iter().filter(|nic| !reservation.nics.contains_key(&nic.nic_id));
@@ -99,7 +106,31 @@ impl Action<'_, '_> {
                 Err(refusal) => self.log.notes.push(format!("nothing to remove: {refusal}")),
             }
         }
+        let devices = self.driver.selected_pcis(vm).into_iter();
+        for (pci, nic) in devices.filter(|(_, nic)| !reservation.functions.contains_key(&nic.nic_id)) {
+            match self.unreserved_function(pci, nic) {
+                Ok(function) => left.linux.functions.extend(function),
+                Err(error) => {
+                    let failure = Failure::from(error);
+                    self.log.notes.push(format!("nothing to reset: {failure}"));
+                }
+            }
+        }
         left
+    }
+
+    /// The virtual function of a PCI device that nothing was reserved for, as far as the operator lets networks use it.
+    fn unreserved_function(&self, pci: &Pci, nic: &Nic) -> Result<Option<Function>, ActionError> {
+        let Some((_, text)) = address_of(pci) else { return Ok(None) };
+        let Some((address, mac)) = text.parse().ok().zip(nic.mac) else { return Ok(None) };
+        let located = locate(&self.host.places.pci, address);
+        let located = located.map_err(|source| ActionError::Function { nic: nic.nic_id, source })?;
+        let Located::Virtual { device, index, .. } = located else { return Ok(None) };
+        if !uplinks::read(&self.host.places.uplinks)?.contains(&device) {
+            return Err(Refusal::not_listed(nic.nic_id, &device).into());
+        }
+        let (vlan, spoofchk, trust) = (nic.vlan_tag().unwrap_or(0), nic.spoofchk, nic.trust);
+        Ok(Some(Function { nic: nic.nic_id, device, index, mac, vlan, spoofchk, trust }))
     }
 
     /// Finishes what other VMs left: NICs whose device lingered, and guests that never came. It can fail nothing.
@@ -146,9 +177,16 @@ impl Action<'_, '_> {
                 gone.insert(*nic);
             }
         }
+        // A virtual function tells nothing of its guest; one whose devices are all gone is not here.
+        if old && !gone.is_empty() && gone.len() == reservation.nics.len() {
+            left.linux
+                .functions
+                .extend(reservation.functions.values().map(|reserved| reserved.function.clone()));
+            gone.extend(reservation.functions.keys());
+        }
         if gone.is_empty() {
             // Its guest has just been seen: it is missed from now on, should it go without a word.
-            return match old {
+            return match old && !reservation.nics.is_empty() {
                 true => Ok(self.host.reservations.replace(&reservation, &reservation)?),
                 false => Ok(()),
             };

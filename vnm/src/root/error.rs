@@ -7,6 +7,7 @@ use causeway_core::names::LinkName;
 use super::uplinks::UplinksError;
 use crate::desired::Refusal;
 use crate::fabric::firewall::FirewallError;
+use crate::fabric::linux::sysfs::LocateError;
 use crate::fabric::linux::{Conflict, NetlinkError};
 use crate::fabric::ovs::{self, OvsError};
 use crate::lock::LockError;
@@ -24,6 +25,14 @@ pub enum ActionError {
     /// The host cannot be brought there without harm.
     #[error(transparent)]
     Conflict(#[from] Conflict),
+    /// A PCI device of a network can't be found, or not all of it.
+    #[error("NIC {nic}")]
+    Function {
+        /// `NIC_ID`.
+        nic: u32,
+        /// What is lacking.
+        source: LocateError,
+    },
     /// The kernel said no.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),

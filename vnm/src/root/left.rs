@@ -96,7 +96,13 @@ impl Left {
     pub(super) fn bridges(&self) -> BTreeSet<LinkName> {
         let taps = self.linux.taps.iter().map(|tap| &tap.bridge);
         let seats = self.switch.seats.values().map(|seat| &seat.switch);
-        taps.chain(&self.linux.bridges).chain(seats).chain(self.switch.switches.keys()).cloned().collect()
+        let devices = self.linux.functions.iter().map(|function| &function.device);
+        taps.chain(&self.linux.bridges)
+            .chain(devices)
+            .chain(seats)
+            .chain(self.switch.switches.keys())
+            .cloned()
+            .collect()
     }
 }
 
@@ -113,6 +119,7 @@ impl Action<'_, '_> {
         let mut lingering = BTreeSet::new();
         let mut linux = left.linux.clone();
         self.spare_vlans_of_others(vm, &mut linux)?;
+        self.spare_functions_of_others(vm, &mut linux)?;
         if !left.switch.seats.is_empty() || !left.switch.switches.is_empty() {
             lingering = self.leave_switch(left, &reserved)?;
             linux.loose.extend(self.loose(left)?);
@@ -140,6 +147,22 @@ impl Action<'_, '_> {
         if !others.unreadable.is_empty() {
             leaving.vlans.clear();
         }
+        Ok(())
+    }
+
+    /// Spares the virtual functions that are another VM's by now.
+    fn spare_functions_of_others(&self, vm: VmId, leaving: &mut linux::Leaving) -> Result<(), ActionError> {
+        if leaving.functions.is_empty() {
+            return Ok(());
+        }
+        let written = self.host.reservations.load(vm).map_or(0, |own| own.written);
+        let mut own = Vec::new();
+        for function in leaving.functions.drain(..) {
+            if !self.host.reservations.has_since(&function, vm, written)? {
+                own.push(function);
+            }
+        }
+        leaving.functions = own;
         Ok(())
     }
 

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use causeway_core::document::{Form, Nic, TagRanges, VmDocument};
+use causeway_core::document::{Form, Nic, Pci, TagRanges, VmDocument};
 use causeway_core::names::LinkName;
 
 use super::action::Action;
@@ -25,6 +25,8 @@ impl Action<'_, '_> {
         let mut vm = vm.clone();
         let network = network(args)?;
         vm.nics.retain(|nic| nic.network_id == Some(network));
+        let here = |pci: &Pci| pci.nic.as_ref().is_some_and(|nic| nic.network_id == Some(network));
+        vm.pcis.retain(here);
         let (mut desired, mut terms) = self.work_out(&vm)?;
         let lock = self.lock_vm(vm.id)?;
         let before = self.host.reservations.load(vm.id)?;
@@ -32,8 +34,8 @@ impl Action<'_, '_> {
         terms.whole = true;
         terms.given_up = given_up.iter().map(|way| way.name.clone()).collect();
         terms.vlans_given_up = vlans_before(self.driver, &vm, &desired, &before);
-        let bridges =
-            before.bridges().chain(desired.ports.iter().map(|port| &port.bridge)).cloned().collect();
+        let bridges = before.bridges().chain(desired.places()).cloned().collect();
+        before.take_back_trust(&mut desired);
         let locks = self.lock_all(lock, &bridges)?;
         // A number that is taken is found before the old tunnel goes.
         let way = self.compare_numbered(&mut desired, &terms, true)?;
@@ -106,7 +108,8 @@ impl Action<'_, '_> {
         terms: Terms,
         first: ActionError,
     ) -> ActionError {
-        let nics = desired.ports.iter().map(|port| port.nic).collect();
+        let ports = desired.ports.iter().map(|port| port.nic);
+        let nics = ports.chain(desired.functions.iter().map(|function| function.nic)).collect();
         let old = before.desired(&nics);
         let kept: BTreeSet<&LinkName> = old.ways_out().collect();
         let given_up = desired.ways_out().filter(|name| !kept.contains(name)).cloned().collect();

@@ -115,6 +115,15 @@ impl Model {
                     known.tuning = *tuning;
                 }
             }
+            Change::SetFunction { device, index, setting }
+            | Change::ResetFunction { device, index, setting } => {
+                let device = self.at(device).index;
+                let known = self.seen.functions.get_mut(&device).unwrap().get_mut(index).unwrap();
+                known.mac = setting.mac.unwrap_or(known.mac);
+                known.vlan = setting.vlan.unwrap_or(known.vlan);
+                known.spoofchk = setting.spoofchk.unwrap_or(known.spoofchk);
+                known.trust = setting.trust.unwrap_or(known.trust);
+            }
             Change::SetFdb(entry) => {
                 self.seen.fdb.retain(|e| (e.mac, &e.bridge) != (entry.mac, &entry.bridge));
                 self.seen.fdb.push(entry.clone());

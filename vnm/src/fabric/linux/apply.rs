@@ -15,6 +15,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::io::Errno;
 
 use super::change::Change;
+use super::functions;
 use super::mark;
 use super::netlink::{Existing, NetlinkError, Rtnetlink};
 use super::observe::by_name;
@@ -70,6 +71,11 @@ pub fn apply(netlink: &mut Rtnetlink, change: &Change) -> Result<(), NetlinkErro
             let message = vlan_table::forget(index(netlink, port)?, vlans);
             Ok(RouteNetlinkMessage::DelLink(message))
         }),
+        Change::SetFunction { device, index: number, setting }
+        | Change::ResetFunction { device, index: number, setting } => {
+            let message = functions::set(index(netlink, device)?, *number, setting);
+            netlink.change(&what, RouteNetlinkMessage::NewLink(message), Existing::Needed)
+        }
         Change::SetFdb(entry) => {
             let mut message = fdb(netlink, entry)?;
             // Reachable: an entry like a learned one, which a frame from elsewhere moves and time removes.

@@ -6,6 +6,7 @@ use std::fmt;
 use causeway_core::names::LinkName;
 use serde::{Deserialize, Serialize};
 
+use super::functions::FunctionSetting;
 use super::observe::Remote;
 use crate::desired::tags::ranges;
 use crate::desired::{BridgeOption, FdbEntry, Vlan, Vxlan, VxlanTuning};
@@ -84,6 +85,24 @@ pub enum Change {
         /// The VLANs.
         vlans: BTreeSet<u16>,
     },
+    /// Sets what a physical function does for a virtual one.
+    SetFunction {
+        /// The physical function's device.
+        device: LinkName,
+        /// The virtual one's number.
+        index: u32,
+        /// What is set.
+        setting: FunctionSetting,
+    },
+    /// The same when its guest has left.
+    ResetFunction {
+        /// The physical function's device.
+        device: LinkName,
+        /// The virtual one's number.
+        index: u32,
+        /// What is set.
+        setting: FunctionSetting,
+    },
     /// Says behind which port an address is.
     SetFdb(FdbEntry),
     /// Forgets that an address is behind a port, if it is.
@@ -98,9 +117,11 @@ pub enum Change {
 }
 
 impl Change {
-    /// Whether a guest can do without it: tables fill by themselves, only later.
+    /// Whether a guest can do without it: tables fill by themselves, only later, and what a guest that has gone left on a function, the
+    /// next one's network sets anew.
     pub fn is_advisory(&self) -> bool {
-        matches!(self, Change::SetFdb(_) | Change::ForgetFdb(_) | Change::ForgetRemote(_))
+        let table = matches!(self, Change::SetFdb(_) | Change::ForgetFdb(_) | Change::ForgetRemote(_));
+        table || matches!(self, Change::ResetFunction { .. })
     }
 }
 
@@ -139,6 +160,10 @@ impl fmt::Display for Change {
                 if tagged.is_empty() { Ok(()) } else { write!(f, " tagged {}", ranges(tagged)) }
             }
             Change::ForgetVlans { port, vlans } => write!(f, "forget vlans {} of {port}", ranges(vlans)),
+            Change::SetFunction { device, index, setting } => write!(f, "set {device} vf {index}{setting}"),
+            Change::ResetFunction { device, index, setting } => {
+                write!(f, "reset {device} vf {index}{setting}")
+            }
             Change::SetFdb(e) => write!(f, "set fdb {} at {} of {}", e.mac, e.port, e.bridge),
             Change::ForgetFdb(e) => write!(f, "forget fdb {} at {} of {}", e.mac, e.port, e.bridge),
             Change::ForgetRemote(r) => write!(f, "forget {} behind {}", r.mac, r.tunnel),

@@ -151,6 +151,14 @@ pub enum Conflict {
         /// The bridge.
         bridge: LinkName,
     },
+    /// A physical function without that virtual one.
+    #[error("{device} has no virtual function {index}: its driver does not tell of any, or not of so many")]
+    NoFunction {
+        /// The physical function's device.
+        device: LinkName,
+        /// The number.
+        index: u32,
+    },
     /// The uplink went away, or was never there.
     #[error("uplink {name} does not exist on this host")]
     NoUplink {

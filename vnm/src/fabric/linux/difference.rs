@@ -14,7 +14,7 @@ use super::mark::Mark;
 use super::observe::{Observed, remotes};
 use super::parse::{Link, LinkKind, VxlanSeen};
 use super::removal::Place;
-use super::vlans;
+use super::{functions, vlans};
 use crate::desired::{Bridge, BridgeOption, Checksums, Desired, Tags, Vlan, Vxlan};
 
 /// What the two states alone do not tell.
@@ -73,6 +73,7 @@ pub fn difference(
     for vlan in &desired.vlans {
         vlan_changes(vlan, observed, around, &mut out)?;
     }
+    functions::changes(&desired.functions, observed, &mut out)?;
     vlans::changes(desired, observed, around, &mut out)?;
     for entry in &desired.fdb {
         // Before its port is plugged, an address is nowhere.

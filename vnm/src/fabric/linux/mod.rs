@@ -15,11 +15,13 @@ pub mod apply;
 pub mod change;
 pub mod conflict;
 pub mod difference;
+pub mod functions;
 pub mod mark;
 pub mod netlink;
 pub mod observe;
 pub mod parse;
 pub mod removal;
+pub mod sysfs;
 pub mod vlan_table;
 pub mod vlans;
 

@@ -12,6 +12,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::functions::{self, FunctionTable};
 use super::netlink::{NetlinkError, Rtnetlink};
 use super::parse::{Link, LinkKind, link};
 use super::vlan_table::{self, VlanTable};
@@ -28,6 +29,9 @@ pub struct Observed {
     pub fdb: Vec<FdbEntry>,
     /// Addresses that tunnels have learned to be elsewhere.
     pub remotes: Vec<Remote>,
+    /// What physical functions have set for virtual ones, by the kernel's number and theirs.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub functions: BTreeMap<u32, FunctionTable>,
     /// The VLANs of bridges and their ports, by the kernel's number; only where somebody asks.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub vlans: BTreeMap<u32, VlanTable>,
@@ -79,6 +83,8 @@ pub struct Scope {
     pub fdb: Vec<FdbEntry>,
     /// Addresses to look for behind the remote ends of tunnels that learn.
     pub remotes: Vec<Remote>,
+    /// Physical functions whose virtual ones to read.
+    pub functions: BTreeSet<LinkName>,
     /// Whether to read the VLANs of every bridge and port.
     pub vlans: bool,
 }
@@ -88,6 +94,7 @@ impl From<&Desired> for Scope {
         let mut scope = Scope {
             fdb: desired.fdb.clone(),
             remotes: remotes(desired),
+            functions: desired.functions.iter().map(|function| function.device.clone()).collect(),
             vlans: !desired.tags.is_empty(),
             ..Scope::default()
         };
@@ -149,6 +156,12 @@ pub fn observe(netlink: &mut Rtnetlink, scope: &Scope) -> Result<Observed, Netli
         let kind = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vxlan)]);
         let tunnels = dump(netlink, "list vxlan devices", kind)?;
         seen.links.extend(tunnels.into_iter().map(|link| (link.index, link)));
+    }
+    for device in &scope.functions {
+        if let Some((link, functions)) = functions_of(netlink, device)? {
+            seen.functions.insert(link.index, functions);
+            seen.links.insert(link.index, link);
+        }
     }
     if scope.vlans {
         seen.vlans = vlan_tables(netlink)?;
@@ -215,6 +228,23 @@ fn dump(netlink: &mut Rtnetlink, what: &str, filter: LinkAttribute) -> Result<Ve
 /// The kernel refused.
 pub fn all_links(netlink: &mut Rtnetlink) -> Result<Vec<Link>, NetlinkError> {
     Ok(links(netlink.dump("list devices", request(Vec::new()))?))
+}
+
+/// A physical function's device and what it has set; none if it is not there.
+fn functions_of(
+    netlink: &mut Rtnetlink,
+    device: &LinkName,
+) -> Result<Option<(Link, FunctionTable)>, NetlinkError> {
+    let what = format!("look up the virtual functions of {device}");
+    let message = functions::request(device);
+    let answers = match netlink.get(&what, RouteNetlinkMessage::GetLink(message)) {
+        Err(error) if error.errno() == Some(Errno::NODEV) => return Ok(None),
+        other => other?,
+    };
+    Ok(answers.into_iter().find_map(|answer| match answer {
+        RouteNetlinkMessage::NewLink(message) => Some((link(&message)?, functions::read(&message))),
+        _ => None,
+    }))
 }
 
 /// The VLANs of every bridge of the host and of every port; the kernel lists no fewer.

@@ -7,8 +7,8 @@ use causeway_core::names::LinkName;
 use super::change::Change;
 use super::observe::{Observed, Scope};
 use super::parse::{Link, LinkKind};
-use super::vlans;
-use crate::desired::{Desired, FdbEntry, Port, Tags};
+use super::{functions, vlans};
+use crate::desired::{Desired, FdbEntry, Function, Port, Tags};
 
 /// What a VM, or one of its NICs, leaves behind: names are all that is needed to take it away.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct Leaving {
     pub uplinks: BTreeSet<Place>,
     /// Tunnels that were ports of Open vSwitch and are no more.
     pub loose: BTreeSet<LinkName>,
+    /// Its virtual functions.
+    pub functions: Vec<Function>,
     /// The VLANs that its ways out carried for it.
     pub vlans: BTreeMap<Place, BTreeSet<u16>>,
     /// Where its addresses were.
@@ -78,7 +80,7 @@ impl Leaving {
     /// Whether there is nothing to take away.
     pub fn is_empty(&self) -> bool {
         let places = self.taps.is_empty() && self.tunnels.is_empty() && self.vlans.is_empty();
-        places && self.bridges.is_empty() && self.loose.is_empty()
+        places && self.functions.is_empty() && self.bridges.is_empty() && self.loose.is_empty()
     }
 }
 
@@ -93,6 +95,7 @@ impl From<&Desired> for Leaving {
             leaving.add(port, bridge.keep, made, bridge.uplink.as_ref());
         }
         state.tags.iter().for_each(|tags| leaving.add_vlans(tags));
+        leaving.functions.extend(state.functions.iter().cloned());
         leaving
     }
 }
@@ -111,6 +114,7 @@ impl From<&Leaving> for Scope {
                 .collect(),
             fdb: leaving.fdb.clone(),
             vlans: !leaving.vlans.is_empty(),
+            functions: leaving.functions.iter().map(|function| function.device.clone()).collect(),
             ..Scope::default()
         }
     }
@@ -140,6 +144,7 @@ pub fn removal(leaving: &Leaving, observed: &Observed, reserved: &BTreeSet<LinkN
     for bridge in leaving.bridges.difference(reserved) {
         take_away(bridge, leaving, observed, &mut out);
     }
+    out.changes.extend(functions::removal(&leaving.functions, observed));
     out.changes.extend(vlans::removal(leaving, observed, &out.changes));
     let loose = leaving.loose.iter().filter(|name| {
         let ours = |link: &Link| link.mark.is_ours() && matches!(link.kind, LinkKind::Vxlan(_));
