@@ -133,7 +133,7 @@ const BUILT: [Driver; 4] = [Driver::Bridge, Driver::Fw, Driver::Dot1q, Driver::O
 
 fn function() -> Function {
     let device = "ens1f0".parse().unwrap();
-    Function { nic: 1, device, index: 3, mac: MAC, vlan: 50, spoofchk: None, trust: None }
+    Function { nic: 1, device, index: 3, mac: MAC, vlan: 50, spoofchk: None, trust: None, representor: None }
 }
 
 #[test]
@@ -180,8 +180,6 @@ fn what_no_card_keeps_is_refused_by_name() {
         }
         let text = work_out(driver, "<SPOOFCHK>on</SPOOFCHK>", Located::Whole).unwrap_err();
         assert!(text.contains("SPOOFCHK is \"set\", not absent: PCI device 85:02.3 is no virtual"), "{text}");
-        let text = work_out(driver, "", virtual_function(Some("rep3"))).unwrap_err();
-        assert!(text.contains("device rep3 beside ens1f0") && text.contains("mode legacy"), "{text}");
         let other = Located::Virtual { device: "eth9".parse().unwrap(), index: 0, representor: None };
         assert!(work_out(driver, "", other).unwrap_err().contains("eth9 is not listed"));
     }

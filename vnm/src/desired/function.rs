@@ -88,6 +88,9 @@ pub struct Function {
     pub spoofchk: Option<bool>,
     /// The guest may change what the host has set (`TRUST`); none leaves it.
     pub trust: Option<bool>,
+    /// The device that stands for it on the host, where the card is a switch: then the host's switch does all but the address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub representor: Option<LinkName>,
 }
 
 impl Function {
@@ -146,23 +149,34 @@ pub(super) fn function(
     if !is_of_one_device(mac) {
         return Err(Refusal::malformed(id, "MAC", &mac.to_string(), "the address of one device"));
     }
+    let why = "the device is found by it";
+    let located = facts.functions.get(&id);
+    let located = located.ok_or(Refusal::Missing { nic: id, attribute: "SHORT_ADDRESS", why })?;
     let guard = match driver.guards() {
         true => Some(Guard::of(nic, vm, &name, mac)?),
         false => None,
     };
-    refuse_guard(nic, guard.as_ref())?;
-    let why = "the device is found by it";
-    let located = facts.functions.get(&id);
-    let located = located.ok_or(Refusal::Missing { nic: id, attribute: "SHORT_ADDRESS", why })?;
     let Located::Virtual { device, index, representor } = located else {
-        return whole(pci, nic, notes).map(|()| None);
+        refuse_guard(nic, guard.as_ref())?;
+        return whole(pci, nic, guard.as_ref(), notes).map(|()| None);
     };
     if !facts.listed.contains(device) {
         return Err(Refusal::not_listed(id, device));
     }
     if let Some(representor) = representor {
-        return Err(Refusal::Switchdev { nic: id, device: device.clone(), representor: representor.clone() });
+        let card = Function {
+            nic: id,
+            device: device.clone(),
+            index: *index,
+            mac,
+            vlan: 0,
+            spoofchk: None,
+            trust: None,
+            representor: Some(representor.clone()),
+        };
+        return represented(driver, nic, card).map(Some);
     }
+    refuse_guard(nic, guard.as_ref())?;
     for (attribute, list) in [("VLAN_TAGGED_ID", &nic.vlan_tagged_id), ("CVLANS", &nic.cvlans)] {
         if !list.is_empty() {
             let accepted = "absent for a PCI device: a virtual function is in one VLAN, or tags as it likes";
@@ -188,7 +202,28 @@ pub(super) fn function(
         vlan,
         spoofchk: nic.spoofchk.or(checked.then_some(true)),
         trust: nic.trust,
+        representor: None,
     }))
+}
+
+/// One of a card that is a switch: its frames come out of the representor, and a bridge of Open vSwitch is where those go.
+fn represented(driver: Driver, nic: &Nic, card: Function) -> Result<Function, Refusal> {
+    let id = nic.nic_id;
+    if driver != Driver::OvSwitch {
+        let representor = card.representor.unwrap_or_else(|| card.device.clone());
+        return Err(Refusal::Switchdev { nic: id, device: card.device, representor });
+    }
+    for (attribute, set) in [("SPOOFCHK", nic.spoofchk), ("TRUST", nic.trust)] {
+        if let Some(on) = set {
+            let accepted = "absent: a card in switchdev mode leaves that to its switch; FILTER_MAC_SPOOFING does it there";
+            return Err(Refusal::malformed(id, attribute, if on { "on" } else { "off" }, accepted));
+        }
+    }
+    if let Some(uplink) = nic.phydev.as_ref().filter(|uplink| **uplink != card.device) {
+        let accepted = format!("{}, the device of the physical function, or absent", card.device);
+        return Err(Refusal::malformed(id, "PHYDEV", uplink.as_str(), accepted));
+    }
+    Ok(card)
 }
 
 /// `FILTER_MAC_SPOOFING` is what `SPOOFCHK` does; everything else that keeps something away is done by the host's kernel.
@@ -213,13 +248,13 @@ fn refuse_guard(nic: &Nic, guard: Option<&Guard>) -> Result<(), Refusal> {
 }
 
 /// A device that is passed through as a whole: the stock driver does nothing for it either, but what was asked of it is said.
-fn whole(pci: &Pci, nic: &Nic, notes: &mut Vec<String>) -> Result<(), Refusal> {
+fn whole(pci: &Pci, nic: &Nic, guard: Option<&Guard>, notes: &mut Vec<String>) -> Result<(), Refusal> {
     let address = pci.address.as_deref().or(pci.short_address.as_deref()).unwrap_or_default();
     let accepted = format!("absent: PCI device {address} is no virtual function, so that nobody can set it");
     for (attribute, asked) in [
         ("SPOOFCHK", nic.spoofchk.is_some()),
         ("TRUST", nic.trust.is_some()),
-        ("FILTER_MAC_SPOOFING", nic.filter_mac_spoofing),
+        ("FILTER_MAC_SPOOFING", guard.is_some_and(|guard| guard.macs.is_some())),
     ] {
         if asked {
             return Err(Refusal::malformed(nic.nic_id, attribute, "set", accepted));
@@ -272,6 +307,7 @@ mod tests {
             vlan: 5,
             spoofchk: Some(false),
             trust: Some(true),
+            representor: None,
         };
         let new = Function { spoofchk: None, trust: None, vlan: 6, ..before.clone() };
         let set = new.after(&before);

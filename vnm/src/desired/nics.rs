@@ -37,6 +37,7 @@ pub fn desired(
     let mut under_way = UnderWay {
         driver,
         vm,
+        settings,
         facts,
         answer: Answer {
             desired: Desired { deploy: vm.deploy_id.clone(), ..Desired::nothing(vm.id) },
@@ -57,6 +58,7 @@ pub fn desired(
 struct UnderWay<'a> {
     driver: Driver,
     vm: &'a VmDocument,
+    settings: &'a Settings,
     facts: &'a Facts,
     answer: Answer,
 }
@@ -72,7 +74,7 @@ impl UnderWay<'_> {
             return self.add_nothing(nic, guard.is_some());
         }
         if self.driver.is_switch() {
-            self.add_seat(nic, &port, effective, guard.as_ref())?;
+            self.add_seat(nic, &port, effective, guard.as_ref(), None)?;
         } else {
             self.add_to_bridge(nic, &port, effective, guard.as_ref())?;
         }
@@ -90,7 +92,23 @@ impl UnderWay<'_> {
         if let Some(other) = known.iter().find(|other| other.is_same(&function)) {
             return Err(Refusal::Clash { nic: nic.nic_id, other: other.nic, name: function.device });
         }
-        known.push(function);
+        known.push(function.clone());
+        match function.representor {
+            Some(representor) => self.add_represented(nic, representor, function.device),
+            None => Ok(()),
+        }
+    }
+
+    /// The device that stands for a function is a port like any guest's, and the physical function's leads out.
+    fn add_represented(&mut self, nic: &Nic, representor: LinkName, uplink: LinkName) -> Result<(), Refusal> {
+        let effective = self.settings.effective(nic)?;
+        let port = Port { tap: representor, ..port(self.driver, nic, self.vm.id)? };
+        let guard = Guard::of(nic, self.vm, &port.tap, port.mac)?;
+        let guard = Some(guard).filter(|guard| !guard.is_open());
+        let inner = Nic { phydev: None, ..nic.clone() };
+        self.add_seat(&inner, &port, &effective, guard.as_ref(), Some(uplink))?;
+        self.answer.desired.ports.push(port);
+        self.answer.desired.guards.extend(guard);
         Ok(())
     }
 
@@ -162,8 +180,10 @@ impl UnderWay<'_> {
         port: &Port,
         effective: &Effective,
         guard: Option<&Guard>,
+        uplink: Option<LinkName>,
     ) -> Result<(), Refusal> {
         let mut switch = ovswitch::switch(nic, port, effective, self.facts)?;
+        switch.uplinks.extend(uplink);
         if self.driver.has_tunnels() {
             let notes = &mut self.answer.notes;
             let tunnel = vxlan::tunnel(self.driver, nic, effective, port, self.facts, notes)?;

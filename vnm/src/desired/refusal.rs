@@ -91,8 +91,9 @@ pub enum Refusal {
     },
     /// A function of a card that works as a switch.
     #[error(
-        "NIC {nic}: its virtual function has the device {representor} beside {device}, so that the card is in switchdev mode, which is \
-         not built yet: `devlink dev eswitch set pci/ADDRESS mode legacy` of the physical function makes it sort frames by itself"
+        "NIC {nic}: its virtual function has the device {representor} beside {device}, so that the card is in switchdev mode, and only \
+         networks of ovswitch have a bridge for it: `devlink dev eswitch set pci/ADDRESS mode legacy` of the physical function makes \
+         the card sort frames by itself"
     )]
     Switchdev {
         /// `NIC_ID`.

@@ -13,7 +13,7 @@ use super::step::Step;
 use super::uplinks;
 use crate::desired::driver::selects_all;
 use crate::desired::nics::names;
-use crate::desired::{Function, Located, Refusal};
+use crate::desired::{Driver, Function, Located, Refusal};
 use crate::fabric::linux::observe::tap_exists;
 use crate::fabric::linux::sysfs::locate;
 use crate::lock::Lock;
@@ -95,8 +95,8 @@ impl Action<'_, '_> {
             if let Some(reserved) = reservation.nics.get(nic) {
                 left.add(*nic, reserved);
             }
-            let function = reservation.functions.get(nic).map(|reserved| reserved.function.clone());
-            left.linux.functions.extend(function);
+            let function = reservation.functions.get(nic).map(|reserved| &reserved.function);
+            function.into_iter().for_each(|function| left.add_function(function));
         }
         let unknown =
             self.driver.selected(vm).into_iter().filter(|nic| !reservation.nics.contains_key(&nic.nic_id));
@@ -109,7 +109,13 @@ impl Action<'_, '_> {
         let devices = self.driver.selected_pcis(vm).into_iter();
         for (pci, nic) in devices.filter(|(_, nic)| !reservation.functions.contains_key(&nic.nic_id)) {
             match self.unreserved_function(pci, nic) {
-                Ok(function) => left.linux.functions.extend(function),
+                Ok(Some(function)) => {
+                    if let Some((tap, bridge)) = function.representor.as_ref().zip(nic.bridge.clone()) {
+                        left.add_port(nic.nic_id, tap, bridge);
+                    }
+                    left.add_function(&function);
+                }
+                Ok(None) => {}
                 Err(error) => {
                     let failure = Failure::from(error);
                     self.log.notes.push(format!("nothing to reset: {failure}"));
@@ -125,12 +131,13 @@ impl Action<'_, '_> {
         let Some((address, mac)) = text.parse().ok().zip(nic.mac) else { return Ok(None) };
         let located = locate(&self.host.places.pci, address);
         let located = located.map_err(|source| ActionError::Function { nic: nic.nic_id, source })?;
-        let Located::Virtual { device, index, .. } = located else { return Ok(None) };
+        let Located::Virtual { device, index, representor } = located else { return Ok(None) };
+        let representor = representor.filter(|_| self.driver == Driver::OvSwitch);
         if !uplinks::read(&self.host.places.uplinks)?.contains(&device) {
             return Err(Refusal::not_listed(nic.nic_id, &device).into());
         }
         let (vlan, spoofchk, trust) = (nic.vlan_tag().unwrap_or(0), nic.spoofchk, nic.trust);
-        Ok(Some(Function { nic: nic.nic_id, device, index, mac, vlan, spoofchk, trust }))
+        Ok(Some(Function { nic: nic.nic_id, device, index, mac, vlan, spoofchk, trust, representor }))
     }
 
     /// Finishes what other VMs left: NICs whose device lingered, and guests that never came. It can fail nothing.
@@ -172,17 +179,19 @@ impl Action<'_, '_> {
         let mut left = Left::nothing(vm);
         for (nic, reserved) in &reservation.nics {
             let due = old || reservation.leaving.contains(nic);
-            if due && !self.is_here(reserved)? {
+            if due && !reservation.functions.contains_key(nic) && !self.is_here(reserved)? {
                 left.add(*nic, reserved);
                 gone.insert(*nic);
             }
         }
         // A virtual function tells nothing of its guest; one whose devices are all gone is not here.
-        if old && !gone.is_empty() && gone.len() == reservation.nics.len() {
-            left.linux
-                .functions
-                .extend(reservation.functions.values().map(|reserved| reserved.function.clone()));
-            gone.extend(reservation.functions.keys());
+        let telling = reservation.nics.keys().filter(|nic| !reservation.functions.contains_key(nic)).count();
+        if old && !gone.is_empty() && gone.len() == telling {
+            for (nic, reserved) in &reservation.functions {
+                reservation.nics.get(nic).into_iter().for_each(|seat| left.add(*nic, seat));
+                left.add_function(&reserved.function);
+                gone.insert(*nic);
+            }
         }
         if gone.is_empty() {
             // Its guest has just been seen: it is missed from now on, should it go without a word.

@@ -8,7 +8,7 @@ use super::action::Action;
 use super::error::ActionError;
 use super::host::TRIES;
 use crate::desired::nics::Names;
-use crate::desired::{Datapath, Desired, Port, Switch};
+use crate::desired::{Datapath, Desired, Function, Port, Switch};
 use crate::fabric::{linux, ovs};
 use crate::reservation::{NicReservation, Place};
 
@@ -70,6 +70,12 @@ impl Left {
         };
         self.switch.add(port.nic, &port.tap, None, &switch);
         self.tunnels.extend(tunnel.iter().filter(|_| !keep).cloned());
+    }
+
+    /// Adds a virtual function that a NIC leaves; its device on the host, if it has one, does not go with its guest.
+    pub(super) fn add_function(&mut self, function: &Function) {
+        self.switch.stays(function.nic);
+        self.linux.functions.push(function.clone());
     }
 
     /// Adds a port on Open vSwitch of which nothing but the name is known.

@@ -59,6 +59,9 @@ impl Action<'_, '_> {
         for (nic, old) in before.nics.iter().filter(|(nic, old)| elsewhere(nic, old)) {
             if old.driver == self.driver.name() {
                 left.add(*nic, old);
+                if before.functions.contains_key(nic) {
+                    left.switch.stays(*nic);
+                }
             }
         }
         let given_up = before.functions_of(self.driver.name());

@@ -134,15 +134,24 @@ pub(super) fn changes(
         let seen = seen(device, index, observed).ok_or_else(lacking)?;
         let setting = FunctionSetting {
             mac: Some(function.mac).filter(|mac| *mac != seen.mac),
-            vlan: Some(function.vlan).filter(|vlan| *vlan != seen.vlan),
+            // The host's switch has the VLANs of one that it has a device for.
+            vlan: Some(function.vlan).filter(|vlan| *vlan != seen.vlan && function.representor.is_none()),
             spoofchk: function.spoofchk.filter(|on| *on != seen.spoofchk),
             trust: function.trust.filter(|on| *on != seen.trust),
         };
         if !setting.is_empty() {
             out.changes.push(Change::SetFunction { device: device.clone(), index, setting });
         }
-        if observed.named(device).is_some_and(|link| !link.up) {
-            out.notes.push(format!("{device} is down, and so is its function {index}"));
+        let down = |name: &LinkName| observed.named(name).is_some_and(|link| !link.up);
+        match &function.representor {
+            None if down(device) => {
+                out.notes.push(format!("{device} is down, and so is its function {index}"))
+            }
+            None => {}
+            Some(representor) => {
+                let names = [device, representor].into_iter().filter(|name| down(name));
+                out.changes.extend(names.map(|name| Change::SetUp { name: name.clone() }));
+            }
         }
     }
     Ok(())

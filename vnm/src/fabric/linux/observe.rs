@@ -102,6 +102,7 @@ impl From<&Desired> for Scope {
         scope.links.extend(desired.tunnels.iter().flat_map(|t| [t.name.clone(), t.uplink.clone()]));
         scope.links.extend(desired.vlans.iter().flat_map(|v| [v.name.clone(), v.uplink.clone()]));
         scope.links.extend(desired.bridges.iter().filter_map(|b| b.uplink.clone()));
+        scope.links.extend(desired.functions.iter().filter_map(|function| function.representor.clone()));
         scope.links.extend(desired.switches.iter().flat_map(|s| s.uplinks.iter().chain([&s.name]).cloned()));
         // Of a port of Open vSwitch the kernel tells nothing that counts.
         let seats = |nic| desired.seats.iter().any(|seat| seat.nic == nic);
