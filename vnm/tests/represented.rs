@@ -6,10 +6,12 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::process::Command;
 
 use causeway_core::document::VmDocument;
 use causeway_core::names::{Mac, VmId};
 use causeway_vnm::desired::{self, Datapath, Desired, Driver, Facts, Located, Settings, Vlans};
+use causeway_vnm::fabric::linux::ethtool::{self, Ethtool, Offload};
 use causeway_vnm::fabric::linux::functions::FunctionSeen;
 use causeway_vnm::fabric::linux::mark::Mark;
 use causeway_vnm::fabric::linux::parse::LinkKind;
@@ -18,7 +20,8 @@ use causeway_vnm::reservation::Reservation;
 use common::guests::{Guest, Guests, rule};
 use common::model::Model;
 use common::switch::until;
-use common::{document, ip};
+use common::{Host, document, ip};
+use proptest::prelude::*;
 
 fn work_out(driver: Driver, more: &str, rules: &str) -> Result<Desired, String> {
     let pci = format!(
@@ -61,11 +64,15 @@ fn the_host_has_the_vlans_and_the_card_the_address() {
     }
     let unset = FunctionSeen { mac: Mac([0; 6]), vlan: 0, spoofchk: false, trust: false };
     let card = model.index("ens1f0").unwrap();
+    let offload = [("ens1f0", Offload::Off), ("rep3", Offload::Never)];
+    model.seen.offload.extend(offload.map(|(name, offload)| (name.parse().unwrap(), offload)));
     model.seen.functions.insert(card, [(3, unset)].into());
-    let changes = difference(&state, &model.seen, &Surroundings::default()).unwrap().changes;
-    let told: Vec<String> = changes.iter().map(ToString::to_string).collect();
-    assert_eq!(told, ["set ens1f0 vf 3 mac 02:00:00:00:00:07", "set ens1f0 up", "set rep3 up"]);
-    changes.iter().for_each(|change| model.apply(change));
+    let found = difference(&state, &model.seen, &Surroundings::default()).unwrap();
+    let told: Vec<String> = found.changes.iter().map(ToString::to_string).collect();
+    let up = ["set ens1f0 up", "set ens1f0 hw-tc-offload on", "set rep3 up"];
+    assert_eq!(told, [&["set ens1f0 vf 3 mac 02:00:00:00:00:07"], &up[..]].concat());
+    assert_eq!(found.notes, ["rep3 can't hand frames to its card: the host moves them"]);
+    found.changes.iter().for_each(|change| model.apply(change));
     assert_eq!(difference(&state, &model.seen, &Surroundings::default()).unwrap().changes, []);
 
     // What is reserved is the same state.
@@ -133,4 +140,52 @@ fn the_device_that_stands_for_it_is_a_guarded_port() {
     net.bring(&state);
     state.functions.clear();
     assert_eq!(net.take_away(&state).lingering, BTreeSet::from(["rep3".parse().unwrap()]));
+}
+
+fn hex(text: &str) -> Vec<u8> {
+    let digits: String = text.split_whitespace().collect();
+    (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap()).collect()
+}
+
+#[test]
+fn requests_are_those_of_ethtool() {
+    // ethtool 6.1: ethtool -K p0 hw-tc-offload on
+    let family = "20000000 10000500 01000000 00000000 03010000 0c000200 65746874 6f6f6c00";
+    assert_eq!(ethtool::family_request(0, 1), hex(family));
+    // The two bytes behind the name are whatever ethtool had there (74 74); here they are zero.
+    let offload = "4c000000 15000500 03000000 00000000 0c010000 14000180 07000200 70300000 08000300 01000000 24000380 20000380 \
+                   1c000180 12000200 68772d74 632d6f66 666c6f61 64000000 04000300";
+    assert_eq!(ethtool::offload_request(0x15, 3, &"p0".parse().unwrap()), hex(offload));
+}
+
+/// The features of a real device are those that ethtool tells.
+#[test]
+fn features_are_read_from_the_kernel() {
+    let _host = Host::new();
+    let name = "up0".parse().unwrap();
+    let mut kernel = Ethtool::open().unwrap();
+    let features = kernel.features(&name).unwrap().unwrap();
+    let told = Command::new("ethtool").args(["-k", "up0"]).output().unwrap();
+    let told = String::from_utf8(told.stdout).unwrap();
+    // The names that ethtool has from the kernel; others sum up several.
+    let single = ["hw-tc-offload", "highdma", "loopback", "tx-gre-segmentation", "rx-udp-gro-forwarding"];
+    let lines = told.lines().filter_map(|line| line.trim().split_once(": "));
+    let lines: Vec<_> = lines.filter(|(feature, _)| single.contains(feature)).collect();
+    assert_eq!(lines.len(), single.len(), "{told}");
+    for (feature, line) in lines {
+        assert_eq!(features.active.contains(feature), line.starts_with("on"), "{feature}: {line}");
+        assert_eq!(features.changeable.contains(feature), !line.contains("[fixed]"), "{feature}: {line}");
+    }
+    // No card is behind this device, so that it does not do as it is asked.
+    let refused = kernel.offload("set up0 hw-tc-offload on", &name).unwrap_err().to_string();
+    assert!(refused.contains("the device does not do so"), "{refused}");
+    assert_eq!(kernel.features(&"none".parse().unwrap()).unwrap(), None);
+}
+
+proptest! {
+    #[test]
+    fn no_answer_about_features_is_too_strange(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let features = ethtool::read(&bytes);
+        prop_assert!(features.active.len() + features.changeable.len() <= bytes.len());
+    }
 }

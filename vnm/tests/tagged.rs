@@ -8,12 +8,13 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 
 use causeway_core::document::VmDocument;
-use causeway_core::names::LinkName;
+use causeway_core::names::{LinkName, VmId};
 use causeway_vnm::desired::{self, BridgeOption, Desired, Driver, Facts, Settings, Uplink};
 use causeway_vnm::fabric::linux::mark::Mark;
 use causeway_vnm::fabric::linux::parse::LinkKind;
 use causeway_vnm::fabric::linux::vlan_table::Tagging;
 use causeway_vnm::fabric::linux::{Change, Leaving, Surroundings, difference, removal, vlans};
+use causeway_vnm::reservation::{Reservation, Reservations};
 use common::model::Model;
 use common::{document, nic};
 use proptest::prelude::*;
@@ -200,6 +201,36 @@ fn a_bridge_of_the_operators_is_used_as_it_is_or_not_at_all() {
     model.apply(&Change::SetVlans { port: name("up0"), untagged: Some(9), tagged: BTreeSet::new() });
     let conflict = difference(&tagged, &model.seen, &around).unwrap_err().to_string();
     assert!(conflict.contains("VLAN 9 have no tag at up0"), "{conflict}");
+}
+
+#[test]
+fn reservations_tell_what_an_uplink_carries_for_whom() {
+    let dir = tempfile::tempdir().unwrap();
+    let book = Reservations::new(dir.path());
+    let empty = |vm| Reservation::empty(VmId(vm));
+    for (vm, list) in [(7, "9"), (8, "9-10")] {
+        let mut after = empty(vm);
+        after.reserve("bridge", &one(Driver::Bridge, vm, &listed(list)).unwrap());
+        book.replace(&empty(vm), &after).unwrap();
+    }
+    let others = book.tags([&name("br")], VmId(7)).unwrap();
+    assert_eq!(others.tags[0].tagged, [9, 10].into());
+    assert_eq!((others.tags.len(), others.unreadable.len()), (1, 0));
+    let mut leaving = Leaving::from(&one(Driver::Bridge, 7, &listed("8-9")).unwrap());
+    leaving.spare_vlans(&others.tags);
+    assert_eq!(leaving.vlans.into_values().collect::<Vec<_>>(), [[8].into()]);
+    // The bridge is to filter whatever is reserved of it besides, and the file of an older release says nothing of VLANs.
+    let path = dir.path().join("8.json");
+    let mut file: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    file["nics"]["0"]["place"]["bridge"]["options"]["vlan_filtering"] = 0.into();
+    std::fs::write(&path, file.to_string()).unwrap();
+    let read = book.load(VmId(8)).unwrap().desired(&[0].into());
+    assert_eq!(read.bridges[0].options.get(&BridgeOption::VlanFiltering), Some(&1));
+    file["nics"]["0"].as_object_mut().unwrap().remove("tags");
+    std::fs::write(&path, file.to_string()).unwrap();
+    assert_eq!(book.load(VmId(8)).unwrap().desired(&[0].into()).tags, []);
+    std::fs::write(&path, "{").unwrap();
+    assert_eq!(book.tags([&name("br")], VmId(7)).unwrap().unreadable.len(), 1);
 }
 
 /// VMs 0 to 3 in one bridge; the index is that of their list.

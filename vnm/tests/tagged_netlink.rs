@@ -8,11 +8,12 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
+use causeway_core::names::VmId;
 use causeway_vnm::fabric::linux::netlink::bytes;
 use causeway_vnm::fabric::linux::vlan_table::{self, Tagging, VlanTable};
 use causeway_vnm::fabric::linux::{Rtnetlink, Scope, observe};
-use causeway_vnm::root::Verb;
-use common::{Host, document, ip, nic};
+use causeway_vnm::root::{Outcome, Request, Verb, server};
+use common::{Host, assert_same, document, ip, nic, request};
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use proptest::prelude::*;
@@ -170,6 +171,35 @@ fn a_kernel_keeps_the_list_or_says_that_it_can_not() {
     ip("link del one-7-0");
     host.done(Verb::Clean, &listed);
     assert_eq!(host.links(), [""; 0]);
+}
+
+/// A list that a network gets while its guest runs: kept, or refused with all as it was.
+#[test]
+fn a_running_guest_gets_its_list_or_keeps_what_it_has() {
+    let host = Host::new();
+    host.done(Verb::Pre, &vm(""));
+    host.plug("one-7-0", "net3");
+    let before = (host.snapshot(), host.reservation(VmId(7)).unwrap()["nics"].clone());
+    let args = vec!["7f6a3a3e-0000-0000-0000-000000000000".to_owned(), "3".to_owned()];
+    let listed = vm("<NETWORK_ID>3</NETWORK_ID><VLAN_TAGGED_ID>5,10-12</VLAN_TAGGED_ID>");
+    let response = server::answer(&host.places, &Request { args, ..request(Verb::UpdateNic, &listed) });
+    let reserved = host.reservation(VmId(7)).unwrap()["nics"].clone();
+    match response.outcome {
+        Outcome::Done => {
+            let changes = response.changes.join("; ");
+            assert!(changes.ends_with("set bridge net3 vlan_filtering 1"), "{changes}");
+            assert_eq!(reserved["0"]["tags"]["tagged"], serde_json::json!([5, 10, 11, 12]));
+        }
+        Outcome::Failed(failure) => {
+            assert!(failure.text.contains("CONFIG_BRIDGE_VLAN_FILTERING"), "{failure}");
+            assert_same(&host.snapshot(), &before.0);
+            assert_eq!(reserved, before.1);
+        }
+    }
+    ip("link del one-7-0");
+    host.done(Verb::Clean, &listed);
+    assert_eq!(host.links(), [""; 0]);
+    host.assert_no_trace();
 }
 
 /// The list of the real kernel, whatever its bridges can do.

@@ -99,6 +99,11 @@ impl Function {
         (&self.device, self.index) == (&other.device, other.index)
     }
 
+    /// The devices of a card that is a switch: that of the physical function, and the one that stands for this one.
+    pub fn switching(&self) -> impl Iterator<Item = &LinkName> {
+        self.representor.iter().flat_map(|representor| [&self.device, representor])
+    }
+
     /// What is to be set in place of `before`: trust that is no longer given is taken back, and so is leave to send from other
     /// addresses.
     pub fn after(&self, before: &Function) -> Function {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use causeway_core::names::LinkName;
 use causeway_vnm::desired::BridgeOption;
+use causeway_vnm::fabric::linux::ethtool::Offload;
 use causeway_vnm::fabric::linux::mark::Mark;
 use causeway_vnm::fabric::linux::parse::{Link, LinkKind, VlanSeen, VxlanSeen};
 use causeway_vnm::fabric::linux::vlan_table::Tagging;
@@ -115,6 +116,7 @@ impl Model {
                     known.tuning = *tuning;
                 }
             }
+            Change::SetOffload { name } => drop(self.seen.offload.insert(name.clone(), Offload::On)),
             Change::SetFunction { device, index, setting }
             | Change::ResetFunction { device, index, setting } => {
                 let device = self.at(device).index;

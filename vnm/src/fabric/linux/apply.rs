@@ -15,6 +15,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::io::Errno;
 
 use super::change::Change;
+use super::ethtool::Ethtool;
 use super::functions;
 use super::mark;
 use super::netlink::{Existing, NetlinkError, Rtnetlink};
@@ -71,6 +72,7 @@ pub fn apply(netlink: &mut Rtnetlink, change: &Change) -> Result<(), NetlinkErro
             let message = vlan_table::forget(index(netlink, port)?, vlans);
             Ok(RouteNetlinkMessage::DelLink(message))
         }),
+        Change::SetOffload { name } => Ethtool::open()?.offload(&what, name),
         Change::SetFunction { device, index: number, setting }
         | Change::ResetFunction { device, index: number, setting } => {
             let message = functions::set(index(netlink, device)?, *number, setting);

@@ -85,6 +85,11 @@ pub enum Change {
         /// The VLANs.
         vlans: BTreeSet<u16>,
     },
+    /// Has a device hand frames to its card.
+    SetOffload {
+        /// The device.
+        name: LinkName,
+    },
     /// Sets what a physical function does for a virtual one.
     SetFunction {
         /// The physical function's device.
@@ -118,10 +123,10 @@ pub enum Change {
 
 impl Change {
     /// Whether a guest can do without it: tables fill by themselves, only later, and what a guest that has gone left on a function, the
-    /// next one's network sets anew.
+    /// next one's network sets anew. What its card does not move, the host does.
     pub fn is_advisory(&self) -> bool {
         let table = matches!(self, Change::SetFdb(_) | Change::ForgetFdb(_) | Change::ForgetRemote(_));
-        table || matches!(self, Change::ResetFunction { .. })
+        table || matches!(self, Change::ResetFunction { .. } | Change::SetOffload { .. })
     }
 }
 
@@ -164,6 +169,7 @@ impl fmt::Display for Change {
             Change::ResetFunction { device, index, setting } => {
                 write!(f, "reset {device} vf {index}{setting}")
             }
+            Change::SetOffload { name } => write!(f, "set {name} hw-tc-offload on"),
             Change::SetFdb(e) => write!(f, "set fdb {} at {} of {}", e.mac, e.port, e.bridge),
             Change::ForgetFdb(e) => write!(f, "forget fdb {} at {} of {}", e.mac, e.port, e.bridge),
             Change::ForgetRemote(r) => write!(f, "forget {} behind {}", r.mac, r.tunnel),

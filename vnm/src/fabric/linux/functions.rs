@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::change::Change;
 use super::conflict::Conflict;
 use super::difference::Difference;
+use super::ethtool::Offload;
 use super::observe::Observed;
 use crate::desired::Function;
 
@@ -143,14 +144,19 @@ pub(super) fn changes(
             out.changes.push(Change::SetFunction { device: device.clone(), index, setting });
         }
         let down = |name: &LinkName| observed.named(name).is_some_and(|link| !link.up);
-        match &function.representor {
-            None if down(device) => {
-                out.notes.push(format!("{device} is down, and so is its function {index}"))
+        if function.representor.is_none() && down(device) {
+            out.notes.push(format!("{device} is down, and so is its function {index}"));
+        }
+        for name in function.switching() {
+            if down(name) {
+                out.changes.push(Change::SetUp { name: name.clone() });
             }
-            None => {}
-            Some(representor) => {
-                let names = [device, representor].into_iter().filter(|name| down(name));
-                out.changes.extend(names.map(|name| Change::SetUp { name: name.clone() }));
+            match observed.offload.get(name) {
+                Some(Offload::Off) => out.changes.push(Change::SetOffload { name: name.clone() }),
+                Some(Offload::Never) => {
+                    out.notes.push(format!("{name} can't hand frames to its card: the host moves them"));
+                }
+                _ => {}
             }
         }
     }

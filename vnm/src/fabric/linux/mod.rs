@@ -15,6 +15,7 @@ pub mod apply;
 pub mod change;
 pub mod conflict;
 pub mod difference;
+pub mod ethtool;
 pub mod functions;
 pub mod mark;
 pub mod netlink;

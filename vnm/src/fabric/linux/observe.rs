@@ -12,11 +12,12 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::ethtool::{Ethtool, Offload};
 use super::functions::{self, FunctionTable};
 use super::netlink::{NetlinkError, Rtnetlink};
 use super::parse::{Link, LinkKind, link};
 use super::vlan_table::{self, VlanTable};
-use crate::desired::{Desired, FdbEntry, Uplink};
+use crate::desired::{Desired, FdbEntry, Function, Uplink};
 
 /// A part of the kernel's network.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +33,9 @@ pub struct Observed {
     /// What physical functions have set for virtual ones, by the kernel's number and theirs.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub functions: BTreeMap<u32, FunctionTable>,
+    /// Whether devices hand frames to their cards.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub offload: BTreeMap<LinkName, Offload>,
     /// The VLANs of bridges and their ports, by the kernel's number; only where somebody asks.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub vlans: BTreeMap<u32, VlanTable>,
@@ -85,6 +89,8 @@ pub struct Scope {
     pub remotes: Vec<Remote>,
     /// Physical functions whose virtual ones to read.
     pub functions: BTreeSet<LinkName>,
+    /// Devices that may hand frames to their card.
+    pub offload: BTreeSet<LinkName>,
     /// Whether to read the VLANs of every bridge and port.
     pub vlans: bool,
 }
@@ -95,6 +101,7 @@ impl From<&Desired> for Scope {
             fdb: desired.fdb.clone(),
             remotes: remotes(desired),
             functions: desired.functions.iter().map(|function| function.device.clone()).collect(),
+            offload: desired.functions.iter().flat_map(Function::switching).cloned().collect(),
             vlans: !desired.tags.is_empty(),
             ..Scope::default()
         };
@@ -164,6 +171,9 @@ pub fn observe(netlink: &mut Rtnetlink, scope: &Scope) -> Result<Observed, Netli
             seen.links.insert(link.index, link);
         }
     }
+    if !scope.offload.is_empty() {
+        seen.offload = offload(&scope.offload)?;
+    }
     if scope.vlans {
         seen.vlans = vlan_tables(netlink)?;
     }
@@ -229,6 +239,21 @@ fn dump(netlink: &mut Rtnetlink, what: &str, filter: LinkAttribute) -> Result<Ve
 /// The kernel refused.
 pub fn all_links(netlink: &mut Rtnetlink) -> Result<Vec<Link>, NetlinkError> {
     Ok(links(netlink.dump("list devices", request(Vec::new()))?))
+}
+
+/// Whether these devices hand frames to their cards, as far as they are there.
+fn offload(devices: &BTreeSet<LinkName>) -> Result<BTreeMap<LinkName, Offload>, NetlinkError> {
+    let mut ethtool = match Ethtool::open() {
+        // A kernel that can't be asked can't be told either; its devices work without.
+        Err(error) if error.errno() == Some(Errno::NOENT) => return Ok(BTreeMap::new()),
+        other => other?,
+    };
+    let mut found = BTreeMap::new();
+    for device in devices {
+        let features = ethtool.features(device)?;
+        found.extend(features.map(|features| (device.clone(), features.offload())));
+    }
+    Ok(found)
 }
 
 /// A physical function's device and what it has set; none if it is not there.
