@@ -83,6 +83,11 @@ impl NicReservation {
             == (&other.place, &other.tunnel, &other.vlan, &other.tags)
     }
 
+    /// Whether what may pass by it depends on connections.
+    pub fn is_stateful(&self) -> bool {
+        self.guard.as_ref().is_some_and(Guard::is_stateful)
+    }
+
     /// Whether its bridge is kept when the last guest has left.
     pub fn keep(&self) -> bool {
         match &self.place {

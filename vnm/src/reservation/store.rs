@@ -157,8 +157,7 @@ impl Reservations {
         let mut claims = Claims::default();
         let now = now();
         for bridge in bridges {
-            let claimants = numbers(&self.index(bridge), "").map_err(failed("list", &self.dir))?;
-            for claimant in claimants.into_iter().filter(|claimant| *claimant != vm) {
+            for claimant in self.on(bridge)?.into_iter().filter(|claimant| *claimant != vm) {
                 match self.load(claimant) {
                     Ok(reservation) if !reservation.needs(bridge, now) => continue,
                     Ok(_) => {}
@@ -178,8 +177,7 @@ impl Reservations {
     pub fn tags<'a>(&self, bridges: impl IntoIterator<Item = &'a LinkName>, vm: VmId) -> Result<OthersTags> {
         let mut others = OthersTags::default();
         for bridge in bridges {
-            let claimants = numbers(&self.index(bridge), "").map_err(failed("list", &self.dir))?;
-            for claimant in claimants.into_iter().filter(|claimant| *claimant != vm) {
+            for claimant in self.on(bridge)?.into_iter().filter(|claimant| *claimant != vm) {
                 match self.load(claimant) {
                     Ok(reservation) => {
                         let tags = reservation.nics.into_values().filter_map(|nic| nic.tags);
@@ -198,14 +196,21 @@ impl Reservations {
     /// # Errors
     /// The index, or a reservation of that physical function's, cannot be read.
     pub fn has_since(&self, function: &Function, vm: VmId, written: u64) -> Result<bool> {
-        let claimants = numbers(&self.index(&function.device), "").map_err(failed("list", &self.dir))?;
-        for claimant in claimants.into_iter().filter(|claimant| *claimant != vm) {
+        for claimant in self.on(&function.device)?.into_iter().filter(|claimant| *claimant != vm) {
             let reservation = self.load(claimant)?;
             if reservation.written >= written && reservation.has_function(function) {
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    /// The VMs that may have reserved a bridge.
+    ///
+    /// # Errors
+    /// The index cannot be read.
+    pub fn on(&self, bridge: &LinkName) -> Result<Vec<VmId>> {
+        numbers(&self.index(bridge), "").map_err(failed("list", &self.dir))
     }
 
     /// The VMs that have a reservation.
