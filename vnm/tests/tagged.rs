@@ -203,6 +203,38 @@ fn a_bridge_of_the_operators_is_used_as_it_is_or_not_at_all() {
     assert!(conflict.contains("VLAN 9 have no tag at up0"), "{conflict}");
 }
 
+/// Guests of the stock driver have nothing reserved: what their devices are in tells what they need. So does the bridge itself.
+#[test]
+fn what_other_devices_are_in_stays_at_the_uplink() {
+    let state = one(Driver::Bridge, 7, &listed("10-14")).unwrap();
+    let mut model = Model::new();
+    go(&mut model, &state, &Surroundings::default());
+    for tap in ["one-7-0", "one-9-0"] {
+        plug(&mut model, tap);
+    }
+    go(&mut model, &state, &Surroundings::default());
+    for (port, vlan) in [("one-9-0", 10), ("br", 12)] {
+        model.apply(&Change::SetVlans { port: name(port), untagged: None, tagged: [vlan].into() });
+    }
+    let leaving = Leaving::from(&state);
+    let gone = |model: &Model| {
+        let mut gone = told(&removal(&leaving, &model.seen, &BTreeSet::new()).changes);
+        gone.retain(|change| change.contains("vlans"));
+        gone
+    };
+    assert_eq!(gone(&model), [""; 0], "its own device is still there");
+    model.delete("one-7-0");
+    assert_eq!(gone(&model), ["forget vlans 11,13-14 of up0"]);
+    // An update spares them as well.
+    let less = one(Driver::Bridge, 7, &listed("11")).unwrap();
+    let around = Surroundings { vlans_given_up: vlans::carried(&state.tags), ..Surroundings::default() };
+    let changes = told(&difference(&less, &model.seen, &around).unwrap().changes);
+    assert_eq!(changes, ["forget vlans 13-14 of up0"]);
+    // The bridge of somebody else, and so its uplink, stays as it is.
+    model.at(&name("br")).mark = Mark::Foreign;
+    assert_eq!(gone(&model), [""; 0]);
+}
+
 #[test]
 fn reservations_tell_what_an_uplink_carries_for_whom() {
     let dir = tempfile::tempdir().unwrap();
