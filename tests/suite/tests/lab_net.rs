@@ -121,6 +121,7 @@ impl<'a> Guarded<'a> {
         for (what, speech) in [("spoken to while it moved", spoken), ("idle while it moved", idle)] {
             let end = speech.ends().unwrap();
             self.tell(&format!("a connection by which the guest only listens, {what}: {end:?}"));
+            assert!(end.went_on(), "{what}: {end:?}");
         }
         for probe in kept {
             self.went_on(probe);

@@ -4,6 +4,7 @@
 pub mod bridged;
 pub mod forged;
 pub mod guests;
+pub mod stage;
 pub mod switch;
 pub mod wire;
 

@@ -11,7 +11,7 @@ use super::{Answer, Rule, elements, rule};
 /// The objects of an answer that a datagram is, if it is one to the question of its first message.
 fn objects(datagram: &[u8]) -> Option<Vec<Vec<u8>>> {
     let sequence = u32::from_ne_bytes(*datagram.get(8..)?.first_chunk()?);
-    let mut answer = Answer { found: Vec::new(), whole: true };
+    let mut answer = Answer { found: Vec::new(), whole: true, wanted: &|_| true };
     answer.take(datagram, sequence, "a list").ok()?;
     let held: usize = answer.found.iter().map(Vec::len).sum();
     assert!(held <= datagram.len(), "nothing is found twice");

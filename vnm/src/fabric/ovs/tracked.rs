@@ -1,0 +1,62 @@
+//! Connections that a datapath tracks, as `ovs-vswitchd` prints them: it has no other way to tell them.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::{Ovs, OvsError, control};
+use crate::connections::{Connection, Transport};
+
+/// States of TCP from the answer to the first packet on until both ends have closed.
+const ALIVE: [&str; 5] = ["SYN_RECV", "ESTABLISHED", "FIN_WAIT_1", "CLOSE_WAIT", "CLOSING"];
+const ALSO_ALIVE: [&str; 2] = ["FIN_WAIT_2", "LAST_ACK"];
+
+impl Ovs {
+    /// The connections of TCP and UDP of a zone, as far as addresses in them are not changed on the way.
+    ///
+    /// # Errors
+    /// The switch does not tell.
+    pub fn connections(&mut self, datapath: &str, zone: u16) -> Result<Vec<Connection>, OvsError> {
+        let text = control::connections(&self.run, self.deadline, datapath, zone)
+            .map_err(|source| OvsError::Control { zone, source })?;
+        Ok(text.lines().filter_map(connection).collect())
+    }
+}
+
+/// A connection out of its line; none for what is of no kind that goes on elsewhere.
+///
+/// ```text
+/// tcp,orig=(src=10.0.0.1,dst=10.0.0.2,sport=5,dport=6),reply=(...),zone=9,timeout=86400,protoinfo=(state=ESTABLISHED)
+/// ```
+pub(super) fn connection(line: &str) -> Option<Connection> {
+    let transport = match line.split_once(',')?.0 {
+        "tcp" => Transport::Tcp,
+        "udp" => Transport::Udp,
+        _ => return None,
+    };
+    let (from, to) = ends(within(line, "orig=(")?)?;
+    let state = within(line, "protoinfo=(").and_then(|state| value(state, "state"));
+    let alive = state.is_some_and(|state| ALIVE.contains(&state) || ALSO_ALIVE.contains(&state));
+    let one_family = from.is_ipv4() == to.is_ipv4();
+    if !one_family || ends(within(line, "reply=(")?)? != (to, from) || (transport == Transport::Tcp && !alive)
+    {
+        return None;
+    }
+    let seconds = value(line, "timeout").and_then(|seconds| seconds.parse().ok()).unwrap_or(0);
+    Some(Connection { transport, from, to, seconds })
+}
+
+/// What stands between that opening and its end.
+fn within<'a>(line: &'a str, opening: &str) -> Option<&'a str> {
+    Some(line.split_once(opening)?.1.split_once(')')?.0)
+}
+
+fn value<'a>(list: &'a str, key: &str) -> Option<&'a str> {
+    list.split(',').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='))
+}
+
+fn ends(tuple: &str) -> Option<(SocketAddr, SocketAddr)> {
+    let end = |address, port| -> Option<SocketAddr> {
+        let address: IpAddr = value(tuple, address)?.parse().ok()?;
+        Some(SocketAddr::new(address, value(tuple, port)?.parse().ok()?))
+    };
+    Some((end("src", "sport")?, end("dst", "dport")?))
+}
