@@ -110,6 +110,9 @@ impl<'a> Guarded<'a> {
         sleep(Duration::from_millis(500));
 
         self.driver.succeed(&self.vm.migrate(from, to).unwrap()).unwrap();
+        let share = "the network's share of the silence is at most";
+        let told = self.driver.oned().unwrap().await_log(self.vm.vm.into(), share).unwrap();
+        self.tell(&told.text);
         let seen = whereabouts(self.lab, &self.vm).unwrap();
         assert!(seen.is_only_on(to), "{seen:?}, not only on {to}");
         nothing_left(self.lab, from).unwrap();

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use causeway_core::names::LinkName;
@@ -20,15 +20,16 @@ use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recvmsg,
     setsockopt, socket, sockopt,
 };
-use nix::sys::time::{TimeSpec, TimeVal};
+use nix::sys::time::TimeSpec;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 
 /// No move takes longer and is waited for.
 const LONGEST: Duration = Duration::from_secs(6 * 3600);
-/// How often a device is looked for that is to come with its guest, long before that runs.
+/// How often a device is looked for that is to come, and to come up, with its guest: long before that runs.
 const PAUSE: Duration = Duration::from_millis(50);
 /// How often a quiet device is given up, if its action is over.
-const QUIET_US: i64 = 200_000;
+const QUIET: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 /// What a host sends by a device, as the kernel marks it (packet(7)): here, what is brought to the guest.
 const OUTGOING: u8 = 4;
 
@@ -73,13 +74,15 @@ pub struct Watches(Mutex<BTreeMap<LinkName, Arc<Watch>>>);
 
 #[derive(Debug, Default)]
 struct Watch {
-    first: Mutex<First>,
+    seen: Mutex<Seen>,
     over: AtomicBool,
 }
 
-/// When there was a first frame; the second one counts from the first on.
-#[derive(Debug, Clone, Copy, Default)]
-struct First {
+#[derive(Debug, Default)]
+struct Seen {
+    /// Hears the device, once it is there. Whoever reads from it holds the lock until what was read is taken.
+    wire: Option<Arc<OwnedFd>>,
+    /// When there was a first frame; the second one counts from the first on.
     from_it: Option<SystemTime>,
     to_it: Option<SystemTime>,
 }
@@ -103,7 +106,10 @@ impl Watches {
     pub(super) fn end(&self, tap: &LinkName, nic: u32, told: SystemTime) -> Option<Arrival> {
         let watch = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(tap)?;
         watch.over.store(true, Ordering::Relaxed);
-        let First { from_it, to_it } = *watch.first.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = watch.seen();
+        // What the kernel has kept for the thread, which may not have had a processor yet.
+        let _ = seen.take_all();
+        let Seen { from_it, to_it, .. } = *seen;
         // Told before it spoke, which only the clock being set can bring about: then there was no silence.
         let after = |then: SystemTime| {
             let passed = then.duration_since(from_it?).unwrap_or_default();
@@ -111,9 +117,7 @@ impl Watches {
         };
         Some(Arrival { nic, heard_us: to_it.and_then(after), told_us: after(told)? })
     }
-}
 
-impl Watches {
     /// Ends the watch of a device whose guest is not to come.
     pub(super) fn give_up(&self, tap: &LinkName) {
         if let Some(watch) = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(tap) {
@@ -130,35 +134,54 @@ impl Drop for Watches {
 }
 
 impl Watch {
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn run(&self, tap: &LinkName) {
         let end = Instant::now() + LONGEST;
         let mut wire = None;
         while !self.over.load(Ordering::Relaxed) && Instant::now() < end {
             let Some(listening) = wire.take() else {
-                wire = listen(tap);
+                wire = listen(tap).map(Arc::new);
+                self.seen().wire.clone_from(&wire);
                 if wire.is_none() {
                     std::thread::sleep(PAUSE);
                 }
                 continue;
             };
-            match frame(&listening) {
-                Ok(seen) if seen.is_some_and(|(at, to_it)| self.take(at, to_it)) => return,
-                Ok(_) => wire = Some(listening),
-                // Its device has gone, and may come again.
-                Err(_) => {}
+            let _ = poll(&mut [PollFd::new(&*listening, PollFlags::IN)], Some(&QUIET));
+            match self.seen().take_all() {
+                Ok(true) => return,
+                Ok(false) => wire = Some(listening),
+                // Its device has gone, or is not up yet.
+                Err(_) => std::thread::sleep(PAUSE),
             }
         }
     }
+}
 
-    /// Whether nothing more is to be waited for.
-    fn take(&self, at: SystemTime, to_it: bool) -> bool {
-        let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
-        match (to_it, first.from_it) {
-            (false, None) => first.from_it = Some(at),
-            (true, Some(_)) => first.to_it = Some(at),
+impl Seen {
+    /// Takes what has been heard; whether nothing more is to be waited for.
+    fn take_all(&mut self) -> io::Result<bool> {
+        while let Some(wire) = &self.wire
+            && let Some((at, to_it)) = frame(wire)?
+        {
+            if self.take(at, to_it) {
+                self.wire = None;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn take(&mut self, at: SystemTime, to_it: bool) -> bool {
+        match (to_it, self.from_it) {
+            (false, None) => self.from_it = Some(at),
+            (true, Some(_)) => self.to_it = Some(at),
             _ => return false,
         }
-        first.to_it.is_some()
+        self.to_it.is_some()
     }
 }
 
@@ -173,19 +196,19 @@ fn listen(tap: &LinkName) -> Option<OwnedFd> {
     let wire =
         socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll).ok()?;
     setsockopt(&wire, sockopt::ReceiveTimestampns, &true).ok()?;
-    setsockopt(&wire, sockopt::ReceiveTimeout, &TimeVal::new(0, QUIET_US)).ok()?;
     bind(wire.as_raw_fd(), &address).ok()?;
     Some(wire)
 }
 
-/// The next frame: when it was seen, and whether it was on its way to the guest. None where it is quiet.
+/// The next frame: when it was seen, and whether it was on its way to the guest. None where none is waiting.
 fn frame(wire: &OwnedFd) -> io::Result<Option<(SystemTime, bool)>> {
     let mut control = cmsg_space!(TimeSpec);
     // Nothing of the frame itself is wanted.
-    let heard = match recvmsg::<LinkAddr>(wire.as_raw_fd(), &mut [], Some(&mut control), MsgFlags::empty()) {
-        Err(Errno::EAGAIN | Errno::EINTR) => return Ok(None),
-        other => other?,
-    };
+    let heard =
+        match recvmsg::<LinkAddr>(wire.as_raw_fd(), &mut [], Some(&mut control), MsgFlags::MSG_DONTWAIT) {
+            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(None),
+            other => other?,
+        };
     let to_it = heard.address.is_some_and(|address| address.pkttype() == OUTGOING);
     let stamp = heard.cmsgs()?.find_map(|message| match message {
         ControlMessageOwned::ScmTimestampns(stamp) => Some(stamp),
@@ -207,7 +230,9 @@ mod tests {
         let watched = |frames: &[(u64, bool)], told: u64| {
             let watch = Arc::new(Watch::default());
             watches.0.lock().unwrap().insert(tap.clone(), Arc::clone(&watch));
-            let over: Vec<bool> = frames.iter().map(|(ms, to_it)| watch.take(at(*ms), *to_it)).collect();
+            let mut seen = watch.seen();
+            let over: Vec<bool> = frames.iter().map(|(ms, to_it)| seen.take(at(*ms), *to_it)).collect();
+            drop(seen);
             assert!(over.iter().rev().skip(1).all(|over| !over));
             watches.end(&tap, 0, at(told))
         };

@@ -6,8 +6,8 @@ use super::{Ovs, OvsError, control};
 use crate::connections::{Connection, Transport};
 
 /// States of TCP from the answer to the first packet on until both ends have closed.
-const ALIVE: [&str; 5] = ["SYN_RECV", "ESTABLISHED", "FIN_WAIT_1", "CLOSE_WAIT", "CLOSING"];
-const ALSO_ALIVE: [&str; 2] = ["FIN_WAIT_2", "LAST_ACK"];
+const ALIVE: [&str; 7] =
+    ["SYN_RECV", "ESTABLISHED", "FIN_WAIT_1", "FIN_WAIT_2", "CLOSE_WAIT", "CLOSING", "LAST_ACK"];
 
 impl Ovs {
     /// The connections of TCP and UDP of a zone, as far as addresses in them are not changed on the way.
@@ -34,10 +34,9 @@ pub(super) fn connection(line: &str) -> Option<Connection> {
     };
     let (from, to) = ends(within(line, "orig=(")?)?;
     let state = within(line, "protoinfo=(").and_then(|state| value(state, "state"));
-    let alive = state.is_some_and(|state| ALIVE.contains(&state) || ALSO_ALIVE.contains(&state));
+    let alive = state.is_some_and(|state| ALIVE.contains(&state)) || transport != Transport::Tcp;
     let one_family = from.is_ipv4() == to.is_ipv4();
-    if !one_family || ends(within(line, "reply=(")?)? != (to, from) || (transport == Transport::Tcp && !alive)
-    {
+    if ends(within(line, "reply=(")?)? != (to, from) || !alive || !one_family {
         return None;
     }
     let seconds = value(line, "timeout").and_then(|seconds| seconds.parse().ok()).unwrap_or(0);
@@ -59,4 +58,46 @@ fn ends(tuple: &str) -> Option<(SocketAddr, SocketAddr)> {
         Some(SocketAddr::new(address, value(tuple, port)?.parse().ok()?))
     };
     Some((end("src", "sport")?, end("dst", "dport")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// As Open vSwitch 3.1 prints them.
+    const TCP: &str = "tcp,orig=(src=10.0.0.1,dst=10.0.0.2,sport=5,dport=6),reply=(src=10.0.0.2,dst=10.0.0.1,sport=6,dport=5),\
+                       zone=9,timeout=86390,protoinfo=(state=ESTABLISHED)";
+    const UDP: &str = "udp,orig=(src=fd00::1,dst=fd00::2,sport=5,dport=6),reply=(src=fd00::2,dst=fd00::1,sport=6,dport=5),zone=9,timeout=30";
+
+    #[test]
+    fn what_goes_on_elsewhere_is_read_and_nothing_else() {
+        let end = |text: &str| text.parse().unwrap();
+        let (from, to) = (end("10.0.0.1:5"), end("10.0.0.2:6"));
+        assert_eq!(
+            connection(TCP),
+            Some(Connection { transport: Transport::Tcp, from, to, seconds: 86_390 })
+        );
+        let (from, to) = (end("[fd00::1]:5"), end("[fd00::2]:6"));
+        assert_eq!(connection(UDP), Some(Connection { transport: Transport::Udp, from, to, seconds: 30 }));
+        let untold = UDP.replace(",timeout=30", "");
+        assert_eq!(connection(&untold).unwrap().seconds, 0);
+        for (old, new) in
+            [("ESTABLISHED", "TIME_WAIT"), ("tcp,", "icmp,"), ("sport=6", "sport=7"), ("state=", "states=")]
+        {
+            assert_eq!(connection(&TCP.replace(old, new)), None, "{new}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_line_breaks_the_reader(line in "[a-z0-9=(),.:]{0,120}", at in 0_usize..150, byte in b' '..b'~') {
+            let _ = connection(&line);
+            let mut nearly = TCP.as_bytes().to_vec();
+            if let Some(place) = nearly.get_mut(at) {
+                *place = byte;
+            }
+            let _ = connection(&String::from_utf8_lossy(&nearly));
+        }
+    }
 }
