@@ -7,7 +7,6 @@ use causeway_core::document::VmDocument;
 use super::frame;
 use super::uplinks::parse;
 use super::wire::{CompactMemory, Inspect, Reconcile, Request};
-use crate::connections::{Connection, Connections, MOST};
 use crate::desired::{Driver, Facts, desired};
 
 #[test]
@@ -53,21 +52,6 @@ fn fuzz_requests() {
                 assert_eq!(port.tap.as_str(), format!("one-{}-{}", vm.id, port.nic));
                 assert!(!crate::desired::port::is_tap_name(&port.bridge));
             }
-        }
-    });
-}
-
-#[test]
-fn fuzz_connections() {
-    crate::seeded::fuzz("connections", |bytes| {
-        let text = String::from_utf8_lossy(bytes);
-        match text.parse::<Connections>() {
-            Ok(all) => {
-                let sound = |connection: &Connection| connection.from.is_ipv4() == connection.to.is_ipv4();
-                assert!(all.0.values().all(|told| told.len() <= MOST && told.iter().all(sound)));
-                assert_eq!(all.to_string().parse::<Connections>().unwrap(), all);
-            }
-            Err(error) => assert!(!error.to_string().is_empty()),
         }
     });
 }

@@ -26,7 +26,7 @@ impl Ovs {
 /// ```text
 /// tcp,orig=(src=10.0.0.1,dst=10.0.0.2,sport=5,dport=6),reply=(...),zone=9,timeout=86400,protoinfo=(state=ESTABLISHED)
 /// ```
-pub(super) fn connection(line: &str) -> Option<Connection> {
+fn connection(line: &str) -> Option<Connection> {
     let transport = match line.split_once(',')?.0 {
         "tcp" => Transport::Tcp,
         "udp" => Transport::Udp,
@@ -35,8 +35,7 @@ pub(super) fn connection(line: &str) -> Option<Connection> {
     let (from, to) = ends(within(line, "orig=(")?)?;
     let state = within(line, "protoinfo=(").and_then(|state| value(state, "state"));
     let alive = state.is_some_and(|state| ALIVE.contains(&state)) || transport != Transport::Tcp;
-    let one_family = from.is_ipv4() == to.is_ipv4();
-    if ends(within(line, "reply=(")?)? != (to, from) || !alive || !one_family {
+    if ends(within(line, "reply=(")?)? != (to, from) || !alive {
         return None;
     }
     let seconds = value(line, "timeout").and_then(|seconds| seconds.parse().ok()).unwrap_or(0);
