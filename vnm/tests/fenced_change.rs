@@ -42,7 +42,8 @@ fn tap(vm: u32) -> LinkName {
 }
 
 fn look(vms: &[u32]) -> Observed {
-    observe(&Scope { taps: vms.iter().copied().map(tap).collect(), bridges: ["br0".parse().unwrap()].into() })
+    let taps = vms.iter().copied().map(tap).collect();
+    observe(&Scope { taps, bridges: ["br0".parse().unwrap()].into(), ..Scope::default() })
 }
 
 fn remove(vms: &[u32]) {

@@ -18,6 +18,7 @@ use serde_json::Value;
 
 use super::TABLE;
 use super::change::{Chain, Change, Element, Family, Key, Map};
+use super::fence::{in_chain, out_chain};
 use super::kernel::Kernel;
 use super::observed::{Observed, Scope};
 use crate::fabric::linux::NetlinkError;
@@ -109,6 +110,14 @@ impl Nft {
         self.kernel.as_mut().ok_or_else(none)
     }
 
+    /// Whether our table of that family stands.
+    ///
+    /// # Errors
+    /// [`FirewallError::Netlink`].
+    pub fn stands(&mut self, family: Family) -> Result<bool, FirewallError> {
+        Ok(self.kernel()?.has_table(family, TABLE)?)
+    }
+
     /// What of ours is there, as far as `scope` asks.
     ///
     /// # Errors
@@ -122,8 +131,14 @@ impl Nft {
             }
         }
         let mut wanted = scope.chains();
-        for map in Map::ALL.into_iter().filter(|map| observed.tables.contains(&map.family())) {
-            observed.elements.extend(kernel.elements(map)?);
+        if let Some(own) = own_elements(kernel, scope)? {
+            observed.others_unread = true;
+            observed.elements = own;
+            observed.elements.extend(kernel.elements(Map::Bridges)?);
+        } else {
+            for map in Map::ALL.into_iter().filter(|map| observed.tables.contains(&map.family())) {
+                observed.elements.extend(kernel.elements(map)?);
+            }
         }
         // A bridge's chain goes when its last guarded guest does.
         let of_scope = |element: &&Element| {
@@ -202,6 +217,31 @@ impl Nft {
         };
         made().map_err(self.failed("prepare"))
     }
+}
+
+/// The elements of the scope's devices, looked up by their keys, as long as each is as it is wanted or not there: then none has to go,
+/// and those of the host's other guests make no difference. None where something else is there, or nothing is wanted.
+fn own_elements(kernel: &mut Kernel, scope: &Scope) -> Result<Option<BTreeSet<Element>>, NetlinkError> {
+    if scope.elements.is_empty() {
+        return Ok(None);
+    }
+    let mut found = BTreeSet::new();
+    for tap in &scope.taps {
+        for map in [Map::From, Map::To, Map::Direct] {
+            found.extend(kernel.element(map, &Key::Device(tap.to_string()))?);
+        }
+    }
+    for Element { map, key, .. } in scope.elements.iter().filter(|element| element.map.by_mark()) {
+        found.extend(kernel.element(*map, key)?);
+    }
+    // A chain that is there without its mark may be led to by another mark.
+    for chain in scope.taps.iter().flat_map(|tap| [in_chain(tap), out_chain(tap)]) {
+        let marked = found.iter().any(|element| element.map.by_mark() && element.chain == chain);
+        if !marked && kernel.has_chain(Family::Inet, TABLE, &chain)? {
+            return Ok(None);
+        }
+    }
+    Ok(found.is_subset(&scope.elements).then_some(found))
 }
 
 /// Whether that bridge is the one that the tap's NIC was guarded on.

@@ -68,7 +68,9 @@ pub fn difference(
         });
         wanted.push(labelled(chain, None, skeleton::zone_rules(zone, &hosts), &comment, None));
     }
-    for element in observed.elements.iter().filter(|element| element.map == Map::Bridges) {
+    // Where no guest leaves, each bridge keeps those that it has.
+    let bridges = observed.elements.iter().filter(|e| e.map == Map::Bridges && !observed.others_unread);
+    for element in bridges {
         if !matches!(&element.key, Key::Device(bridge) if used.contains(bridge)) {
             stale.insert(element.clone());
         }
@@ -99,8 +101,11 @@ fn plain(name: &LinkName) -> Result<(), FirewallError> {
     }
 }
 
-/// The elements of a NIC.
-fn elements(fence: &Fence) -> Vec<Element> {
+/// The elements of a NIC; none of one that keeps nothing away.
+pub(super) fn elements(fence: &Fence) -> Vec<Element> {
+    if fence.guard.is_open() {
+        return Vec::new();
+    }
     let element = |map: Map, key, chain| Element { map, key, chain, comment: fence.owner().to_string() };
     let tap = || Key::Device(fence.guard.tap.to_string());
     let mut out = vec![

@@ -80,7 +80,10 @@ pub struct Scope {
 impl From<&Desired> for Scope {
     fn from(desired: &Desired) -> Self {
         let mut scope = Scope { fdb: desired.fdb.clone(), remotes: remotes(desired), ..Scope::default() };
-        scope.bridges.extend(desired.bridges.iter().map(|b| b.name.clone()));
+        // What is plugged into a bridge counts where that leads out of the host.
+        let (leading, closed): (Vec<_>, Vec<_>) = desired.bridges.iter().partition(|b| desired.leads_out(b));
+        scope.bridges.extend(leading.into_iter().map(|bridge| bridge.name.clone()));
+        scope.links.extend(closed.into_iter().map(|bridge| bridge.name.clone()));
         scope.links.extend(desired.tunnels.iter().flat_map(|t| [t.name.clone(), t.uplink.clone()]));
         scope.links.extend(desired.vlans.iter().flat_map(|v| [v.name.clone(), v.uplink.clone()]));
         scope.links.extend(desired.bridges.iter().filter_map(|b| b.uplink.clone()));
