@@ -166,7 +166,7 @@ impl<'a> Host<'a> {
 
     /// Takes one step.
     pub(super) fn change(&mut self, change: Change, log: &mut Log<'_>) -> Result<(), ActionError> {
-        log.begin(&Step::Change(change.clone()));
+        log.begin(&Step::Change(&change));
         let made = match &change {
             Change::Switch(change) => self.switch()?.apply(change).map_err(ActionError::from),
             Change::Fence(change) => self.nft.apply(change).map_err(ActionError::from),

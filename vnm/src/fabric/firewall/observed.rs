@@ -37,9 +37,8 @@ impl Scope {
 
     /// The chains that are looked at by name.
     pub(super) fn chains(&self) -> BTreeSet<Chain> {
-        let mut out = BTreeSet::new();
+        let mut out: BTreeSet<Chain> = plan::shared_chains().cloned().collect();
         for family in [Family::Bridge, Family::Inet] {
-            out.extend(skeleton::chains(family).into_iter().map(|built| built.chain));
             for name in self.taps.iter().flat_map(|tap| [in_chain(tap), out_chain(tap)]) {
                 out.insert(Chain { family, name });
             }
