@@ -11,6 +11,7 @@ use causeway_core::names::RequestId;
 use crate::desired::Settings;
 use crate::desired::switch::SOCKETS;
 use crate::root::client::{COMMAND, ClientError, RootClient};
+use crate::root::watch::Arrival;
 use crate::root::{Outcome, Request, Verb};
 
 /// How long the privileged side may take to start: `sudo` may ask a slow directory service who we are.
@@ -38,12 +39,15 @@ pub struct Context {
 /// What a slot ends with.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Answer {
-    /// For oned: empty, because nothing of it is read (contract VNM 1.6); with a dry run, one change per line.
+    /// For oned: empty, because nothing of it is read (contract VNM 1.6); with a dry run, one change per line; what `connections`
+    /// found, as one word.
     pub stdout: String,
     /// For the VM's log, as warnings.
     pub notes: Vec<String>,
     /// What was changed, in words.
     pub changes: Vec<String>,
+    /// How the arrival of a guest was that has moved here.
+    pub arrivals: Vec<Arrival>,
     /// Whether the VM has something reserved that it had not before. Only an action that neither changed nor reserved
     /// anything left nothing that an undo (`clean`) would have to take back.
     pub reserved: bool,
@@ -150,11 +154,15 @@ pub fn run(
     match response.outcome {
         Outcome::Failed(failure) => Err(failure),
         Outcome::Done => Ok(Answer {
-            stdout: match context.dry_run {
-                true => response.changes.iter().map(|change| format!("{change}\n")).collect(),
-                false => String::new(),
+            stdout: match response.connections {
+                Some(connections) => connections.to_string(),
+                None if context.dry_run => {
+                    response.changes.iter().map(|change| format!("{change}\n")).collect()
+                }
+                None => String::new(),
             },
             notes: response.notes,
+            arrivals: response.arrivals,
             changes: response.changes,
             reserved: response.reserved,
         }),

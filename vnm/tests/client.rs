@@ -48,6 +48,8 @@ fn response(id: Option<&str>) -> Response {
         notes: vec!["a note".to_owned()],
         micros: 1,
         seen: None,
+        connections: None,
+        arrivals: Vec::new(),
     }
 }
 

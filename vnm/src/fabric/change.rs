@@ -13,6 +13,8 @@ pub enum Change {
     Switch(ovs::Change),
     /// Of the rules that guard its bridges.
     Fence(firewall::Change),
+    /// Of the connections that those rules know.
+    Track(firewall::Tracking),
 }
 
 impl fmt::Display for Change {
@@ -21,6 +23,7 @@ impl fmt::Display for Change {
             Change::Linux(change) => change.fmt(f),
             Change::Switch(change) => change.fmt(f),
             Change::Fence(change) => change.fmt(f),
+            Change::Track(change) => change.fmt(f),
         }
     }
 }
@@ -34,6 +37,12 @@ impl From<ovs::Change> for Change {
 impl From<firewall::Change> for Change {
     fn from(change: firewall::Change) -> Self {
         Change::Fence(change)
+    }
+}
+
+impl From<firewall::Tracking> for Change {
+    fn from(change: firewall::Tracking) -> Self {
+        Change::Track(change)
     }
 }
 

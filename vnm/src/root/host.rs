@@ -170,6 +170,7 @@ impl<'a> Host<'a> {
         let made = match &change {
             Change::Switch(change) => self.switch()?.apply(change).map_err(ActionError::from),
             Change::Fence(change) => self.nft.apply(change).map_err(ActionError::from),
+            Change::Track(change) => self.nft.track(change).map_err(ActionError::from),
             Change::Linux(change) => match linux::apply::apply(&mut self.netlink, change) {
                 Err(error) if change.is_advisory() => {
                     log.notes.push(error.to_string());

@@ -1,12 +1,14 @@
 //! Where the privileged side keeps and finds things.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use super::watch::Watches;
 use crate::desired::facts::UPLINKS_FILE;
 use crate::fabric::{firewall, ovs};
 
 /// Files and directories, all of them root's own.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Places {
     /// The list of devices that virtual networks may use.
     pub uplinks: PathBuf,
@@ -22,6 +24,8 @@ pub struct Places {
     pub switch: ovs::Places,
     /// The program that changes the firewall.
     pub nft: PathBuf,
+    /// Guests' devices that are watched until their guest has come: as long as this process lives.
+    pub watches: Arc<Watches>,
 }
 
 impl Default for Places {
@@ -34,6 +38,7 @@ impl Default for Places {
             bridges: "/proc/sys/net/bridge".into(),
             switch: ovs::Places::default(),
             nft: firewall::nft::PROGRAM.into(),
+            watches: Arc::default(),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod bridged;
 pub mod guests;
+pub mod stage;
 pub mod switch;
 pub mod wire;
 

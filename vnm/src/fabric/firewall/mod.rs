@@ -32,6 +32,7 @@ pub mod probe;
 mod skeleton;
 mod spoofing;
 pub mod stock;
+mod tracked;
 
 pub use change::Change;
 pub use fence::{Fence, Owner};
@@ -40,6 +41,7 @@ pub use nft::{FirewallError, Nft};
 pub use observed::{Observed, Scope};
 pub use plan::{difference, removal};
 pub use stock::Stock;
+pub use tracked::Tracking;
 
 /// The name of our tables.
 pub const TABLE: &str = "causeway";
