@@ -8,6 +8,7 @@ use causeway_core::answer::{Failure, Kind};
 use causeway_core::document::{BridgeType, DriverName, VmDocument, decode};
 use causeway_core::names::RequestId;
 
+use crate::asked::Moment;
 use crate::desired::Settings;
 use crate::desired::switch::SOCKETS;
 use crate::root::client::{COMMAND, ClientError, RootClient};
@@ -34,6 +35,8 @@ pub struct Context {
     pub deadline: Duration,
     /// Only say what would be done.
     pub dry_run: bool,
+    /// When the action was asked for.
+    pub asked: Moment,
 }
 
 /// What a slot ends with.
@@ -144,6 +147,7 @@ pub fn run(
         document: String::new(),
         settings: context.settings.clone(),
         dry_run: context.dry_run,
+        asked: Some(context.asked),
         // The privileged side gives up first, so that its own words arrive.
         deadline_ms: u64::try_from(context.deadline.as_millis()).unwrap_or(u64::MAX) / 10 * 9,
     };

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use causeway_core::names::RequestId;
+use causeway_vnm::asked::Moment;
 use causeway_vnm::desired::Settings;
 use causeway_vnm::root::client::{ClientError, RootClient};
 use causeway_vnm::root::{Hello, Outcome, Request, Response, SCHEMA, Verb, frame};
@@ -62,6 +63,7 @@ fn request(document: &[u8]) -> Request {
         document: String::new(),
         settings: Settings::default(),
         dry_run: false,
+        asked: None,
         deadline_ms: 1000,
     }
     .with_document(document)
@@ -172,7 +174,7 @@ fn a_large_document_and_a_talkative_program_do_not_block_each_other() {
 
 fn context() -> Context {
     let request: RequestId = "test-1".parse().unwrap();
-    Context { request, settings: Settings::default(), deadline: EVER, dry_run: false }
+    Context { request, settings: Settings::default(), deadline: EVER, dry_run: false, asked: Moment::now() }
 }
 
 #[test]

@@ -42,7 +42,8 @@ pub fn desired(
         },
     };
     for nic in driver.selected(vm) {
-        under_way.add(nic, &settings.effective(nic)?)?;
+        let added = settings.effective(nic).and_then(|effective| under_way.add(nic, &effective));
+        added.map_err(|refusal| refusal.for_nic(nic.nic_id))?;
     }
     let mut answer = under_way.answer;
     finish(&mut answer.desired);

@@ -27,7 +27,8 @@ impl Action<'_, '_> {
             return self.host.tell(way, self.log).map(|_| ());
         }
         let way = self.take_numbers(&mut desired, &terms, way)?;
-        self.reserve_anew(&before, &desired)?;
+        let here: Vec<u32> = desired.ports.iter().map(|port| port.nic).collect();
+        self.reserve_anew(&before, &desired, &here)?;
         let seats = numbers_of(&desired, &way);
         self.host.make(&desired, &terms, way, self.log)?;
         drop(locks);
@@ -72,15 +73,21 @@ impl Action<'_, '_> {
             return self.host.tell(way, self.log).map(|_| ());
         }
         let way = self.take_numbers(&mut desired, &terms, way)?;
-        self.reserve_anew(&before, &desired)?;
+        self.reserve_anew(&before, &desired, &[])?;
         self.host.make(&desired, &terms, way, self.log)
     }
 
-    /// Writes down what is to hold from now on: `reconcile` restores it, `clean` takes it away.
-    fn reserve_anew(&mut self, before: &Reservation, desired: &Desired) -> Result<(), ActionError> {
+    /// Writes down what is to hold from now on, and which NICs are here: `reconcile` restores it, `clean` takes it away.
+    fn reserve_anew(
+        &mut self,
+        before: &Reservation,
+        desired: &Desired,
+        here: &[u32],
+    ) -> Result<(), ActionError> {
         let mut after = before.clone();
         after.reserve(self.driver.name(), desired);
-        if after.nics == before.nics {
+        here.iter().for_each(|nic| after.meet(*nic));
+        if after == *before {
             return Ok(());
         }
         self.log.begin(&Step::Reserve);

@@ -11,6 +11,7 @@ use causeway_core::protocol::Severity;
 use causeway_core::reach::slots::{Standing, standing};
 use causeway_core::reach::wire::{Done, Effect};
 use causeway_core::settings::{NetworkConf, read_file};
+use causeway_vnm::asked::Moment;
 use causeway_vnm::connections::Connections;
 use causeway_vnm::slot::{Context, Root};
 
@@ -111,6 +112,7 @@ impl Network {
             settings: (&conf).into(),
             deadline: call.deadline,
             dry_run: false,
+            asked: Moment::now(),
         })
     }
 }

@@ -196,6 +196,20 @@ impl Command {
         format!("{{\"add\":{{\"rule\":{}}}}}", serde_json::to_string(&rule).unwrap_or_default())
     }
 
+    /// The family of the table of ours that it is about; none where it is about none of ours.
+    pub(super) fn family(&self) -> Option<Family> {
+        Some(match self {
+            Command::AddTable(family) | Command::DeleteTable(family) => *family,
+            Command::AddMap(map) => map.family(),
+            Command::AddChain(chain, _) | Command::Flush(chain) | Command::DeleteChain(chain) => chain.family,
+            Command::AddRule { chain, .. } => chain.family,
+            Command::AddElement(element) | Command::DeleteElement(element) => element.map.family(),
+            Command::DeleteStockRule { .. } | Command::FlushStock(_) | Command::DeleteStockChain(_) => {
+                return None;
+            }
+        })
+    }
+
     fn json(&self) -> Value {
         match self {
             Command::AddTable(family) => json!({"add": {"table": {"family": family, "name": TABLE}}}),

@@ -21,6 +21,7 @@ use super::change::{Chain, Change, Element, Family, Key, Map};
 use super::fence::{in_chain, out_chain};
 use super::kernel::Kernel;
 use super::observed::{Observed, Scope};
+use super::skeleton;
 use crate::fabric::linux::NetlinkError;
 
 /// Where Debian has it.
@@ -155,6 +156,18 @@ impl Nft {
             }
         }
         observed.chains = chains;
+        let stays = |element: &Element| {
+            let of_scope = |name: &str| scope.taps.iter().any(|tap| tap.as_str() == name);
+            element.map == Map::From && !matches!(&element.key, Key::Device(name) if of_scope(name))
+        };
+        if !observed.others_unread && !observed.elements.iter().any(stays) {
+            for family in observed.tables.clone() {
+                let (chains, others) = kernel.names(family)?;
+                let theirs = chains.iter().any(|chain| !skeleton::is_ours(family, chain))
+                    || others.iter().any(|name| !Map::ALL.iter().any(|map| map.as_str() == name));
+                observed.shared.extend(theirs.then_some(family));
+            }
+        }
         Ok(observed)
     }
 

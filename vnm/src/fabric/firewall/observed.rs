@@ -58,6 +58,8 @@ pub struct Observed {
     pub elements: BTreeSet<Element>,
     /// Whether those of other guests' devices were left out, because none of the scope's has to go.
     pub others_unread: bool,
+    /// Families whose table holds something that somebody else has put there; looked for where the last guard may go.
+    pub shared: BTreeSet<Family>,
 }
 
 impl Observed {
