@@ -327,7 +327,7 @@ frontend() {
   put_programs "${programs[@]}"
   make_dir /var/lib/one/causeway 700 oneadmin:oneadmin
   put_slots causeway-host vmm/kvm deploy shutdown cancel migrate
-  for driver in vnm/{bridge,fw,802.1Q,vxlan,ovswitch{,_vxlan}}; do put_slots causeway-host "$driver" pre post clean update_{sg,nic}; done
+  for driver in vnm/{bridge,fw,802.1Q,vxlan,ovswitch{,_vxlan}}; do put_slots causeway-net "$driver" pre post clean update_sg; put_slots causeway-host "$driver" update_nic; done
   if [ -x "$from/causeway-tm" ]; then
     local files=(clone ln mv mvds cpds delete mk{image,swap} resize context {pre,post,fail}migrate monitor snap_{create,create_live,delete,revert}{,.ssh} {clone,ln,cpds,mv,mvds}.ssh {pre,post}backup{,_live} restore)
     for driver in tm/shared tm/qcow2; do put_slots causeway-tm "$driver" "${files[@]}"; done
@@ -376,7 +376,7 @@ host() {
     "$from/causeway-host" --version >/dev/null 2>&1 || [ ! -x "$from/causeway-host" ] ||
       die "$from/causeway-host does not start on this host: apt-get install libvirt0"
   fi
-  put_programs causeway-host causeway-disks causeway-root causeway
+  put_programs causeway-host causeway-disks causeway-net causeway-root causeway
   # The user's state; root keeps its own in a directory of it. Root owns the directory and the sticky bit is set, so
   # that the user can neither rename nor replace root's part.
   make_dir /var/lib/causeway 1770 root:oneadmin

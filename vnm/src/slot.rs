@@ -74,6 +74,11 @@ impl Root {
         Root { argv, client: None }
     }
 
+    /// Lets the side end by itself, if it was started; see [`RootClient::let_go`].
+    pub fn let_go(&mut self) {
+        self.client.take().into_iter().for_each(RootClient::let_go);
+    }
+
     /// Sends a request.
     ///
     /// # Errors

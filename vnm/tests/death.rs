@@ -142,7 +142,7 @@ fn many_guests_come_and_go_at_once() {
 fn raced(host: &Host, commands: &[&str]) -> (Outcome, Vec<String>) {
     let request = request(Verb::Pre, &vm(7, 4));
     let mut pending = Some(commands);
-    let mut before = |step: &Step| {
+    let mut before = |step: &Step<'_>| {
         if let Step::Change(_) = step {
             pending.take().unwrap_or_default().iter().for_each(|words| drop(ip(words)));
         }

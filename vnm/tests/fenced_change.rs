@@ -42,7 +42,8 @@ fn tap(vm: u32) -> LinkName {
 }
 
 fn look(vms: &[u32]) -> Observed {
-    observe(&Scope { taps: vms.iter().copied().map(tap).collect(), bridges: ["br0".parse().unwrap()].into() })
+    let taps = vms.iter().copied().map(tap).collect();
+    observe(&Scope { taps, bridges: ["br0".parse().unwrap()].into(), ..Scope::default() })
 }
 
 fn remove(vms: &[u32]) {
@@ -372,4 +373,40 @@ fn connections_of_bridged_frames_can_be_known_here() {
     ip("link add br0 type bridge");
     probe::require(&mut nft()).unwrap();
     assert_eq!(ruleset(), "", "looking changes nothing");
+}
+
+/// As long as nothing has to go, of other guests nothing is read; a NIC whose number or bridge was another leaves nothing behind.
+#[test]
+fn what_others_have_is_read_where_something_has_to_go() {
+    enter();
+    let [mine, other] = [7, 8].map(|vm| of_vm(vm, &rule("INBOUND", "TCP", "")));
+    let read = |fence: &Fence| observe(&Scope::of([fence], &BTreeSet::new()));
+    let mark = |fence: &Fence| format!("0x0ca0{:04x}", fence.number.get());
+    apply(&[&other]);
+    assert!(read(&mine).others_unread);
+    apply(&[&mine]);
+    let seen = read(&mine);
+    assert!(seen.others_unread && seen.owners().len() == 1, "{seen:?}");
+
+    let renumbered = Fence { number: 0x5000.try_into().unwrap(), ..mine.clone() };
+    let seen = read(&renumbered);
+    assert!(!seen.others_unread && seen.owners().len() == 2, "{seen:?}");
+    apply(&[&renumbered]);
+    let rules = ruleset();
+    assert!(!rules.contains(&mark(&mine)) && rules.contains(&mark(&renumbered)), "{rules}");
+
+    let moved = Fence { bridge: "br1".parse().unwrap(), ..renumbered.clone() };
+    assert!(!read(&moved).others_unread);
+    apply(&[&moved]);
+    apply(&[&other]);
+    let rules = ruleset();
+    assert!(rules.contains("VM 7 NIC 0 bridge br1") && !rules.contains("VM 7 NIC 0 bridge br0"), "{rules}");
+    // Its mark has come to be another's.
+    assert!(!read(&Fence { number: other.number, ..moved.clone() }).others_unread);
+    // A mark that nobody knows of leads to its chain.
+    run("nft delete element inet causeway outbound { 0x0ca05000 }");
+    run("nft add element inet causeway outbound { 0x0ca05001 : goto one-7-0-o }");
+    assert!(!read(&moved).others_unread);
+    apply(&[&moved]);
+    assert!(!ruleset().contains("0x0ca05001"));
 }

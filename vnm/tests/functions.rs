@@ -341,7 +341,10 @@ fn a_host_without_functions_says_so_and_lets_go() {
     let host = host_with_card();
     let vm = document(7, &pci(Driver::Bridge, ""));
     let text = host.refused(Verb::Pre, &vm);
-    assert_eq!(text, "NIC 1: up0 has no virtual function 3: its driver does not tell of any, or not of so many");
+    assert_eq!(
+        text,
+        "NIC 1: up0 has no virtual function 3: its driver does not tell of any, or not of so many"
+    );
     host.done(Verb::Clean, &vm);
     assert_eq!(host.reservation(VmId(7)), None);
     host.list("");

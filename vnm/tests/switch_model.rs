@@ -179,7 +179,7 @@ fn merged(row: &Row, columns: &Columns) -> Row {
     let whole = columns.whole.columns();
     let row = whole.fold(row.clone(), |row, (column, value)| row.with(column, value.clone()));
     columns.maps.iter().fold(row, |row, (column, keys)| {
-        let mut map = row.map(column);
+        let mut map = row.map(column).clone();
         for (key, value) in keys {
             map.remove(key);
             map.extend(value.clone().map(|value| (key.clone(), value)));

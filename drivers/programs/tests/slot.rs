@@ -19,6 +19,22 @@ fn what_stands_behind_the_slot_is_its_own() {
     assert!(output.status.success());
 }
 
+/// The program for network slots does those, and names the one that does the others.
+#[test]
+fn network_slots_have_a_program_that_does_no_other() {
+    let light = |slot: &str| {
+        let words = ["slot", "--dry-run", slot, "-", "--help"];
+        Command::new(env!("CARGO_BIN_EXE_causeway-net")).args(words).output().unwrap()
+    };
+    let output = light("vnm/vxlan/pre");
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(said, "vnm/vxlan/pre [\"-\", \"--help\"] < stdin\n");
+    assert!(output.status.success());
+    let output = light("vmm/kvm/deploy");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && said.contains("causeway-host does it"), "{said}");
+}
+
 #[test]
 fn no_slot_and_none_of_ours_are_refused() {
     for words in [&[][..], &["--dry-run"], &["deploy"], &["vmm/../deploy"]] {

@@ -37,8 +37,15 @@ pub const FRONT_END: &str = "fe";
 pub const LIBEXEC: &str = "/usr/libexec/causeway";
 
 /// Our executables on a host or on the front-end.
-const PROGRAMS: [&str; 6] =
-    ["causeway-vmm", "causeway-tm", "causeway-host", "causeway-disks", "causeway-root", "causeway"];
+const PROGRAMS: [&str; 7] = [
+    "causeway-vmm",
+    "causeway-tm",
+    "causeway-host",
+    "causeway-disks",
+    "causeway-net",
+    "causeway-root",
+    "causeway",
+];
 
 /// oneadmin's number in the lab, as OpenNebula's packages have it.
 const ONE_ID: u32 = 9869;

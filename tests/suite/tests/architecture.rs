@@ -356,16 +356,18 @@ fn quoted(rest: &str, quote: char) -> usize {
 }
 
 /// libvirt brings fifty libraries, which take longer to load than most work on disks: for each storage slot, and for each
-/// child that is started in the place of one that was killed.
+/// child that is started in the place of one that was killed. The same goes for each network slot.
 #[test]
-fn what_works_on_disks_is_not_linked_to_libvirt() {
+fn what_works_on_disks_or_networks_is_not_linked_to_libvirt() {
     let libraries = |name: &str| {
         let listed = Command::new("ldd").arg(program(name).unwrap()).output().unwrap();
         assert!(listed.status.success(), "{listed:?}");
         String::from_utf8(listed.stdout).unwrap()
     };
     assert!(libraries("causeway-host").contains("libvirt.so"));
-    assert!(!libraries("causeway-disks").contains("libvirt"));
+    for light in ["causeway-disks", "causeway-net"] {
+        assert!(!libraries(light).contains("libvirt"), "{light}");
+    }
 }
 
 #[test]

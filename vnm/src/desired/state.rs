@@ -103,6 +103,17 @@ impl Desired {
         let uplinks = self.bridges.iter().filter_map(|bridge| bridge.uplink.as_ref());
         tunnels.chain(vlans).chain(uplinks).chain(self.switches.iter().flat_map(|switch| &switch.uplinks))
     }
+
+    /// Whether one of its Linux bridges leads out of the host: by an uplink, or by a device that is made for that.
+    pub fn leads_out(&self, bridge: &Bridge) -> bool {
+        bridge.uplink.is_some() || self.has_device(&bridge.name)
+    }
+
+    /// Whether a device is made by which a Linux bridge leads out: a tunnel, or a VLAN.
+    pub fn has_device(&self, bridge: &LinkName) -> bool {
+        let tunnels = self.tunnels.iter().filter_map(|tunnel| tunnel.bridge.as_ref());
+        tunnels.chain(self.vlans.iter().map(|vlan| &vlan.bridge)).any(|name| name == bridge)
+    }
 }
 
 /// One NIC's device on the host.

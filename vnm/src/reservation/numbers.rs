@@ -13,15 +13,15 @@ impl Reservations {
         self.dir().join("numbers")
     }
 
-    /// The number of a NIC: the one that it has, or one that is free.
+    /// The number of a NIC: `known` if that is its own or free, or another that it has, or one that is free.
     ///
     /// # Errors
     /// The file system's; all numbers are taken.
-    pub fn number(&self, vm: VmId, nic: u32) -> Result<Number> {
+    pub fn number(&self, vm: VmId, nic: u32, known: Option<Number>) -> Result<Number> {
         let dir = self.numbers();
         make_dir(&dir).map_err(failed("make", &dir))?;
         let owner = owner(vm, nic);
-        for number in from(vm, nic) {
+        for number in known.into_iter().chain(from(vm, nic)) {
             let path = dir.join(number.to_string());
             match std::os::unix::fs::symlink(&owner, &path) {
                 Ok(()) => return Ok(number),
@@ -41,10 +41,10 @@ impl Reservations {
     ///
     /// # Errors
     /// As there.
-    pub fn number_to_be(&self, vm: VmId, nic: u32) -> Result<Number> {
+    pub fn number_to_be(&self, vm: VmId, nic: u32, known: Option<Number>) -> Result<Number> {
         let dir = self.numbers();
         let owner = owner(vm, nic);
-        for number in from(vm, nic) {
+        for number in known.into_iter().chain(from(vm, nic)) {
             let path = dir.join(number.to_string());
             let taken = std::fs::symlink_metadata(&path).is_ok();
             if !taken || is_of(&path, &owner).map_err(failed("read", &path))? {
@@ -104,12 +104,15 @@ fn is_of(path: &Path, owner: &str) -> io::Result<bool> {
     }
 }
 
-/// Every number, from one that depends on the NIC: the first try nearly always finds a free one, or its own.
+/// Every number, from one that depends on the NIC: the first try nearly always finds a free one, or its own. Further ones lie far away,
+/// not where the NICs of the next VMs begin.
 fn from(vm: VmId, nic: u32) -> impl Iterator<Item = Number> {
+    /// It has no divisor in common with their count, so that none is left out.
+    const STRIDE: u32 = 30_223;
     let count = u32::from(Number::LAST - Number::FIRST) + 1;
     let first = vm.0.wrapping_mul(7).wrapping_add(nic) % count;
     (0..count).filter_map(move |step| {
-        let offset = u16::try_from((first + step) % count).ok()?;
+        let offset = u16::try_from((first + step * STRIDE) % count).ok()?;
         Number::try_from(Number::FIRST + offset).ok()
     })
 }
@@ -123,9 +126,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let book = Reservations::new(dir.path());
         let nics: Vec<(VmId, u32)> = (0..40).flat_map(|vm| (0..9).map(move |nic| (VmId(vm), nic))).collect();
-        let mut numbers: Vec<Number> = nics.iter().map(|(vm, nic)| book.number(*vm, *nic).unwrap()).collect();
+        let mut numbers: Vec<Number> =
+            nics.iter().map(|(vm, nic)| book.number(*vm, *nic, None).unwrap()).collect();
         for ((vm, nic), number) in nics.iter().zip(&numbers) {
-            assert_eq!(book.number(*vm, *nic).unwrap(), *number);
+            assert_eq!(book.number(*vm, *nic, None).unwrap(), *number);
         }
         assert_eq!(book.taken().unwrap().len(), nics.len());
         // What is another's is not given back.
@@ -138,6 +142,35 @@ mod tests {
         assert_eq!(numbers.len(), nics.len());
     }
 
+    /// One that another VM has given back meanwhile is not taken in its place: a switch counts connections by it.
+    #[test]
+    fn a_number_that_is_known_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let book = Reservations::new(dir.path());
+        let first = book.number(VmId(1), 7, None).unwrap();
+        let other = book.number(VmId(2), 0, None).unwrap();
+        assert_ne!(first, other);
+        book.give_back(first, VmId(1), 7).unwrap();
+        assert_eq!(book.number_to_be(VmId(2), 0, Some(other)).unwrap(), other);
+        assert_eq!(book.number(VmId(2), 0, Some(other)).unwrap(), other);
+        // Another's is not.
+        assert_eq!(book.number(VmId(1), 7, Some(other)).unwrap(), first);
+    }
+
+    #[test]
+    fn numbers_are_found_at_once_where_vms_have_many_nics() {
+        let mut taken = std::collections::BTreeSet::new();
+        for (vm, nic) in (0..100).flat_map(|vm| (0..10).map(move |nic| (VmId(vm), nic))) {
+            let tries = from(vm, nic).take_while(|number| taken.contains(number)).count();
+            assert!(tries < 4, "VM {vm} NIC {nic}: {tries}");
+            taken.extend(from(vm, nic).nth(tries));
+        }
+        assert_eq!(
+            from(VmId(3), 1).collect::<std::collections::BTreeSet<_>>().len(),
+            from(VmId(3), 1).count()
+        );
+    }
+
     #[test]
     fn a_full_book_says_so() {
         let dir = tempfile::tempdir().unwrap();
@@ -147,7 +180,7 @@ mod tests {
         for number in Number::FIRST..=Number::LAST {
             std::os::unix::fs::symlink("1-0", shelf.join(number.to_string())).unwrap();
         }
-        let error = book.number(VmId(2), 0).unwrap_err().to_string();
+        let error = book.number(VmId(2), 0, None).unwrap_err().to_string();
         assert!(error.contains("find a free number"), "{error}");
     }
 }

@@ -192,7 +192,8 @@ impl<'a, 'l> Action<'a, 'l> {
 
     fn observe(&mut self, vm: &VmDocument) -> Result<Seen, ActionError> {
         let (mut desired, terms) = self.work_out(vm)?;
-        let way = self.compare_numbered(&mut desired, &terms, true)?;
+        let reserved = self.host.reservations.load(vm.id)?;
+        let way = self.compare_numbered(&mut desired, &reserved, &terms, true)?;
         Ok(Seen { observed: self.host.tell(way, self.log)?, desired })
     }
 }

@@ -12,6 +12,7 @@ use crate::announce;
 use crate::desired::{Desired, Port, SwitchPort};
 use crate::fabric::linux::Observed;
 use crate::fabric::ovs;
+use crate::reservation::Reservation;
 
 impl Action<'_, '_> {
     pub(super) fn post(&mut self, vm: &VmDocument) -> Result<(), ActionError> {
@@ -19,14 +20,15 @@ impl Action<'_, '_> {
         let bridges = desired.places().cloned().collect();
         let lock = self.lock_vm(vm.id)?;
         let locks = self.lock_all(lock, &bridges)?;
-        let way = self.compare_numbered(&mut desired, &terms, self.dry_run)?;
+        let before = self.host.reservations.load(vm.id)?;
+        let way = self.compare_numbered(&mut desired, &before, &terms, self.dry_run)?;
         plugged_in(&desired, &way)?;
         if self.dry_run {
             return self.host.tell(way, self.log).map(|_| ());
         }
         let way = self.take_numbers(&mut desired, &terms, way)?;
         let here: Vec<u32> = desired.ports.iter().map(|port| port.nic).collect();
-        self.reserve_anew(&desired, &here)?;
+        self.reserve_anew(&before, &desired, &here)?;
         let seats = numbers_of(&desired, &way);
         self.host.make(&desired, &terms, way, self.log)?;
         drop(locks);
@@ -66,26 +68,31 @@ impl Action<'_, '_> {
         let bridges = desired.places().cloned().collect();
         let lock = self.lock_vm(vm.id)?;
         let _locks = self.lock_all(lock, &bridges)?;
-        let way = self.compare_numbered(&mut desired, &terms, self.dry_run)?;
+        let before = self.host.reservations.load(vm.id)?;
+        let way = self.compare_numbered(&mut desired, &before, &terms, self.dry_run)?;
         if self.dry_run {
             return self.host.tell(way, self.log).map(|_| ());
         }
         let way = self.take_numbers(&mut desired, &terms, way)?;
-        self.reserve_anew(&desired, &[])?;
+        self.reserve_anew(&before, &desired, &[])?;
         self.host.make(&desired, &terms, way, self.log)
     }
 
     /// Writes down what is to hold from now on, and which NICs are here: `reconcile` restores it, `clean` takes it away.
-    fn reserve_anew(&mut self, desired: &Desired, here: &[u32]) -> Result<(), ActionError> {
-        let before = self.host.reservations.load(desired.vm)?;
+    fn reserve_anew(
+        &mut self,
+        before: &Reservation,
+        desired: &Desired,
+        here: &[u32],
+    ) -> Result<(), ActionError> {
         let mut after = before.clone();
         after.reserve(self.driver.name(), desired);
         here.iter().for_each(|nic| after.meet(*nic));
-        if after == before {
+        if after == *before {
             return Ok(());
         }
         self.log.begin(&Step::Reserve);
-        self.host.reservations.replace(&before, &after)?;
+        self.host.reservations.replace(before, &after)?;
         Ok(())
     }
 }

@@ -61,8 +61,7 @@ impl Host<'_> {
 
     /// Asks the kernel once: where our rules that know connections stand, it can.
     fn can_track(&mut self) -> Result<(), ActionError> {
-        let observed = self.nft.observe(&Scope::default())?;
-        if !observed.tables.contains(&Family::Inet) {
+        if !self.nft.stands(Family::Inet)? {
             firewall::probe::require(&mut self.nft)?;
         }
         Ok(())
@@ -71,8 +70,13 @@ impl Host<'_> {
     /// The batch that is missing, if any is.
     pub(super) fn fence_change(&mut self, fences: &Fences) -> Result<Option<firewall::Change>, ActionError> {
         let mut whole = fences.fences.clone();
+        let mut hosts = BTreeMap::new();
         for fence in &mut whole {
-            fence.hosts = self.own_addresses(&fence.bridge, fences.uplinks.get(&fence.bridge))?;
+            if !hosts.contains_key(&fence.bridge) {
+                let own = self.own_addresses(&fence.bridge, fences.uplinks.get(&fence.bridge))?;
+                hosts.insert(fence.bridge.clone(), own);
+            }
+            fence.hosts = hosts.get(&fence.bridge).cloned().unwrap_or_default();
         }
         let observed = self.nft.observe(&Scope::of(&whole, &fences.taps))?;
         firewall::difference(&whole, &fences.taps, &observed).map_err(|error| {

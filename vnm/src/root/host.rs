@@ -138,22 +138,24 @@ impl<'a> Host<'a> {
         Ok(way.observed)
     }
 
-    /// The bridges that other VMs have reserved, or are plugged into.
+    /// The bridges that other VMs have reserved, or are plugged into: of those whose way out is made for the network, for that may not
+    /// change under them.
     fn shared(
         &self,
         desired: &Desired,
         observed: &linux::Observed,
     ) -> Result<BTreeSet<LinkName>, ActionError> {
-        let bridges: BTreeSet<LinkName> = desired.bridges.iter().map(|b| b.name.clone()).collect();
-        let mut shared = self.reservations.claims(&bridges, desired.vm)?.bridges;
+        let bridges = desired.bridges.iter().map(|bridge| &bridge.name);
+        let bridges: BTreeSet<LinkName> =
+            bridges.filter(|bridge| desired.has_device(bridge)).cloned().collect();
         let own = |name: &str| desired.ports.iter().any(|port| port.tap.as_str() == name);
-        for name in bridges {
-            let bridge = observed.named(&name).map(|link| link.index);
-            let guests = |link: &Link| link.is_guests() && link.bridge == bridge && !own(&link.name);
-            if bridge.is_some() && observed.links.values().any(guests) {
-                shared.insert(name);
-            }
-        }
+        let (mut shared, unused): (BTreeSet<LinkName>, BTreeSet<LinkName>) =
+            bridges.into_iter().partition(|name| {
+                let bridge = observed.named(name).map(|link| link.index);
+                let guests = |link: &Link| link.is_guests() && link.bridge == bridge && !own(&link.name);
+                bridge.is_some() && observed.links.values().any(guests)
+            });
+        shared.extend(self.reservations.claims(&unused, desired.vm)?.bridges);
         Ok(shared)
     }
 
@@ -183,7 +185,7 @@ impl<'a> Host<'a> {
 
     /// Takes one step.
     pub(super) fn change(&mut self, change: Change, log: &mut Log<'_>) -> Result<(), ActionError> {
-        log.begin(&Step::Change(change.clone()));
+        log.begin(&Step::Change(&change));
         let made = match &change {
             Change::Switch(change) => self.switch()?.apply(change).map_err(ActionError::from),
             Change::Fence(change) => self.nft.apply(change).map_err(ActionError::from),

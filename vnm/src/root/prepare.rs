@@ -24,7 +24,7 @@ impl Action<'_, '_> {
         let bridges = before.bridges().chain(desired.places()).cloned().collect();
         before.take_back_trust(&mut desired);
         let _locks = self.lock_all(lock, &bridges)?;
-        let way = self.compare_numbered(&mut desired, &terms, self.dry_run)?;
+        let way = self.compare_numbered(&mut desired, &before, &terms, self.dry_run)?;
         if self.dry_run {
             return self.host.tell(way, self.log).map(|_| ());
         }
@@ -121,11 +121,13 @@ impl Action<'_, '_> {
     pub(super) fn compare_numbered(
         &mut self,
         desired: &mut Desired,
+        before: &Reservation,
         terms: &Terms,
         all_tunnels: bool,
     ) -> Result<Way, ActionError> {
         for nic in numbered(desired) {
-            desired.numbers.insert(nic, self.host.reservations.number_to_be(desired.vm, nic)?);
+            let known = before.nics.get(&nic).and_then(|reserved| reserved.number);
+            desired.numbers.insert(nic, self.host.reservations.number_to_be(desired.vm, nic, known)?);
         }
         self.host.compare(desired, terms, all_tunnels)
     }
@@ -140,7 +142,7 @@ impl Action<'_, '_> {
     ) -> Result<Way, ActionError> {
         let expected = desired.numbers.clone();
         for (nic, number) in &mut desired.numbers {
-            *number = self.host.reservations.number(desired.vm, *nic)?;
+            *number = self.host.reservations.number(desired.vm, *nic, Some(*number))?;
         }
         if desired.numbers == expected { Ok(way) } else { self.host.compare(desired, terms, true) }
     }

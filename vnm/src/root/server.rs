@@ -55,7 +55,7 @@ pub fn serve(places: &Places, input: &mut impl Read, output: &mut impl Write) ->
 /// Does one request and says how it went.
 pub fn answer(places: &Places, request: &Request) -> Response {
     let started = Instant::now();
-    let mut ignore = |_: &super::step::Step| {};
+    let mut ignore = |_: &super::step::Step<'_>| {};
     let mut log = Log::new(&mut ignore);
     let result = action::run(places, request, &mut log);
     let Log { changes, reserved, notes, arrivals, .. } = log;
@@ -87,7 +87,7 @@ pub fn answer(places: &Places, request: &Request) -> Response {
 /// Brings the host's networks back and says how that went.
 pub fn reconcile(places: &Places, ask: &Reconcile) -> Response {
     let started = Instant::now();
-    let mut ignore = |_: &super::step::Step| {};
+    let mut ignore = |_: &super::step::Step<'_>| {};
     let mut log = Log::new(&mut ignore);
     let outcome = match super::reconcile::run(places, ask, &mut log) {
         Ok(()) => Outcome::Done,

@@ -4,12 +4,12 @@ use super::watch::Arrival;
 use crate::fabric::Change;
 
 /// One effect. A death before or after any of them leaves a state that the next run of the same action finishes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step<'c> {
     /// Writes the VM's reservation.
     Reserve,
     /// Changes the kernel's network.
-    Change(Change),
+    Change(&'c Change),
     /// Takes the reservation back, wholly or in part.
     Release,
     /// Tells the fabric where the guest is.
@@ -26,17 +26,17 @@ pub struct Log<'a> {
     pub notes: Vec<String>,
     /// How the arrival of a guest was that has moved here.
     pub arrivals: Vec<Arrival>,
-    before: &'a mut dyn FnMut(&Step),
+    before: &'a mut dyn FnMut(&Step<'_>),
 }
 
 impl<'a> Log<'a> {
     /// An empty log; `before` is called before each step is made.
-    pub fn new(before: &'a mut dyn FnMut(&Step)) -> Self {
+    pub fn new(before: &'a mut dyn FnMut(&Step<'_>)) -> Self {
         Log { changes: Vec::new(), reserved: false, notes: Vec::new(), arrivals: Vec::new(), before }
     }
 
     /// Announces a step.
-    pub fn begin(&mut self, step: &Step) {
+    pub fn begin(&mut self, step: &Step<'_>) {
         (self.before)(step);
     }
 }

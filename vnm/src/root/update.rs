@@ -38,7 +38,7 @@ impl Action<'_, '_> {
         before.take_back_trust(&mut desired);
         let locks = self.lock_all(lock, &bridges)?;
         // A number that is taken is found before the old tunnel goes.
-        let way = self.compare_numbered(&mut desired, &terms, true)?;
+        let way = self.compare_numbered(&mut desired, &before, &terms, true)?;
         if self.dry_run {
             return self.host.tell(way, self.log).map(|_| ());
         }

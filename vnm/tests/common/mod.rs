@@ -16,7 +16,7 @@ use std::process::Command;
 
 use causeway_core::names::VmId;
 use causeway_vnm::desired::Settings;
-use causeway_vnm::root::step::Log;
+use causeway_vnm::root::step::{Log, Step};
 use causeway_vnm::root::{Outcome, Places, Request, Response, Verb, action, server};
 use nix::sched::{CloneFlags, unshare};
 
@@ -225,7 +225,7 @@ impl Host {
 /// whatever was not is not, and the locks are free.
 pub fn dies_before(host: &Host, request: &Request, step: usize) -> bool {
     let mut count = 0;
-    let mut before = |_: &_| {
+    let mut before = |_: &Step<'_>| {
         assert!(count != step, "killed by the test");
         count += 1;
     };

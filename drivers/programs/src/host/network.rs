@@ -48,6 +48,11 @@ impl Network {
         }
     }
 
+    /// Lets causeway-root end by itself.
+    pub(super) fn let_root_go(&self) {
+        self.root.lock().unwrap_or_else(PoisonError::into_inner).let_go();
+    }
+
     /// Runs a slot, and the scripts in its hook directory.
     pub(super) async fn run(&self, call: &SlotCall<'_>, remotes: &Path, out: &Out) -> Result<Done, Failure> {
         let slot = call.slot;

@@ -77,6 +77,11 @@ impl Place {
         asked.await.unwrap_or_else(|e| Sighting::Unreachable(e.to_string()))
     }
 
+    /// Lets causeway-root end by itself, for a process that ends too.
+    pub(super) fn let_root_go(&self) {
+        self.network.let_root_go();
+    }
+
     /// Who will do this work.
     pub fn owner(&self, work: &Work) -> Owner {
         match work {

@@ -26,7 +26,7 @@ pub enum Contender {
     Kept,
     /// `causeway-root`, started for one request.
     Root,
-    /// `causeway-host slot`, which starts it by `sudo`.
+    /// `causeway-net slot`, which starts it by `sudo`.
     Slot,
     /// The stock scripts.
     Stock,

@@ -10,7 +10,7 @@ use causeway_vnm::fabric::Change;
 use causeway_vnm::fabric::linux::{Rtnetlink, apply};
 use causeway_vnm::fabric::ovs::openflow::Openflow;
 use causeway_vnm::fabric::ovs::{self, Ovs};
-use causeway_vnm::root::step::Log;
+use causeway_vnm::root::step::{Log, Step};
 use causeway_vnm::root::{Places, Request, Verb, action, server};
 
 use super::ours::request;
@@ -87,7 +87,7 @@ impl Hand {
                     })?;
                 }
                 Change::Fence(change) => {
-                    let batch = change.json().to_string();
+                    let batch = change.text();
                     timed(&mut took.nft, || nft(&self.places, &batch))?;
                 }
                 Change::Track(_) => anyhow::bail!("a guest of the benchmark has no connections"),
@@ -101,7 +101,7 @@ impl Hand {
     }
 
     fn worked_out(&self, request: &Request) -> anyhow::Result<Vec<Change>> {
-        let mut ignore = |_: &_| {};
+        let mut ignore = |_: &Step<'_>| {};
         let mut log = Log::new(&mut ignore);
         let done = action::run(&self.places, request, &mut log);
         done.map_err(|failure| anyhow::anyhow!("{}", failure.text))?;

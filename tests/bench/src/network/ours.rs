@@ -60,7 +60,7 @@ pub struct Took {
     pub wall: Duration,
     /// By its own clock.
     pub within: Duration,
-    /// On processors, in ticks of the kernel.
+    /// On processors.
     pub processor: Duration,
 }
 
@@ -119,12 +119,16 @@ impl Kept {
         Ok(begun(&fs::read_to_string(&trace)?).saturating_sub(before))
     }
 
+    /// Its own by the scheduler's clock, and in ticks that of the children it waited for.
     fn processor(&self) -> anyhow::Result<Duration> {
+        let own = fs::read_to_string(format!("/proc/{}/schedstat", self.pid))?;
+        let own = own.split(' ').next().and_then(|nanoseconds| nanoseconds.parse().ok());
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid))?;
         let (_, fields) = stat.rsplit_once(") ").context("a line of /proc")?;
-        // utime, stime, cutime and cstime: fields 14 to 17, of which two are in front of the parenthesis.
-        let ticks = fields.split(' ').skip(11).take(4).filter_map(|field| field.parse::<u64>().ok());
-        Ok(Duration::from_millis(ticks.sum::<u64>() * 1000 / TICKS))
+        // cutime and cstime: fields 16 and 17, of which two are in front of the parenthesis.
+        let ticks = fields.split(' ').skip(13).take(2).filter_map(|field| field.parse::<u64>().ok());
+        let children = Duration::from_millis(ticks.sum::<u64>() * 1000 / TICKS);
+        Ok(Duration::from_nanos(own.context("schedstat")?) + children)
     }
 
     /// The most memory it ever had, KiB.
@@ -198,7 +202,7 @@ pub fn slot_input(vm: &Vm) -> Vec<u8> {
 /// # Errors
 /// It is not built.
 pub fn slot<'a>(vm: &Vm, verb: Verb, input: &'a [u8], scratch: &Path) -> anyhow::Result<Call<'a>> {
-    let mut words = vec![program("causeway-host")?.into_os_string(), "slot".into()];
+    let mut words = vec![program("causeway-net")?.into_os_string(), "slot".into()];
     let root = format!("sudo -n {}", program("causeway-root")?.display());
     let state = scratch.join("state");
     fs::create_dir_all(&state)?;

@@ -10,7 +10,7 @@ pub fn head(standing: Standing) {
     println!(
         "{}, ms; in parentheses ms of processor and processes begun. `floor`: the same changes by hand, of which netlink + \
          transaction + bundle + nft. `kept`: by the connection of a resident. `root`: `causeway-root` for one request. \
-         `slot`: `causeway-host slot`, which starts that by sudo.\n",
+         `slot`: `causeway-net slot`, which starts that by sudo and does not wait for its end: its processor time is told without it.\n",
         match standing {
             Standing::Median => "Medians",
             Standing::Best => "Best of all repetitions",
@@ -80,7 +80,7 @@ pub fn case(kind: Kind, nics: u32, rules: u32, measured: &Measured, standing: St
 
 fn cost(series: &Series, standing: Standing) -> String {
     let forks = series.forks.map_or_else(|| "?".to_owned(), |forks| forks.to_string());
-    format!("{:.1} ({:.0}, {forks})", standing.of(&series.wall), series.processor())
+    format!("{:.1} ({:.1}, {forks})", standing.of(&series.wall), series.processor())
 }
 
 /// The tools by themselves.

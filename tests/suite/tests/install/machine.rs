@@ -19,9 +19,15 @@ pub struct Machine {
 impl Machine {
     pub fn new() -> Machine {
         let machine = Machine { directory: tempfile::tempdir().unwrap() };
-        for name in
-            ["causeway-vmm", "causeway-host", "causeway-disks", "causeway-root", "causeway", "causeway-tm"]
-        {
+        for name in [
+            "causeway-vmm",
+            "causeway-host",
+            "causeway-disks",
+            "causeway-net",
+            "causeway-root",
+            "causeway",
+            "causeway-tm",
+        ] {
             machine.write_at(&machine.built().join(name), &format!("#!/bin/sh\necho {name}\n"), 0o755);
         }
         machine.write(

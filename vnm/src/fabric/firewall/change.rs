@@ -170,7 +170,32 @@ pub enum Command {
 /// The table of the stock driver's chains.
 pub const STOCK_TABLE: &str = "filter";
 
+#[derive(Serialize)]
+struct NewRule<'a> {
+    family: Family,
+    table: &'static str,
+    chain: &'a str,
+    comment: &'a str,
+    expr: &'a [Value],
+}
+
+impl<'a> NewRule<'a> {
+    fn of(chain: &'a Chain, comment: &'a str, expr: &'a [Value]) -> Self {
+        NewRule { family: chain.family, table: TABLE, chain: &chain.name, comment, expr }
+    }
+}
+
 impl Command {
+    /// Nearly all of a batch are rules: those are written as they are, without a copy of each.
+    fn text(&self) -> String {
+        let Command::AddRule { chain, comment, expr } = self else {
+            return self.json().to_string();
+        };
+        let rule = NewRule::of(chain, comment, expr);
+        // Statements are maps with names: there is nothing in them that can't be written.
+        format!("{{\"add\":{{\"rule\":{}}}}}", serde_json::to_string(&rule).unwrap_or_default())
+    }
+
     /// The family of the table of ours that it is about; none where it is about none of ours.
     pub(super) fn family(&self) -> Option<Family> {
         Some(match self {
@@ -202,9 +227,9 @@ impl Command {
             }
             Command::Flush(chain) => json!({"flush": {"chain": named(chain, TABLE)}}),
             Command::DeleteChain(chain) => json!({"delete": {"chain": named(chain, TABLE)}}),
-            Command::AddRule { chain, comment, expr } => json!({"add": {"rule": {
-                "family": chain.family, "table": TABLE, "chain": chain.name, "comment": comment, "expr": expr,
-            }}}),
+            Command::AddRule { chain, comment, expr } => {
+                json!({"add": {"rule": NewRule::of(chain, comment, expr)}})
+            }
             Command::AddElement(Element { map, key, chain, comment }) => {
                 // One of these is the last rule of its chain, or all that follows it is for what has come back.
                 let verdict = if map.by_mark() { expr::goto(chain) } else { expr::jump(chain) };
@@ -242,9 +267,9 @@ pub struct Change {
 
 impl Change {
     /// As `nft -j -f` reads it.
-    pub fn json(&self) -> Value {
-        let commands: Vec<Value> = self.commands.iter().map(Command::json).collect();
-        json!({"nftables": commands})
+    pub fn text(&self) -> String {
+        let commands: Vec<String> = self.commands.iter().map(Command::text).collect();
+        format!("{{\"nftables\":[{}]}}", commands.join(","))
     }
 }
 

@@ -35,10 +35,18 @@ pub fn masked(left: Value, mask: impl Into<Value>) -> Value {
     json!({"&": [left, mask.into()]})
 }
 
-/// Any of these.
+/// The left is none of these. Without a set, for each set has a name, and `nft` reads all of a table's before it does anything.
+pub fn is_none<T: Into<Value>>(left: &Value, of: impl IntoIterator<Item = T>) -> Vec<Value> {
+    of.into_iter().map(|one| is_not(left.clone(), one)).collect()
+}
+
+/// Any of these; of one alone no set is made.
 pub fn any<T: Into<Value>>(of: impl IntoIterator<Item = T>) -> Value {
-    let of: Vec<Value> = of.into_iter().map(Into::into).collect();
-    json!({"set": of})
+    let mut of: Vec<Value> = of.into_iter().map(Into::into).collect();
+    match of.len() {
+        1 => of.remove(0),
+        _ => json!({"set": of}),
+    }
 }
 
 /// Any of these Ethernet addresses.

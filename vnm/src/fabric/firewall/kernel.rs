@@ -47,6 +47,7 @@ pub struct Rule {
 pub struct Kernel {
     socket: Socket,
     sequence: u32,
+    buffer: Vec<u8>,
 }
 
 impl Kernel {
@@ -61,7 +62,7 @@ impl Kernel {
         socket.connect(&SocketAddr::new(0, 0)).map_err(failed("connect"))?;
         socket.set_non_blocking(true).map_err(failed("configure"))?;
         socket.set_cap_ack(true).map_err(failed("configure"))?;
-        Ok(Kernel { socket, sequence: 0 })
+        Ok(Kernel { socket, sequence: 0, buffer: Vec::with_capacity(BUFFER) })
     }
 
     /// Whether there is such a table.
@@ -71,6 +72,12 @@ impl Kernel {
         Ok(!found.is_empty())
     }
 
+    /// Whether there is such a chain.
+    pub fn has_chain(&mut self, family: Family, table: &str, chain: &str) -> Result<bool, NetlinkError> {
+        let request = [attribute(1, &text(table)), attribute(3, &text(chain))].concat();
+        Ok(!self.ask(GET_CHAIN, family, &request, false, &named(family, table, chain))?.is_empty())
+    }
+
     /// The rules of a chain; none where there is no such chain.
     pub fn rules(
         &mut self,
@@ -78,21 +85,37 @@ impl Kernel {
         table: &str,
         chain: &str,
     ) -> Result<Option<Vec<Rule>>, NetlinkError> {
-        let what = format!("chain {chain} of table {} {table}", family.as_str());
-        let named = |name| [attribute(1, &text(table)), attribute(name, &text(chain))].concat();
-        if self.ask(GET_CHAIN, family, &named(3), false, &what)?.is_empty() {
+        if !self.has_chain(family, table, chain)? {
             return Ok(None);
         }
-        let found = self.ask(GET_RULE, family, &named(2), true, &what)?;
+        let what = named(family, table, chain);
+        let request = [attribute(1, &text(table)), attribute(2, &text(chain))].concat();
+        let found = self.ask(GET_RULE, family, &request, true, &what)?;
         found.iter().map(|body| rule(body)).collect::<Option<_>>().map(Some).ok_or_else(|| unreadable(&what))
     }
 
     /// The elements of a map of ours; none where there is no such map.
     pub fn elements(&mut self, map: Map) -> Result<Vec<Element>, NetlinkError> {
-        let what = format!("map {} of table {} {TABLE}", map.as_str(), map.family().as_str());
         let request = [attribute(1, &text(TABLE)), attribute(2, &text(map.as_str()))].concat();
+        self.elements_of(map, &request, true)
+    }
+
+    /// The element of a map of ours that has that key; none where there is none.
+    pub fn element(&mut self, map: Map, key: &Key) -> Result<Option<Element>, NetlinkError> {
+        let value = match key {
+            Key::Mark(mark) => mark.to_ne_bytes().to_vec(),
+            Key::Device(name) => padded(name),
+        };
+        let asked = attribute(1, &attribute(1, &attribute(1, &value)));
+        let named = [attribute(1, &text(TABLE)), attribute(2, &text(map.as_str()))];
+        let request = [named.concat(), attribute(3, &asked)].concat();
+        Ok(self.elements_of(map, &request, false)?.pop())
+    }
+
+    fn elements_of(&mut self, map: Map, request: &[u8], all: bool) -> Result<Vec<Element>, NetlinkError> {
+        let what = format!("map {} of table {} {TABLE}", map.as_str(), map.family().as_str());
         let mut out = Vec::new();
-        for body in self.ask(GET_ELEMENTS, map.family(), &request, true, &what)? {
+        for body in self.ask(GET_ELEMENTS, map.family(), request, all, &what)? {
             out.extend(elements(map, &body).ok_or_else(|| unreadable(&what))?);
         }
         Ok(out)
@@ -158,12 +181,12 @@ impl Kernel {
 
         let mut answer = Answer { found: Vec::new(), whole: true, wanted };
         loop {
-            let mut datagram = Vec::with_capacity(BUFFER);
-            let length = self.socket.recv(&mut datagram, 0).map_err(failed("receive"))?;
+            self.buffer.clear();
+            let length = self.socket.recv(&mut self.buffer, 0).map_err(failed("receive"))?;
             if length >= BUFFER {
                 return Err(failed("receive")(io::Error::other("an answer larger than the buffer")));
             }
-            if answer.take(&datagram, self.sequence, what)? {
+            if answer.take(&self.buffer, self.sequence, what)? {
                 return Ok(answer.whole.then_some(answer.found));
             }
         }
@@ -262,6 +285,19 @@ fn heard(bytes: &[u8]) -> Option<Heard<'_>> {
         sequence: u32::from_ne_bytes([s0, s1, s2, s3]),
         body: bytes.get(HEADER..length)?,
     })
+}
+
+/// A chain, for messages.
+fn named(family: Family, table: &str, chain: &str) -> String {
+    format!("chain {chain} of table {} {table}", family.as_str())
+}
+
+/// A device's name as a key: all 16 bytes count.
+fn padded(name: &str) -> Vec<u8> {
+    const LENGTH: usize = 16;
+    let mut bytes: Vec<u8> = name.bytes().take(LENGTH - 1).collect();
+    bytes.resize(LENGTH, 0);
+    bytes
 }
 
 pub(super) fn unreadable(what: &str) -> NetlinkError {

@@ -18,6 +18,7 @@ use serde_json::Value;
 
 use super::TABLE;
 use super::change::{Chain, Change, Element, Family, Key, Map};
+use super::fence::{in_chain, out_chain};
 use super::kernel::Kernel;
 use super::observed::{Observed, Scope};
 use super::skeleton;
@@ -110,6 +111,14 @@ impl Nft {
         self.kernel.as_mut().ok_or_else(none)
     }
 
+    /// Whether our table of that family stands.
+    ///
+    /// # Errors
+    /// [`FirewallError::Netlink`].
+    pub fn stands(&mut self, family: Family) -> Result<bool, FirewallError> {
+        Ok(self.kernel()?.has_table(family, TABLE)?)
+    }
+
     /// What of ours is there, as far as `scope` asks.
     ///
     /// # Errors
@@ -123,8 +132,14 @@ impl Nft {
             }
         }
         let mut wanted = scope.chains();
-        for map in Map::ALL.into_iter().filter(|map| observed.tables.contains(&map.family())) {
-            observed.elements.extend(kernel.elements(map)?);
+        if let Some(own) = own_elements(kernel, scope)? {
+            observed.others_unread = true;
+            observed.elements = own;
+            observed.elements.extend(kernel.elements(Map::Bridges)?);
+        } else {
+            for map in Map::ALL.into_iter().filter(|map| observed.tables.contains(&map.family())) {
+                observed.elements.extend(kernel.elements(map)?);
+            }
         }
         // A bridge's chain goes when its last guarded guest does.
         let of_scope = |element: &&Element| {
@@ -145,7 +160,7 @@ impl Nft {
             let of_scope = |name: &str| scope.taps.iter().any(|tap| tap.as_str() == name);
             element.map == Map::From && !matches!(&element.key, Key::Device(name) if of_scope(name))
         };
-        if !observed.elements.iter().any(stays) {
+        if !observed.others_unread && !observed.elements.iter().any(stays) {
             for family in observed.tables.clone() {
                 let (chains, others) = kernel.names(family)?;
                 let theirs = chains.iter().any(|chain| !skeleton::is_ours(family, chain))
@@ -161,12 +176,12 @@ impl Nft {
     /// # Errors
     /// [`FirewallError::Refused`]: all is as it was. [`FirewallError::Deadline`]: all of it, or nothing.
     pub fn apply(&mut self, change: &Change) -> Result<(), FirewallError> {
-        self.run(&["-j", "-f", "-"], &change.json(), &change.to_string()).map(|_| ())
+        self.run(&["-j", "-f", "-"], &change.text(), &change.to_string()).map(|_| ())
     }
 
     /// Whether the kernel would take that.
     pub(super) fn would_take(&mut self, batch: &Value) -> Result<bool, FirewallError> {
-        match self.run(&["-j", "-c", "-f", "-"], batch, "check a batch") {
+        match self.run(&["-j", "-c", "-f", "-"], &batch.to_string(), "check a batch") {
             Ok(_) => Ok(true),
             Err(FirewallError::Refused { .. }) => Ok(false),
             Err(error) => Err(error),
@@ -175,14 +190,14 @@ impl Nft {
 
     /// Everybody's tables.
     pub(super) fn list(&mut self) -> Result<Value, FirewallError> {
-        let out = self.run(&["-j", "list", "ruleset"], &Value::Null, "list all rules")?;
+        let out = self.run(&["-j", "list", "ruleset"], "", "list all rules")?;
         serde_json::from_slice(&out)
             .map_err(|source| FirewallError::Answer { program: self.program.clone(), source })
     }
 
-    fn run(&mut self, args: &[&str], input: &Value, what: &str) -> Result<Vec<u8>, FirewallError> {
+    fn run(&mut self, args: &[&str], input: &str, what: &str) -> Result<Vec<u8>, FirewallError> {
         let (mut stdout, mut stderr) = (self.file("")?, self.file("")?);
-        let stdin = self.file(&if input.is_null() { String::new() } else { input.to_string() })?;
+        let stdin = self.file(input)?;
         let handle = |file: &File| file.try_clone().map(Stdio::from).map_err(self.failed("prepare"));
         let mut command = Command::new(&self.program);
         command.args(args).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C");
@@ -215,6 +230,31 @@ impl Nft {
         };
         made().map_err(self.failed("prepare"))
     }
+}
+
+/// The elements of the scope's devices, looked up by their keys, as long as each is as it is wanted or not there: then none has to go,
+/// and those of the host's other guests make no difference. None where something else is there, or nothing is wanted.
+fn own_elements(kernel: &mut Kernel, scope: &Scope) -> Result<Option<BTreeSet<Element>>, NetlinkError> {
+    if scope.elements.is_empty() {
+        return Ok(None);
+    }
+    let mut found = BTreeSet::new();
+    for tap in &scope.taps {
+        for map in [Map::From, Map::To, Map::Direct] {
+            found.extend(kernel.element(map, &Key::Device(tap.to_string()))?);
+        }
+    }
+    for Element { map, key, .. } in scope.elements.iter().filter(|element| element.map.by_mark()) {
+        found.extend(kernel.element(*map, key)?);
+    }
+    // A chain that is there without its mark may be led to by another mark.
+    for chain in scope.taps.iter().flat_map(|tap| [in_chain(tap), out_chain(tap)]) {
+        let marked = found.iter().any(|element| element.map.by_mark() && element.chain == chain);
+        if !marked && kernel.has_chain(Family::Inet, TABLE, &chain)? {
+            return Ok(None);
+        }
+    }
+    Ok(found.is_subset(&scope.elements).then_some(found))
 }
 
 /// Whether that bridge is the one that the tap's NIC was guarded on.

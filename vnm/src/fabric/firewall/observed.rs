@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::change::{Chain, Element, Family, Key, Map};
 use super::fence::{Fence, Owner, in_chain, out_chain};
-use super::skeleton;
+use super::{plan, skeleton};
 
 /// What is looked at, besides what all guards share.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,13 +19,16 @@ pub struct Scope {
     pub taps: BTreeSet<LinkName>,
     /// Bridges.
     pub bridges: BTreeSet<LinkName>,
+    /// The elements that the devices are to have.
+    pub elements: BTreeSet<Element>,
 }
 
 impl Scope {
     /// What must be known to apply these, and to take away what else bears the names of `taps`.
     pub fn of<'a>(fences: impl IntoIterator<Item = &'a Fence>, taps: &BTreeSet<LinkName>) -> Self {
-        let mut scope = Scope { taps: taps.clone(), bridges: BTreeSet::new() };
+        let mut scope = Scope { taps: taps.clone(), ..Scope::default() };
         for fence in fences {
+            scope.elements.extend(plan::elements(fence));
             scope.taps.insert(fence.guard.tap.clone());
             scope.bridges.insert(fence.bridge.clone());
         }
@@ -34,9 +37,8 @@ impl Scope {
 
     /// The chains that are looked at by name.
     pub(super) fn chains(&self) -> BTreeSet<Chain> {
-        let mut out = BTreeSet::new();
+        let mut out: BTreeSet<Chain> = plan::shared_chains().cloned().collect();
         for family in [Family::Bridge, Family::Inet] {
-            out.extend(skeleton::chains(family).into_iter().map(|built| built.chain));
             for name in self.taps.iter().flat_map(|tap| [in_chain(tap), out_chain(tap)]) {
                 out.insert(Chain { family, name });
             }
@@ -52,8 +54,10 @@ pub struct Observed {
     pub tables: BTreeSet<Family>,
     /// The chains that were looked at and are there, with the comments of their rules in order.
     pub chains: BTreeMap<Chain, Vec<String>>,
-    /// All elements of our maps.
+    /// The elements of our maps.
     pub elements: BTreeSet<Element>,
+    /// Whether those of other guests' devices were left out, because none of the scope's has to go.
+    pub others_unread: bool,
     /// Families whose table holds something that somebody else has put there; looked for where the last guard may go.
     pub shared: BTreeSet<Family>,
 }

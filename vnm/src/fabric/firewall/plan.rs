@@ -1,6 +1,7 @@
 //! From what is there to what must be there, in one batch. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
 
 use causeway_core::names::{LinkName, Mac};
 use sha2::{Digest, Sha256};
@@ -50,10 +51,7 @@ pub fn difference(
         .map(|owner| owner.bridge.to_string())
         .collect();
 
-    let mut wanted: Vec<Wanted> = Vec::new();
-    for family in [Family::Bridge, Family::Inet].into_iter().filter(|_| needed) {
-        wanted.extend(skeleton::chains(family).into_iter().map(shared));
-    }
+    let mut own_chains: Vec<Wanted> = Vec::new();
     for (bridge, zone) in zones(&fences, observed)? {
         let of_bridge = || fences.iter().filter(|fence| fence.bridge == bridge);
         let hosts: BTreeSet<Mac> = of_bridge().flat_map(|fence| fence.hosts.iter().copied()).collect();
@@ -66,14 +64,18 @@ pub fn difference(
             chain: chain.name.clone(),
             comment: comment.clone(),
         });
-        wanted.push(labelled(chain, None, skeleton::zone_rules(zone, &hosts), &comment, None));
+        own_chains.push(labelled(chain, None, skeleton::zone_rules(zone, &hosts), &comment, None));
     }
-    for element in observed.elements.iter().filter(|element| element.map == Map::Bridges) {
+    // Where no guest leaves, each bridge keeps those that it has.
+    let bridges = observed.elements.iter().filter(|e| e.map == Map::Bridges && !observed.others_unread);
+    for element in bridges {
         if !matches!(&element.key, Key::Device(bridge) if used.contains(bridge)) {
             stale.insert(element.clone());
         }
     }
-    wanted.extend(fences.iter().flat_map(|fence| chains(fence)));
+    own_chains.extend(fences.iter().flat_map(|fence| chains(fence)));
+    let shared = SHARED.iter().filter(|_| needed);
+    let wanted: Vec<&Wanted> = shared.chain(&own_chains).collect();
 
     let mut change = batch(&wanted, &elements, &stale, &own, observed);
     if !needed {
@@ -101,8 +103,11 @@ fn plain(name: &LinkName) -> Result<(), FirewallError> {
     }
 }
 
-/// The elements of a NIC.
-fn elements(fence: &Fence) -> Vec<Element> {
+/// The elements of a NIC; none of one that keeps nothing away.
+pub(super) fn elements(fence: &Fence) -> Vec<Element> {
+    if fence.guard.is_open() {
+        return Vec::new();
+    }
     let element = |map: Map, key, chain| Element { map, key, chain, comment: fence.owner().to_string() };
     let tap = || Key::Device(fence.guard.tap.to_string());
     let mut out = vec![
@@ -133,8 +138,15 @@ fn chains(fence: &Fence) -> Vec<Wanted> {
     out
 }
 
-fn shared(built: Built) -> Wanted {
-    labelled(built.chain, built.hook, built.rules, "all guards", None)
+/// What all guards share; it is the same for every action.
+static SHARED: LazyLock<Vec<Wanted>> = LazyLock::new(|| {
+    let shared = |built: Built| labelled(built.chain, built.hook, built.rules, "all guards", None);
+    [Family::Bridge, Family::Inet].into_iter().flat_map(skeleton::chains).map(shared).collect()
+});
+
+/// The chains that all guards share.
+pub(super) fn shared_chains() -> impl Iterator<Item = &'static Chain> {
+    SHARED.iter().map(|wanted| &wanted.chain)
 }
 
 fn labelled(
@@ -204,13 +216,13 @@ fn from(bridge: &LinkName) -> impl Iterator<Item = u16> {
 
 /// The commands, in an order in which each finds what it names.
 fn batch(
-    wanted: &[Wanted],
+    wanted: &[&Wanted],
     elements: &BTreeSet<Element>,
     stale: &BTreeSet<Element>,
     own: &BTreeSet<&LinkName>,
     observed: &Observed,
 ) -> Change {
-    let differs: Vec<&Wanted> = wanted.iter().filter(|wanted| !is_there(wanted, observed)).collect();
+    let differs: Vec<&Wanted> = wanted.iter().copied().filter(|wanted| !is_there(wanted, observed)).collect();
     let new: Vec<&Element> = elements.iter().filter(|element| !observed.elements.contains(element)).collect();
 
     let mut commands = Vec::new();

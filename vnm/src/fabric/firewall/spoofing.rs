@@ -11,8 +11,8 @@ use causeway_core::names::Mac;
 use serde_json::{Value, json};
 
 use super::expr::{
-    accept, any, any_mac, back, drop, is, is_not, jump, masked, meta, number, payload, range, set_mark,
-    transport,
+    accept, any, any_mac, back, drop, is, is_none, is_not, jump, masked, meta, number, payload, range,
+    set_mark, transport,
 };
 use super::fence::Fence;
 use super::skeleton::{NOWHERE, READABLE};
@@ -58,7 +58,8 @@ pub fn outgoing(fence: &Fence) -> Vec<Rule> {
     let guard = &fence.guard;
     let mut out = Vec::new();
     if let Some(macs) = &guard.macs {
-        out.push(vec![is_not(payload("ether", "saddr"), any_mac(macs)), drop()]);
+        let others = is_none(&payload("ether", "saddr"), macs.iter().map(ToString::to_string));
+        out.push([others, vec![drop()]].concat());
     }
     if guard.is_stateful() || guard.senders.is_some() {
         out.push(vec![jump(READABLE)]);
@@ -125,8 +126,8 @@ fn arp(out: &mut Vec<Rule>, guard: &Guard) {
                 senders.iter().filter(|address| address.is_ipv4()).map(ToString::to_string).collect();
             let probe = vec![is(field("operation"), "request"), is(field("saddr ip"), "0.0.0.0"), back()];
             out.push([own.clone(), probe].concat());
-            if !four.is_empty() {
-                out.push([own, vec![is(field("saddr ip"), any(four)), back()]].concat());
+            for address in four {
+                out.push([own.clone(), vec![is(field("saddr ip"), address), back()]].concat());
             }
         }
     }
@@ -167,13 +168,8 @@ fn ipv4(out: &mut Vec<Rule>, senders: Vec<IpAddr>) {
         is(payload("udp", "dport"), 67),
         back(),
     ]);
-    match senders.is_empty() {
-        true => out.push(vec![is_ip(), drop()]),
-        false => {
-            let own = any(senders.iter().map(ToString::to_string));
-            out.push(vec![is_ip(), is_not(payload("ip", "saddr"), own), drop()]);
-        }
-    }
+    let others = is_none(&payload("ip", "saddr"), senders.iter().map(ToString::to_string));
+    out.push([vec![is_ip()], others, vec![drop()]].concat());
 }
 
 /// IPv6 from the guest's own addresses, and neighbour messages that tell of no other.
@@ -190,8 +186,8 @@ fn ipv6(out: &mut Vec<Rule>, senders: Vec<IpAddr>) {
     for sender in &senders {
         out.push([from_nowhere(), vec![message(SOLICITATION), tells_of(sender), back()]].concat());
     }
-    let own = any(senders.iter().map(ToString::to_string));
-    out.push(vec![is_ip6(), is_not(payload("ip6", "saddr"), own), drop()]);
+    let others = is_none(&payload("ip6", "saddr"), senders.iter().map(ToString::to_string));
+    out.push([vec![is_ip6()], others, vec![drop()]].concat());
     // Groups let these pass anyway, so that nothing is left to be asked.
     for sender in &senders {
         out.push(vec![is_ip6(), message(ADVERTISEMENT), tells_of(sender), back()]);

@@ -17,7 +17,7 @@ use super::functions::{self, FunctionTable};
 use super::netlink::{NetlinkError, Rtnetlink};
 use super::parse::{Link, LinkKind, link};
 use super::vlan_table::{self, VlanTable};
-use crate::desired::{Desired, FdbEntry, Function, Uplink};
+use crate::desired::{Bridge, Desired, FdbEntry, Function, Uplink};
 
 /// A part of the kernel's network.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,7 +105,12 @@ impl From<&Desired> for Scope {
             vlans: !desired.tags.is_empty(),
             ..Scope::default()
         };
-        scope.bridges.extend(desired.bridges.iter().map(|b| b.name.clone()));
+        // What is plugged into a bridge counts where that leads out of the host, or sorts VLANs.
+        let sorts = |bridge: &Bridge| desired.tags.iter().any(|tags| tags.bridge == bridge.name);
+        let (leading, closed): (Vec<_>, Vec<_>) =
+            desired.bridges.iter().partition(|b| desired.leads_out(b) || sorts(b));
+        scope.bridges.extend(leading.into_iter().map(|bridge| bridge.name.clone()));
+        scope.links.extend(closed.into_iter().map(|bridge| bridge.name.clone()));
         scope.links.extend(desired.tunnels.iter().flat_map(|t| [t.name.clone(), t.uplink.clone()]));
         scope.links.extend(desired.vlans.iter().flat_map(|v| [v.name.clone(), v.uplink.clone()]));
         scope.links.extend(desired.bridges.iter().filter_map(|b| b.uplink.clone()));

@@ -307,7 +307,7 @@ fn option_notes(switch: &Switch, observed: &Observed) -> Vec<String> {
     let keys =
         maps.iter().flat_map(|(column, keys)| keys.iter().map(move |(key, value)| (column, key, value)));
     let keys = keys.map(|(column, key, value)| {
-        let has = seen.row.map(column).remove(key).unwrap_or_else(|| "absent".to_owned());
+        let has = seen.row.map(column).get(key).cloned().unwrap_or_else(|| "absent".to_owned());
         note(&format!("{column}:{key}"), &has, value.as_deref().unwrap_or("absent"))
     });
     whole.chain(keys).collect()

@@ -74,7 +74,7 @@ impl From<&Leaving> for Scope {
 pub struct Observed {
     /// Bridges, by name, as far as they exist.
     pub bridges: BTreeMap<String, BridgeSeen>,
-    /// Ports, by name: those that were asked for, guarded ones, our uplinks and patches.
+    /// Ports, by name: those that were asked for, our uplinks and patches, and of guarded ones what all guests of their bridge share.
     pub ports: BTreeMap<String, PortSeen>,
     /// Ports that have a number of a NIC: the bridge, the number, the port.
     pub taken: BTreeSet<(String, u32, String)>,
@@ -187,10 +187,23 @@ fn named(name: &str) -> [Operation; 2] {
     [Operation::select("Port", &which, &PORT), Operation::select("Interface", &which, &INTERFACE)]
 }
 
-fn marked(key: &str, bridge: &LinkName) -> [Operation; 2] {
+fn marked(key: &str, bridge: &LinkName) -> [Condition; 1] {
     let ids = mark::ids([(key, bridge.to_string())]);
-    let which = [Condition::Includes("external_ids", Datum::Map(ids))];
+    [Condition::Includes("external_ids", Datum::Map(ids))]
+}
+
+fn uplinks_of(bridge: &LinkName) -> [Operation; 2] {
+    let which = marked(mark::UPLINK, bridge);
     [Operation::select("Port", &which, &PORT), Operation::select("Interface", &which, &INTERFACE)]
+}
+
+/// Of every guarded guest of a bridge no more than the others need to know, for there may be many.
+fn guarded_on(bridge: &LinkName) -> [Operation; 2] {
+    let which = marked(mark::GUARDED, bridge);
+    [
+        Operation::select("Port", &which, &["_uuid", "name", "interfaces", "external_ids"]),
+        Operation::select("Interface", &which, &["_uuid", "ofport", "ofport_request"]),
+    ]
 }
 
 /// Reads that part.
@@ -222,8 +235,10 @@ pub(super) fn observe(
     let first = asked.len();
     asked.extend(names.iter().flat_map(|name| named(name)));
     for bridge in &scope.bridges {
-        asked.extend(marked(mark::GUARDED, bridge));
-        asked.extend(marked(mark::UPLINK, bridge));
+        asked.extend(uplinks_of(bridge));
+    }
+    for bridge in &scope.bridges {
+        asked.extend(guarded_on(bridge));
     }
     let answers = database.select(&asked)?;
 
@@ -279,10 +294,16 @@ struct Rows {
 }
 
 impl Rows {
+    /// Adds rows; of one that is there already, what was read first stays.
     fn add(&mut self, ports: &[Row], interfaces: &[Row]) {
-        let name = |row: &Row| Some((row.text("name")?.to_owned(), row.clone()));
-        self.ports.extend(ports.iter().filter_map(name));
-        self.interfaces.extend(interfaces.iter().filter_map(|row| Some((row.id()?, row.clone()))));
+        for row in ports {
+            let Some(name) = row.text("name") else { continue };
+            self.ports.entry(name.to_owned()).or_insert_with(|| row.clone());
+        }
+        for row in interfaces {
+            let Some(id) = row.id() else { continue };
+            self.interfaces.entry(id).or_insert_with(|| row.clone());
+        }
     }
 
     fn observed(self, bridges: &[Row]) -> Observed {
@@ -310,13 +331,26 @@ fn tracking(open: &Row, datapaths: &[Row]) -> BTreeMap<String, bool> {
     let mut out = BTreeMap::new();
     for (kind, id) in open.references("datapaths") {
         let row = datapaths.iter().find(|row| row.id().as_ref() == Some(&id));
-        let capabilities = row.map(|row| row.map("capabilities")).unwrap_or_default();
-        let says = |key: &str| capabilities.get(key).map(|value| value == "true");
+        let says = |key: &str| row?.map("capabilities").get(key).map(|value| value == "true");
         if let (Some(state), Some(zone)) = (says("ct_state"), says("ct_zone")) {
             out.insert(kind, state && zone);
         }
     }
     out
+}
+
+/// Each NIC on a bridge, with the number that its port has.
+fn seats_on<'s>(
+    bridge: &str,
+    scope: &'s Scope,
+    ports: &BTreeMap<String, PortSeen>,
+) -> Vec<(u32, Option<u32>, &'s Sought)> {
+    let here = scope.seats.iter().filter(|(_, sought)| sought.bridge.as_str() == bridge);
+    here.map(|(nic, sought)| {
+        let port = ports.get(sought.tap.as_str()).filter(|port| port.bridge.as_deref() == Some(bridge));
+        (*nic, port.and_then(PortSeen::number), sought)
+    })
+    .collect()
 }
 
 fn flows_of(
@@ -332,25 +366,44 @@ fn flows_of(
         Err(OpenflowError::Connect { .. }) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let mut seen = FlowsSeen { shared: connection.flows(flows::of_all())?, ..FlowsSeen::default() };
     let nobody = || Which::from(flows::of_nobody());
-    for (nic, sought) in scope.seats.iter().filter(|(_, sought)| sought.bridge.as_str() == bridge) {
-        let own = connection.flows(flows::of_nic(scope.vm, *nic))?;
-        let port = ports.get(sought.tap.as_str()).filter(|port| port.bridge.as_deref() == Some(bridge));
-        let number = port.and_then(PortSeen::number);
-        if let Some(number) = number {
-            let found = connection.flows(nobody().about(Match::any().in_port(number)))?;
-            if found.iter().any(|flow| STOCK_TABLES.contains(&flow.key.table)) {
-                seen.stock.insert(number);
-            }
+    let here = seats_on(bridge, scope, ports);
+    let strays = |number: u32| flows::about(number).map(|port| Which::from(flows::ours()).about(port));
+    let mut asked = vec![Which::from(flows::of_all())];
+    for (nic, number, sought) in &here {
+        asked.push(Which::from(flows::of_nic(scope.vm, *nic)));
+        match (number, sought.number) {
+            (Some(number), _) => asked.push(nobody().about(Match::any().in_port(*number))),
+            // Its guest is to come, so that it has none yet.
+            (None, Some(number)) => asked.extend(strays(number.get().into())),
+            (None, None) => {}
         }
-        let to_be = number.or(sought.number.map(|number| number.get().into()));
-        if let Some(number) = to_be.filter(|_| own.is_empty()) {
-            for matches in flows::about(number) {
-                seen.strays.extend(connection.flows(Which::from(flows::ours()).about(matches))?);
+    }
+    let mut answers = connection.flows_of_each(&asked)?.into_iter();
+    let mut answer = || answers.next().unwrap_or_default();
+    let mut seen = FlowsSeen { shared: answer(), ..FlowsSeen::default() };
+    let mut late = Vec::new();
+    for (_, number, sought) in here {
+        let own = answer();
+        match (number, sought.number) {
+            (Some(number), _) => {
+                if answer().iter().any(|flow| STOCK_TABLES.contains(&flow.key.table)) {
+                    seen.stock.insert(number);
+                }
+                if own.is_empty() {
+                    late.extend(strays(number));
+                }
             }
+            (None, Some(_)) => {
+                let found = [answer(), answer()].concat();
+                seen.strays.extend(found.into_iter().filter(|_| own.is_empty()));
+            }
+            (None, None) => {}
         }
         seen.of_vm.extend(own);
+    }
+    if !late.is_empty() {
+        seen.strays.extend(connection.flows_of_each(&late)?.concat());
     }
     if scope.leaves {
         let notes: Vec<_> = scope.seats.keys().map(|nic| flows::note(scope.vm, *nic)).collect();

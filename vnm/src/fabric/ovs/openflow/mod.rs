@@ -119,6 +119,8 @@ pub struct Openflow {
     stream: UnixStream,
     deadline: Instant,
     next: u32,
+    /// Whether its greeting has come, which nobody waits for.
+    greeted: bool,
 }
 
 struct Message {
@@ -128,10 +130,11 @@ struct Message {
 }
 
 impl Openflow {
-    /// Connects to the bridge whose socket lies in `directory`; until `deadline` every call may take.
+    /// Connects to the bridge whose socket lies in `directory`; until `deadline` every call may take. That it speaks another version,
+    /// the first call finds.
     ///
     /// # Errors
-    /// [`OpenflowError::Connect`], or that it speaks another version.
+    /// [`OpenflowError::Connect`].
     pub fn connect(directory: &Path, bridge: &str, deadline: Instant) -> Result<Self, OpenflowError> {
         let path = directory.join(format!("{bridge}.mgmt"));
         match UnixStream::connect(&path) {
@@ -142,16 +145,13 @@ impl Openflow {
 
     /// Greets over a connection that is there.
     pub(super) fn over(bridge: &str, stream: UnixStream, deadline: Instant) -> Result<Self, OpenflowError> {
-        let mut connected = Openflow { bridge: bridge.to_owned(), stream, deadline, next: 0 };
+        let mut connected = Openflow { bridge: bridge.to_owned(), stream, deadline, next: 0, greeted: false };
         // This version, and no older one.
         let versions =
             [&1_u16.to_be_bytes()[..], &8_u16.to_be_bytes(), &(1_u32 << VERSION).to_be_bytes()].concat();
         let hello = connected.message(HELLO, &versions);
         connected.send(&hello)?;
-        match connected.receive()?.kind {
-            HELLO => Ok(connected),
-            _ => Err(connected.unreadable("it does not begin with a greeting")),
-        }
+        Ok(connected)
     }
 
     /// Such flows.
@@ -159,14 +159,31 @@ impl Openflow {
     /// # Errors
     /// [`OpenflowError`].
     pub fn flows(&mut self, which: impl Into<Which>) -> Result<Vec<Flow>, OpenflowError> {
+        Ok(self.flows_of_each(&[which.into()])?.concat())
+    }
+
+    /// The flows of each of these questions, in turn. They are asked all at once: the switch looks for questions between all its
+    /// other work, and so each that waits for the answer of the one before takes as long as many.
+    ///
+    /// # Errors
+    /// [`OpenflowError`].
+    pub fn flows_of_each(&mut self, questions: &[Which]) -> Result<Vec<Vec<Flow>>, OpenflowError> {
         const FLOWS: u16 = 1;
+        let mut sent = Vec::new();
+        let mut numbers = Vec::new();
+        for which in questions {
+            let mut body = FLOWS.to_be_bytes().to_vec();
+            body.extend([0; 6]);
+            body.extend(flow::question(which));
+            sent.extend(self.message(MULTIPART_REQUEST, &body));
+            numbers.push(self.next);
+        }
+        self.send(&sent)?;
+        numbers.into_iter().map(|number| self.flows_in_answer(number)).collect()
+    }
+
+    fn flows_in_answer(&mut self, number: u32) -> Result<Vec<Flow>, OpenflowError> {
         const MORE: u16 = 1;
-        let mut body = FLOWS.to_be_bytes().to_vec();
-        body.extend([0; 6]);
-        body.extend(flow::question(&which.into()));
-        let question = self.message(MULTIPART_REQUEST, &body);
-        let number = self.next;
-        self.send(&question)?;
         let mut found = Vec::new();
         loop {
             let reply = self.answer(number)?;
@@ -312,6 +329,12 @@ impl Openflow {
 
     /// The next message that is not about the connection alone.
     fn receive(&mut self) -> Result<Message, OpenflowError> {
+        if !self.greeted {
+            self.greeted = true;
+            if self.read()?.kind != HELLO {
+                return Err(self.unreadable("it does not begin with a greeting"));
+            }
+        }
         loop {
             let message = self.read()?;
             if message.kind != ECHO_REQUEST {

@@ -81,7 +81,7 @@ impl Datum {
                 [Value::String(kind), Value::Array(members)] if kind == "set" => {
                     // Sets of sets do not exist, so nothing deep is ever walked.
                     let member = |value: &Value| match value {
-                        Value::Array(pair) if pair.first() != Some(&json!("uuid")) => None,
+                        Value::Array(pair) if pair.first().and_then(Value::as_str) != Some("uuid") => None,
                         other => Datum::from_json(other),
                     };
                     Some(Datum::Set(members.iter().map(member).collect::<Option<_>>()?))
@@ -214,10 +214,11 @@ impl Row {
     }
 
     /// A column that is a map.
-    pub fn map(&self, column: &str) -> BTreeMap<String, String> {
+    pub fn map(&self, column: &str) -> &BTreeMap<String, String> {
+        static NONE: BTreeMap<String, String> = BTreeMap::new();
         match self.get(column) {
-            Some(Datum::Map(pairs)) => pairs.clone(),
-            _ => BTreeMap::new(),
+            Some(Datum::Map(pairs)) => pairs,
+            _ => &NONE,
         }
     }
 
