@@ -1,6 +1,7 @@
 //! The desired network of a VM, and the fabrics it is applied to.
 
 pub mod announce;
+pub mod bandwidth;
 pub mod desired;
 pub mod fabric;
 pub mod lock;

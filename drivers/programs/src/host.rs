@@ -4,6 +4,7 @@ pub mod breakpoint;
 mod disks;
 pub mod files;
 pub mod guard;
+mod guests;
 mod machine;
 pub mod network;
 mod place;

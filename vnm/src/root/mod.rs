@@ -38,4 +38,5 @@ pub mod wire;
 
 pub use client::{ClientError, RootClient};
 pub use place::Places;
+pub use update::network as updated_network;
 pub use wire::{CompactMemory, Hello, Inspect, Outcome, Reconcile, Request, Response, SCHEMA, Verb};

@@ -3,6 +3,8 @@
 
 pub mod bridged;
 pub mod guests;
+pub mod limits;
+pub mod side;
 pub mod switch;
 pub mod wire;
 

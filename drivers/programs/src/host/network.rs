@@ -2,16 +2,18 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use causeway_core::answer::{Failure, Kind};
 use causeway_core::plan::Slot;
 use causeway_core::protocol::Severity;
 use causeway_core::reach::wire::{Done, Effect};
 use causeway_core::settings::{NetworkConf, read_file};
+use causeway_domain::{DomainError, Hypervisor};
 use causeway_vnm::slot::{Context, Root};
 
 use super::Options;
+use super::guests::Guests;
 use super::resident::Out;
 use super::work::{SlotCall, foreign, log};
 
@@ -39,8 +41,14 @@ impl Network {
         }
     }
 
-    /// Runs a slot, and the scripts in its hook directory.
-    pub(super) async fn run(&self, call: &SlotCall<'_>, remotes: &Path, out: &Out) -> Result<Done, Failure> {
+    /// Runs a slot, and the scripts in its hook directory; `connect` gives libvirt's client.
+    pub(super) async fn run(
+        &self,
+        call: &SlotCall<'_>,
+        remotes: &Path,
+        connect: impl Fn() -> Result<Arc<dyn Hypervisor>, DomainError> + Send + 'static,
+        out: &Out,
+    ) -> Result<Done, Failure> {
         let slot = call.slot;
         if !BUILT.contains(&slot.driver()) || !VERBS.contains(&slot.verb()) {
             let text =
@@ -53,8 +61,8 @@ impl Network {
         let turn = call.turn.clone();
         let ours = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            let mut root = root.lock().unwrap_or_else(PoisonError::into_inner);
-            causeway_vnm::slot::run(slot.verb(), slot.driver(), &argv, &stdin.0, &context, &mut root)
+            let guests = Guests { connect };
+            causeway_vnm::slot::run(slot.verb(), slot.driver(), &argv, &stdin.0, &context, &root, &guests)
         });
         let answer = ours.await.unwrap_or_else(|e| Err(Failure::new(Kind::Bug, e)))?;
         for note in &answer.notes {
