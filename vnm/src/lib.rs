@@ -7,4 +7,5 @@ pub mod fabric;
 pub mod lock;
 pub mod reservation;
 pub mod root;
+pub mod services;
 pub mod slot;

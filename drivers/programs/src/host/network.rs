@@ -96,6 +96,7 @@ impl Network {
         Ok(Context {
             request: call.request.clone(),
             settings: (&conf).into(),
+            services: conf.tproxy,
             deadline: call.deadline,
             dry_run: false,
         })

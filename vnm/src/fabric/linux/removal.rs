@@ -152,14 +152,17 @@ fn take_away(bridge: &LinkName, leaving: &Leaving, observed: &Observed, out: &mu
     }
 }
 
-/// Whether anything but `tunnels` and its uplink is plugged in. In a bridge of the operator's, the operator's own devices are no
-/// reason to keep our tunnel; a guest is.
+/// Whether anything but `tunnels`, its uplink and the end of its services is plugged in. In a bridge of the operator's, the
+/// operator's own devices are no reason to keep our tunnel; a guest is.
 fn is_needed(bridge: &Link, tunnels: &[&Link], leaving: &Leaving, observed: &Observed) -> bool {
     let uplink = |port: &Link| {
         let here = leaving.uplinks.iter().filter(|uplink| uplink.bridge.as_str() == bridge.name);
         here.into_iter().any(|uplink| uplink.name.as_str() == port.name)
     };
-    let ours = |port: &Link| uplink(port) || tunnels.iter().any(|tunnel| tunnel.index == port.index);
+    // What TProxy plugs in (contract VNM 4.11) is for the guests, and none itself.
+    let services = |port: &Link| port.kind == LinkKind::Inner && port.name == format!("{}b", bridge.name);
+    let tunnel = |port: &Link| tunnels.iter().any(|tunnel| tunnel.index == port.index);
+    let ours = |port: &Link| uplink(port) || services(port) || tunnel(port);
     let counts = |port: &&Link| bridge.mark.is_ours() || port.is_guests();
     observed.ports_of(bridge.index).filter(counts).any(|port| !ours(port))
 }
