@@ -5,7 +5,7 @@
 
 mod common;
 
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use causeway_core::answer::{Failure, Kind};
@@ -299,4 +299,23 @@ fn a_guest_that_is_gone_is_a_note_and_a_silent_libvirt_a_failure() {
     let side = Side::new();
     // An update of something else goes on without libvirt.
     update(&side, &["done"], &NoGuests, &vm("fw", &[FAST], &["MTU"])).unwrap();
+}
+
+#[test]
+fn an_update_that_dies_is_finished_by_the_next() {
+    let mut points = 0;
+    loop {
+        let (side, guest) = (Side::new(), two_nics());
+        *guest.dies_before.lock().unwrap() = Some(points);
+        let dies = || update(&side, &["done", "done"], &guest, &both());
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(dies)).is_ok();
+        *guest.dies_before.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        update(&Side::new(), &["done", "done"], &guest, &both()).unwrap();
+        assert_eq!(guest.limits(), [LIMITED, LIMITED], "died before call {points}");
+        if ended {
+            break;
+        }
+        points += 1;
+    }
+    assert_eq!(points, 3, "a look and two settings");
 }

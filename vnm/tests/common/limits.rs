@@ -1,7 +1,7 @@
 //! Guests whose interfaces can be limited, in memory.
 
 use std::collections::VecDeque;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use causeway_core::answer::{Failure, Kind};
 use causeway_core::document::Bandwidths;
@@ -30,9 +30,18 @@ pub struct OneGuest {
     /// The answers to the calls of `limit` that come next; those after them end well.
     pub failures: Mutex<VecDeque<Option<&'static str>>>,
     pub silent: bool,
+    /// After so many calls more, the process is no more.
+    pub dies_before: Mutex<Option<usize>>,
 }
 
 impl OneGuest {
+    fn call(&self, what: String) {
+        let mut dies = self.dies_before.lock().unwrap_or_else(PoisonError::into_inner);
+        assert_ne!(*dies, Some(0), "killed by the test");
+        *dies = dies.map(|left| left - 1);
+        self.calls.lock().unwrap().push(what);
+    }
+
     pub fn with(interfaces: Vec<Interface>) -> Self {
         OneGuest { interfaces: Mutex::new(Some(interfaces)), ..OneGuest::default() }
     }
@@ -48,7 +57,7 @@ impl OneGuest {
 
 impl Guests for OneGuest {
     fn interfaces(&self, guest: &DeployId) -> Result<Option<Vec<Interface>>, Failure> {
-        self.calls.lock().unwrap().push(format!("look at {guest}"));
+        self.call(format!("look at {guest}"));
         match self.silent {
             true => Err(Failure::new(Kind::Unreachable, "no answer within 15 s")),
             false => Ok(self.interfaces.lock().unwrap().clone()),
@@ -56,7 +65,7 @@ impl Guests for OneGuest {
     }
 
     fn limit(&self, _: &DeployId, device: &str, limits: &Bandwidths) -> Result<(), Failure> {
-        self.calls.lock().unwrap().push(format!("{device}: {limits}"));
+        self.call(format!("{device}: {limits}"));
         let failure = self.failures.lock().unwrap().pop_front().flatten();
         let mut interfaces = self.interfaces.lock().unwrap();
         let named = |it: &&mut Interface| {
