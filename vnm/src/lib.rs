@@ -7,5 +7,4 @@ pub mod fabric;
 pub mod lock;
 pub mod reservation;
 pub mod root;
-pub mod services;
 pub mod slot;

@@ -8,14 +8,12 @@ use std::time::Duration;
 use causeway_core::answer::{Failure, Kind};
 use causeway_core::document::{BridgeType, DriverName, VmDocument, decode};
 use causeway_core::names::RequestId;
-use causeway_core::settings::TproxyService;
 
 use crate::bandwidth::{self, Guests, Wanted};
 use crate::desired::switch::SOCKETS;
 use crate::desired::{Driver, Refusal, Settings};
 use crate::root::client::{COMMAND, ClientError, RootClient};
 use crate::root::{Outcome, Request, Response, Verb, updated_network};
-use crate::services;
 
 /// How long the privileged side may take to start: `sudo` may ask a slow directory service who we are.
 const START: Duration = Duration::from_secs(10);
@@ -33,8 +31,6 @@ pub struct Context {
     pub request: RequestId,
     /// What `OpenNebulaNetwork.conf` says on this host.
     pub settings: Settings,
-    /// What its `:tproxy:` lists.
-    pub services: Vec<TproxyService>,
     /// Longest time for the whole action.
     pub deadline: Duration,
     /// Only say what would be done.
@@ -53,6 +49,8 @@ pub struct Answer {
     /// Whether the VM has something reserved that it had not before. Only an action that neither changed nor reserved
     /// anything left nothing that an undo (`clean`) would have to take back.
     pub reserved: bool,
+    /// Whether the stock program that passes services on (`tproxy`) is to look again.
+    pub services: bool,
 }
 
 /// The privileged side, started when it is first needed and again when it has gone.
@@ -143,15 +141,12 @@ pub fn run(
         deadline_ms: u64::try_from(context.deadline.as_millis()).unwrap_or(u64::MAX) / 10 * 9,
     };
     let asked = Asked { request: request.with_document(&document), deadline: context.deadline, root };
-    let mut response = match verb {
+    let response = match verb {
         Verb::UpdateNic => update_nic(&asked, &document, guests)?,
         _ => asked.ask(context.dry_run)?,
     };
-    if verb == Verb::Pre {
-        response.notes.extend(missing_services(&asked.request, &document, &context.services));
-        if !context.dry_run {
-            make_sockets_dir(Path::new(SOCKETS), &document)?;
-        }
+    if verb == Verb::Pre && !context.dry_run {
+        make_sockets_dir(Path::new(SOCKETS), &document)?;
     }
     Ok(Answer {
         stdout: match context.dry_run {
@@ -161,6 +156,7 @@ pub fn run(
         notes: response.notes,
         changes: response.changes,
         reserved: response.reserved,
+        services: response.services,
     })
 }
 
@@ -206,13 +202,6 @@ fn update_nic(asked: &Asked<'_>, document: &[u8], guests: &dyn Guests) -> Result
     response.changes.splice(0..0, changes.iter().map(ToString::to_string));
     response.notes.extend(notes);
     Ok(response)
-}
-
-fn missing_services(request: &Request, document: &[u8], services: &[TproxyService]) -> Vec<String> {
-    match (Driver::try_from(&request.driver), VmDocument::parse(document)) {
-        (Ok(driver), Ok(vm)) => services::missing(driver, &vm, services),
-        _ => Vec::new(),
-    }
 }
 
 fn wanted_limits(request: &Request, document: &[u8]) -> Result<Option<Wanted>, Failure> {

@@ -138,7 +138,7 @@ fn a_large_document_and_a_talkative_program_do_not_block_each_other() {
 
 fn context() -> Context {
     let request: RequestId = "test-1".parse().unwrap();
-    Context { request, settings: Settings::default(), services: Vec::new(), deadline: EVER, dry_run: false }
+    Context { request, settings: Settings::default(), deadline: EVER, dry_run: false }
 }
 
 #[test]

@@ -181,7 +181,6 @@ fn update(side: &Side, answers: &[&str], guests: &dyn Guests, document: &str) ->
     let context = Context {
         request: "test-1".parse().unwrap(),
         settings: Settings::default(),
-        services: Vec::new(),
         deadline: Duration::from_secs(20),
         dry_run: false,
     };

@@ -10,6 +10,7 @@ pub mod network;
 mod place;
 pub mod resident;
 mod saved;
+mod services;
 pub mod settings;
 pub mod slot;
 pub mod turn;

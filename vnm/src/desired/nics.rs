@@ -10,7 +10,7 @@ use super::port::{device_name, port};
 use super::refusal::Refusal;
 use super::settings::{Effective, Settings};
 use super::state::{Bridge, BridgeOption, Desired, FdbEntry, Port, Vlan, Vxlan};
-use super::{ovswitch, vlan, vxlan};
+use super::{ovswitch, services, vlan, vxlan};
 
 /// A desired state and what the VM's owner should know about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +43,7 @@ pub fn desired(
     };
     for nic in driver.selected(vm) {
         under_way.add(nic, &settings.effective(nic)?)?;
+        under_way.serve(nic, settings)?;
     }
     let mut answer = under_way.answer;
     finish(&mut answer.desired);
@@ -73,6 +74,24 @@ impl UnderWay<'_> {
         }
         self.answer.desired.ports.push(port);
         self.answer.desired.guards.extend(guard);
+        Ok(())
+    }
+
+    /// A bridge that two of the VM's networks have in common has the services of both.
+    fn serve(&mut self, nic: &Nic, settings: &Settings) -> Result<(), Refusal> {
+        let state = &mut self.answer.desired;
+        let ours =
+            |port: &&Port| port.nic == nic.nic_id && state.bridges.iter().any(|b| b.name == port.bridge);
+        let Some(bridge) = state.ports.iter().find(ours).map(|port| port.bridge.clone()) else {
+            return Ok(());
+        };
+        let Some(found) = services::services(nic, &bridge, settings, state)? else { return Ok(()) };
+        match state.services.iter_mut().find(|known| known.bridge == bridge) {
+            Some(known) => found.endpoints.into_iter().for_each(|(port, endpoint)| {
+                known.endpoints.entry(port).or_insert(endpoint);
+            }),
+            None => state.services.push(found),
+        }
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::guard::Guard;
 use super::number::Number;
+use super::services::Services;
 use super::switch::{Switch, SwitchPort};
 
 /// The network of one VM on one host. Lists are sorted by name or NIC, so that equal states are equal texts.
@@ -30,6 +31,9 @@ pub struct Desired {
     pub switches: Vec<Switch>,
     /// The guest's ports on them.
     pub seats: Vec<SwitchPort>,
+    /// What guests reach in their own network, on Linux bridges that have that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<Services>,
     /// What may pass by each NIC; one that is open has none.
     pub guards: Vec<Guard>,
     /// The numbers of its NICs on this host, as they are reserved; empty where nothing is reserved yet.
@@ -50,6 +54,7 @@ impl Desired {
             vlans: Vec::new(),
             switches: Vec::new(),
             seats: Vec::new(),
+            services: Vec::new(),
             guards: Vec::new(),
             numbers: BTreeMap::new(),
             fdb: Vec::new(),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{firewall, linux, ovs};
+use super::{firewall, linux, ovs, services};
 
 /// One change: a netlink message, a transaction or a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub enum Change {
     Switch(ovs::Change),
     /// Of the rules that guard its bridges.
     Fence(firewall::Change),
+    /// Of what guests reach in their own network.
+    Services(services::Change),
 }
 
 impl fmt::Display for Change {
@@ -21,6 +23,7 @@ impl fmt::Display for Change {
             Change::Linux(change) => change.fmt(f),
             Change::Switch(change) => change.fmt(f),
             Change::Fence(change) => change.fmt(f),
+            Change::Services(change) => change.fmt(f),
         }
     }
 }
@@ -40,5 +43,11 @@ impl From<firewall::Change> for Change {
 impl From<linux::Change> for Change {
     fn from(change: linux::Change) -> Self {
         Change::Linux(change)
+    }
+}
+
+impl From<services::Change> for Change {
+    fn from(change: services::Change) -> Self {
+        Change::Services(change)
     }
 }

@@ -22,7 +22,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use causeway_core::names::{LinkName, VmId};
 use serde::{Deserialize, Serialize};
 
-use crate::desired::{Bridge, Desired, Guard, Number, Port, Switch, SwitchPort, Vlan, Vxlan};
+use crate::desired::{Bridge, Desired, Guard, Number, Port, Services, Switch, SwitchPort, Vlan, Vxlan};
 
 pub use store::{Claims, ReservationError, Reservations};
 
@@ -46,6 +46,9 @@ pub struct NicReservation {
     pub tunnel: Option<Vxlan>,
     /// The VLAN device of its network.
     pub vlan: Option<Vlan>,
+    /// What its guest reaches in its own network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub services: Option<Services>,
     /// What may pass by it, if not everything may.
     pub guard: Option<Guard>,
     /// Its number on this host, where something is known by number.
@@ -143,6 +146,7 @@ impl Reservation {
                 port: port.clone(),
                 tunnel: tunnel.cloned(),
                 vlan: desired.vlans.iter().find(|vlan| vlan.bridge == port.bridge).cloned(),
+                services: self.services(port, desired),
                 guard: desired.guards.iter().find(|guard| guard.nic == port.nic).cloned(),
                 number: desired.numbers.get(&port.nic).copied(),
                 place,
@@ -150,6 +154,13 @@ impl Reservation {
             self.leaving.remove(&port.nic);
             self.nics.insert(port.nic, reserved);
         }
+    }
+
+    /// The services of a NIC's bridge. Those that the file lists no more stay until the guest leaves, and are taken away then.
+    fn services(&self, port: &Port, desired: &Desired) -> Option<Services> {
+        let here = |it: &&Services| it.bridge == port.bridge;
+        let before = self.nics.get(&port.nic).and_then(|nic| nic.services.as_ref());
+        desired.services.iter().find(here).or(before.filter(here)).cloned()
     }
 
     /// What these of its NICs need, as it was reserved.
@@ -171,6 +182,8 @@ impl Reservation {
             }
             reserved.tunnel.iter().for_each(|tunnel| keep_one(&mut out.tunnels, tunnel, |known| &known.name));
             reserved.vlan.iter().for_each(|vlan| keep_one(&mut out.vlans, vlan, |known| &known.name));
+            let services = reserved.services.iter();
+            services.for_each(|services| keep_one(&mut out.services, services, |known| &known.bridge));
             out.guards.extend(reserved.guard.clone());
             out.numbers.extend(reserved.number.map(|number| (*nic, number)));
         }

@@ -46,6 +46,8 @@ impl Left {
             Place::Bridge(bridge) => {
                 let made = tunnel.or(reserved.vlan.as_ref().map(|vlan| &vlan.name));
                 self.linux.add(&reserved.port, bridge.keep, made, bridge.uplink.as_ref());
+                let served = reserved.services.iter().map(|services| services.bridge.clone());
+                self.linux.services.extend(served);
             }
             Place::Switch(switch, _) => {
                 self.switch.add(nic, &reserved.port.tap, reserved.number, switch);
@@ -119,6 +121,7 @@ impl Action<'_, '_> {
             return Ok(lingering);
         }
         let observed = linux::observe(&mut self.host.netlink, &linux::Scope::from(&linux))?;
+        self.unserve(&linux.services, &observed, &reserved)?;
         let removal = linux::removal(&linux, &observed, &reserved);
         self.log.notes.extend(removal.notes);
         self.take(removal.changes)?;
@@ -164,7 +167,10 @@ impl Action<'_, '_> {
     }
 
     /// Makes changes, or only says them.
-    fn take<C: Into<crate::fabric::Change>>(&mut self, changes: Vec<C>) -> Result<(), ActionError> {
+    pub(super) fn take<C: Into<crate::fabric::Change>>(
+        &mut self,
+        changes: Vec<C>,
+    ) -> Result<(), ActionError> {
         for change in changes {
             match self.dry_run {
                 true => self.log.changes.push(change.into()),

@@ -20,6 +20,8 @@ pub struct Places {
     pub bridges: PathBuf,
     /// Where Open vSwitch is reached.
     pub switch: ovs::Places,
+    /// Where network namespaces have names.
+    pub namespaces: PathBuf,
     /// The program that changes the firewall.
     pub nft: PathBuf,
 }
@@ -33,6 +35,7 @@ impl Default for Places {
             memory: "/proc/sys/vm".into(),
             bridges: "/proc/sys/net/bridge".into(),
             switch: ovs::Places::default(),
+            namespaces: "/run/netns".into(),
             nft: firewall::nft::PROGRAM.into(),
         }
     }

@@ -31,7 +31,8 @@ impl Action<'_, '_> {
         let way = self.take_numbers(&mut desired, &terms, way)?;
         let mut after = before.clone();
         if selects_all(vm) {
-            after.nics.retain(|_, reserved| reserved.driver != self.driver.name());
+            let comes = |nic: u32| desired.ports.iter().any(|port| port.nic == nic);
+            after.nics.retain(|nic, reserved| reserved.driver != self.driver.name() || comes(*nic));
         }
         after.reserve(self.driver.name(), &desired);
         self.prepare(&before, &after, &desired, &terms, way)?;

@@ -58,7 +58,7 @@ pub fn answer(places: &Places, request: &Request) -> Response {
     let mut ignore = |_: &super::step::Step| {};
     let mut log = Log::new(&mut ignore);
     let result = action::run(places, request, &mut log);
-    let Log { changes, reserved, notes, .. } = log;
+    let Log { changes, reserved, services, notes, .. } = log;
     let (outcome, seen) = match result {
         Ok(seen) => (Outcome::Done, seen.map(Box::new)),
         Err(failure) => (Outcome::Failed(failure), None),
@@ -68,6 +68,7 @@ pub fn answer(places: &Places, request: &Request) -> Response {
         outcome,
         changes: changes.iter().map(ToString::to_string).collect(),
         reserved,
+        services,
         notes,
         micros: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
         seen,
@@ -127,6 +128,7 @@ fn unchanged(outcome: Outcome) -> Response {
         outcome,
         changes: Vec::new(),
         reserved: false,
+        services: false,
         notes: Vec::new(),
         micros: 0,
         seen: None,

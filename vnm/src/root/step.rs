@@ -21,6 +21,8 @@ pub struct Log<'a> {
     pub changes: Vec<Change>,
     /// Whether the VM has something reserved that it had not before.
     pub reserved: bool,
+    /// Whether bridges have services now, or have lost them.
+    pub services: bool,
     /// For the VM's log.
     pub notes: Vec<String>,
     before: &'a mut dyn FnMut(&Step),
@@ -29,7 +31,7 @@ pub struct Log<'a> {
 impl<'a> Log<'a> {
     /// An empty log; `before` is called before each step is made.
     pub fn new(before: &'a mut dyn FnMut(&Step)) -> Self {
-        Log { changes: Vec::new(), reserved: false, notes: Vec::new(), before }
+        Log { changes: Vec::new(), reserved: false, services: false, notes: Vec::new(), before }
     }
 
     /// Announces a step.

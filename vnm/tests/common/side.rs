@@ -36,6 +36,7 @@ pub fn response(id: Option<&str>) -> Response {
         outcome: Outcome::Done,
         changes: Vec::new(),
         reserved: false,
+        services: false,
         notes: vec!["a note".to_owned()],
         micros: 1,
         seen: None,

@@ -10,11 +10,13 @@ use causeway_core::protocol::Severity;
 use causeway_core::reach::wire::{Done, Effect};
 use causeway_core::settings::{NetworkConf, read_file};
 use causeway_domain::{DomainError, Hypervisor};
+use causeway_vnm::desired::Settings;
 use causeway_vnm::slot::{Context, Root};
 
 use super::Options;
 use super::guests::Guests;
 use super::resident::Out;
+use super::services;
 use super::work::{SlotCall, foreign, log};
 
 /// The network drivers that are built; any other slot answers that it is not.
@@ -23,12 +25,16 @@ const BUILT: [&str; 6] = ["bridge", "fw", "802.1Q", "vxlan", "ovswitch", "ovswit
 /// Their verbs that are built.
 const VERBS: [&str; 7] = ["pre", "post", "clean", "update_sg", "update_nic", "vnet_create", "vnet_delete"];
 
+/// The verbs after which the stock program is told of services (contract VNM 4.11).
+const SERVING: [&str; 3] = ["pre", "clean", "update_nic"];
+
 /// The verbs that have a hook directory (contract VNM 1.7).
 const HOOKED: [&str; 3] = ["pre", "post", "clean"];
 
 /// The way to causeway-root from this process.
 pub struct Network {
     root: Arc<Mutex<Root>>,
+    starter: Vec<String>,
     configuration: PathBuf,
 }
 
@@ -37,6 +43,7 @@ impl Network {
     pub fn new(options: &Options) -> Self {
         Network {
             root: Arc::new(Mutex::new(Root::new(options.root.clone()))),
+            starter: options.root.clone(),
             configuration: options.remotes.join("etc/vnm/OpenNebulaNetwork.conf"),
         }
     }
@@ -55,17 +62,37 @@ impl Network {
                 format!("{slot} is not built in this version of causeway, and no other driver stands there");
             return Err(Failure::new(Kind::NotBuilt, text));
         }
-        let context = self.context(call)?;
+        let conf = self.conf()?;
+        let context = Context {
+            request: call.request.clone(),
+            settings: Settings::default(),
+            deadline: call.deadline,
+            dry_run: false,
+        };
         let (root, slot, argv, stdin) =
             (Arc::clone(&self.root), slot.clone(), call.argv.clone(), call.stdin.clone());
         let turn = call.turn.clone();
         let ours = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             let guests = Guests { connect };
-            causeway_vnm::slot::run(slot.verb(), slot.driver(), &argv, &stdin.0, &context, &root, &guests)
+            let (settings, notes) = settings(slot.verb(), conf);
+            let context = Context { settings, ..context };
+            let answer = causeway_vnm::slot::run(
+                slot.verb(),
+                slot.driver(),
+                &argv,
+                &stdin.0,
+                &context,
+                &root,
+                &guests,
+            );
+            Ok((answer?, notes))
         });
-        let answer = ours.await.unwrap_or_else(|e| Err(Failure::new(Kind::Bug, e)))?;
-        for note in &answer.notes {
+        let (answer, mut notes) = ours.await.unwrap_or_else(|e| Err(Failure::new(Kind::Bug, e)))?;
+        if answer.services && SERVING.contains(&call.slot.verb()) {
+            notes.extend(services::tell(&self.starter, remotes).await);
+        }
+        for note in answer.notes.iter().chain(&notes) {
             log(out, call.request, Severity::Warning, note);
         }
         for change in &answer.changes {
@@ -85,22 +112,26 @@ impl Network {
     }
 
     /// What the admin's `OpenNebulaNetwork.conf` says, read for each action: it may have been synced meanwhile.
-    fn context(&self, call: &SlotCall<'_>) -> Result<Context, Failure> {
+    fn conf(&self) -> Result<NetworkConf, Failure> {
         let wrong = |e: causeway_core::settings::SettingsError| Failure::from_chain(e.kind(), &e);
-        let conf = match read_file(&self.configuration).map_err(wrong)? {
-            Some(text) => {
-                NetworkConf::parse(&self.configuration.display().to_string(), &text).map_err(wrong)?
-            }
-            None => NetworkConf::default(),
-        };
-        Ok(Context {
-            request: call.request.clone(),
-            settings: (&conf).into(),
-            services: conf.tproxy,
-            deadline: call.deadline,
-            dry_run: false,
-        })
+        match read_file(&self.configuration).map_err(wrong)? {
+            Some(text) => NetworkConf::parse(&self.configuration.display().to_string(), &text).map_err(wrong),
+            None => Ok(NetworkConf::default()),
+        }
     }
+}
+
+/// The settings of one action, and what is to be told of them. Services are made by `pre`, and follow their network in
+/// `update_nic`; they stay as they are whatever a name server says afterwards.
+fn settings(verb: &str, mut conf: NetworkConf) -> (Settings, Vec<String>) {
+    let notes = match verb {
+        "pre" | "update_nic" => services::resolve(&mut conf.tproxy),
+        _ => {
+            conf.tproxy.clear();
+            Vec::new()
+        }
+    };
+    ((&conf).into(), notes)
 }
 
 /// The executables in the slot's hook directory, by name.

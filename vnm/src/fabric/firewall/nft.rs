@@ -148,12 +148,17 @@ impl Nft {
     /// # Errors
     /// [`FirewallError::Refused`]: all is as it was. [`FirewallError::Deadline`]: all of it, or nothing.
     pub fn apply(&mut self, change: &Change) -> Result<(), FirewallError> {
-        self.run(&["-j", "-f", "-"], &change.json(), &change.to_string()).map(|_| ())
+        self.run(&["-j", "-f", "-"], &change.json().to_string(), &change.to_string()).map(|_| ())
+    }
+
+    /// The same with a batch in the program's own language, for what its JSON can't say.
+    pub(super) fn batch(&mut self, batch: &str, what: &str) -> Result<(), FirewallError> {
+        self.run(&["-f", "-"], batch, what).map(|_| ())
     }
 
     /// Whether the kernel would take that.
     pub(super) fn would_take(&mut self, batch: &Value) -> Result<bool, FirewallError> {
-        match self.run(&["-j", "-c", "-f", "-"], batch, "check a batch") {
+        match self.run(&["-j", "-c", "-f", "-"], &batch.to_string(), "check a batch") {
             Ok(_) => Ok(true),
             Err(FirewallError::Refused { .. }) => Ok(false),
             Err(error) => Err(error),
@@ -162,14 +167,14 @@ impl Nft {
 
     /// Everybody's tables.
     pub(super) fn list(&mut self) -> Result<Value, FirewallError> {
-        let out = self.run(&["-j", "list", "ruleset"], &Value::Null, "list all rules")?;
+        let out = self.run(&["-j", "list", "ruleset"], "", "list all rules")?;
         serde_json::from_slice(&out)
             .map_err(|source| FirewallError::Answer { program: self.program.clone(), source })
     }
 
-    fn run(&mut self, args: &[&str], input: &Value, what: &str) -> Result<Vec<u8>, FirewallError> {
+    fn run(&mut self, args: &[&str], input: &str, what: &str) -> Result<Vec<u8>, FirewallError> {
         let (mut stdout, mut stderr) = (self.file("")?, self.file("")?);
-        let stdin = self.file(&if input.is_null() { String::new() } else { input.to_string() })?;
+        let stdin = self.file(input)?;
         let handle = |file: &File| file.try_clone().map(Stdio::from).map_err(self.failed("prepare"));
         let mut command = Command::new(&self.program);
         command.args(args).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C");

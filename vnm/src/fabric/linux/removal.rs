@@ -22,6 +22,8 @@ pub struct Leaving {
     pub uplinks: BTreeSet<Place>,
     /// Tunnels that were ports of Open vSwitch and are no more.
     pub loose: BTreeSet<LinkName>,
+    /// Bridges that had services for its guests.
+    pub services: BTreeSet<LinkName>,
     /// Where its addresses were.
     pub fdb: Vec<FdbEntry>,
 }
@@ -64,6 +66,7 @@ impl Leaving {
 impl From<&Desired> for Leaving {
     fn from(state: &Desired) -> Self {
         let mut leaving = Leaving::default();
+        leaving.services.extend(state.services.iter().map(|services| services.bridge.clone()));
         for port in &state.ports {
             let Some(bridge) = state.bridges.iter().find(|b| b.name == port.bridge) else { continue };
             let tunnel = state.tunnels.iter().find(|t| t.bridge.as_ref() == Some(&port.bridge));
