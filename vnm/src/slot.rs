@@ -13,6 +13,7 @@ use crate::bandwidth::{self, Guests, Wanted};
 use crate::desired::switch::SOCKETS;
 use crate::desired::{Driver, Refusal, Settings};
 use crate::root::client::{COMMAND, ClientError, RootClient};
+use crate::root::watch::Arrival;
 use crate::root::{Outcome, Request, Response, Verb, updated_network};
 
 /// How long the privileged side may take to start: `sudo` may ask a slow directory service who we are.
@@ -40,12 +41,15 @@ pub struct Context {
 /// What a slot ends with.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Answer {
-    /// For oned: empty, because nothing of it is read (contract VNM 1.6); with a dry run, one change per line.
+    /// For oned: empty, because nothing of it is read (contract VNM 1.6); with a dry run, one change per line; what `connections`
+    /// found, as one word.
     pub stdout: String,
     /// For the VM's log, as warnings.
     pub notes: Vec<String>,
     /// What was changed, in words.
     pub changes: Vec<String>,
+    /// How the arrival of a guest was that has moved here.
+    pub arrivals: Vec<Arrival>,
     /// Whether the VM has something reserved that it had not before. Only an action that neither changed nor reserved
     /// anything left nothing that an undo (`clean`) would have to take back.
     pub reserved: bool,
@@ -149,11 +153,13 @@ pub fn run(
         make_sockets_dir(Path::new(SOCKETS), &document)?;
     }
     Ok(Answer {
-        stdout: match context.dry_run {
-            true => response.changes.iter().map(|change| format!("{change}\n")).collect(),
-            false => String::new(),
+        stdout: match response.connections {
+            Some(connections) => connections.to_string(),
+            None if context.dry_run => response.changes.iter().map(|change| format!("{change}\n")).collect(),
+            None => String::new(),
         },
         notes: response.notes,
+        arrivals: response.arrivals,
         changes: response.changes,
         reserved: response.reserved,
         services: response.services,

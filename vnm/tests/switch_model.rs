@@ -136,7 +136,12 @@ impl Model {
                                 flows.push(flow.clone());
                             }
                             FlowChange::Remove(key) => flows.retain(|old| old.key != *key),
-                            FlowChange::RemoveAll(_) => panic!("the stock driver is not here"),
+                            // The stock driver is not here: it is what was lent to a guest that brought connections.
+                            FlowChange::RemoveAll(which) => {
+                                assert_eq!(which.cookies.mask, u64::MAX);
+                                flows.retain(|old| old.cookie.0 != which.cookies.value);
+                            }
+                            FlowChange::Lend(..) => panic!("no guest brings connections"),
                         }
                     }
                 }

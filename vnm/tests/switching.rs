@@ -7,63 +7,13 @@ mod common;
 use std::time::{Duration, Instant};
 
 use causeway_core::names::VmId;
-use causeway_vnm::fabric::ovs;
-use causeway_vnm::root::{Outcome, Request, Verb, server};
-use common::bridged::{FILTERS, enter};
+use causeway_vnm::root::{Outcome, Verb};
+use common::bridged::FILTERS;
 use common::guests::{GROUP, Guest, rule};
-use common::switch::{Switch, until};
+use common::stage::Stage;
+use common::switch::until;
 use common::wire::{arrives, frame};
-use common::{Host, dies_before, document, ip, nic, request};
-
-/// A host with a switch.
-struct Stage {
-    host: Host,
-    switch: Switch,
-}
-
-impl Stage {
-    fn new() -> Self {
-        enter();
-        let switch = Switch::start();
-        let mut host = Host::here();
-        host.places.switch = ovs::Places { database: switch.database(), run: switch.dir().to_owned() };
-        Stage { host, switch }
-    }
-
-    /// Does what libvirt does with a guest's device.
-    fn plug(&self, guest: &Guest) {
-        let add = ["--timeout=5", "--", "--may-exist", "add-port", "br0", &guest.tap];
-        let set = ["--", "set", "Interface", &guest.tap, "external-ids:iface-status=active"];
-        self.switch.tool("ovs-vsctl", &[&add[..], &set].concat());
-    }
-
-    fn unplug(&self, guest: &Guest) {
-        self.switch.tool("ovs-vsctl", &["--timeout=5", "--", "--if-exists", "del-port", &guest.tap]);
-        ip(&format!("link del {}", guest.tap));
-    }
-
-    fn comes(&self, number: u32, vlan: Option<u16>, document: &str) -> Guest {
-        self.host.done(Verb::Pre, document);
-        let guest = Guest::device(number, vlan);
-        self.plug(&guest);
-        self.host.done(Verb::Post, document);
-        guest
-    }
-
-    fn ask(&self, words: &[&str]) -> String {
-        self.switch.tool("ovs-vsctl", words)
-    }
-
-    fn flows(&self) -> Vec<String> {
-        let dump = self.switch.tool("ovs-ofctl", &["-O", "OpenFlow14", "dump-flows", "br0", "--no-stats"]);
-        dump.lines().map(|line| line.trim().to_owned()).filter(|line| line.contains("cookie=0xca")).collect()
-    }
-
-    fn update(&self, document: &str) -> Outcome {
-        let args = vec!["-".to_owned(), "3".to_owned()];
-        server::answer(&self.host.places, &Request { args, ..request(Verb::UpdateNic, document) }).outcome
-    }
-}
+use common::{dies_before, document, ip, nic, request};
 
 /// VM `number` on the bridge `br0`.
 fn vm(number: u32, more: &str, rules: &str) -> String {

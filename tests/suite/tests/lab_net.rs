@@ -110,6 +110,9 @@ impl<'a> Guarded<'a> {
         sleep(Duration::from_millis(500));
 
         self.driver.succeed(&self.vm.migrate(from, to).unwrap()).unwrap();
+        let share = "the network's share of the silence is at most";
+        let told = self.driver.oned().unwrap().await_log(self.vm.vm.into(), share).unwrap();
+        self.tell(&told.text);
         let seen = whereabouts(self.lab, &self.vm).unwrap();
         assert!(seen.is_only_on(to), "{seen:?}, not only on {to}");
         nothing_left(self.lab, from).unwrap();
@@ -121,6 +124,7 @@ impl<'a> Guarded<'a> {
         for (what, speech) in [("spoken to while it moved", spoken), ("idle while it moved", idle)] {
             let end = speech.ends().unwrap();
             self.tell(&format!("a connection by which the guest only listens, {what}: {end:?}"));
+            assert!(end.went_on(), "{what}: {end:?}");
         }
         for probe in kept {
             self.went_on(probe);

@@ -220,8 +220,7 @@ fn account(name: &str, report: &Report, connections: &[[Spoken; 2]]) -> Vec<Stri
     text.push_str(&format!("long_net: {name} | the network's share | {}\n", spread(report.network_share())));
     for (which, what) in ["spoken to", "idle"].into_iter().enumerate() {
         let ends: Vec<&Spoken> = connections.iter().filter_map(|ends| ends.get(which)).collect();
-        let went_on =
-            ends.iter().filter(|end| end.lost.is_none() && end.at_the_end < Duration::from_secs(1)).count();
+        let went_on = ends.iter().filter(|end| end.went_on()).count();
         text.push_str(&format!(
             "long_net: {name} | {what}, the guest listens | {went_on} of {} went on\n",
             ends.len()

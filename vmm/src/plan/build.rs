@@ -40,6 +40,24 @@ pub(super) mod input {
     pub const BACKUP: &str = "backup";
 }
 
+/// When connections are told of.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Round {
+    /// Before the guest goes: what it has for long is known where it comes to before it is there.
+    Before,
+    /// After it has gone: what has begun meanwhile, and what has come of the rest.
+    After,
+}
+
+impl Round {
+    fn suffix(self) -> &'static str {
+        match self {
+            Round::Before => "",
+            Round::After => "#2",
+        }
+    }
+}
+
 pub(super) struct Builder<'a> {
     pub action: &'a str,
     pub envelope: &'a Envelope,
@@ -182,6 +200,29 @@ impl<'a> Builder<'a> {
         self.vnm("post", host, vec![id, named.to_string().into()], input::NETWORK)
     }
 
+    /// What the guest has under way goes with it: `source` tells, and `destination` lets it go on. One step for each network driver of
+    /// ours; a move without them is a move all the same.
+    pub fn connections(
+        &self,
+        source: &HostName,
+        destination: &HostName,
+        round: Round,
+    ) -> Result<(Vec<Step>, Vec<Step>), Failure> {
+        let (mut telling, mut admitting) = (Vec::new(), Vec::new());
+        for driver in self.envelope.vm.vn_mads().iter().filter(|driver| driver.is_ours()) {
+            let step = |verb: &str, host: &HostName, argv| -> Result<Step, Failure> {
+                let slot = self.slot("vnm", driver.as_str(), verb)?;
+                let work = Work::Slot { slot, argv, input: Some(input::NETWORK.to_owned()) };
+                let name = format!("{verb}:{driver}{}", round.suffix());
+                Ok(Step::new(name, Place::Host(host.clone()), work, self.settings.deadlines.short).ignored())
+            };
+            let tell = step("connections", source, Vec::new())?;
+            admitting.push(step("admit", destination, vec![Arg::Output(tell.name.clone())])?);
+            telling.push(tell);
+        }
+        Ok((telling, admitting))
+    }
+
     /// The steps of one transfer manager command.
     pub fn transfer(&self, command: &TmCommand, input: Option<&str>) -> Result<Vec<Step>, Failure> {
         (self.transfer)(command, input)
@@ -284,7 +325,7 @@ impl<'a> Builder<'a> {
 fn may_be_repeated(step: &Step) -> bool {
     let Work::Slot { slot, .. } = &step.work else { return true };
     let harmless = match slot.family() {
-        "vnm" => matches!(slot.verb(), "pre" | "post" | "clean"),
+        "vnm" => matches!(slot.verb(), "pre" | "post" | "clean" | "connections" | "admit"),
         "tm" => matches!(slot.verb(), "context" | "delete" | "premigrate" | "postmigrate" | "failmigrate"),
         "vmm" => matches!(slot.verb(), "depart" | "stay" | "arrive"),
         _ => false,

@@ -4,7 +4,7 @@ use causeway_core::answer::Failure;
 use causeway_core::plan::{Answer, Arg, Goal, Place, Plan, Step};
 
 use super::Drive;
-use super::build::{Builder, input};
+use super::build::{Builder, Round, input};
 
 /// The destination's network is ready before the guest comes, and taken down again if it does not come. What follows
 /// the move can only warn: the guest has gone.
@@ -12,6 +12,9 @@ use super::build::{Builder, input};
 /// Snapshots' metadata are put aside before the guest goes, and given back where it is then; its clock is set. The stock
 /// `migrate` does this by itself, from the source, and loses the metadata where the move fails (contract VMM 3.4 steps 1,
 /// 6 and 7; 7, D1). What is done already is left as it is, so the stock script may stand in its slot.
+///
+/// What the guest has under way is told before its network there is prepared, and once more when it has gone: what its groups
+/// let begin goes on.
 ///
 /// With one host for both (a live change of datastore) the guest's own network is left alone; the stock driver tears
 /// it down (contract VMM 7, B5).
@@ -31,8 +34,11 @@ pub(super) fn migrate(mut b: Builder<'_>) -> Result<Plan, Failure> {
     }
     b.steps(prepare);
     if moves {
+        let (tell, admit) = b.connections(source, destination, Round::Before)?;
+        b.steps(tell);
         let pre = b.network_pre(destination)?;
         b.steps(pre);
+        b.steps(admit);
     }
 
     let place = match b.settings.drive {
@@ -53,8 +59,11 @@ pub(super) fn migrate(mut b: Builder<'_>) -> Result<Plan, Failure> {
     b.step(if moves { step.reaching(goal) } else { step });
 
     if moves {
+        let (tell, admit) = b.connections(source, destination, Round::After)?;
+        b.steps(tell);
         let clean = b.network_clean(source)?;
         b.steps(clean.into_iter().map(Step::ignored).collect());
+        b.steps(admit);
         let post = b.network_post(destination, id.as_str().into(), source)?;
         b.steps(post.into_iter().map(Step::ignored).collect());
     }

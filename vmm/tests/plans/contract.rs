@@ -187,19 +187,26 @@ fn after_the_move_nothing_of_a_migration_can_fail_it() {
         step_names(&plan),
         [
             "tm_premigrate",
+            "connections:ovswitch_vxlan",
             "pre:ovswitch_vxlan",
+            "admit:ovswitch_vxlan",
             "depart",
             "migrate",
+            "connections:ovswitch_vxlan#2",
             "clean:ovswitch_vxlan",
+            "admit:ovswitch_vxlan#2",
             "post:ovswitch_vxlan",
             "arrive",
             "tm_postmigrate"
         ]
     );
     let places: Vec<String> = plan.steps.iter().map(|s| s.place.to_string()).collect();
-    assert_eq!(places, ["front-end", "node2", "node1", "node1", "node1", "node2", "node2", "front-end"]);
-    let ignored: Vec<bool> = plan.steps.iter().map(|s| s.on_failure == OnFailure::Warn).collect();
-    assert_eq!(ignored, [false, false, true, false, true, true, true, true]);
+    let (source, destination) = ("node1", "node2");
+    let before = [source, destination, destination, source, source];
+    let after = [source, source, destination, destination, destination];
+    assert_eq!(places, [&["front-end"][..], &before, &after, &["front-end"]].concat());
+    let stops = plan.steps.iter().filter(|s| s.on_failure == OnFailure::Stop).map(|s| s.name.as_str());
+    assert_eq!(stops.collect::<Vec<_>>(), ["tm_premigrate", "pre:ovswitch_vxlan", "migrate"]);
     let id = "6e1f0f2a-0000-4000-8000-000000926517";
     assert_eq!(argv(step(&plan, "migrate")), [id, "node2", "node1", "0", "node1"]);
     assert_eq!(argv(step(&plan, "post:ovswitch_vxlan")), [id, "node1"], "post is told the source");

@@ -98,3 +98,13 @@ pub fn selects_all(vm: &VmDocument) -> bool {
     let nics = vm.nics.iter().chain(&vm.aliases).any(|nic| nic.attach);
     !nics && !vm.pcis.iter().any(|pci| pci.attach)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_driver_is_known_to_the_plans() {
+        assert_eq!(Driver::NAMES.map(|(name, _)| name), DriverName::OURS);
+    }
+}

@@ -78,7 +78,7 @@ impl Guard {
     /// # Errors
     /// A [`Refusal`] for a rule that can't be kept as it is written.
     pub fn of(nic: &Nic, vm: &VmDocument, tap: &LinkName, mac: Mac) -> Result<Guard, Refusal> {
-        let aliases = || vm.aliases.iter().filter(|alias| alias.parent_id == Some(nic.nic_id));
+        let aliases = || aliases(vm, nic);
         // An alias that asks for a filter asks for it on the device that it shares (W29).
         let asks = |of: fn(&Nic) -> bool| of(nic) || aliases().any(of);
         let macs = || [mac].into_iter().chain(aliases().filter_map(|alias| alias.mac)).collect();
@@ -107,6 +107,12 @@ impl Guard {
     pub fn is_stateful(&self) -> bool {
         self.inbound != Passage::Open || self.outbound != Passage::Open
     }
+}
+
+/// The aliases of a NIC.
+pub(super) fn aliases<'v>(vm: &'v VmDocument, nic: &Nic) -> impl Iterator<Item = &'v Nic> {
+    let parent = Some(nic.nic_id);
+    vm.aliases.iter().filter(move |alias| alias.parent_id == parent)
 }
 
 /// The rules of a NIC's groups. No group at all is group 0, which lets everything pass.

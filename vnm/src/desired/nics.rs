@@ -5,7 +5,7 @@ use causeway_core::names::{LinkName, VmId};
 
 use super::driver::Driver;
 use super::facts::Facts;
-use super::guard::Guard;
+use super::guard::{Guard, aliases};
 use super::port::{device_name, port};
 use super::refusal::Refusal;
 use super::settings::{Effective, Settings};
@@ -59,7 +59,10 @@ struct UnderWay<'a> {
 
 impl UnderWay<'_> {
     fn add(&mut self, nic: &Nic, effective: &Effective) -> Result<(), Refusal> {
-        let port = port(self.driver, nic, self.vm.id)?;
+        let mut port = port(self.driver, nic, self.vm.id)?;
+        // The guest has those of its aliases on the same device.
+        port.addresses
+            .extend(aliases(self.vm, nic).flat_map(|alias| alias.addresses.all().collect::<Vec<_>>()));
         let guard = match self.driver.guards() {
             true => Some(Guard::of(nic, self.vm, &port.tap, port.mac)?).filter(|guard| !guard.is_open()),
             false => None,

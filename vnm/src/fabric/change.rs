@@ -15,6 +15,8 @@ pub enum Change {
     Fence(firewall::Change),
     /// Of what guests reach in their own network.
     Services(services::Change),
+    /// Of the connections that those rules know.
+    Track(firewall::Tracking),
 }
 
 impl fmt::Display for Change {
@@ -24,6 +26,7 @@ impl fmt::Display for Change {
             Change::Switch(change) => change.fmt(f),
             Change::Fence(change) => change.fmt(f),
             Change::Services(change) => change.fmt(f),
+            Change::Track(change) => change.fmt(f),
         }
     }
 }
@@ -37,6 +40,12 @@ impl From<ovs::Change> for Change {
 impl From<firewall::Change> for Change {
     fn from(change: firewall::Change) -> Self {
         Change::Fence(change)
+    }
+}
+
+impl From<firewall::Tracking> for Change {
+    fn from(change: firewall::Tracking) -> Self {
+        Change::Track(change)
     }
 }
 

@@ -82,6 +82,11 @@ impl NicReservation {
         (&self.place, &self.tunnel, &self.vlan) == (&other.place, &other.tunnel, &other.vlan)
     }
 
+    /// Whether what may pass by it depends on connections.
+    pub fn is_stateful(&self) -> bool {
+        self.guard.as_ref().is_some_and(Guard::is_stateful)
+    }
+
     /// Whether its bridge is kept when the last guest has left.
     pub fn keep(&self) -> bool {
         match &self.place {

@@ -147,8 +147,7 @@ impl Reservations {
         let mut claims = Claims::default();
         let now = now();
         for bridge in bridges {
-            let claimants = numbers(&self.index(bridge), "").map_err(failed("list", &self.dir))?;
-            for claimant in claimants.into_iter().filter(|claimant| *claimant != vm) {
+            for claimant in self.on(bridge)?.into_iter().filter(|claimant| *claimant != vm) {
                 match self.load(claimant) {
                     Ok(reservation) if !reservation.needs(bridge, now) => continue,
                     Ok(_) => {}
@@ -159,6 +158,14 @@ impl Reservations {
             }
         }
         Ok(claims)
+    }
+
+    /// The VMs that may have reserved a bridge.
+    ///
+    /// # Errors
+    /// The index cannot be read.
+    pub fn on(&self, bridge: &LinkName) -> Result<Vec<VmId>> {
+        numbers(&self.index(bridge), "").map_err(failed("list", &self.dir))
     }
 
     /// The VMs that have a reservation.

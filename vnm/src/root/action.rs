@@ -1,4 +1,4 @@
-//! The actions: `pre`, `post`, `update_sg`, `update_nic`, `clean` and `observe` of one VM for one driver.
+//! The actions of one VM for one driver.
 //!
 //! ```text
 //! pre        check ─ lock ─ compare ─ reserve ─ change... ─(failed)─> change back ─ release
@@ -6,6 +6,7 @@
 //! update_sg  check ─ lock ─ compare ─ reserve ─ change...
 //! update_nic check ─ lock ─ compare ─ reserve ─ change... ─(failed)─> make what was reserved
 //! clean              lock ─ removal ─ change... ─ release ─ collect what others left
+//! admit              lock ─ change...
 //! ```
 //!
 //! Everything that can be refused is refused before the first step; every action may run twice, and finishes what a
@@ -24,7 +25,9 @@ use super::place::Places;
 use super::step::Log;
 use super::uplinks::{self, UplinksError};
 use super::wire::{Reconcile, Request, Seen, Verb};
+use crate::connections::Connections;
 use crate::desired::{self, Desired, Driver, Facts, Settings};
+use crate::fabric::Change;
 use crate::fabric::linux::observe::uplinks;
 use crate::lock::{Lock, LockError};
 
@@ -35,7 +38,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// A failure whose text names the object and what would be accepted.
-pub fn run(places: &Places, request: &Request, log: &mut Log<'_>) -> Result<Option<Seen>, Failure> {
+pub fn run(places: &Places, request: &Request, log: &mut Log<'_>) -> Result<Found, Failure> {
     let driver = Driver::try_from(&request.driver).map_err(|text| Failure::new(Kind::NotBuilt, text))?;
     let bytes =
         request.document().map_err(|e| Failure::from_chain(Kind::Input, &e).context("the VM's document"))?;
@@ -49,10 +52,23 @@ pub fn run(places: &Places, request: &Request, log: &mut Log<'_>) -> Result<Opti
             action.log.notes.extend(faults.iter().map(ToString::to_string));
             action.clean(&vm)?;
         }
-        Verb::Observe => return Ok(Some(action.observe(&strict(&bytes)?)?)),
+        Verb::Observe => return Ok(Found::States(Box::new(action.observe(&strict(&bytes)?)?))),
         Verb::UpdateNic => action.update_nic(&strict(&bytes)?, &request.args)?,
+        Verb::Connections => return Ok(Found::Connections(action.connections(strict(&bytes)?.id)?)),
+        Verb::Admit => action.admit(strict(&bytes)?.id, &request.args)?,
     }
-    Ok(None)
+    Ok(Found::Nothing)
+}
+
+/// What was asked for, where something is to be told.
+#[derive(Debug)]
+pub enum Found {
+    /// Nothing is.
+    Nothing,
+    /// By `observe`.
+    States(Box<Seen>),
+    /// By `connections`.
+    Connections(Connections),
 }
 
 fn strict(bytes: &[u8]) -> Result<VmDocument, ActionError> {
@@ -121,6 +137,15 @@ impl<'a, 'l> Action<'a, 'l> {
         self.log.notes.extend(answer.notes);
         let terms = Terms { facts, arp: self.settings.arp_cache_poisoning, ..Terms::default() };
         Ok((answer.desired, terms))
+    }
+
+    /// Makes a change; with a dry run, it is only said.
+    pub(super) fn make_or_say(&mut self, change: impl Into<Change>) -> Result<(), ActionError> {
+        match self.dry_run {
+            true => self.log.changes.push(change.into()),
+            false => self.host.change(change.into(), self.log)?,
+        }
+        Ok(())
     }
 
     pub(super) fn lock_vm(&self, vm: VmId) -> Result<Lock, LockError> {

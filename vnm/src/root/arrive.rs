@@ -1,5 +1,7 @@
 //! `post` and `update_sg`: the guest is here. What `pre` made is looked at again and mended, and the fabric is told.
 
+use std::time::SystemTime;
+
 use causeway_core::document::VmDocument;
 
 use super::action::Action;
@@ -28,6 +30,10 @@ impl Action<'_, '_> {
         self.host.make(&desired, &terms, way, self.log)?;
         drop(locks);
         self.announce(&desired, seats);
+        let told = SystemTime::now();
+        let watches = &self.host.places.watches;
+        let arrivals = desired.ports.iter().filter_map(|port| watches.end(&port.tap, port.nic, told));
+        self.log.arrivals.extend(arrivals);
         Ok(())
     }
 

@@ -58,6 +58,8 @@ impl Action<'_, '_> {
         self.log.begin(&Step::Release);
         self.host.reservations.replace(&reservation, &after)?;
         drop(locks);
+        // A guest that did not come is not waited for.
+        reservation.nics.values().for_each(|reserved| self.host.places.watches.give_up(&reserved.port.tap));
         self.collect(vm.id);
         if !lingering.is_empty() {
             self.host.reservations.collect_next_time();

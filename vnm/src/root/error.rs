@@ -5,6 +5,7 @@ use causeway_core::document::DocumentError;
 use causeway_core::names::LinkName;
 
 use super::uplinks::UplinksError;
+use crate::connections::ConnectionsError;
 use crate::desired::Refusal;
 use crate::fabric::firewall::FirewallError;
 use crate::fabric::linux::{Conflict, NetlinkError};
@@ -43,6 +44,9 @@ pub enum ActionError {
     /// Reservations could not be read or written.
     #[error(transparent)]
     Reservation(#[from] ReservationError),
+    /// What another host told is no list of connections.
+    #[error(transparent)]
+    Connections(#[from] ConnectionsError),
     /// An object stayed locked.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -83,6 +87,7 @@ impl ActionError {
     pub fn kind(&self) -> Kind {
         match self {
             ActionError::Refusal(refusal) => refusal.kind(),
+            ActionError::Connections(_) => Kind::Input,
             ActionError::Netlink(_) => Kind::Refused,
             ActionError::Firewall(error) | ActionError::Services(ServicesError::Firewall(error)) => {
                 match error {

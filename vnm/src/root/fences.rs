@@ -14,7 +14,7 @@ use crate::fabric::linux::observe::by_name;
 use crate::lock::Lock;
 
 /// Held while the firewall is read and changed: two that did so at once could number two bridges alike.
-const LOCK: &str = "firewall";
+pub(super) const LOCK: &str = "firewall";
 
 /// Guards, and all devices of the VM that the action is about: one without a guard loses what it had.
 #[derive(Debug, Default)]

@@ -176,6 +176,7 @@ impl<'a> Host<'a> {
             Change::Switch(change) => self.switch()?.apply(change).map_err(ActionError::from),
             Change::Fence(change) => self.nft.apply(change).map_err(ActionError::from),
             Change::Services(change) => self.change_services(change).map_err(ActionError::from),
+            Change::Track(change) => self.nft.track(change).map_err(ActionError::from),
             Change::Linux(change) => match linux::apply::apply(&mut self.netlink, change) {
                 Err(error) if change.is_advisory() => {
                     log.notes.push(error.to_string());

@@ -21,12 +21,19 @@ pub(super) struct Left {
     pub(super) switch: ovs::Leaving,
     /// Tunnels that are ports of Open vSwitch.
     tunnels: BTreeSet<LinkName>,
+    /// Guests' devices on Linux bridges whose connections are known.
+    tracked: Vec<Port>,
 }
 
 impl Left {
     /// Nothing yet.
     pub(super) fn nothing(vm: VmId) -> Self {
-        Left { linux: linux::Leaving::default(), switch: ovs::Leaving::nothing(vm), tunnels: BTreeSet::new() }
+        Left {
+            linux: linux::Leaving::default(),
+            switch: ovs::Leaving::nothing(vm),
+            tunnels: BTreeSet::new(),
+            tracked: Vec::new(),
+        }
     }
 
     /// What a state comes to that was made, or was about to be.
@@ -36,6 +43,7 @@ impl Left {
             linux: desired.into(),
             switch: desired.into(),
             tunnels: tunnels.map(|tunnel| tunnel.name.clone()).collect(),
+            tracked: Vec::new(),
         }
     }
 
@@ -48,6 +56,9 @@ impl Left {
                 self.linux.add(&reserved.port, bridge.keep, made, bridge.uplink.as_ref());
                 let served = reserved.services.iter().map(|services| services.bridge.clone());
                 self.linux.services.extend(served);
+                if reserved.is_stateful() {
+                    self.tracked.push(reserved.port.clone());
+                }
             }
             Place::Switch(switch, _) => {
                 self.switch.add(nic, &reserved.port.tap, reserved.number, switch);
@@ -128,6 +139,10 @@ impl Action<'_, '_> {
         // A guest that is still here stays guarded.
         let mut gone: BTreeSet<LinkName> = linux.taps.iter().map(|tap| tap.name.clone()).collect();
         gone.retain(|tap| !removal.lingering.contains(tap));
+        let tracked: Vec<Port> =
+            left.tracked.iter().filter(|port| gone.contains(&port.tap)).cloned().collect();
+        // While the bridge's zone is still its own.
+        self.forget_connections(vm, &tracked);
         self.host.unfence(vm, &gone, self.dry_run, self.log)?;
         lingering.extend(removal.lingering);
         Ok(lingering)
@@ -171,12 +186,6 @@ impl Action<'_, '_> {
         &mut self,
         changes: Vec<C>,
     ) -> Result<(), ActionError> {
-        for change in changes {
-            match self.dry_run {
-                true => self.log.changes.push(change.into()),
-                false => self.host.change(change.into(), self.log)?,
-            }
-        }
-        Ok(())
+        changes.into_iter().try_for_each(|change| self.make_or_say(change))
     }
 }

@@ -20,6 +20,7 @@ pub mod action;
 mod arrive;
 mod clean;
 pub mod client;
+mod connections;
 pub mod error;
 mod fences;
 pub mod frame;
@@ -36,6 +37,7 @@ pub mod step;
 mod switches;
 mod update;
 pub mod uplinks;
+pub mod watch;
 pub mod wire;
 
 pub use client::{ClientError, RootClient};

@@ -1,12 +1,14 @@
 //! Where the privileged side keeps and finds things.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use super::watch::Watches;
 use crate::desired::facts::UPLINKS_FILE;
 use crate::fabric::{firewall, ovs};
 
 /// Files and directories, all of them root's own.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Places {
     /// The list of devices that virtual networks may use.
     pub uplinks: PathBuf,
@@ -24,6 +26,8 @@ pub struct Places {
     pub namespaces: PathBuf,
     /// The program that changes the firewall.
     pub nft: PathBuf,
+    /// Guests' devices that are watched until their guest has come: as long as this process lives.
+    pub watches: Arc<Watches>,
 }
 
 impl Default for Places {
@@ -37,6 +41,7 @@ impl Default for Places {
             switch: ovs::Places::default(),
             namespaces: "/run/netns".into(),
             nft: firewall::nft::PROGRAM.into(),
+            watches: Arc::default(),
         }
     }
 }

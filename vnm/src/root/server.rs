@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use causeway_core::answer::{Failure, Kind};
 
-use super::action;
+use super::action::{self, Found};
 use super::frame::{self, FrameError};
 use super::memory;
 use super::place::Places;
@@ -58,10 +58,18 @@ pub fn answer(places: &Places, request: &Request) -> Response {
     let mut ignore = |_: &super::step::Step| {};
     let mut log = Log::new(&mut ignore);
     let result = action::run(places, request, &mut log);
-    let Log { changes, reserved, services, notes, .. } = log;
-    let (outcome, seen) = match result {
-        Ok(seen) => (Outcome::Done, seen.map(Box::new)),
-        Err(failure) => (Outcome::Failed(failure), None),
+    let Log { changes, reserved, services, notes, arrivals, .. } = log;
+    let (mut seen, mut connections) = (None, None);
+    let outcome = match result {
+        Ok(found) => {
+            match found {
+                Found::Nothing => {}
+                Found::States(states) => seen = Some(states),
+                Found::Connections(all) => connections = Some(all),
+            }
+            Outcome::Done
+        }
+        Err(failure) => Outcome::Failed(failure),
     };
     Response {
         id: Some(request.id.clone()),
@@ -72,6 +80,8 @@ pub fn answer(places: &Places, request: &Request) -> Response {
         notes,
         micros: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
         seen,
+        connections,
+        arrivals,
     }
 }
 
@@ -132,5 +142,7 @@ fn unchanged(outcome: Outcome) -> Response {
         notes: Vec::new(),
         micros: 0,
         seen: None,
+        connections: None,
+        arrivals: Vec::new(),
     }
 }

@@ -1,5 +1,6 @@
 //! What an action does, step by step: each one is announced before it is made and kept for the response.
 
+use super::watch::Arrival;
 use crate::fabric::Change;
 
 /// One effect. A death before or after any of them leaves a state that the next run of the same action finishes.
@@ -25,13 +26,22 @@ pub struct Log<'a> {
     pub services: bool,
     /// For the VM's log.
     pub notes: Vec<String>,
+    /// How the arrival of a guest was that has moved here.
+    pub arrivals: Vec<Arrival>,
     before: &'a mut dyn FnMut(&Step),
 }
 
 impl<'a> Log<'a> {
     /// An empty log; `before` is called before each step is made.
     pub fn new(before: &'a mut dyn FnMut(&Step)) -> Self {
-        Log { changes: Vec::new(), reserved: false, services: false, notes: Vec::new(), before }
+        Log {
+            changes: Vec::new(),
+            reserved: false,
+            services: false,
+            notes: Vec::new(),
+            arrivals: Vec::new(),
+            before,
+        }
     }
 
     /// Announces a step.

@@ -5,6 +5,8 @@ use causeway_core::document::{DriverName, decode, encode};
 use causeway_core::names::RequestId;
 use serde::{Deserialize, Serialize};
 
+use super::watch::Arrival;
+use crate::connections::Connections;
 use crate::desired::{Desired, Settings};
 use crate::fabric::linux::Observed;
 
@@ -33,7 +35,7 @@ impl Hello {
     }
 }
 
-/// What is to be done. The names are those of the slots; `observe` is our own.
+/// What is to be done. The names are those of the slots; `observe`, `connections` and `admit` are our own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verb {
@@ -49,17 +51,23 @@ pub enum Verb {
     UpdateNic,
     /// Only look: what should be, what is, and what `pre` and `post` would change.
     Observe,
+    /// Only look: what the guest has under way.
+    Connections,
+    /// The guest is about to come, with what it has under way elsewhere.
+    Admit,
 }
 
 impl Verb {
     /// Every verb with its word.
-    pub const WORDS: [(&str, Verb); 6] = [
+    pub const WORDS: [(&str, Verb); 8] = [
         ("pre", Verb::Pre),
         ("post", Verb::Post),
         ("clean", Verb::Clean),
         ("update_sg", Verb::UpdateSg),
         ("update_nic", Verb::UpdateNic),
         ("observe", Verb::Observe),
+        ("connections", Verb::Connections),
+        ("admit", Verb::Admit),
     ];
 
     /// The verb's word.
@@ -180,6 +188,12 @@ pub struct Response {
     pub micros: u64,
     /// What `observe` found.
     pub seen: Option<Box<Seen>>,
+    /// What `connections` found.
+    #[serde(default)]
+    pub connections: Option<Connections>,
+    /// What `post` found of a guest that has moved here.
+    #[serde(default)]
+    pub arrivals: Vec<Arrival>,
 }
 
 /// Success, or why not.

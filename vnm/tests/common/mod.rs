@@ -5,6 +5,7 @@ pub mod bridged;
 pub mod guests;
 pub mod limits;
 pub mod side;
+pub mod stage;
 pub mod switch;
 pub mod wire;
 

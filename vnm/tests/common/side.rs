@@ -40,5 +40,7 @@ pub fn response(id: Option<&str>) -> Response {
         notes: vec!["a note".to_owned()],
         micros: 1,
         seen: None,
+        connections: None,
+        arrivals: Vec::new(),
     }
 }

@@ -19,6 +19,14 @@ impl DriverName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The network drivers that are built here (contract VNM 1.1).
+    pub const OURS: [&str; 6] = ["bridge", "fw", "802.1Q", "vxlan", "ovswitch", "ovswitch_vxlan"];
+
+    /// Whether it is the name of one of those. On a host somebody else's may bear it all the same.
+    pub fn is_ours(&self) -> bool {
+        DriverName::OURS.contains(&self.as_str())
+    }
 }
 
 impl FromStr for DriverName {

@@ -5,11 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use causeway_core::answer::{Failure, Kind};
+use causeway_core::document::DriverName;
 use causeway_core::plan::Slot;
 use causeway_core::protocol::Severity;
+use causeway_core::reach::slots::{Standing, standing};
 use causeway_core::reach::wire::{Done, Effect};
 use causeway_core::settings::{NetworkConf, read_file};
 use causeway_domain::{DomainError, Hypervisor};
+use causeway_vnm::connections::Connections;
 use causeway_vnm::desired::Settings;
 use causeway_vnm::slot::{Context, Root};
 
@@ -20,10 +23,15 @@ use super::services;
 use super::work::{SlotCall, foreign, log};
 
 /// The network drivers that are built; any other slot answers that it is not.
-const BUILT: [&str; 6] = ["bridge", "fw", "802.1Q", "vxlan", "ovswitch", "ovswitch_vxlan"];
+const BUILT: [&str; 6] = DriverName::OURS;
 
 /// Their verbs that are built.
-const VERBS: [&str; 7] = ["pre", "post", "clean", "update_sg", "update_nic", "vnet_create", "vnet_delete"];
+const VERBS: [&str; 9] =
+    ["pre", "post", "clean", "update_sg", "update_nic", "vnet_create", "vnet_delete", TELL, ADMIT];
+
+/// Our own verbs, of what a guest has under way. No script stands in for them.
+const TELL: &str = "connections";
+const ADMIT: &str = "admit";
 
 /// The verbs after which the stock program is told of services (contract VNM 4.11).
 const SERVING: [&str; 3] = ["pre", "clean", "update_nic"];
@@ -62,6 +70,9 @@ impl Network {
                 format!("{slot} is not built in this version of causeway, and no other driver stands there");
             return Err(Failure::new(Kind::NotBuilt, text));
         }
+        if [TELL, ADMIT].contains(&slot.verb()) && !is_ours(remotes, slot) {
+            return Ok(Done { output: Connections::default().to_string(), effect: Effect::Already });
+        }
         let conf = self.conf()?;
         let context = Context {
             request: call.request.clone(),
@@ -98,6 +109,11 @@ impl Network {
         for change in &answer.changes {
             log(out, call.request, Severity::Debug, change);
         }
+        for arrival in &answer.arrivals {
+            let (request, share_us) = (call.request, arrival.share_us());
+            tracing::info!(%request, nic = arrival.nic, network_share_us = share_us, "a guest has moved here");
+            log(out, call.request, Severity::Info, &arrival.to_string());
+        }
         for script in hooks(remotes, call.slot) {
             let hook = foreign(&script, call, out).await;
             let done = hook.map_err(|f| f.context(format!("hook {}", script.display())))?;
@@ -132,6 +148,13 @@ fn settings(verb: &str, mut conf: NetworkConf) -> (Settings, Vec<String>) {
         }
     };
     ((&conf).into(), notes)
+}
+
+/// Whether the networks of that driver are ours on this host: where somebody else's script prepares them, nothing is known here of
+/// what its guests have under way.
+fn is_ours(remotes: &Path, slot: &Slot) -> bool {
+    let pre = Slot::new(slot.family(), slot.driver(), "pre");
+    pre.is_ok_and(|pre| !matches!(standing(remotes, &pre), Standing::Foreign(_)))
 }
 
 /// The executables in the slot's hook directory, by name.

@@ -90,6 +90,7 @@ impl Hand {
                     let batch = change.json().to_string();
                     timed(&mut took.nft, || nft(&self.places, &batch))?;
                 }
+                Change::Track(_) => anyhow::bail!("a guest of the benchmark has no connections"),
             }
         }
         let response = server::answer(&self.places, &request(vm, verb)?);

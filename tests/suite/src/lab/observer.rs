@@ -214,6 +214,13 @@ pub struct Spoken {
     pub lost: Option<String>,
 }
 
+impl Spoken {
+    /// Whether it was heard to the end.
+    pub fn went_on(&self) -> bool {
+        self.lost.is_none() && self.at_the_end < Duration::from_secs(1)
+    }
+}
+
 impl Speech {
     /// Begins to speak.
     ///

@@ -134,8 +134,19 @@ impl Kernel {
         dump: bool,
         what: &str,
     ) -> Result<Vec<Vec<u8>>, NetlinkError> {
+        let flags = if dump { NLM_F_DUMP } else { NLM_F_ACK };
+        self.say(&Message { kind, family, flags, attributes }, what, &|_| true)
+    }
+
+    /// Sends a message; the attributes of those objects in the answer that `wanted` takes.
+    pub(super) fn say(
+        &mut self,
+        message: &Message<'_>,
+        what: &str,
+        wanted: &dyn Fn(&[u8]) -> bool,
+    ) -> Result<Vec<Vec<u8>>, NetlinkError> {
         for _ in 0..DUMPS {
-            if let Some(found) = self.once(kind, family, attributes, dump, what)? {
+            if let Some(found) = self.once(message, what, wanted)? {
                 return Ok(found);
             }
         }
@@ -148,27 +159,15 @@ impl Kernel {
     /// None where the list changed while it was read.
     fn once(
         &mut self,
-        kind: u16,
-        family: Family,
-        attributes: &[u8],
-        dump: bool,
+        message: &Message<'_>,
         what: &str,
+        wanted: &dyn Fn(&[u8]) -> bool,
     ) -> Result<Option<Vec<Vec<u8>>>, NetlinkError> {
         let failed = |what| move |source| NetlinkError::Socket { what, source };
         self.sequence = self.sequence.wrapping_add(1);
-        let flags = NLM_F_REQUEST | if dump { NLM_F_DUMP } else { NLM_F_ACK };
-        let length = u32::try_from(HEADER + NETFILTER_HEADER + attributes.len()).unwrap_or(u32::MAX);
-        let mut request = Vec::new();
-        request.extend(length.to_ne_bytes());
-        request.extend(kind.to_ne_bytes());
-        request.extend(flags.to_ne_bytes());
-        request.extend(self.sequence.to_ne_bytes());
-        request.extend(0_u32.to_ne_bytes());
-        request.extend([number(family), 0, 0, 0]);
-        request.extend(attributes);
-        self.socket.send(&request, 0).map_err(failed("send"))?;
+        self.socket.send(&message.encode(self.sequence), 0).map_err(failed("send"))?;
 
-        let mut answer = Answer { found: Vec::new(), whole: true };
+        let mut answer = Answer { found: Vec::new(), whole: true, wanted };
         loop {
             let mut datagram = Vec::with_capacity(BUFFER);
             let length = self.socket.recv(&mut datagram, 0).map_err(failed("receive"))?;
@@ -182,17 +181,41 @@ impl Kernel {
     }
 }
 
-struct Answer {
-    found: Vec<Vec<u8>>,
-    whole: bool,
+/// A message to the kernel.
+pub(super) struct Message<'a> {
+    pub kind: u16,
+    pub family: Family,
+    pub flags: u16,
+    pub attributes: &'a [u8],
 }
 
-impl Answer {
+impl Message<'_> {
+    fn encode(&self, sequence: u32) -> Vec<u8> {
+        let length = HEADER + NETFILTER_HEADER + self.attributes.len();
+        let mut out = Vec::with_capacity(length);
+        out.extend(u32::try_from(length).unwrap_or(u32::MAX).to_ne_bytes());
+        out.extend(self.kind.to_ne_bytes());
+        out.extend((NLM_F_REQUEST | self.flags).to_ne_bytes());
+        out.extend(sequence.to_ne_bytes());
+        out.extend(0_u32.to_ne_bytes());
+        out.extend([number(self.family), 0, 0, 0]);
+        out.extend(self.attributes);
+        out
+    }
+}
+
+struct Answer<'a> {
+    found: Vec<Vec<u8>>,
+    whole: bool,
+    wanted: &'a dyn Fn(&[u8]) -> bool,
+}
+
+impl Answer<'_> {
     /// Takes the messages of a datagram; true once the answer is complete.
     fn take(&mut self, datagram: &[u8], sequence: u32, what: &str) -> Result<bool, NetlinkError> {
         let mut rest = datagram;
         while !rest.is_empty() {
-            let message = message(rest).ok_or_else(|| unreadable(what))?;
+            let message = heard(rest).ok_or_else(|| unreadable(what))?;
             rest = rest.get(message.length.next_multiple_of(4).min(rest.len())..).unwrap_or_default();
             if message.sequence != sequence {
                 continue;
@@ -204,14 +227,19 @@ impl Answer {
                     self.whole &= self.ends_well(code, what)?;
                     return Ok(true);
                 }
-                _ => self.found.push(message.body.get(NETFILTER_HEADER..).unwrap_or_default().to_vec()),
+                _ => {
+                    let attributes = message.body.get(NETFILTER_HEADER..).unwrap_or_default();
+                    if (self.wanted)(attributes) {
+                        self.found.push(attributes.to_vec());
+                    }
+                }
             }
         }
         Ok(false)
     }
 }
 
-impl Answer {
+impl Answer<'_> {
     /// Whether the list is whole; what is not there is an empty one.
     fn ends_well(&self, code: i32, what: &str) -> Result<bool, NetlinkError> {
         if code == 0 {
@@ -228,7 +256,7 @@ impl Answer {
     }
 }
 
-struct Message<'a> {
+struct Heard<'a> {
     length: usize,
     kind: u16,
     flags: u16,
@@ -236,11 +264,11 @@ struct Message<'a> {
     body: &'a [u8],
 }
 
-fn message(bytes: &[u8]) -> Option<Message<'_>> {
+fn heard(bytes: &[u8]) -> Option<Heard<'_>> {
     let (header, _) = bytes.split_first_chunk::<HEADER>()?;
     let [a, b, c, d, k0, k1, f0, f1, s0, s1, s2, s3, ..] = *header;
     let length = usize::try_from(u32::from_ne_bytes([a, b, c, d])).ok()?;
-    Some(Message {
+    Some(Heard {
         length,
         kind: u16::from_ne_bytes([k0, k1]),
         flags: u16::from_ne_bytes([f0, f1]),
@@ -249,7 +277,7 @@ fn message(bytes: &[u8]) -> Option<Message<'_>> {
     })
 }
 
-fn unreadable(what: &str) -> NetlinkError {
+pub(super) fn unreadable(what: &str) -> NetlinkError {
     NetlinkError::Answer { what: what.to_owned(), why: "not of the form that is known".to_owned() }
 }
 
@@ -266,7 +294,7 @@ fn text(text: &str) -> Vec<u8> {
     [text.as_bytes(), &[0]].concat()
 }
 
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
     let mut out = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
     out.extend(value);
@@ -275,7 +303,7 @@ fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
 }
 
 /// The values of the attributes of that kind, up to where they can't be read.
-fn find(attributes: &[u8], kind: u16) -> impl Iterator<Item = &[u8]> {
+pub(super) fn find(attributes: &[u8], kind: u16) -> impl Iterator<Item = &[u8]> {
     // Two bits beside the kind say how the value is written.
     const KIND: u16 = 0x3fff;
     let mut rest = attributes;
@@ -290,7 +318,7 @@ fn find(attributes: &[u8], kind: u16) -> impl Iterator<Item = &[u8]> {
     all.filter(move |(found, _)| *found == kind).map(|(_, value)| value)
 }
 
-fn one(attributes: &[u8], kind: u16) -> Option<&[u8]> {
+pub(super) fn one(attributes: &[u8], kind: u16) -> Option<&[u8]> {
     find(attributes, kind).next()
 }
 
@@ -343,7 +371,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_answer_breaks_the_reader(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let mut answer = Answer { found: Vec::new(), whole: true };
+            let mut answer = Answer { found: Vec::new(), whole: true, wanted: &|_| true };
             let _ = answer.take(&bytes, 1, "a list");
             let code = bytes.first_chunk().map_or(1 << 20, |code| i32::from_ne_bytes(*code));
             let _ = answer.ends_well(code, "a list");

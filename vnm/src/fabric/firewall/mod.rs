@@ -33,6 +33,7 @@ pub mod services;
 mod skeleton;
 mod spoofing;
 pub mod stock;
+mod tracked;
 
 pub use change::Change;
 pub use fence::{Fence, Owner};
@@ -42,6 +43,7 @@ pub use observed::{Observed, Scope};
 pub use plan::{difference, removal};
 pub use services::{ServicesChange, ServicesSeen};
 pub use stock::Stock;
+pub use tracked::Tracking;
 
 /// The name of our tables.
 pub const TABLE: &str = "causeway";

@@ -160,8 +160,11 @@ impl fmt::Display for Change {
                 Ok(())
             }
             Change::Flows { bridge, changes, .. } => {
-                let put = changes.iter().filter(|change| matches!(change, FlowChange::Put(_))).count();
-                write!(f, "flows of {bridge}: {put} set, {} removed", changes.len() - put)
+                let count = |is: fn(&&FlowChange) -> bool| changes.iter().filter(is).count();
+                let put = count(|change| matches!(change, FlowChange::Put(_)));
+                let lent = count(|change| matches!(change, FlowChange::Lend(..)));
+                write!(f, "flows of {bridge}: {put} set, {} removed", changes.len() - put - lent)?;
+                if lent > 0 { write!(f, ", {lent} for a time") } else { Ok(()) }
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The control of `ovs-vswitchd`: the one word of it that is needed (`ovs-appctl` of Open vSwitch, ovs-vswitchd(8)).
+//! The control of `ovs-vswitchd`: the few words of it that are needed (`ovs-appctl` of Open vSwitch, ovs-vswitchd(8)).
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
@@ -15,6 +15,25 @@ use serde_json::{Value, json};
 /// # Errors
 /// The control can't be reached, or does not answer in time. The flows are as they were made.
 pub(super) fn wait_for_datapath(run: &Path, deadline: Instant, wake: impl FnOnce()) -> io::Result<()> {
+    let question = ask(run, deadline, "revalidator/wait", &[])?;
+    wake();
+    question.answer().map(|_| ())
+}
+
+/// The connections of a zone, as the switch prints them.
+///
+/// # Errors
+/// As above.
+pub(super) fn connections(run: &Path, deadline: Instant, datapath: &str, zone: u16) -> io::Result<String> {
+    // The switch's own name for the datapath of that type.
+    let (datapath, zone) = (format!("{datapath}@ovs-{datapath}"), format!("zone={zone}"));
+    ask(run, deadline, "dpctl/dump-conntrack", &["-s", &datapath, &zone])?.answer()
+}
+
+/// What was asked and is not answered yet.
+struct Question(UnixStream);
+
+fn ask(run: &Path, deadline: Instant, method: &str, params: &[&str]) -> io::Result<Question> {
     let pid = std::fs::read_to_string(run.join("ovs-vswitchd.pid"))?;
     let stream = UnixStream::connect(run.join(format!("ovs-vswitchd.{}.ctl", pid.trim())))?;
     let left = deadline.saturating_duration_since(Instant::now());
@@ -23,12 +42,19 @@ pub(super) fn wait_for_datapath(run: &Path, deadline: Instant, wake: impl FnOnce
     }
     stream.set_read_timeout(Some(left))?;
     stream.set_write_timeout(Some(left))?;
-    let asked = json!({"id": 0, "method": "revalidator/wait", "params": []});
+    let asked = json!({"id": 0, "method": method, "params": params});
     (&stream).write_all(asked.to_string().as_bytes())?;
-    wake();
-    let answer = Value::deserialize(&mut serde_json::Deserializer::from_reader(&stream))?;
-    match answer.get("error") {
-        None | Some(Value::Null) => Ok(()),
-        Some(error) => Err(io::Error::other(error.to_string())),
+    Ok(Question(stream))
+}
+
+impl Question {
+    fn answer(self) -> io::Result<String> {
+        let answer = Value::deserialize(&mut serde_json::Deserializer::from_reader(&self.0))?;
+        match answer.get("error") {
+            None | Some(Value::Null) => {
+                Ok(answer.get("result").and_then(Value::as_str).unwrap_or_default().to_owned())
+            }
+            Some(error) => Err(io::Error::other(error.to_string())),
+        }
     }
 }

@@ -23,6 +23,7 @@ pub mod openflow;
 pub mod ovsdb;
 pub mod removal;
 pub mod row;
+mod tracked;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -33,7 +34,7 @@ pub use difference::{Conflict, Difference, Surroundings, difference};
 pub use observe::{Observed, Scope};
 pub use removal::{Leaving, Removal, removal};
 
-use openflow::{Openflow, OpenflowError};
+use openflow::{FlowChange, Openflow, OpenflowError};
 use ovsdb::{Ovsdb, OvsdbError};
 
 /// Where Open vSwitch is reached.
@@ -60,6 +61,14 @@ pub enum OvsError {
     /// One of its bridges.
     #[error(transparent)]
     Bridge(#[from] OpenflowError),
+    /// Its control.
+    #[error("the control of ovs-vswitchd, asked for the connections of zone {zone}")]
+    Control {
+        /// The zone.
+        zone: u16,
+        /// What went wrong.
+        source: std::io::Error,
+    },
     /// The database has it, and the switch does not act on it.
     #[error("ovs-vswitchd has not taken up a change of its database in time: is it running?")]
     NotTakenUp,
@@ -87,7 +96,10 @@ impl OvsError {
         match self {
             OvsError::Database(error) => error.is_stale(),
             OvsError::Renumbered { .. } => true,
-            OvsError::Bridge(_) | OvsError::NoTracking { .. } | OvsError::NotTakenUp => false,
+            OvsError::Bridge(_)
+            | OvsError::Control { .. }
+            | OvsError::NoTracking { .. }
+            | OvsError::NotTakenUp => false,
         }
     }
 }
@@ -152,6 +164,10 @@ impl Ovs {
                     true => OvsError::NoTracking { bridge: bridge.clone(), source: error },
                     false => error.into(),
                 })?;
+                // Nothing that only lets more pass need be waited for.
+                if changes.iter().all(|change| matches!(change, FlowChange::Lend(..))) {
+                    return Ok(());
+                }
                 // The flows are made; what can't be waited for comes by itself.
                 let wake = || drop(connection.change(&flows::come_and_gone()));
                 let _ = control::wait_for_datapath(&self.run, self.deadline, wake);

@@ -9,6 +9,7 @@ use super::company::{close_hatch, flow_changes, hatch, id, members, remove_port}
 use super::flows::{self, cookie};
 use super::mark::{self, hatch_names};
 use super::observe::{BridgeSeen, Observed, PortSeen};
+use super::openflow::FlowChange;
 use crate::desired::{Desired, Number, Switch};
 
 /// What a VM, or some of its NICs, leave behind.
@@ -203,7 +204,11 @@ impl Work<'_> {
         let kept: BTreeSet<u32> = self.lingering_numbers();
         let stock = seen.stock.difference(&kept).copied().collect();
         let wanted = flows::shared(&self.members(), hatch(self.observed, self.name));
-        let changes = flow_changes(of_nics.chain(&seen.shared), wanted, &stock);
+        let mut changes = flow_changes(of_nics.chain(&seen.shared), wanted, &stock);
+        if !changes.is_empty() {
+            let lent = self.gone.keys().map(|nic| flows::lent(self.leaving.vm, *nic));
+            changes.extend(lent.map(|lent| FlowChange::RemoveAll(lent.into())));
+        }
         let had_flows =
             |nic: &&u32| seen.of_vm.iter().any(|flow| flow.cookie == cookie(self.leaving.vm, **nic));
         let numbers =

@@ -26,6 +26,7 @@
 //! the stock driver, which can so remove what is made here. Each NIC has connections of its own (a *zone*): what one guest
 //! may send to another of the same bridge is asked twice, once for each of them.
 
+mod admitted;
 mod blocks;
 mod networks;
 mod passage;
@@ -41,6 +42,7 @@ use crate::desired::switch::Vlans;
 use networks::{in_network, networks};
 use passage::Way;
 
+pub use admitted::{ADMITTED, admit, lent};
 pub use shared::{Hatch, Member, RESERVED, shared};
 
 /// In the highest bits of the cookie of every flow that we make for a NIC.

@@ -21,9 +21,14 @@ pub(super) struct Way {
     pub on: Vec<Action>,
 }
 
+/// Looks a connection up in a zone; with `commit` the zone knows it from now on.
+pub(super) fn track(zone: u16, commit: bool, table: Option<u8>) -> Action {
+    Action::Track { zone, commit, table }
+}
+
 impl Way {
     pub fn put(&self, out: &mut Made, table: u8, all: &Match, messages: &[u8], passage: &Passage) {
-        let track = |commit, table| Action::Track { zone: self.zone, commit, table };
+        let track = |commit, table| track(self.zone, commit, table);
         for hidden in nested(all) {
             out.put(table, 40, hidden, vec![]);
         }

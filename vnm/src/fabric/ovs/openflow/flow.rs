@@ -86,6 +86,8 @@ pub struct Flow {
 pub enum FlowChange {
     /// The flow is there, in the place of one with the same key.
     Put(Flow),
+    /// The same for so many seconds: the switch removes it by itself.
+    Lend(Flow, u16),
     /// There is no flow with that key.
     Remove(FlowKey),
     /// There are no such flows.
@@ -98,8 +100,9 @@ impl FlowChange {
         const ADD: u8 = 0;
         const DELETE: u8 = 3;
         const DELETE_STRICT: u8 = 4;
+        let lasts = if let FlowChange::Lend(_, seconds) = self { *seconds } else { 0 };
         let (cookies, table, command, priority, matches, actions) = match self {
-            FlowChange::Put(flow) => (
+            FlowChange::Put(flow) | FlowChange::Lend(flow, _) => (
                 Cookies { value: flow.cookie.0, mask: 0 },
                 flow.key.table,
                 ADD,
@@ -118,8 +121,9 @@ impl FlowChange {
         body.extend(cookies.value.to_be_bytes());
         body.extend(cookies.mask.to_be_bytes());
         body.extend([table, command]);
-        // It never ends by itself, neither idle nor old.
-        body.extend([0; 4]);
+        // It never ends by being idle; of age, where it is lent.
+        body.extend([0; 2]);
+        body.extend(lasts.to_be_bytes());
         body.extend(priority.to_be_bytes());
         for of_no_account in [ANY; 3] {
             body.extend(of_no_account.to_be_bytes());

@@ -201,7 +201,7 @@ impl Openflow {
         let first = self.next;
         for change in changes {
             let body = change.encode();
-            if let FlowChange::Put(flow) = change
+            if let FlowChange::Put(flow) | FlowChange::Lend(flow, _) = change
                 && body.len() > LONGEST
             {
                 let (bridge, table) = (self.bridge.clone(), flow.key.table);

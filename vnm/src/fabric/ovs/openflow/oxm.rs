@@ -74,6 +74,8 @@ impl Field {
     pub const IPV6_ND_SLL: Field = Field::basic(32, 6);
     /// The hardware address that a neighbour's advertisement gives as its target's.
     pub const IPV6_ND_TLL: Field = Field::basic(33, 6);
+    /// The flags of TCP.
+    pub const TCP_FLAGS: Field = Field::nicira(34, 2);
     /// What connection tracking says of it: see [`ct`].
     pub const CT_STATE: Field = Field::nicira(105, 4);
 

@@ -1,0 +1,267 @@
+//! Connections that the kernel tracks in the zone of a bridge, by its own interface for them (`linux/netfilter/nfnetlink_conntrack.h`).
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use causeway_core::names::LinkName;
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
+use rustix::io::Errno;
+
+use super::change::{Family, Key, Map};
+use super::kernel::{Kernel, Message, attribute, find, one, unreadable};
+use super::nft::Nft;
+use super::skeleton::zone_of;
+use crate::connections::{Connection, Transport};
+use crate::fabric::linux::NetlinkError;
+
+const SUBSYSTEM: u16 = 1 << 8;
+const NEW: u16 = SUBSYSTEM;
+const GET: u16 = SUBSYSTEM | 1;
+const DELETE: u16 = SUBSYSTEM | 2;
+
+const TUPLE_ORIGINAL: u16 = 1;
+const TUPLE_REPLY: u16 = 2;
+const STATUS: u16 = 3;
+const PROTOCOL_STATE: u16 = 4;
+const TIMEOUT: u16 = 7;
+const ZONE: u16 = 18;
+
+/// That an attribute holds others.
+const NESTED: u16 = 0x8000;
+
+/// An answer was seen; it is not given up for others when the table is full; it is in the table.
+const SEEN_REPLY: u32 = 1 << 1;
+const ASSURED: u32 = 1 << 2;
+const CONFIRMED: u32 = 1 << 3;
+
+const TCP_STATE: u16 = 1;
+const TCP_FLAGS: [u16; 2] = [4, 5];
+const ESTABLISHED: u8 = 3;
+/// From the answer to the first packet on until both ends have closed.
+const ALIVE: std::ops::RangeInclusive<u8> = 2..=6;
+/// Sequence numbers are not checked: nobody knows how far the guest has come meanwhile.
+const BE_LIBERAL: u8 = 8;
+
+/// Connections of guests on a bridge that its zone is to know, or to know no more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tracking {
+    /// The bridge.
+    pub bridge: LinkName,
+    /// Its zone.
+    pub zone: u16,
+    /// Whether it is to know them.
+    pub known: bool,
+    /// The connections.
+    pub connections: Vec<Connection>,
+}
+
+impl fmt::Display for Tracking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verb = if self.known { "track" } else { "forget" };
+        write!(f, "{verb} {} connections on {}", self.connections.len(), self.bridge)
+    }
+}
+
+impl Nft {
+    /// The zone with the connections of a bridge; none where no guest on it is guarded.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    pub fn zone(&mut self, bridge: &LinkName) -> Result<Option<u16>, NetlinkError> {
+        let elements = self.kernel()?.elements(Map::Bridges)?;
+        let of_bridge =
+            elements.iter().find(|e| matches!(&e.key, Key::Device(name) if name == bridge.as_str()));
+        Ok(of_bridge.and_then(|element| zone_of(&element.chain)))
+    }
+
+    /// The connections of TCP and UDP that a zone knows.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    pub fn connections(&mut self, zone: u16) -> Result<Vec<Connection>, NetlinkError> {
+        self.kernel()?.connections(zone)
+    }
+
+    /// Makes a zone know connections, or forget them; one that is so already is left as it is.
+    ///
+    /// # Errors
+    /// The kernel refuses one; those before it are done.
+    pub fn track(&mut self, tracking: &Tracking) -> Result<(), NetlinkError> {
+        let kernel = self.kernel()?;
+        tracking.connections.iter().try_for_each(|connection| match tracking.known {
+            true => kernel.track(tracking.zone, connection),
+            false => kernel.forget(tracking.zone, connection),
+        })
+    }
+}
+
+impl Kernel {
+    /// The connections of TCP and UDP of a zone, as far as addresses in them are not changed on the way.
+    fn connections(&mut self, zone: u16) -> Result<Vec<Connection>, NetlinkError> {
+        // An older kernel does not know that it could leave out those of other zones.
+        let attributes = attribute(ZONE, &zone.to_be_bytes());
+        let of_zone = |entry: &[u8]| zone_of_entry(entry) == zone;
+        let mut out = Vec::new();
+        for family in [Family::Ip, Family::Ip6] {
+            let message = Message { kind: GET, family, flags: NLM_F_DUMP, attributes: &attributes };
+            let found = self.say(&message, "the table of connections", &of_zone)?;
+            for entry in &found {
+                let read = connection(entry).ok_or_else(|| unreadable("the table of connections"))?;
+                out.extend(read);
+            }
+        }
+        Ok(out)
+    }
+
+    /// What the guest has gone on with already is left as it is.
+    fn track(&mut self, zone: u16, connection: &Connection) -> Result<(), NetlinkError> {
+        let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
+        match self.order(NEW, flags, connection, &tracked(zone, connection), "track") {
+            Err(error) if error.errno() == Some(Errno::EXIST) => Ok(()),
+            other => other,
+        }
+    }
+
+    fn forget(&mut self, zone: u16, connection: &Connection) -> Result<(), NetlinkError> {
+        let Connection { transport, from, to, .. } = *connection;
+        // Without a tuple, all connections of the host would go.
+        let mut attributes = tuple(TUPLE_ORIGINAL, transport, from, to);
+        attributes.extend(attribute(ZONE, &zone.to_be_bytes()));
+        self.order(DELETE, NLM_F_ACK, connection, &attributes, "forget")
+    }
+
+    fn order(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        connection: &Connection,
+        attributes: &[u8],
+        verb: &str,
+    ) -> Result<(), NetlinkError> {
+        let family = if connection.from.is_ipv4() { Family::Ip } else { Family::Ip6 };
+        let message = Message { kind, family, flags, attributes };
+        let said = self.say(&message, "an order about a connection", &|_| false);
+        said.map(|_| ()).map_err(|error| match error {
+            NetlinkError::Refused { errno, note, .. } => {
+                let what = format!("{verb} the connection from {} to {}", connection.from, connection.to);
+                NetlinkError::Refused { what, errno, note }
+            }
+            other => other,
+        })
+    }
+}
+
+fn tracked(zone: u16, connection: &Connection) -> Vec<u8> {
+    let Connection { transport, from, to, seconds } = *connection;
+    let mut status = SEEN_REPLY | CONFIRMED;
+    let mut out =
+        [tuple(TUPLE_ORIGINAL, transport, from, to), tuple(TUPLE_REPLY, transport, to, from)].concat();
+    if transport == Transport::Tcp {
+        status |= ASSURED;
+        let mut state = attribute(TCP_STATE, &[ESTABLISHED]);
+        for flags in TCP_FLAGS {
+            state.extend(attribute(flags, &[BE_LIBERAL, BE_LIBERAL]));
+        }
+        out.extend(nested(PROTOCOL_STATE, &nested(1, &state)));
+    }
+    out.extend(attribute(STATUS, &status.to_be_bytes()));
+    out.extend(attribute(TIMEOUT, &seconds.to_be_bytes()));
+    out.extend(attribute(ZONE, &zone.to_be_bytes()));
+    out
+}
+
+fn nested(kind: u16, value: &[u8]) -> Vec<u8> {
+    attribute(kind | NESTED, value)
+}
+
+fn tuple(kind: u16, transport: Transport, from: SocketAddr, to: SocketAddr) -> Vec<u8> {
+    let address = |four, six, address: IpAddr| match address {
+        IpAddr::V4(address) => attribute(four, &address.octets()),
+        IpAddr::V6(address) => attribute(six, &address.octets()),
+    };
+    let addresses = [address(1, 3, from.ip()), address(2, 4, to.ip())].concat();
+    let protocol = [
+        attribute(1, &[transport.number()]),
+        attribute(2, &from.port().to_be_bytes()),
+        attribute(3, &to.port().to_be_bytes()),
+    ];
+    nested(kind, &[nested(1, &addresses), nested(2, &protocol.concat())].concat())
+}
+
+fn zone_of_entry(entry: &[u8]) -> u16 {
+    one(entry, ZONE).and_then(|zone| zone.try_into().ok()).map_or(0, u16::from_be_bytes)
+}
+
+/// A connection out of its entry; the inner one is none where it is of no kind that goes on elsewhere.
+fn connection(entry: &[u8]) -> Option<Option<Connection>> {
+    let (original, reply) = (one(entry, TUPLE_ORIGINAL)?, one(entry, TUPLE_REPLY)?);
+    let Some(transport) = transport_of(original)? else { return Some(None) };
+    let (from, to) = ends(original)?;
+    if ends(reply)? != (to, from) || !is_alive(entry, transport) {
+        return Some(None);
+    }
+    let seconds =
+        one(entry, TIMEOUT).and_then(|seconds| seconds.try_into().ok()).map_or(0, u32::from_be_bytes);
+    Some(Some(Connection { transport, from, to, seconds }))
+}
+
+fn transport_of(tuple: &[u8]) -> Option<Option<Transport>> {
+    let number = one(one(tuple, 2)?, 1)?.first()?;
+    Some(Transport::of_number(*number))
+}
+
+fn ends(tuple: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
+    let (addresses, protocol) = (one(tuple, 1)?, one(tuple, 2)?);
+    let address = |four, six| -> Option<IpAddr> {
+        if let Some(found) = one(addresses, four) {
+            return Some(Ipv4Addr::from(<[u8; 4]>::try_from(found).ok()?).into());
+        }
+        Some(Ipv6Addr::from(<[u8; 16]>::try_from(one(addresses, six)?).ok()?).into())
+    };
+    let port = |kind| Some(u16::from_be_bytes(one(protocol, kind)?.try_into().ok()?));
+    Some((SocketAddr::new(address(1, 3)?, port(2)?), SocketAddr::new(address(2, 4)?, port(3)?)))
+}
+
+fn is_alive(entry: &[u8], transport: Transport) -> bool {
+    if transport == Transport::Udp {
+        return true;
+    }
+    let mut states =
+        find(entry, PROTOCOL_STATE).flat_map(|state| find(state, 1)).flat_map(|tcp| find(tcp, TCP_STATE));
+    states.any(|state| state.first().is_some_and(|state| ALIVE.contains(state)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn an_entry_is_read_as_it_is_written(
+            tcp in any::<bool>(), six in any::<bool>(), from in any::<(u128, u16)>(), to in any::<(u128, u16)>(), seconds in any::<u32>(),
+            zone in any::<u16>(),
+        ) {
+            let end = |(address, port): (u128, u16)| match six {
+                true => SocketAddr::from((Ipv6Addr::from(address), port)),
+                false => SocketAddr::from((Ipv4Addr::from((address & 0xffff_ffff) as u32), port)),
+            };
+            let transport = if tcp { Transport::Tcp } else { Transport::Udp };
+            let written = Connection { transport, from: end(from), to: end(to), seconds };
+            let entry = tracked(zone, &written);
+            prop_assert_eq!(zone_of_entry(&entry), zone);
+            prop_assert_eq!(connection(&entry), Some(Some(written)));
+        }
+
+        #[test]
+        fn no_entry_breaks_the_reader(bytes in proptest::collection::vec(any::<u8>(), 0..200), at in 0_usize..120, byte in any::<u8>()) {
+            let _ = connection(&bytes);
+            let end = SocketAddr::from(([10, 0, 0, 1], 5));
+            let mut nearly = tracked(7, &Connection { transport: Transport::Tcp, from: end, to: end, seconds: 1 });
+            if let Some(place) = nearly.get_mut(at) {
+                *place = byte;
+            }
+            let _ = (connection(&nearly), zone_of_entry(&nearly));
+        }
+    }
+}

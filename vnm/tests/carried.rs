@@ -1,0 +1,269 @@
+//! What a guest has under way goes on where it comes to, though nothing like it may begin: one host and what it forgets stand for two.
+
+#![cfg(test)]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use causeway_vnm::connections::{Connections, Transport};
+use causeway_vnm::root::{Outcome, Request, Response, Verb, server};
+use common::bridged::{GROUP, enter, guest, rule};
+use common::guests::Guest;
+use common::stage::Stage;
+use common::switch::until;
+use common::{Host, dies_before, document, ip, nic, request};
+
+/// TCP to 9000 from the guest, to 22 to it, and nothing else.
+fn rules() -> String {
+    [rule("OUTBOUND", "TCP", "<RANGE>9000</RANGE>"), rule("INBOUND", "TCP", "<RANGE>22</RANGE>")].concat()
+}
+
+/// VM `number` on the bridge `br0` of that driver, at those addresses.
+fn vm(driver: &str, number: u32, more: &str, rules: &str) -> String {
+    let addresses =
+        format!("<MAC>02:00:0a:00:00:{number:02x}</MAC><IP>10.0.0.{number}</IP><IP6>fd00::{number:x}</IP6>");
+    let place = format!("<VN_MAD>{driver}</VN_MAD><PHYDEV/><BRIDGE>br0</BRIDGE>");
+    let place = match driver {
+        "ovswitch" => format!(
+            "{place}<BRIDGE_TYPE>openvswitch</BRIDGE_TYPE><OVS_BRIDGE_CONF>datapath_type=netdev</OVS_BRIDGE_CONF>"
+        ),
+        _ => place,
+    };
+    document(number, &format!("{}{rules}", nic(number, 0, 50, &format!("{more}{addresses}{place}"))))
+}
+
+fn told(host: &Host, document: &str) -> Connections {
+    let response = host.run(Verb::Connections, document);
+    assert_eq!((response.outcome, response.changes), (Outcome::Done, vec![]));
+    response.connections.unwrap()
+}
+
+fn admission(document: &str, connections: &str) -> Request {
+    Request { args: vec![connections.to_owned()], ..request(Verb::Admit, document) }
+}
+
+fn admit(host: &Host, document: &str, connections: &str) -> Response {
+    server::answer(&host.places, &admission(document, connections))
+}
+
+fn admitted(host: &Host, document: &str, connections: &Connections) -> Vec<String> {
+    let response = admit(host, document, &connections.to_string());
+    assert_eq!(response.outcome, Outcome::Done);
+    response.changes
+}
+
+/// All connections that the kernel knows in this thread's network.
+fn table() -> String {
+    std::fs::read_to_string("/proc/thread-self/net/nf_conntrack").unwrap()
+}
+
+/// A connection between two guests, with its two ends.
+struct Talk {
+    began: TcpStream,
+    other: TcpStream,
+}
+
+impl Talk {
+    fn new(from: &Guest, to: &Guest, at: SocketAddr) -> Self {
+        let listener = to.within(|| TcpListener::bind(at).unwrap());
+        let began = from.within(|| TcpStream::connect_timeout(&at, Duration::from_secs(5)).unwrap());
+        let (other, _) = listener.accept().unwrap();
+        let mut talk = Talk { began, other };
+        talk.both_ways();
+        talk
+    }
+
+    fn both_ways(&mut self) {
+        assert!(says(&mut self.began, &mut self.other, LONG) && says(&mut self.other, &mut self.began, LONG));
+    }
+}
+
+/// A retransmission may take its time.
+const LONG: Duration = Duration::from_secs(20);
+const SHORT: Duration = Duration::from_millis(500);
+
+/// Whether what one end says is heard at the other.
+fn says(from: &mut TcpStream, to: &mut TcpStream, within: Duration) -> bool {
+    from.write_all(b".").unwrap();
+    hears(to, within)
+}
+
+fn hears(end: &mut TcpStream, within: Duration) -> bool {
+    end.set_read_timeout(Some(within)).unwrap();
+    end.read_exact(&mut [0]).is_ok()
+}
+
+/// Two connections move: one that the guest began and then only listens by, one that it was let begin with and then only speaks by.
+fn goes_on(driver: &str, host: &Host, a: &Guest, b: &Guest, moves: impl Fn()) {
+    let own = vm(driver, 1, GROUP, &rules());
+    let mut listens = Talk::new(a, b, (b.four, 9000).into());
+    let mut speaks = Talk::new(b, a, (a.six, 22).into());
+    let all = told(host, &own);
+    assert!(
+        all.0[&0].iter().any(|c| c.transport == Transport::Tcp && c.to == SocketAddr::from((b.four, 9000)))
+    );
+    assert!(all.0[&0].iter().any(|c| c.to == SocketAddr::from((a.six, 22)) && c.seconds > 300), "{all}");
+
+    moves();
+    let here = told(host, &own);
+    assert!(
+        all.0[&0].iter().all(|known| !here.0[&0].iter().any(|c| c.from == known.from)),
+        "{driver}: {here}"
+    );
+    // Neither may begin: a control, and the reason for all of this.
+    assert!(!says(&mut listens.other, &mut listens.began, SHORT), "{driver}");
+    assert!(!says(&mut speaks.other, &mut speaks.began, SHORT), "{driver}");
+    assert_eq!(admitted(host, &own, &all).len(), 1);
+    assert!(hears(&mut listens.began, LONG) && hears(&mut speaks.began, LONG), "{driver}: it goes on");
+    listens.both_ways();
+    speaks.both_ways();
+    // Nothing else has come to be allowed.
+    assert!(!b.tcp(a, 23) && !a.tcp(b, 9001) && a.tcp(b, 9000) && b.tcp6(a, 22));
+    // The second time takes nothing away, and `post` and an update of groups leave what goes on alone.
+    admitted(host, &own, &all);
+    host.done(Verb::Post, &own);
+    host.done(Verb::UpdateSg, &own);
+    listens.both_ways();
+    speaks.both_ways();
+}
+
+#[test]
+fn connections_go_on_on_a_linux_bridge() {
+    enter();
+    let host = Host::here();
+    let own = vm("fw", 1, GROUP, &rules());
+    let comes = |number: u32, document: &str| {
+        host.done(Verb::Pre, document);
+        let guest = guest("br0", number, u8::try_from(number).unwrap());
+        host.done(Verb::Post, document);
+        guest
+    };
+    let (b, a) = (comes(2, &vm("fw", 2, "", "")), comes(1, &own));
+    until("the ports are up", || a.tcp(&b, 9000));
+    goes_on("fw", &host, &a, &b, || {
+        // Its device has another name, so it is not here.
+        ip("link set one-1-0 down");
+        ip("link set one-1-0 name away");
+        let cleaned = host.done(Verb::Clean, &own);
+        assert!(cleaned.iter().any(|change| change == "forget 2 connections on br0"), "{cleaned:?}");
+        host.done(Verb::Pre, &own);
+        ip("link set away name one-1-0");
+        ip("link set one-1-0 master br0 up");
+        until("the port is up", || b.tcp(&a, 22));
+    });
+}
+
+#[test]
+fn connections_go_on_on_a_switch() {
+    let stage = Stage::new();
+    let own = vm("ovswitch", 1, GROUP, &rules());
+    let b = stage.comes(2, None, &vm("ovswitch", 2, "", ""));
+    let a = stage.comes(1, None, &own);
+    until("the ports are up", || a.tcp(&b, 9000));
+    goes_on("ovswitch", &stage.host, &a, &b, || {
+        stage.ask(&["del-port", "br0", &a.tap]);
+        stage.host.done(Verb::Clean, &own);
+        stage.host.done(Verb::Pre, &own);
+        stage.plug(&a);
+        until("the port is up", || b.tcp(&a, 22));
+    });
+    let lent = |stage: &Stage| stage.flows().iter().filter(|flow| flow.contains("cookie=0xca2")).count();
+    assert!(lent(&stage) > 0);
+    stage.ask(&["del-port", "br0", &a.tap]);
+    stage.host.done(Verb::Clean, &own);
+    assert_eq!(lent(&stage), 0, "what was lent goes with its guest");
+}
+
+/// What two guests of a bridge have under way is both's: the one that stays may go on with it elsewhere.
+#[test]
+fn a_guest_that_goes_leaves_the_others_their_connections() {
+    enter();
+    let host = Host::here();
+    let both = rules() + &rule("INBOUND", "TCP", "<RANGE>9000</RANGE>");
+    let comes = |number: u32| {
+        host.done(Verb::Pre, &vm("fw", number, GROUP, &both));
+        guest("br0", number, u8::try_from(number).unwrap())
+    };
+    let (a, b) = (comes(1), comes(2));
+    until("the ports are up", || a.tcp(&b, 9000));
+    let _talk = Talk::new(&a, &b, (b.four, 9000).into());
+    for (number, knows) in [(1, true), (2, false)] {
+        assert_eq!(told(&host, &vm("fw", number, GROUP, &both)).0[&0].len(), 1);
+        ip(&format!("link del one-{number}-0"));
+        host.done(Verb::Clean, &vm("fw", number, GROUP, &both));
+        assert_eq!(table().contains("ESTABLISHED"), knows, "{}", table());
+    }
+}
+
+#[test]
+fn what_is_no_list_of_connections_admits_nothing() {
+    enter();
+    let host = Host::here();
+    let own = vm("fw", 1, GROUP, &rules());
+    host.done(Verb::Pre, &own);
+    let refused = |text: &str| {
+        let response = admit(&host, &own, text);
+        assert_eq!(response.changes, [""; 0]);
+        match response.outcome {
+            Outcome::Failed(failure) => failure.text,
+            Outcome::Done => panic!("{text} was admitted"),
+        }
+    };
+    assert!(refused("").contains("the list of connections can't be read"));
+    let one = |from: &str, to: &str| {
+        format!(r#"{{"0":[{{"transport":"tcp","from":"{from}","to":"{to}","seconds":60}}]}}"#)
+    };
+    assert!(refused(&one("10.0.0.1:5", "[fd00::2]:6")).contains("no connection leads from"));
+    // Of others it may say what it likes.
+    let others = admit(&host, &own, &one("10.0.0.7:5", "10.0.0.8:6"));
+    assert_eq!((others.outcome, others.changes), (Outcome::Done, vec![]));
+    let nobody = r#"{"7":[{"transport":"udp","from":"10.0.0.1:5","to":"10.0.0.2:6","seconds":60}]}"#;
+    assert_eq!(admitted(&host, &own, &nobody.parse().unwrap()), [""; 0]);
+    let without = server::answer(&host.places, &request(Verb::Admit, &own));
+    assert!(
+        matches!(without.outcome, Outcome::Failed(failure) if failure.text.contains("the connections of a VM"))
+    );
+}
+
+#[test]
+fn a_death_while_connections_are_admitted_costs_nothing() {
+    enter();
+    let host = Host::here();
+    let own = vm("fw", 1, GROUP, &rules());
+    host.done(Verb::Pre, &own);
+    let all = r#"{"0":[{"transport":"udp","from":"10.0.0.1:5","to":"10.0.0.2:6","seconds":60}]}"#;
+    assert!(dies_before(&host, &admission(&own, all), 0));
+    assert_eq!(told(&host, &own).0[&0], []);
+    assert_eq!(admitted(&host, &own, &all.parse().unwrap()), ["track 1 connections on br0"]);
+    assert_eq!(told(&host, &own).0[&0].len(), 1);
+    assert!(table().contains("10.0.0.1"));
+    host.done(Verb::Clean, &own);
+    assert!(!table().contains("10.0.0.1"));
+}
+
+#[test]
+fn how_long_the_fabric_knew_nothing_of_a_guest_is_told() {
+    enter();
+    let host = Host::here();
+    let (own, other) = (vm("fw", 1, GROUP, &rules()), vm("fw", 2, "", ""));
+    host.done(Verb::Pre, &other);
+    let b = guest("br0", 2, 2);
+    let arrivals = |document: &str| host.run(Verb::Post, document).arrivals;
+    assert_eq!(arrivals(&other), [], "it has not moved");
+    host.done(Verb::Pre, &own);
+    admitted(&host, &own, &Connections::default());
+    let a = guest("br0", 1, 1);
+    until("the port is up", || b.tcp(&a, 22));
+    // With libvirt the device is there for seconds before its guest speaks; here it spoke at once.
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(b.tcp(&a, 22));
+    let begun = Instant::now();
+    let [arrival] = arrivals(&own)[..] else { panic!("one NIC has come") };
+    let heard = arrival.heard_us.unwrap();
+    assert!(arrival.nic == 0 && heard <= arrival.told_us && arrival.share_us() == heard, "{arrival}");
+    assert!(arrival.told_us < 60_000_000 && begun.elapsed().as_secs() < 10, "{arrival}");
+    assert_eq!(arrivals(&own), [], "it is told once");
+}
