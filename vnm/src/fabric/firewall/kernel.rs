@@ -39,6 +39,15 @@ pub struct Rule {
     pub leads_to: Vec<String>,
 }
 
+/// An element of a map that leads to no chain, as the kernel keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Datum {
+    /// What it is found by.
+    pub key: Vec<u8>,
+    /// What is found.
+    pub value: Vec<u8>,
+}
+
 /// A netfilter socket of the network namespace it was opened in.
 pub struct Kernel {
     socket: Socket,
@@ -107,19 +116,15 @@ impl Kernel {
     }
 
     /// Keys and data of a map that leads to no chains; nothing where there is no such map.
-    pub fn data(
-        &mut self,
-        family: Family,
-        table: &str,
-        map: &str,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, NetlinkError> {
+    pub fn data(&mut self, family: Family, table: &str, map: &str) -> Result<Vec<Datum>, NetlinkError> {
         let what = format!("map {map} of table {} {table}", family.as_str());
         let request = [attribute(1, &text(table)), attribute(2, &text(map))].concat();
         let mut out = Vec::new();
         for body in self.ask(GET_ELEMENTS, family, &request, true, &what)? {
             for element in find(&body, 3).flat_map(|list| find(list, 1)) {
                 let value = |kind| one(one(element, kind)?, 1).map(<[u8]>::to_vec);
-                out.push(value(1).zip(value(2)).ok_or_else(|| unreadable(&what))?);
+                let datum = value(1).zip(value(2)).map(|(key, value)| Datum { key, value });
+                out.push(datum.ok_or_else(|| unreadable(&what))?);
             }
         }
         Ok(out)

@@ -150,8 +150,8 @@ impl Nft {
         let rules = kernel.rules(Family::Bridge, TABLE, &parts.chain)?;
         let chains = kernel.chains(Family::Bridge, TABLE)?;
         let mut endpoints = BTreeMap::new();
-        for (key, data) in kernel.data(Family::Ip, TABLE, &parts.map)? {
-            endpoints.extend(endpoint(&key, &data));
+        for datum in kernel.data(Family::Ip, TABLE, &parts.map)? {
+            endpoints.extend(endpoint(&datum.key, &datum.value));
         }
         Ok(ServicesSeen {
             chain: rules.map(|rules| rules.into_iter().map(|rule| rule.comment).collect()),
@@ -190,4 +190,25 @@ fn endpoint(key: &[u8], data: &[u8]) -> Option<(u16, Endpoint)> {
     let (port, _) = rest.split_first_chunk::<2>()?;
     let to = Endpoint { address: Ipv4Addr::from(*address), port: u16::from_be_bytes(*port) };
     Some((u16::from_be_bytes(*key), to))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_element_breaks_the_reader(key: Vec<u8>, data: Vec<u8>) {
+            let read = endpoint(&key, &data);
+            prop_assert_eq!(read.is_some(), key.len() >= 2 && data.len() >= 6);
+        }
+
+        #[test]
+        fn an_element_is_read_as_the_kernel_writes_it(port: u16, address: [u8; 4], to: u16) {
+            let data = [&address[..], &to.to_be_bytes(), &[0, 0]].concat();
+            let endpoint = endpoint(&[&port.to_be_bytes()[..], &[0, 0]].concat(), &data);
+            prop_assert_eq!(endpoint, Some((port, Endpoint { address: address.into(), port: to })));
+        }
+    }
 }

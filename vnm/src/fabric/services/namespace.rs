@@ -17,7 +17,7 @@ const NAMESPACES: i64 = 0x6e73_6673;
 /// It can't be found out.
 pub fn exists(path: &Path) -> io::Result<bool> {
     match rustix::fs::statfs(path) {
-        Ok(found) => Ok(i64::from(found.f_type) == NAMESPACES),
+        Ok(found) => Ok(found.f_type == NAMESPACES),
         Err(rustix::io::Errno::NOENT) => Ok(false),
         Err(error) => Err(error.into()),
     }
