@@ -69,14 +69,17 @@ impl TryFrom<Told> for Connection {
     type Error = ConnectionsError;
     fn try_from(told: Told) -> Result<Self, ConnectionsError> {
         let Told { transport, from, to, seconds } = told;
-        match from.is_ipv4() == to.is_ipv4() {
-            true => Ok(Connection { transport, from, to, seconds: seconds.clamp(AT_LEAST, AT_MOST) }),
-            false => Err(ConnectionsError::Families { from, to }),
-        }
+        let seconds = seconds.clamp(AT_LEAST, AT_MOST);
+        Connection::new(transport, from, to, seconds).ok_or(ConnectionsError::Families { from, to })
     }
 }
 
 impl Connection {
+    /// One between those ends; none where the one has an address of IPv4 and the other of IPv6.
+    pub fn new(transport: Transport, from: SocketAddr, to: SocketAddr, seconds: u32) -> Option<Self> {
+        (from.is_ipv4() == to.is_ipv4()).then_some(Connection { transport, from, to, seconds })
+    }
+
     /// Whether one of these addresses is an end of it.
     pub fn is_of(&self, addresses: &[IpAddr]) -> bool {
         addresses.contains(&self.from.ip()) || addresses.contains(&self.to.ip())
@@ -159,6 +162,16 @@ mod tests {
         fn whatever_is_told_is_read_or_not(text in "[\\[\\]{}\":,.0-9a-z]{0,80}") {
             let _ = text.parse::<Connections>();
         }
+    }
+
+    #[test]
+    fn fuzz_connections() {
+        crate::seeded::fuzz("connections", |bytes| {
+            let Ok(read) = String::from_utf8_lossy(bytes).parse::<Connections>() else { return };
+            let all = read.0.values().flatten();
+            all.for_each(|one| assert!(one.from.is_ipv4() == one.to.is_ipv4() && one.seconds >= AT_LEAST));
+            assert_eq!(read.to_string().parse::<Connections>().unwrap(), read);
+        });
     }
 
     #[test]

@@ -9,6 +9,7 @@ use causeway_core::answer::{Failure, Kind};
 use causeway_core::document::{BridgeType, DriverName, VmDocument, decode};
 use causeway_core::names::RequestId;
 
+use crate::asked::Moment;
 use crate::bandwidth::{self, Guests, Wanted};
 use crate::desired::switch::SOCKETS;
 use crate::desired::{Driver, Refusal, Settings};
@@ -36,6 +37,8 @@ pub struct Context {
     pub deadline: Duration,
     /// Only say what would be done.
     pub dry_run: bool,
+    /// When the action was asked for.
+    pub asked: Moment,
 }
 
 /// What a slot ends with.
@@ -141,13 +144,14 @@ pub fn run(
         document: String::new(),
         settings: context.settings.clone(),
         dry_run: context.dry_run,
+        asked: Some(context.asked),
         // The privileged side gives up first, so that its own words arrive.
         deadline_ms: u64::try_from(context.deadline.as_millis()).unwrap_or(u64::MAX) / 10 * 9,
     };
-    let asked = Asked { request: request.with_document(&document), deadline: context.deadline, root };
+    let errand = Errand { request: request.with_document(&document), deadline: context.deadline, root };
     let response = match verb {
-        Verb::UpdateNic => update_nic(&asked, &document, guests)?,
-        _ => asked.ask(context.dry_run)?,
+        Verb::UpdateNic => update_nic(&errand, &document, guests)?,
+        _ => errand.ask(context.dry_run)?,
     };
     if verb == Verb::Pre && !context.dry_run {
         make_sockets_dir(Path::new(SOCKETS), &document)?;
@@ -167,13 +171,13 @@ pub fn run(
 }
 
 /// A request, and the way to whom it goes.
-struct Asked<'a> {
+struct Errand<'a> {
     request: Request,
     deadline: Duration,
     root: &'a Mutex<Root>,
 }
 
-impl Asked<'_> {
+impl Errand<'_> {
     /// Sends it; what comes back is a success.
     fn ask(&self, dry_run: bool) -> Result<Response, Failure> {
         let request = Request { dry_run, ..self.request.clone() };
@@ -187,19 +191,19 @@ impl Asked<'_> {
 }
 
 /// `update_nic`: the guest's limits, then the network; the limits are put back where the network could not be changed.
-fn update_nic(asked: &Asked<'_>, document: &[u8], guests: &dyn Guests) -> Result<Response, Failure> {
-    let dry_run = asked.request.dry_run;
-    let Some(wanted) = wanted_limits(&asked.request, document)? else { return asked.ask(dry_run) };
+fn update_nic(errand: &Errand<'_>, document: &[u8], guests: &dyn Guests) -> Result<Response, Failure> {
+    let dry_run = errand.request.dry_run;
+    let Some(wanted) = wanted_limits(&errand.request, document)? else { return errand.ask(dry_run) };
     let (changes, notes) = match guests.interfaces(&wanted.guest)? {
         Some(interfaces) => bandwidth::difference(&wanted, &interfaces),
         None => (Vec::new(), vec![format!("{} is not here, so its limits were not changed", wanted.guest)]),
     };
     if !changes.is_empty() && !dry_run {
         // Whatever the privileged side refuses, it refuses before anything has changed.
-        asked.ask(true)?;
+        errand.ask(true)?;
         bandwidth::set(guests, &wanted.guest, &changes)?;
     }
-    let mut response = match asked.ask(dry_run) {
+    let mut response = match errand.ask(dry_run) {
         Err(failure) if !dry_run => {
             return Err(bandwidth::take_back(guests, &wanted.guest, &changes, failure));
         }

@@ -9,6 +9,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use causeway_core::names::RequestId;
+use causeway_vnm::asked::Moment;
 use causeway_vnm::desired::Settings;
 use causeway_vnm::root::client::{ClientError, RootClient};
 use causeway_vnm::root::{Hello, Outcome, Request, SCHEMA, Verb};
@@ -28,6 +29,7 @@ fn request(document: &[u8]) -> Request {
         document: String::new(),
         settings: Settings::default(),
         dry_run: false,
+        asked: None,
         deadline_ms: 1000,
     }
     .with_document(document)
@@ -138,7 +140,7 @@ fn a_large_document_and_a_talkative_program_do_not_block_each_other() {
 
 fn context() -> Context {
     let request: RequestId = "test-1".parse().unwrap();
-    Context { request, settings: Settings::default(), deadline: EVER, dry_run: false }
+    Context { request, settings: Settings::default(), deadline: EVER, dry_run: false, asked: Moment::now() }
 }
 
 #[test]

@@ -19,7 +19,7 @@ fn the_operators_bridge_is_not_used_unless_listed() {
     ip("link add onebr.4 type bridge");
     ip("link set onebr.4 up");
     let text = host.refused(Verb::Pre, &vm(7, 4));
-    assert_says(&text, &["bridge onebr.4 was not made by causeway", "list it"]);
+    assert_says(&text, &["NIC 0: bridge onebr.4 was not made by causeway", "list it"]);
     assert!(host.reservation(VmId(7)).is_none());
 
     host.list("up0\nonebr.4\n");
@@ -107,7 +107,7 @@ fn a_second_uplink_is_refused() {
     // Equal VLAN_ID on another PHYDEV gives the same default bridge (W25).
     let other = "<PHYDEV>up1</PHYDEV>";
     let text = host.refused(Verb::Pre, &document(8, &nic(8, 0, 4, other)));
-    assert_says(&text, &["onebr.4 already leads out by up0.4", "up1.4"]);
+    assert_says(&text, &["NIC 0: bridge onebr.4 already leads out by up0.4", "up1.4"]);
     // In the document of one VM as well.
     let both = format!("{}{}", nic(9, 0, 4, ""), nic(9, 1, 4, other));
     assert_says(&host.refused(Verb::Pre, &document(9, &both)), &["NIC 1 and NIC 0", "two different things"]);
@@ -128,7 +128,7 @@ fn a_taken_number_is_refused() {
     let taken = document(8, &nic(8, 0, 4, other));
     let mut dry = request(Verb::Pre, &taken);
     dry.dry_run = true;
-    let words = ["VNI 4 with UDP port 8472 is taken", "by up0.4", "up1.4"];
+    let words = ["NIC 0: VNI 4 with UDP port 8472 is taken", "by up0.4", "up1.4"];
     let Outcome::Failed(planned) = server::answer(&host.places, &dry).outcome else { panic!("planned") };
     assert_says(&planned.text, &words);
     // The kernel finds it out after the bridge is made, and the bridge is taken back.
@@ -146,7 +146,7 @@ fn two_bridges_for_one_tunnel_are_refused() {
     let host = Host::new();
     host.done(Verb::Pre, &vm(7, 4));
     let text = host.refused(Verb::Pre, &document(8, &nic(8, 0, 4, "<BRIDGE>other</BRIDGE>")));
-    assert_says(&text, &["up0.4 is a port of onebr.4, not of other"]);
+    assert_says(&text, &["NIC 0: up0.4 is a port of onebr.4, not of other"]);
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn a_tunnel_with_another_identity_is_refused() {
     ] {
         let text = host.refused(Verb::Pre, &document(8, &nic(8, 0, 4, more)));
         assert_says(&text, &words);
-        assert_says(&text, &["up0.4 exists with"]);
+        assert_says(&text, &["NIC 0: up0.4 exists with"]);
     }
 }
 
@@ -173,7 +173,7 @@ fn names_that_something_else_bears_are_refused() {
     ip("link add onebr.5 type veth peer name x1");
     assert_says(&host.refused(Verb::Pre, &vm(7, 5)), &["onebr.5 is a virtual device", "not a bridge"]);
     ip("link add up0.6 type vxlan id 6 group 239.0.0.6 ttl 16 dev up0 dstport 8472");
-    assert_says(&host.refused(Verb::Pre, &vm(7, 6)), &["up0.6 was not made by causeway"]);
+    assert_says(&host.refused(Verb::Pre, &vm(7, 6)), &["NIC 0: up0.6 was not made by causeway"]);
     host.done(Verb::Clean, &vm(7, 4));
     host.done(Verb::Clean, &vm(7, 6));
     assert_eq!(host.links(), ["onebr.5", "up0.4", "up0.6", "x0", "x1"]);
@@ -189,7 +189,7 @@ fn uplinks_must_be_listed_and_there() {
     assert_says(&text, &["NIC 0: uplink gone0 does not exist on this host"]);
     std::fs::remove_file(&host.places.uplinks).unwrap();
     let text = host.refused(Verb::Pre, &vm(7, 4));
-    assert_says(&text, &["uplinks does not exist", "as root, create it"]);
+    assert_says(&text, &["NIC 0: ", "uplinks does not exist", "as root, create it"]);
     assert_eq!(host.done(Verb::Clean, &vm(7, 4)), [""; 0], "nothing to take away needs no list");
     std::fs::write(&host.places.uplinks, "up0\n").unwrap();
     std::os::unix::fs::chown(&host.places.uplinks, Some(9999), None).unwrap();

@@ -158,6 +158,8 @@ fn hostile_and_mistaken_attributes_are_refused_by_name() {
         ("VXLAN_MODE", "unicast"),
         ("VXLAN_TEP", "0.0.0.0"),
         ("VXLAN_MC", "ff05::1"),
+        ("SECURITY_GROUPS", ","),
+        ("SECURITY_GROUPS", " "),
         ("CONF", "nonsense"),
         ("IP_LINK_CONF", "dstport"),
     ] {
@@ -187,6 +189,7 @@ fn settings_are_checked_by_the_side_that_acts_on_them() {
     ] {
         let text = refused(more);
         assert!(text.contains(words), "{more}: {text}");
+        assert!(text.starts_with("NIC 0"), "{more}: {text}");
     }
     let evil = Settings { vxlan_mode: "evpn\0".to_owned(), ..Settings::default() };
     assert!(work_out(&document(7, &nic(7, 0, 4, "")), &evil).is_err());

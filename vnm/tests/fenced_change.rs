@@ -157,6 +157,41 @@ fn what_is_removed_leaves_nothing_and_touches_nothing_of_others() {
 }
 
 #[test]
+fn what_somebody_has_put_into_our_table_stays() {
+    enter();
+    let rules = rule("INBOUND", "TCP", "<RANGE>22</RANGE>");
+    for theirs in [
+        "chain inet causeway mine { type filter hook forward priority 7; }",
+        "set inet causeway blocked { type ipv4_addr; }",
+        "counter inet causeway seen",
+        "chain bridge causeway one-way",
+    ] {
+        apply(&[&of_vm(7, &rules)]);
+        run(&format!("nft add {theirs}"));
+        if theirs.contains(" mine ") {
+            // It leads to one of ours.
+            run("nft add rule inet causeway mine meta mark 5 goto passed");
+        }
+        remove(&[7]);
+        let left = ruleset();
+        let name = theirs.split(' ').nth(3).unwrap();
+        let (kept, gone) = if theirs.contains(" bridge ") { ("bridge", "inet") } else { ("inet", "bridge") };
+        assert!(left.contains(name) && left.contains(&format!("table {kept} causeway")), "{left}");
+        assert!(!left.contains(&format!("table {gone} causeway")) && !left.contains("one-7-0"), "{left}");
+        // Guards come and go beside it, and once it is gone, nothing stays.
+        apply(&[&of_vm(8, &rules)]);
+        assert!(ruleset().contains(name));
+        let kind = theirs.split(' ').next().unwrap();
+        if theirs.contains(" mine ") {
+            run("nft flush chain inet causeway mine");
+        }
+        run(&format!("nft delete {kind} {kept} causeway {name}"));
+        remove(&[8]);
+        assert_eq!(ruleset(), "");
+    }
+}
+
+#[test]
 fn whatever_bears_the_devices_name_is_replaced() {
     enter();
     let old = of_vm(7, &rule("INBOUND", "TCP", ""));

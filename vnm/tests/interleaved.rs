@@ -104,5 +104,8 @@ fn slots_of_fifty_vms_in_any_order_and_at_once() {
     let rounds = if std::env::var_os("CAUSEWAY_TEST_LONG").is_some() { 1000 } else { 2 };
     for seed in 0..rounds {
         std::thread::scope(|scope| scope.spawn(|| round(seed)).join().unwrap());
+        if (seed + 1) % 100 == 0 || seed + 1 == rounds {
+            println!("interleaved: {} of {rounds} ended the same", seed + 1);
+        }
     }
 }

@@ -229,6 +229,34 @@ fn a_running_guest_is_never_collected() {
 }
 
 #[test]
+fn a_guest_that_is_stopped_and_started_again_keeps_what_is_reserved() {
+    let host = Host::new();
+    host.done(Verb::Pre, &vm(7, 4));
+    host.plug("one-7-0", "onebr.4");
+    host.done(Verb::Post, &vm(7, 4));
+    // Nobody has looked for days, and just now its device is not there.
+    host.age(7, 1_000_000);
+    ip("link del one-7-0");
+    host.done(Verb::Pre, &vm(8, 4));
+    host.done(Verb::Clean, &vm(8, 4));
+    assert_eq!(host.links(), ["onebr.4", "up0.4"], "it may come back");
+    assert_eq!(host.reservation(VmId(7)).unwrap()["presence"]["0"].as_object().unwrap().len(), 1, "missed");
+    // It has, and is seen; the next time it is missed is the first again.
+    host.plug("one-7-0", "onebr.4");
+    host.age(7, 4000);
+    host.done(Verb::Clean, &vm(9, 9));
+    ip("link del one-7-0");
+    host.age(7, 4000);
+    host.done(Verb::Clean, &vm(9, 9));
+    assert_eq!(host.links(), ["onebr.4", "up0.4"]);
+    // It stays away.
+    host.age(7, 4000);
+    host.done(Verb::Clean, &vm(9, 9));
+    assert_eq!(host.links(), [""; 0]);
+    assert!(host.reservation(VmId(7)).is_none());
+}
+
+#[test]
 fn a_reservation_that_cannot_be_read_keeps_everything() {
     let host = Host::new();
     host.done(Verb::Pre, &vm(7, 4));

@@ -11,6 +11,7 @@ use std::time::Duration;
 use causeway_core::answer::{Failure, Kind};
 use causeway_core::document::{Bandwidth, Bandwidths, VmDocument, encode};
 use causeway_core::names::DeployId;
+use causeway_vnm::asked::Moment;
 use causeway_vnm::bandwidth::{Guests, Interface, Wanted, difference, wanted};
 use causeway_vnm::desired::{Driver, Settings};
 use causeway_vnm::root::{Outcome, Request, frame};
@@ -183,6 +184,7 @@ fn update(side: &Side, answers: &[&str], guests: &dyn Guests, document: &str) ->
         settings: Settings::default(),
         deadline: Duration::from_secs(20),
         dry_run: false,
+        asked: Moment::now(),
     };
     let argv = [GUEST.to_owned(), "3".to_owned()];
     let held = Watched { guests, root: &root };

@@ -8,7 +8,9 @@ use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
-use causeway_vnm::root::{Outcome, Verb};
+use causeway_core::names::VmId;
+use causeway_vnm::asked::Moment;
+use causeway_vnm::root::{Outcome, Request, Verb, server};
 use common::bridged::{FILTERS, GROUP, enter, guest, rule};
 use common::guests::Guest;
 use common::switch::until;
@@ -86,6 +88,44 @@ fn a_guest_is_guarded_from_before_it_comes_until_it_is_gone() {
     host.done(Verb::Clean, &other);
     host.done(Verb::Clean, &vm(2, 2, GROUP, &all));
     assert_eq!((ruleset(), host.links()), (String::new(), vec![]));
+    host.assert_no_trace();
+}
+
+/// A clean is under way for long, and the VM's next guest is prepared meanwhile.
+#[test]
+fn a_late_clean_leaves_what_a_newer_pre_has_made() {
+    let host = host();
+    let document = vm(1, 1, GROUP, &rule("INBOUND", "TCP", "<RANGE>22</RANGE>"));
+    let asked = |verb, at| {
+        let response = server::answer(&host.places, &Request { asked: Some(at), ..request(verb, &document) });
+        assert_eq!(response.outcome, Outcome::Done, "{verb:?}");
+        response.notes
+    };
+    asked(Verb::Pre, Moment::now());
+    let late = Moment::now();
+    asked(Verb::Clean, Moment::now());
+    asked(Verb::Pre, Moment::now());
+    let guarded = ruleset();
+    assert!(guarded.contains("one-1-0"));
+    assert_eq!(
+        asked(Verb::Clean, late),
+        ["NIC 0 stays: it was prepared for another guest after this clean was asked for"]
+    );
+    assert_eq!(ruleset(), guarded);
+    assert!(host.reservation(VmId(1)).is_some());
+    // A deploy that failed is taken back, and nobody has to say when.
+    asked(Verb::Clean, Moment::now());
+    assert_eq!(ruleset(), "");
+    asked(Verb::Pre, Moment::now());
+    host.done(Verb::Clean, &document);
+    assert_eq!(ruleset(), "");
+    // The clock of the host began anew.
+    asked(Verb::Pre, Moment::now());
+    let mut reserved = host.reservation(VmId(1)).unwrap();
+    reserved["prepared"]["0"]["boot"] = "before".into();
+    std::fs::write(host.places.reservations.join("1.json"), reserved.to_string()).unwrap();
+    asked(Verb::Clean, late);
+    assert_eq!(ruleset(), "");
     host.assert_no_trace();
 }
 

@@ -391,7 +391,7 @@ fn a_bridge_has_the_services_of_its_networks() {
         assert!(wanted("fw", bridge, Vec::new()).is_ok());
     }
     let refused = wanted("fw", "net3", vec![service(0, "10.0.0.1", &[])]).unwrap_err();
-    assert_eq!(refused, "setting tproxy service_port is \"0\", not a port");
+    assert_eq!(refused, "NIC 0: setting tproxy service_port is \"0\", not a port");
 }
 
 #[test]

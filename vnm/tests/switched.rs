@@ -271,8 +271,9 @@ fn what_stands_in_the_way_is_named() {
     assert!(conflict(&state, &none).to_string().contains("is a port of br0 on this host, not a bridge"));
     let mut state = plain.clone();
     state.switches[0].name = "br9".parse().unwrap();
-    let around = Surroundings { linux_bridges: ["br9".parse().unwrap()].into(), ..Surroundings::default() };
-    assert!(conflict(&state, &around).to_string().contains("is a bridge of Linux on this host"));
+    let devices = [("br9".parse().unwrap(), "a bridge of Linux".to_owned())].into();
+    let around = Surroundings { devices, ..Surroundings::default() };
+    assert!(conflict(&state, &around).to_string().contains("br9 is a bridge of Linux on this host"));
     let mut state = plain.clone();
     state.switches[0].name = "br1".parse().unwrap();
     state.seats.clear();
@@ -442,7 +443,7 @@ fn a_switch_that_does_not_act_is_told() {
     let begun = Instant::now();
     let mut ovs = Ovs::open(&places, begun + Duration::from_millis(200)).unwrap();
     let error = ovs.apply(&found.changes[0]).unwrap_err();
-    assert!(matches!(error, OvsError::NotTakenUp) && begun.elapsed() < Duration::from_secs(5), "{error}");
+    assert!(matches!(error, OvsError::NotRunning) && begun.elapsed() < Duration::from_secs(5), "{error}");
     let error = net.apply(&found.changes[1]).unwrap_err().to_string();
     assert!(error.starts_with("bridge br0 can't be reached at "), "{error}");
     // It can be taken away all the same.

@@ -150,6 +150,67 @@ fn a_bridge_of_the_operators_is_used_where_it_is_listed() {
 }
 
 #[test]
+fn a_device_that_is_no_bridge_is_not_taken_for_one() {
+    let stage = Stage::new();
+    ip("link add vx7 type vxlan id 7 group 239.0.0.7 dev up0 dstport 8472");
+    ip("link add lbr0 type bridge");
+    for (bridge, found) in [
+        ("lo", "a device (hardware)"),
+        ("up0", "a virtual device"),
+        ("vx7", "a vxlan device"),
+        ("lbr0", "a bridge of Linux"),
+    ] {
+        let text = stage.host.refused(Verb::Pre, &vm(1, "", "").replace(">br0<", &format!(">{bridge}<")));
+        assert_eq!(text, format!("NIC 0: {bridge} is {found} on this host, not a bridge of Open vSwitch"));
+        assert_eq!(stage.ask(&["list-br"]), "");
+    }
+    assert!(stage.host.reservation(VmId(1)).is_none());
+}
+
+#[test]
+fn what_a_bridge_has_otherwise_is_told_and_stays() {
+    let stage = Stage::new();
+    stage.ask(&[
+        "add-br",
+        "br0",
+        "--",
+        "set",
+        "bridge",
+        "br0",
+        "datapath_type=netdev",
+        "other_config:hwaddr=\"02:00:00:00:00:07\"",
+    ]);
+    stage.host.list("up0\nbr0\n");
+    let options = "<OVS_BRIDGE_CONF>datapath_type=netdev,stp_enable=true,fail_mode=secure,mcast_snooping_enable=no,\
+                   other_config:hwaddr=02:00:00:00:00:08,other_config:mac-table-size=5000</OVS_BRIDGE_CONF>";
+    let document = vm(1, "", "").replace("<OVS_BRIDGE_CONF>datapath_type=netdev</OVS_BRIDGE_CONF>", options);
+    let notes = stage.host.run(Verb::Pre, &document).notes;
+    let keeps = |option: &str, has: &str, wanted: &str| {
+        format!(
+            "bridge br0 keeps {option} as it is, {has} (ovs_bridge_conf: {wanted}): it is set on a new bridge only"
+        )
+    };
+    assert_eq!(
+        notes,
+        [
+            keeps("fail_mode", "absent", "secure"),
+            keeps("stp_enable", "false", "true"),
+            keeps("other_config:hwaddr", "02:00:00:00:00:07", "02:00:00:00:00:08"),
+            keeps("other_config:mac-table-size", "absent", "5000"),
+        ]
+    );
+    assert_eq!(stage.ask(&["get", "bridge", "br0", "stp_enable"]), "false");
+    assert_eq!(stage.ask(&["get", "bridge", "br0", "fail_mode"]), "[]");
+    stage.host.done(Verb::Clean, &document);
+    // On one of its own, they are set and there is nothing to tell.
+    let fresh = document.replace(">br0<", ">br1<");
+    assert_eq!(stage.host.run(Verb::Pre, &fresh).notes, [""; 0]);
+    assert_eq!(stage.host.run(Verb::Pre, &fresh).notes, [""; 0]);
+    assert_eq!(stage.ask(&["get", "bridge", "br1", "stp_enable"]), "true");
+    stage.host.done(Verb::Clean, &fresh);
+}
+
+#[test]
 fn a_tunnel_of_the_kernels_is_the_way_out() {
     let stage = Stage::new();
     let more = "<VN_MAD>ovswitch_vxlan</VN_MAD><OUTER_VLAN_ID>9</OUTER_VLAN_ID><PHYDEV>up0</PHYDEV>";
@@ -172,6 +233,41 @@ fn a_tunnel_of_the_kernels_is_the_way_out() {
     );
     assert_eq!(stage.ask(&["list-br"]), "");
     assert!(stage.host.reservation(VmId(1)).is_none());
+    stage.host.assert_no_trace();
+}
+
+#[test]
+fn a_switch_that_does_not_run_is_told_and_one_that_is_slow_is_waited_for() {
+    let mut stage = Stage::new();
+    let guarded = vm(1, GROUP, &rule("INBOUND", "TCP", "<RANGE>22</RANGE>"));
+    stage.switch.kill_switch();
+    let begun = Instant::now();
+    let text = stage.host.refused(Verb::Pre, &guarded);
+    assert!(
+        text.contains("ovs-vswitchd does not run") && text.contains("start openvswitch-switch"),
+        "{text}"
+    );
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(stage.host.reservation(VmId(1)).is_none());
+    // A restart is waited for.
+    let Stage { host, switch } = &mut stage;
+    std::thread::scope(|scope| {
+        let pre = scope.spawn(|| host.run(Verb::Pre, &guarded).outcome);
+        std::thread::sleep(Duration::from_secs(1));
+        switch.start_switch();
+        assert_eq!(pre.join().unwrap(), Outcome::Done);
+    });
+    host.done(Verb::Clean, &guarded);
+    // So is one that is there, and takes its time.
+    switch.signal_switch("STOP");
+    std::thread::scope(|scope| {
+        let pre = scope.spawn(|| host.run(Verb::Pre, &guarded).outcome);
+        std::thread::sleep(Duration::from_secs(7));
+        assert!(!pre.is_finished());
+        switch.signal_switch("CONT");
+        assert_eq!(pre.join().unwrap(), Outcome::Done);
+    });
+    host.done(Verb::Clean, &guarded);
     stage.host.assert_no_trace();
 }
 

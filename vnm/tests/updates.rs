@@ -71,7 +71,11 @@ fn what_stock_made_is_not_joined_to_what_is_wanted_now() {
     let before = host.snapshot();
     let response = update(&host, &changed);
     let Outcome::Failed(failure) = response.outcome else { panic!("{response:?}") };
-    assert!(failure.text.starts_with("up0.4 in bridge net3 was not made by causeway"), "{}", failure.text);
+    assert!(
+        failure.text.starts_with("NIC 0: up0.4 in bridge net3 was not made by causeway"),
+        "{}",
+        failure.text
+    );
     common::assert_same(&host.snapshot(), &before);
 }
 

@@ -113,6 +113,7 @@ fn request(verb: Verb, document: &str) -> Request {
         document: String::new(),
         settings: Settings::default(),
         dry_run: false,
+        asked: None,
         deadline_ms: 10_000,
     }
     .with_document(document.as_bytes())

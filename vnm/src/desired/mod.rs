@@ -5,6 +5,8 @@
 
 pub mod driver;
 pub mod facts;
+#[cfg(test)]
+mod fuzz;
 pub mod guard;
 pub mod nics;
 pub mod number;

@@ -42,8 +42,9 @@ pub fn desired(
         },
     };
     for nic in driver.selected(vm) {
-        under_way.add(nic, &settings.effective(nic)?)?;
-        under_way.serve(nic, settings)?;
+        let added = settings.effective(nic).and_then(|effective| under_way.add(nic, &effective));
+        let added = added.and_then(|()| under_way.serve(nic, settings));
+        added.map_err(|refusal| refusal.for_nic(nic.nic_id))?;
     }
     let mut answer = under_way.answer;
     finish(&mut answer.desired);

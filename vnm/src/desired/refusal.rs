@@ -50,8 +50,10 @@ pub enum Refusal {
         why: &'static str,
     },
     /// A setting that has the form of its key but that we cannot act on.
-    #[error("setting {key} is {value:?}, not {accepted}")]
+    #[error("{}setting {key} is {value:?}, not {accepted}", nic.map(|nic| format!("NIC {nic}: ")).unwrap_or_default())]
     Setting {
+        /// `NIC_ID` of the NIC that it is wanted for, where that is known.
+        nic: Option<u32>,
         /// The key.
         key: String,
         /// Its value, cut to a printable length.
@@ -121,7 +123,23 @@ impl Refusal {
 
     /// A malformed setting.
     pub fn setting(key: &str, value: &str, accepted: impl Into<String>) -> Self {
-        Refusal::Setting { key: printable(key), value: printable(value), accepted: accepted.into() }
+        Refusal::Setting {
+            nic: None,
+            key: printable(key),
+            value: printable(value),
+            accepted: accepted.into(),
+        }
+    }
+
+    /// The same, for that NIC.
+    #[must_use]
+    pub fn for_nic(self, id: u32) -> Self {
+        match self {
+            Refusal::Setting { key, value, accepted, .. } => {
+                Refusal::Setting { nic: Some(id), key, value, accepted }
+            }
+            other => other,
+        }
     }
 }
 

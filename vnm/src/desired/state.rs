@@ -1,6 +1,6 @@
 //! What must exist on a host for the NICs of one VM: plain data, the same on every host kernel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -63,6 +63,26 @@ impl Desired {
 }
 
 impl Desired {
+    /// The NICs that need a device of that name: as their own, their bridge, or a way out of that.
+    pub fn nics_of(&self, device: &str) -> BTreeSet<u32> {
+        let is = |name: &LinkName| name.as_str() == device;
+        let tunnels: BTreeSet<&LinkName> =
+            self.tunnels.iter().filter(|t| is(&t.name) || is(&t.uplink)).map(|t| &t.name).collect();
+        let of_tunnels =
+            self.tunnels.iter().filter(|t| tunnels.contains(&t.name)).filter_map(|t| t.bridge.as_ref());
+        let of_vlans = self.vlans.iter().filter(|v| is(&v.name) || is(&v.uplink)).map(|vlan| &vlan.bridge);
+        let of_uplinks = self.bridges.iter().filter(|b| b.uplink.as_ref().is_some_and(is)).map(|b| &b.name);
+        let of_switches = self
+            .switches
+            .iter()
+            .filter(|switch| switch.uplinks.iter().any(|uplink| is(uplink) || tunnels.contains(uplink)));
+        let of_switches = of_switches.map(|switch| &switch.name);
+        let bridges: BTreeSet<&LinkName> =
+            of_tunnels.chain(of_vlans).chain(of_uplinks).chain(of_switches).collect();
+        let needs = |port: &&Port| is(&port.tap) || is(&port.bridge) || bridges.contains(&port.bridge);
+        self.ports.iter().filter(needs).map(|port| port.nic).collect()
+    }
+
     /// The devices by which its bridges lead out of the host.
     pub fn ways_out(&self) -> impl Iterator<Item = &LinkName> {
         let tunnels = self.tunnels.iter().map(|tunnel| &tunnel.name);

@@ -13,6 +13,8 @@
 //! name a VM that needs nothing, but none is ever lacking. All of it is read and written under the locks of the VM and of
 //! every bridge named.
 
+#[cfg(test)]
+mod fuzz;
 mod numbers;
 mod store;
 
@@ -22,6 +24,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use causeway_core::names::{LinkName, VmId};
 use serde::{Deserialize, Serialize};
 
+use crate::asked::Asked;
 use crate::desired::{Bridge, Desired, Guard, Number, Port, Services, Switch, SwitchPort, Vlan, Vxlan};
 
 pub use store::{Claims, ReservationError, Reservations};
@@ -30,7 +33,7 @@ pub use store::{Claims, ReservationError, Reservations};
 const SCHEMA: u32 = 2;
 
 /// How long a reservation without a guest's device keeps its bridges. A guest that is to come has its device within
-/// seconds of `pre`, a restored one within minutes.
+/// seconds of `pre`, a restored one within minutes; one that has been there has as long to come back, from when it was missed.
 pub const GRACE: Duration = Duration::from_secs(3600);
 
 /// What one NIC needs.
@@ -108,9 +111,26 @@ pub struct Reservation {
     pub nics: BTreeMap<u32, NicReservation>,
     /// NICs that left while their device was still plugged in: removed as soon as it is not.
     pub leaving: BTreeSet<u32>,
+    /// Of NICs whose device has been there: what the last look found. The others are still to come.
+    #[serde(default)]
+    pub presence: BTreeMap<u32, Presence>,
+    /// When the `pre` of each NIC was asked for, where that is known.
+    #[serde(default)]
+    pub prepared: BTreeMap<u32, Asked>,
     /// Ways out that an update is about to take from its bridges: whoever finishes or clears up after it takes them.
     #[serde(default)]
     pub given_up: BTreeSet<GivenUp>,
+}
+
+/// Whether the device of a guest that has come was there when it was last looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Presence {
+    /// It was.
+    Here,
+    /// It was not, for the first time then, in seconds since the epoch: a guest that is stopped and started at once has none
+    /// for a moment.
+    MissedSince(u64),
 }
 
 /// A way out of a bridge that is given up for another.
@@ -131,6 +151,8 @@ impl Reservation {
             written: 0,
             nics: BTreeMap::new(),
             leaving: BTreeSet::new(),
+            presence: BTreeMap::new(),
+            prepared: BTreeMap::new(),
             given_up: BTreeSet::new(),
         }
     }
@@ -199,6 +221,47 @@ impl Reservation {
     pub fn release(&mut self, nic: u32) {
         self.nics.remove(&nic);
         self.leaving.remove(&nic);
+        self.presence.remove(&nic);
+        self.prepared.remove(&nic);
+    }
+
+    /// Writes down when the `pre` of these NICs was asked for, and forgets all that is not reserved.
+    pub fn prepare(&mut self, nics: impl IntoIterator<Item = u32>, asked: Option<&Asked>) {
+        for nic in nics {
+            match asked {
+                Some(asked) => drop(self.prepared.insert(nic, asked.clone())),
+                None => drop(self.prepared.remove(&nic)),
+            }
+        }
+        self.prepared.retain(|nic, _| self.nics.contains_key(nic));
+        self.presence.retain(|nic, _| self.nics.contains_key(nic));
+    }
+
+    /// Whether the NIC was prepared for a guest that came to be wanted only after that moment.
+    pub fn is_prepared_after(&self, nic: u32, asked: &Asked) -> bool {
+        self.prepared.get(&nic).is_some_and(|prepared| prepared.is_after(asked))
+    }
+
+    /// Writes down that the NIC's device is there.
+    pub fn meet(&mut self, nic: u32) {
+        self.presence.insert(nic, Presence::Here);
+    }
+
+    /// Writes down that the NIC's device is not there; whether its guest is waited for no longer.
+    pub fn miss(&mut self, nic: u32, now: u64) -> bool {
+        if self.presence.get(&nic) == Some(&Presence::Here) {
+            self.presence.insert(nic, Presence::MissedSince(now));
+        }
+        self.leaving.contains(&nic) || self.is_over(nic, now)
+    }
+
+    /// Whether so much time has passed that a guest which is to come, or to come back, would be there.
+    fn is_over(&self, nic: u32, now: u64) -> bool {
+        match self.presence.get(&nic) {
+            None => self.is_old(now),
+            Some(Presence::Here) => false,
+            Some(Presence::MissedSince(since)) => now.saturating_sub(*since) > GRACE.as_secs(),
+        }
     }
 
     /// The bridges it names.
@@ -206,15 +269,14 @@ impl Reservation {
         self.nics.values().map(|nic| &nic.port.bridge)
     }
 
-    /// Whether a guest that is still to come needs that bridge.
+    /// Whether a guest that is here, or still to come, needs that bridge.
     pub fn needs(&self, bridge: &LinkName, now: u64) -> bool {
-        let coming = |(nic, reserved): (&u32, &NicReservation)| {
-            reserved.port.bridge == *bridge && !self.leaving.contains(nic)
-        };
-        !self.is_old(now) && self.nics.iter().any(coming)
+        self.nics.iter().any(|(nic, reserved)| {
+            reserved.port.bridge == *bridge && !self.leaving.contains(nic) && !self.is_over(*nic, now)
+        })
     }
 
-    /// Whether so much time has passed that a guest which is to come would be there.
+    /// Whether it was written so long ago that it is time to look for its guest's devices.
     pub fn is_old(&self, now: u64) -> bool {
         now.saturating_sub(self.written) > GRACE.as_secs()
     }

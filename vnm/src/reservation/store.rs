@@ -88,11 +88,7 @@ impl Reservations {
             Ok(found) if found.len() > SIZE => return Err(content(&path, "it is too large")),
             Ok(_) => std::fs::read(&path).map_err(failed("read", &path))?,
         };
-        let read: Reservation = serde_json::from_slice(&bytes).map_err(|e| content(&path, &e.to_string()))?;
-        match read.vm == vm && read.schema == SCHEMA {
-            true => Ok(read),
-            false => Err(content(&path, "it is of another VM or release")),
-        }
+        read(&bytes, vm).map_err(|why| content(&path, &why))
     }
 
     /// Replaces a VM's reservation `before` by `after` in one step; an empty one is dropped.
@@ -191,6 +187,15 @@ impl Reservations {
     /// Has the next action look, whoever's it is.
     pub fn collect_next_time(&self) {
         let _ = remove(&self.dir.join(".collected"));
+    }
+}
+
+/// The reservation that a file of that VM holds, or what is wrong with it.
+pub(super) fn read(bytes: &[u8], vm: VmId) -> std::result::Result<Reservation, String> {
+    let read: Reservation = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    match read.vm == vm && read.schema == SCHEMA {
+        true => Ok(read),
+        false => Err("it is of another VM or release".to_owned()),
     }
 }
 

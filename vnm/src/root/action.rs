@@ -25,6 +25,7 @@ use super::place::Places;
 use super::step::Log;
 use super::uplinks::{self, UplinksError};
 use super::wire::{Reconcile, Request, Seen, Verb};
+use crate::asked::Asked;
 use crate::connections::Connections;
 use crate::desired::{self, Desired, Driver, Facts, Settings};
 use crate::fabric::Change;
@@ -82,6 +83,7 @@ pub(super) struct Action<'a, 'l> {
     pub(super) settings: &'a Settings,
     pub(super) dry_run: bool,
     pub(super) deadline: Instant,
+    pub(super) asked: Option<Asked>,
     pub(super) log: &'a mut Log<'l>,
 }
 
@@ -105,6 +107,7 @@ impl<'a, 'l> Action<'a, 'l> {
             settings: &request.settings,
             dry_run: request.dry_run,
             deadline,
+            asked: request.asked.and_then(Asked::at),
             log,
         })
     }
@@ -118,7 +121,7 @@ impl<'a, 'l> Action<'a, 'l> {
         let deadline = Instant::now() + PATIENCE;
         let host = Host::open(places, deadline)?;
         let driver = Driver::Bridge;
-        Ok(Action { driver, host, settings: &ask.settings, dry_run: ask.dry_run, deadline, log })
+        Ok(Action { driver, host, settings: &ask.settings, dry_run: ask.dry_run, deadline, asked: None, log })
     }
 
     /// What must exist for the document's NICs on this host.
@@ -129,7 +132,10 @@ impl<'a, 'l> Action<'a, 'l> {
         facts.listed = match uplinks::read(&self.host.places.uplinks) {
             // Who names no device of the operator's can do without the list.
             Err(UplinksError::Missing { .. }) if named.is_empty() => BTreeSet::new(),
-            other => other?,
+            other => other.map_err(|error| {
+                let nics = self.driver.selected(vm).into_iter().filter(|nic| nic.phydev.is_some());
+                ActionError::from(error).of(nics.map(|nic| nic.nic_id).collect())
+            })?,
         };
         let permitted = named.intersection(&facts.listed).cloned().collect();
         facts.uplinks = uplinks(&mut self.host.netlink, &permitted)?;

@@ -25,7 +25,8 @@ impl Action<'_, '_> {
             return self.host.tell(way, self.log).map(|_| ());
         }
         let way = self.take_numbers(&mut desired, &terms, way)?;
-        self.reserve_anew(&desired)?;
+        let here: Vec<u32> = desired.ports.iter().map(|port| port.nic).collect();
+        self.reserve_anew(&desired, &here)?;
         let seats = numbers_of(&desired, &way);
         self.host.make(&desired, &terms, way, self.log)?;
         drop(locks);
@@ -69,16 +70,17 @@ impl Action<'_, '_> {
             return self.host.tell(way, self.log).map(|_| ());
         }
         let way = self.take_numbers(&mut desired, &terms, way)?;
-        self.reserve_anew(&desired)?;
+        self.reserve_anew(&desired, &[])?;
         self.host.make(&desired, &terms, way, self.log)
     }
 
-    /// Writes down what is to hold from now on: `reconcile` restores it, `clean` takes it away.
-    fn reserve_anew(&mut self, desired: &Desired) -> Result<(), ActionError> {
+    /// Writes down what is to hold from now on, and which NICs are here: `reconcile` restores it, `clean` takes it away.
+    fn reserve_anew(&mut self, desired: &Desired, here: &[u32]) -> Result<(), ActionError> {
         let before = self.host.reservations.load(desired.vm)?;
         let mut after = before.clone();
         after.reserve(self.driver.name(), desired);
-        if after.nics == before.nics {
+        here.iter().for_each(|nic| after.meet(*nic));
+        if after == before {
             return Ok(());
         }
         self.log.begin(&Step::Reserve);

@@ -36,7 +36,8 @@ impl Action<'_, '_> {
             }
             other => other?,
         };
-        let nics = self.leaving_nics(vm, &reservation);
+        let mut nics = self.leaving_nics(vm, &reservation);
+        self.spare_newer(&mut nics, &reservation);
         let left = self.what_is_left(vm, &reservation, &nics);
         let locks = self.lock_all(lock, &left.bridges())?;
         // Another NIC of this VM may be in the same bridge.
@@ -78,6 +79,19 @@ impl Action<'_, '_> {
             nics.extend(reserved.map(|(nic, _)| *nic));
         }
         nics
+    }
+
+    /// Spares what was prepared after this `clean` was asked for: it is late, and of a guest that was there before. One that takes a
+    /// `pre` back is asked for after that.
+    fn spare_newer(&mut self, nics: &mut BTreeSet<u32>, reservation: &Reservation) {
+        let Some(asked) = &self.asked else { return };
+        let (newer, older) = nics.iter().partition(|nic| reservation.is_prepared_after(**nic, asked));
+        *nics = older;
+        let newer: BTreeSet<u32> = newer;
+        let note = |nic| {
+            format!("NIC {nic} stays: it was prepared for another guest after this clean was asked for")
+        };
+        self.log.notes.extend(newer.into_iter().map(note));
     }
 
     /// What those NICs leave: as reserved; where nothing is (the stock driver prepared it), as the document has it.
@@ -137,19 +151,24 @@ impl Action<'_, '_> {
         };
         let reservation = self.host.reservations.load(vm)?;
         let old = reservation.is_old(now);
+        let mut after = reservation.clone();
         let mut gone = BTreeSet::new();
         let mut left = Left::nothing(vm);
         for (nic, reserved) in &reservation.nics {
-            let due = old || reservation.leaving.contains(nic);
-            if due && !self.is_here(reserved)? {
+            if !old && !reservation.leaving.contains(nic) {
+                continue;
+            }
+            if self.is_here(reserved)? {
+                after.meet(*nic);
+            } else if after.miss(*nic, now) {
                 left.add(*nic, reserved);
                 gone.insert(*nic);
             }
         }
         if gone.is_empty() {
-            // Its guest has just been seen: it is missed from now on, should it go without a word.
+            // It is looked for again when it is old again.
             return match old {
-                true => Ok(self.host.reservations.replace(&reservation, &reservation)?),
+                true => Ok(self.host.reservations.replace(&reservation, &after)?),
                 false => Ok(()),
             };
         }
@@ -157,7 +176,6 @@ impl Action<'_, '_> {
         let keep = stays.map(|(_, reserved)| reserved.port.bridge.clone()).collect();
         let _locks = self.lock_all(lock, &left.bridges())?;
         self.leave(vm, &left, keep)?;
-        let mut after = reservation.clone();
         gone.iter().for_each(|nic| after.release(*nic));
         self.log.begin(&Step::Release);
         self.host.reservations.replace(&reservation, &after)?;

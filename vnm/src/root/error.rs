@@ -1,5 +1,7 @@
 //! Why an action was not done, and whose fault that is.
 
+use std::collections::BTreeSet;
+
 use causeway_core::answer::{Failure, Kind};
 use causeway_core::document::DocumentError;
 use causeway_core::names::LinkName;
@@ -50,6 +52,14 @@ pub enum ActionError {
     /// An object stayed locked.
     #[error(transparent)]
     Lock(#[from] LockError),
+    /// One of these, and whose NICs it is about.
+    #[error("{}: {error}", names(nics))]
+    Of {
+        /// `NIC_ID` of each.
+        nics: BTreeSet<u32>,
+        /// What is wrong.
+        error: Box<ActionError>,
+    },
     /// A guard is to be kept for a NIC that has no number.
     #[error("NIC {nic} has rules, and no number by which they would know it")]
     Unnumbered {
@@ -82,7 +92,20 @@ impl From<DocumentError> for ActionError {
     }
 }
 
+/// `NIC 0`, or `NIC 0 and NIC 2`.
+fn names(nics: &BTreeSet<u32>) -> String {
+    nics.iter().map(|nic| format!("NIC {nic}")).collect::<Vec<_>>().join(" and ")
+}
+
 impl ActionError {
+    /// The same, said of those NICs; as it is where there are none.
+    pub(super) fn of(self, nics: BTreeSet<u32>) -> Self {
+        match nics.is_empty() {
+            true => self,
+            false => ActionError::Of { nics, error: Box::new(self) },
+        }
+    }
+
     /// Whose fault it is.
     pub fn kind(&self) -> Kind {
         match self {
@@ -98,6 +121,7 @@ impl ActionError {
             }
             ActionError::Lock(LockError::Busy { .. }) => Kind::Timeout,
             ActionError::Undo { first, .. } => first.kind(),
+            ActionError::Of { error, .. } => error.kind(),
             _ => Kind::HostState,
         }
     }

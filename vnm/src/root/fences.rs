@@ -9,7 +9,7 @@ use super::host::Host;
 use super::step::Log;
 use crate::desired::Desired;
 use crate::fabric::firewall::change::Family;
-use crate::fabric::firewall::{self, Fence, Scope};
+use crate::fabric::firewall::{self, Fence, FirewallError, Scope};
 use crate::fabric::linux::observe::by_name;
 use crate::lock::Lock;
 
@@ -51,8 +51,10 @@ impl Host<'_> {
         }
         let with_uplink = desired.bridges.iter().filter_map(|b| Some((b.name.clone(), b.uplink.clone()?)));
         out.uplinks.extend(with_uplink);
-        if out.fences.iter().any(|fence| fence.guard.is_stateful()) {
-            self.can_track()?;
+        let stateful = out.fences.iter().filter(|fence| fence.guard.is_stateful());
+        let stateful: BTreeSet<u32> = stateful.map(|fence| fence.guard.nic).collect();
+        if !stateful.is_empty() {
+            self.can_track().map_err(|error| error.of(stateful))?;
         }
         Ok(out)
     }
@@ -73,7 +75,15 @@ impl Host<'_> {
             fence.hosts = self.own_addresses(&fence.bridge, fences.uplinks.get(&fence.bridge))?;
         }
         let observed = self.nft.observe(&Scope::of(&whole, &fences.taps))?;
-        Ok(firewall::difference(&whole, &fences.taps, &observed)?)
+        firewall::difference(&whole, &fences.taps, &observed).map_err(|error| {
+            let about = |fence: &&Fence| match &error {
+                FirewallError::NoZone { bridge } => fence.bridge == *bridge,
+                FirewallError::Name { name } => fence.bridge == *name || fence.guard.tap == *name,
+                _ => false,
+            };
+            let nics = whole.iter().filter(about).map(|fence| fence.guard.nic).collect();
+            ActionError::from(error).of(nics)
+        })
     }
 
     /// The addresses of a bridge by which frames reach the host itself: those are the host's own connections. A bridge that

@@ -100,7 +100,11 @@ impl<'a> Host<'a> {
             filtered: terms.facts.filtered,
             given_up: terms.given_up.clone(),
         };
-        let linux::Difference { changes, mut notes } = linux::difference(desired, &observed, &around)?;
+        let linux::Difference { changes, mut notes } = linux::difference(desired, &observed, &around)
+            .map_err(|conflict| {
+                let nics = desired.nics_of(conflict.device());
+                ActionError::from(conflict).of(nics)
+            })?;
         let mut changes: Vec<Change> = changes.into_iter().map(Change::from).collect();
         let fences = self.fences(desired)?;
         let mut switch = None;

@@ -24,6 +24,8 @@ mod connections;
 pub mod error;
 mod fences;
 pub mod frame;
+#[cfg(test)]
+mod fuzz;
 mod host;
 mod left;
 mod memory;

@@ -35,6 +35,7 @@ impl Action<'_, '_> {
             after.nics.retain(|nic, reserved| reserved.driver != self.driver.name() || comes(*nic));
         }
         after.reserve(self.driver.name(), &desired);
+        after.prepare(desired.ports.iter().map(|port| port.nic), self.asked.as_ref());
         self.prepare(&before, &after, &desired, &terms, way)?;
         self.log.reserved = after.nics != before.nics;
         Ok(())

@@ -9,7 +9,7 @@ use super::host::{Host, Terms};
 use super::step::Log;
 use crate::desired::Desired;
 use crate::fabric::linux::observe::{addresses, by_name};
-use crate::fabric::linux::parse::LinkKind;
+use crate::fabric::linux::parse::{Link, LinkKind};
 use crate::fabric::linux::{self, Conflict};
 use crate::fabric::ovs::{self, Observed, Ovs, Surroundings};
 
@@ -47,10 +47,16 @@ impl Host<'_> {
             false => self.reservations.claims(&bridges, desired.vm)?.bridges,
         };
         let observed = self.switch()?.observe(&ovs::Scope::from(desired))?;
-        permitted(desired, &observed, terms)?;
-        let (linux_bridges, linux_ports) = on_linux(desired, seen);
-        let around = Surroundings { shared, linux_bridges, linux_ports, arp: terms.arp };
-        let difference = ovs::difference(desired, &observed, &around)?;
+        permitted(desired, &observed, terms).map_err(|conflict| {
+            let nics = desired.nics_of(conflict.device());
+            ActionError::from(conflict).of(nics)
+        })?;
+        let (devices, linux_ports) = on_linux(desired, seen);
+        let around = Surroundings { shared, devices, linux_ports, arp: terms.arp };
+        let difference = ovs::difference(desired, &observed, &around).map_err(|conflict| {
+            let nics = conflict.device().map(|device| desired.nics_of(device)).unwrap_or_default();
+            ActionError::from(conflict).of(nics)
+        })?;
         Ok((observed, difference))
     }
 }
@@ -107,20 +113,33 @@ fn permitted(desired: &Desired, observed: &Observed, terms: &Terms) -> Result<()
     Ok(())
 }
 
-/// Names of the state that are bridges of Linux, and devices that are ports of one.
-fn on_linux(desired: &Desired, seen: &linux::Observed) -> (BTreeSet<LinkName>, BTreeMap<LinkName, String>) {
-    let (mut bridges, mut ports) = (BTreeSet::new(), BTreeMap::new());
+/// Devices that bear the names of its bridges and that no switch has made, and ways out that are ports of a bridge of Linux.
+fn on_linux(
+    desired: &Desired,
+    seen: &linux::Observed,
+) -> (BTreeMap<LinkName, String>, BTreeMap<LinkName, String>) {
+    let (mut devices, mut ports) = (BTreeMap::new(), BTreeMap::new());
     for switch in &desired.switches {
+        if let Some(link) = seen.named(&switch.name).filter(|link| !may_be_a_switchs(link)) {
+            let bridge = matches!(link.kind, LinkKind::Bridge(_));
+            let what = if bridge { "a bridge of Linux".to_owned() } else { link.what() };
+            devices.insert(switch.name.clone(), what);
+        }
         for name in switch.uplinks.iter().chain([&switch.name]) {
-            let Some(link) = seen.named(name) else { continue };
-            if matches!(link.kind, LinkKind::Bridge(_)) {
-                bridges.insert(name.clone());
-            }
-            let master = link.bridge.and_then(|index| seen.links.get(&index));
+            let master = seen.named(name).and_then(|link| seen.links.get(&link.bridge?));
             if let Some(master) = master.filter(|master| matches!(master.kind, LinkKind::Bridge(_))) {
                 ports.insert(name.clone(), master.name.clone());
             }
         }
     }
-    (bridges, ports)
+    (devices, ports)
+}
+
+/// Whether a device could be that of a bridge which has just left the database: it outlives its row by a moment.
+fn may_be_a_switchs(link: &Link) -> bool {
+    match &link.kind {
+        LinkKind::Tap => true,
+        LinkKind::Outer(kind) => kind == "openvswitch",
+        _ => false,
+    }
 }

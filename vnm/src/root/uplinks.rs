@@ -92,7 +92,7 @@ fn text(file: File) -> std::io::Result<String> {
     Ok(text)
 }
 
-fn parse(path: &Path, text: &str) -> Result<BTreeSet<LinkName>, UplinksError> {
+pub(super) fn parse(path: &Path, text: &str) -> Result<BTreeSet<LinkName>, UplinksError> {
     let mut names = BTreeSet::new();
     for (number, line) in text.lines().enumerate() {
         let name = line.split('#').next().unwrap_or_default().trim();

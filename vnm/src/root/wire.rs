@@ -6,6 +6,7 @@ use causeway_core::names::RequestId;
 use serde::{Deserialize, Serialize};
 
 use super::watch::Arrival;
+use crate::asked::Moment;
 use crate::connections::Connections;
 use crate::desired::{Desired, Settings};
 use crate::fabric::linux::Observed;
@@ -107,6 +108,9 @@ pub struct Request {
     pub settings: Settings,
     /// Only say what would be done.
     pub dry_run: bool,
+    /// When it was asked for, on this host; absent where nobody says so.
+    #[serde(default)]
+    pub asked: Option<Moment>,
     /// Longest time to wait for locks, in milliseconds; the privileged side has an upper bound of its own.
     pub deadline_ms: u64,
 }

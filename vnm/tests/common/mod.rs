@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
 pub mod bridged;
+pub mod forged;
 pub mod guests;
 pub mod limits;
 pub mod side;
@@ -81,6 +82,7 @@ pub fn request(verb: Verb, document: &str) -> Request {
         document: String::new(),
         settings: Settings::default(),
         dry_run: false,
+        asked: None,
         deadline_ms: 20_000,
     }
     .with_document(document.as_bytes())
@@ -185,10 +187,13 @@ impl Host {
         assert_eq!(names(&self.places.locks), [""; 0], "no lock file outlives its object");
     }
 
-    /// Ages the reservation of a VM, as if its `pre` had been that many seconds ago.
+    /// Ages the reservation of a VM, as if all that is written there had been that many seconds ago.
     pub fn age(&self, vm: u32, seconds: u64) {
         let mut reserved = self.reservation(VmId(vm)).unwrap();
-        reserved["written"] = (reserved["written"].as_u64().unwrap() - seconds).into();
+        let age = |time: &mut serde_json::Value| *time = (time.as_u64().unwrap() - seconds).into();
+        age(&mut reserved["written"]);
+        let presence = reserved["presence"].as_object_mut().unwrap();
+        presence.values_mut().filter_map(|found| found.get_mut("missed_since")).for_each(age);
         std::fs::write(self.places.reservations.join(format!("{vm}.json")), reserved.to_string()).unwrap();
         let _ = std::fs::remove_file(self.places.reservations.join(".collected"));
     }

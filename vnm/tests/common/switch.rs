@@ -41,6 +41,12 @@ impl Switch {
         switch.wait().unwrap();
     }
 
+    /// Stops the switch where it is (`STOP`), or lets it go on (`CONT`).
+    pub fn signal_switch(&self, signal: &str) {
+        let pid = self.children.last().unwrap().id().to_string();
+        assert!(Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
+    }
+
     /// Starts the switch, after its database.
     pub fn start_switch(&mut self) {
         let socket = format!("unix:{}", self.database().display());

@@ -336,8 +336,7 @@ impl Nic {
         self.addresses = Addresses::read(from);
         self.filter_mac_spoofing = from.flag("FILTER_MAC_SPOOFING");
         self.filter_ip_spoofing = from.flag("FILTER_IP_SPOOFING");
-        let groups: Option<NumberList> = from.get("SECURITY_GROUPS");
-        self.security_groups = groups.unwrap_or_default().0;
+        self.security_groups = from.list("SECURITY_GROUPS");
         let words = [("on", true), ("off", false), ("yes", true), ("no", false)];
         self.spoofchk = from.word("SPOOFCHK", &words);
         self.trust = from.word("TRUST", &words);

@@ -198,6 +198,19 @@ impl<'a> Reading<'a> {
         value
     }
 
+    /// Numbers with commas between. An empty text lists none, as oned writes it; one of commas and blanks alone is a fault,
+    /// for whoever wrote it may have meant some.
+    pub fn list(&mut self, name: &str) -> Vec<u32> {
+        let text = self.element.first(name).map(|child| child.text().into_owned()).unwrap_or_default();
+        match NumberList::read(&text) {
+            Some(NumberList(list)) if text.is_empty() || !list.is_empty() => list,
+            _ => {
+                self.fault(name, &text, format_args!("{}, or empty", NumberList::ACCEPTED));
+                Vec::new()
+            }
+        }
+    }
+
     /// A number within bounds.
     pub fn number(&mut self, name: &str, low: u32, high: u32) -> Option<u32> {
         let text = self.element.value(name)?;

@@ -12,6 +12,7 @@ use causeway_core::reach::slots::{Standing, standing};
 use causeway_core::reach::wire::{Done, Effect};
 use causeway_core::settings::{NetworkConf, read_file};
 use causeway_domain::{DomainError, Hypervisor};
+use causeway_vnm::asked::Moment;
 use causeway_vnm::connections::Connections;
 use causeway_vnm::desired::Settings;
 use causeway_vnm::slot::{Context, Root};
@@ -79,6 +80,7 @@ impl Network {
             settings: Settings::default(),
             deadline: call.deadline,
             dry_run: false,
+            asked: Moment::now(),
         };
         let (root, slot, argv, stdin) =
             (Arc::clone(&self.root), slot.clone(), call.argv.clone(), call.stdin.clone());

@@ -32,6 +32,7 @@ pub fn request(vm: &Vm, verb: Verb) -> anyhow::Result<Request> {
         document: String::new(),
         settings: Settings::default(),
         dry_run: false,
+        asked: None,
         deadline_ms: 60_000,
     };
     Ok(request.with_document(vm.document().as_bytes()))

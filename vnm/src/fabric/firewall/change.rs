@@ -171,6 +171,20 @@ pub enum Command {
 pub const STOCK_TABLE: &str = "filter";
 
 impl Command {
+    /// The family of the table of ours that it is about; none where it is about none of ours.
+    pub(super) fn family(&self) -> Option<Family> {
+        Some(match self {
+            Command::AddTable(family) | Command::DeleteTable(family) => *family,
+            Command::AddMap(map) => map.family(),
+            Command::AddChain(chain, _) | Command::Flush(chain) | Command::DeleteChain(chain) => chain.family,
+            Command::AddRule { chain, .. } => chain.family,
+            Command::AddElement(element) | Command::DeleteElement(element) => element.map.family(),
+            Command::DeleteStockRule { .. } | Command::FlushStock(_) | Command::DeleteStockChain(_) => {
+                return None;
+            }
+        })
+    }
+
     fn json(&self) -> Value {
         match self {
             Command::AddTable(family) => json!({"add": {"table": {"family": family, "name": TABLE}}}),

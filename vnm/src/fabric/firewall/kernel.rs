@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use super::TABLE;
 use super::change::{Element, Family, Key, Map};
 use crate::fabric::linux::NetlinkError;
+use crate::fabric::linux::netlink::errno;
 
 /// Larger than any datagram that the kernel builds for a dump (32 KiB).
 const BUFFER: usize = 1 << 17;
@@ -19,7 +20,10 @@ const SUBSYSTEM: u16 = 10 << 8;
 const GET_TABLE: u16 = SUBSYSTEM | 1;
 const GET_CHAIN: u16 = SUBSYSTEM | 4;
 const GET_RULE: u16 = SUBSYSTEM | 7;
+const GET_SET: u16 = SUBSYSTEM | 10;
 const GET_ELEMENTS: u16 = SUBSYSTEM | 13;
+const GET_OBJECT: u16 = SUBSYSTEM | 19;
+const GET_FLOWTABLE: u16 = SUBSYSTEM | 23;
 
 const DONE: u16 = 3;
 const ERROR: u16 = 2;
@@ -98,11 +102,7 @@ impl Kernel {
         let request = [attribute(1, &text(TABLE)), attribute(2, &text(map.as_str()))].concat();
         let mut out = Vec::new();
         for body in self.ask(GET_ELEMENTS, map.family(), &request, true, &what)? {
-            for list in find(&body, 3) {
-                for found in find(list, 1) {
-                    out.push(element(map, found).ok_or_else(|| unreadable(&what))?);
-                }
-            }
+            out.extend(elements(map, &body).ok_or_else(|| unreadable(&what))?);
         }
         Ok(out)
     }
@@ -128,6 +128,22 @@ impl Kernel {
             }
         }
         Ok(out)
+    }
+
+    /// The names of all that a table of ours holds: chains; and sets and maps that have a name, counters and their like, flow
+    /// tables.
+    pub fn names(&mut self, family: Family) -> Result<(Vec<String>, Vec<String>), NetlinkError> {
+        let what = format!("all of table {} {TABLE}", family.as_str());
+        let request = attribute(1, &text(TABLE));
+        let mut named = |kind, at| -> Result<Vec<String>, NetlinkError> {
+            let found = self.ask(kind, family, &request, true, &what)?;
+            Ok(found.iter().filter_map(|body| named_in_ours(body, at)).collect())
+        };
+        let chains = named(GET_CHAIN, 3)?;
+        let mut others = named(GET_SET, 2)?;
+        others.extend(named(GET_OBJECT, 2)?);
+        others.extend(named(GET_FLOWTABLE, 2)?);
+        Ok((chains, others))
     }
 
     /// The attributes of each object in the answer; what is not there gives none.
@@ -250,9 +266,7 @@ impl Answer<'_> {
         if code == 0 {
             return Ok(true);
         }
-        // The kernel's own range of reasons.
-        let reason = Some(code.saturating_abs()).filter(|reason| (1..=4095).contains(reason));
-        match Errno::from_raw_os_error(reason.ok_or_else(|| unreadable(what))?) {
+        match errno(code).ok_or_else(|| unreadable(what))? {
             Errno::NOENT => Ok(true),
             // Somebody changed the tables just now.
             Errno::INTR | Errno::AGAIN => Ok(false),
@@ -358,6 +372,20 @@ fn rule(body: &[u8]) -> Option<Rule> {
     Some(Rule { handle, comment: one(body, 7).map(comment).unwrap_or_default(), leads_to })
 }
 
+/// The name of what an object of the answer is, if it is in a table of ours; a set without one is a part of a rule.
+fn named_in_ours(body: &[u8], at: u16) -> Option<String> {
+    /// Before the number in the name that the kernel gives to such a set.
+    const NAMELESS: [&str; 2] = ["__set", "__map"];
+    let found = one(body, at).map(name)?;
+    let nameless = NAMELESS.iter().any(|prefix| found.starts_with(prefix));
+    (!nameless && one(body, 1).map(name).as_deref() == Some(TABLE)).then_some(found)
+}
+
+/// The elements of a map that an object of the answer lists; none where one can't be read.
+fn elements(map: Map, body: &[u8]) -> Option<Vec<Element>> {
+    find(body, 3).flat_map(|list| find(list, 1)).map(|found| element(map, found)).collect()
+}
+
 fn element(map: Map, body: &[u8]) -> Option<Element> {
     let key = one(one(body, 1)?, 1)?;
     let key = match map.by_mark() {
@@ -367,6 +395,10 @@ fn element(map: Map, body: &[u8]) -> Option<Element> {
     let chain = one(body, 2).and_then(leads_to).unwrap_or_default();
     Some(Element { map, key, chain, comment: one(body, 6).map(comment).unwrap_or_default() })
 }
+
+#[cfg(test)]
+#[path = "fuzz.rs"]
+mod fuzz;
 
 #[cfg(test)]
 mod tests {

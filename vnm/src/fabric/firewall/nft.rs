@@ -20,6 +20,7 @@ use super::TABLE;
 use super::change::{Chain, Change, Element, Family, Key, Map};
 use super::kernel::Kernel;
 use super::observed::{Observed, Scope};
+use super::skeleton;
 use crate::fabric::linux::NetlinkError;
 
 /// Where Debian has it.
@@ -140,6 +141,18 @@ impl Nft {
             }
         }
         observed.chains = chains;
+        let stays = |element: &Element| {
+            let of_scope = |name: &str| scope.taps.iter().any(|tap| tap.as_str() == name);
+            element.map == Map::From && !matches!(&element.key, Key::Device(name) if of_scope(name))
+        };
+        if !observed.elements.iter().any(stays) {
+            for family in observed.tables.clone() {
+                let (chains, others) = kernel.names(family)?;
+                let theirs = chains.iter().any(|chain| !skeleton::is_ours(family, chain))
+                    || others.iter().any(|name| !Map::ALL.iter().any(|map| map.as_str() == name));
+                observed.shared.extend(theirs.then_some(family));
+            }
+        }
         Ok(observed)
     }
 

@@ -54,6 +54,8 @@ pub struct Observed {
     pub chains: BTreeMap<Chain, Vec<String>>,
     /// All elements of our maps.
     pub elements: BTreeSet<Element>,
+    /// Families whose table holds something that somebody else has put there; looked for where the last guard may go.
+    pub shared: BTreeSet<Family>,
 }
 
 impl Observed {

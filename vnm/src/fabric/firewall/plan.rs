@@ -75,12 +75,14 @@ pub fn difference(
     }
     wanted.extend(fences.iter().flat_map(|fence| chains(fence)));
 
-    let change = if needed {
-        batch(&wanted, &elements, &stale, &own, observed)
-    } else {
-        let tables = observed.tables.iter().copied().map(Command::DeleteTable);
-        Change { commands: tables.collect(), ..Change::default() }
-    };
+    let mut change = batch(&wanted, &elements, &stale, &own, observed);
+    if !needed {
+        // Where somebody else has put something into our table, that stays, and with it what it may lead to.
+        let alone = |family: Family| !observed.shared.contains(&family);
+        change.commands.retain(|command| command.family().is_some_and(|family| !alone(family)));
+        let tables = observed.tables.iter().copied().filter(|family| alone(*family));
+        change.commands.extend(tables.map(Command::DeleteTable));
+    }
     Ok((!change.commands.is_empty()).then(|| named(change, &fences, &own, &elements, &stale, observed)))
 }
 

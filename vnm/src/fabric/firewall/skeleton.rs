@@ -8,6 +8,7 @@ use super::change::{Chain, Family, Hook, Map};
 use super::expr::{accept, any_mac, back, by_map, drop, is, masked, meta, payload, set_mark, set_zone};
 use super::groups::{self, Way};
 use super::spoofing::{self, FROM_GUEST, Rule, TO_GUEST, still_marked};
+use crate::desired::port::is_tap_name;
 
 /// The chain for what may pass: its mark is taken off.
 pub const PASSED: &str = "passed";
@@ -98,6 +99,13 @@ fn to_the_port_itself() -> Rule {
 /// The chain of the bridge whose connections are those of `zone`.
 pub fn zone_chain(zone: u16) -> Chain {
     Chain { family: Family::Inet, name: format!("zone-{zone}") }
+}
+
+/// Whether a chain of our table is called as one of ours is.
+pub fn is_ours(family: Family, chain: &str) -> bool {
+    let tap = chain.strip_suffix("-i").or_else(|| chain.strip_suffix("-o"));
+    let of_tap = tap.and_then(|tap| tap.parse().ok()).is_some_and(|tap| is_tap_name(&tap));
+    of_tap || zone_of(chain).is_some() || chains(family).iter().any(|built| built.chain.name == chain)
 }
 
 /// The zone that a chain is for.

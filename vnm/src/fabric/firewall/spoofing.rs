@@ -4,12 +4,15 @@
 //! A rule whose field a frame is too short for doesn't match, whatever it says of the field. So what is cut or hidden in fragments is
 //! told by what is named as permitted; the rest is dropped.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use causeway_core::names::Mac;
 use serde_json::{Value, json};
 
 use super::expr::{
-    accept, any, any_mac, back, drop, is, is_not, jump, masked, meta, number, payload, set_mark, transport,
+    accept, any, any_mac, back, drop, is, is_not, jump, masked, meta, number, payload, range, set_mark,
+    transport,
 };
 use super::fence::Fence;
 use super::skeleton::{NOWHERE, READABLE};
@@ -28,6 +31,10 @@ const RARP: u16 = 0x8035;
 
 /// Messages that a host sends before it has an address: listener reports, and router and neighbour solicitations.
 const WITHOUT_ADDRESS: [u8; 4] = [131, 132, 133, 143];
+/// Bytes of a neighbour message behind the header of IPv6, without an option and with one.
+const WITHOUT_OPTION: u16 = 24;
+const WITH_OPTION: u16 = 32;
+
 const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
 
@@ -58,6 +65,9 @@ pub fn outgoing(fence: &Fence) -> Vec<Rule> {
     }
     if guard.macs.is_some() || guard.senders.is_some() {
         arp(&mut out, guard);
+    }
+    if let Some(macs) = &guard.macs {
+        neighbours(&mut out, macs);
     }
     if let Some(senders) = &guard.senders {
         let four = senders.iter().filter(|address| address.is_ipv4()).copied().collect();
@@ -121,6 +131,29 @@ fn arp(out: &mut Vec<Rule>, guard: &Guard) {
         }
     }
     out.push(vec![is_arp(), drop()]);
+}
+
+/// Neighbour messages that give no other Ethernet address than that which they come from. They have one option at most: a second
+/// one could say something else. Who has no address gives none (RFC 4861, 4.3), but a number that is its own (RFC 7527).
+fn neighbours(out: &mut Vec<Rule>, macs: &BTreeSet<Mac>) {
+    let length = || payload("ip6", "length");
+    let messages = |kinds: Value| vec![is(meta("protocol"), "ip6"), is(payload("icmpv6", "type"), kinds)];
+    let both = || messages(range(SOLICITATION, ADVERTISEMENT));
+    let with_option = || vec![is_not(payload("ip6", "saddr"), "::"), is(length(), WITH_OPTION)];
+    out.push(
+        [both(), vec![is_not(length(), WITHOUT_OPTION), is_not(length(), WITH_OPTION), drop()]].concat(),
+    );
+    // Which option it is, and that it has eight bytes; then the address.
+    for (kind, option) in [(SOLICITATION, 0x0101), (ADVERTISEMENT, 0x0201)] {
+        let other = vec![is_not(transport(192, 16), option), drop()];
+        out.push([messages(json!(kind)), with_option(), other].concat());
+    }
+    for mac in macs {
+        let number = mac.0.iter().fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
+        let from_it = vec![is(payload("ether", "saddr"), mac.to_string())];
+        let other = vec![is_not(transport(208, 48), number), drop()];
+        out.push([from_it, both(), with_option(), other].concat());
+    }
 }
 
 /// IPv4 from the guest's own addresses. Who has none asks for one, whatever its groups say (contract VNM 4.5, row 6).

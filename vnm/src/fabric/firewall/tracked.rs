@@ -202,7 +202,7 @@ fn connection(entry: &[u8]) -> Option<Option<Connection>> {
     }
     let seconds =
         one(entry, TIMEOUT).and_then(|seconds| seconds.try_into().ok()).map_or(0, u32::from_be_bytes);
-    Some(Some(Connection { transport, from, to, seconds }))
+    Some(Connection::new(transport, from, to, seconds))
 }
 
 fn transport_of(tuple: &[u8]) -> Option<Option<Transport>> {
@@ -235,6 +235,15 @@ fn is_alive(entry: &[u8], transport: Transport) -> bool {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn fuzz_conntrack() {
+        crate::seeded::fuzz("conntrack", |bytes| {
+            if let Some(Some(read)) = connection(bytes) {
+                assert_eq!(connection(&tracked(zone_of_entry(bytes), &read)), Some(Some(read)));
+            }
+        });
+    }
 
     proptest! {
         #[test]

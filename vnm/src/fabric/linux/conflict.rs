@@ -114,3 +114,22 @@ pub enum Conflict {
         name: LinkName,
     },
 }
+
+impl Conflict {
+    /// The device that the network wants, and does not get.
+    pub fn device(&self) -> &str {
+        match self {
+            Conflict::Kind { name, .. }
+            | Conflict::ForeignBridge { name }
+            | Conflict::ForeignTunnel { name, .. }
+            | Conflict::Identity { name, .. }
+            | Conflict::Elsewhere { name, .. }
+            | Conflict::UplinkElsewhere { name, .. }
+            | Conflict::Unfiltered { name }
+            | Conflict::NoUplink { name } => name.as_str(),
+            Conflict::SecondUplink { bridge, .. } => bridge.as_str(),
+            Conflict::Number { wanted, .. } => wanted.as_str(),
+            Conflict::ForeignWayOut { bridge, .. } => bridge,
+        }
+    }
+}

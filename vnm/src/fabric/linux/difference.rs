@@ -121,7 +121,7 @@ fn bridge_changes(
         return plug_uplink(bridge, None, observed, out);
     };
     let LinkKind::Bridge(options) = &link.kind else {
-        return Err(Conflict::Kind { name: name.clone(), wanted: "a bridge", found: kind(link) });
+        return Err(Conflict::Kind { name: name.clone(), wanted: "a bridge", found: link.what() });
     };
     if !link.mark.is_ours() {
         let carries = !tunnels.is_empty() && tunnels.iter().all(|t| is_in_place(t, link, observed));
@@ -242,7 +242,7 @@ fn tunnel_changes(
         return Ok(());
     };
     let LinkKind::Vxlan(seen) = &link.kind else {
-        return Err(Conflict::Kind { name: name.clone(), wanted: "a vxlan device", found: kind(link) });
+        return Err(Conflict::Kind { name: name.clone(), wanted: "a vxlan device", found: link.what() });
     };
     if !same_identity(tunnel, seen, observed) {
         return Err(Conflict::Identity {
@@ -277,7 +277,7 @@ fn vlan_changes(
         return Ok(());
     };
     let LinkKind::Vlan(seen) = &link.kind else {
-        return Err(Conflict::Kind { name: name.clone(), wanted: "a VLAN device", found: kind(link) });
+        return Err(Conflict::Kind { name: name.clone(), wanted: "a VLAN device", found: link.what() });
     };
     if seen.device != Some(below.index) || seen.identity != vlan.identity {
         let on = seen.device.map_or("an unknown device", |index| observed.name_of(index));
@@ -389,16 +389,4 @@ fn identity(seen: &VxlanSeen, observed: &Observed) -> String {
         text.push_str(" other checksums");
     }
     text
-}
-
-/// What a device is, for a message.
-fn kind(link: &Link) -> String {
-    match &link.kind {
-        LinkKind::Bridge(_) => "a bridge".to_owned(),
-        LinkKind::Vxlan(_) => "a vxlan device".to_owned(),
-        LinkKind::Vlan(_) => "a VLAN device".to_owned(),
-        LinkKind::Tap => "a tap device".to_owned(),
-        LinkKind::Inner => "a virtual device".to_owned(),
-        LinkKind::Outer(kind) => format!("a device ({kind})"),
-    }
 }

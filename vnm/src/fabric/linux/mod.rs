@@ -15,6 +15,8 @@ pub mod apply;
 pub mod change;
 pub mod conflict;
 pub mod difference;
+#[cfg(test)]
+mod fuzz;
 pub mod mark;
 pub mod netlink;
 pub mod observe;

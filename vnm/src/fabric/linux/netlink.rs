@@ -84,7 +84,6 @@ pub enum Existing {
 pub struct Rtnetlink {
     socket: Socket,
     sequence: u32,
-    interrupted: bool,
     buffer: Vec<u8>,
 }
 
@@ -103,7 +102,7 @@ impl Rtnetlink {
         socket.set_cap_ack(true).map_err(failed("configure"))?;
         socket.set_ext_ack(true).map_err(failed("configure"))?;
         socket.set_netlink_get_strict_chk(true).map_err(failed("configure"))?;
-        Ok(Rtnetlink { socket, sequence: 0, interrupted: false, buffer: Vec::with_capacity(BUFFER) })
+        Ok(Rtnetlink { socket, sequence: 0, buffer: Vec::with_capacity(BUFFER) })
     }
 
     /// Sends a request that changes something and waits for its acknowledgement.
@@ -133,7 +132,7 @@ impl Rtnetlink {
         what: &str,
         message: RouteNetlinkMessage,
     ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
-        self.exchange(what, message, NLM_F_ACK)
+        Ok(self.exchange(what, message, NLM_F_ACK)?.found)
     }
 
     /// Asks for every object that the request's filters admit.
@@ -147,10 +146,9 @@ impl Rtnetlink {
     ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
         // A list that changed while it was read may lack what was there all the time: read it again.
         for _ in 0..DUMPS {
-            self.interrupted = false;
-            let answers = self.exchange(what, message.clone(), NLM_F_DUMP)?;
-            if !self.interrupted {
-                return Ok(answers);
+            let answer = self.exchange(what, message.clone(), NLM_F_DUMP)?;
+            if answer.whole {
+                return Ok(answer.found);
             }
         }
         Err(refused(
@@ -165,7 +163,7 @@ impl Rtnetlink {
         what: &str,
         message: RouteNetlinkMessage,
         flags: u16,
-    ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+    ) -> Result<Answer, NetlinkError> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST | flags;
@@ -176,11 +174,11 @@ impl Rtnetlink {
         message.serialize(&mut request);
         self.socket.send(&request, 0).map_err(|source| NetlinkError::Socket { what: "send", source })?;
 
-        let mut answers = Vec::new();
+        let mut answer = Answer { found: Vec::new(), whole: true };
         loop {
             self.receive()?;
-            if self.take(what, &mut answers)? {
-                return Ok(answers);
+            if answer.take(&self.buffer, self.sequence, what)? {
+                return Ok(answer);
             }
         }
     }
@@ -195,11 +193,20 @@ impl Rtnetlink {
         }
         Ok(())
     }
+}
 
+/// What was answered so far, and whether nothing of it changed meanwhile.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) found: Vec<RouteNetlinkMessage>,
+    pub(super) whole: bool,
+}
+
+impl Answer {
     /// Takes the messages of a datagram; true once the answer is complete.
-    fn take(&mut self, what: &str, answers: &mut Vec<RouteNetlinkMessage>) -> Result<bool, NetlinkError> {
+    pub(super) fn take(&mut self, datagram: &[u8], sequence: u32, what: &str) -> Result<bool, NetlinkError> {
         let unreadable = |why: String| NetlinkError::Answer { what: what.to_owned(), why };
-        let mut rest = self.buffer.as_slice();
+        let mut rest = datagram;
         while !rest.is_empty() {
             let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
                 .map_err(|e| unreadable(e.to_string()))?;
@@ -210,12 +217,12 @@ impl Rtnetlink {
             if length == 0 {
                 return Err(unreadable("a message without length".to_owned()));
             }
-            if message.header.sequence_number != self.sequence {
+            if message.header.sequence_number != sequence {
                 continue;
             }
-            self.interrupted |= message.header.flags & NLM_F_DUMP_INTR != 0;
+            self.whole &= message.header.flags & NLM_F_DUMP_INTR == 0;
             match message.payload {
-                NetlinkPayload::InnerMessage(inner) => answers.push(inner),
+                NetlinkPayload::InnerMessage(inner) => self.found.push(inner),
                 NetlinkPayload::Done(done) if done.code == 0 => return Ok(true),
                 NetlinkPayload::Done(done) => return Err(refused(what, done.code, None)),
                 NetlinkPayload::Error(error) => {
@@ -233,11 +240,17 @@ impl Rtnetlink {
 }
 
 fn refused(what: &str, code: i32, note: Option<String>) -> NetlinkError {
-    NetlinkError::Refused {
-        what: what.to_owned(),
-        errno: Errno::from_raw_os_error(code.saturating_abs()),
-        note,
+    let what = what.to_owned();
+    match errno(code) {
+        Some(errno) => NetlinkError::Refused { what, errno, note },
+        None => NetlinkError::Answer { what, why: format!("{code} is no reason of the kernel's") },
     }
+}
+
+/// The reason that a code of an answer stands for; none for a number that is no reason.
+pub(in crate::fabric) fn errno(code: i32) -> Option<Errno> {
+    let reason = Some(code.saturating_abs()).filter(|reason| (1..=4095).contains(reason))?;
+    Some(Errno::from_raw_os_error(reason))
 }
 
 /// The kernel's words in the attributes that follow the 16 bytes of the request's header (`NLMSGERR_ATTR_MSG`).
@@ -277,6 +290,7 @@ mod tests {
 
     #[test]
     fn a_refusal_names_object_reason_and_the_kernels_words() {
+        assert!(matches!(refused("create eth0.4", 1 << 20, None), NetlinkError::Answer { .. }));
         let error = refused("create eth0.4", -17, Some("already".to_owned()));
         assert_eq!(error.errno(), Some(Errno::EXIST));
         let text = error.to_string();

@@ -158,7 +158,7 @@ fn request(attributes: Vec<LinkAttribute>) -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetLink(message)
 }
 
-fn links(answers: Vec<RouteNetlinkMessage>) -> Vec<Link> {
+pub(super) fn links(answers: Vec<RouteNetlinkMessage>) -> Vec<Link> {
     let read = |answer| match answer {
         RouteNetlinkMessage::NewLink(message) => link(&message),
         _ => None,
@@ -210,7 +210,10 @@ pub fn all_links(netlink: &mut Rtnetlink) -> Result<Vec<Link>, NetlinkError> {
 pub fn addresses(netlink: &mut Rtnetlink, index: u32) -> Result<Vec<IpAddr>, NetlinkError> {
     let mut message = AddressMessage::default();
     message.header.index = index;
-    let answers = netlink.dump("list addresses", RouteNetlinkMessage::GetAddress(message))?;
+    Ok(addresses_of(index, netlink.dump("list addresses", RouteNetlinkMessage::GetAddress(message))?))
+}
+
+pub(super) fn addresses_of(index: u32, answers: Vec<RouteNetlinkMessage>) -> Vec<IpAddr> {
     let mut found = Vec::new();
     for answer in answers {
         let RouteNetlinkMessage::NewAddress(message) = answer else {
@@ -230,7 +233,7 @@ pub fn addresses(netlink: &mut Rtnetlink, index: u32) -> Result<Vec<IpAddr>, Net
         });
         found.extend(own.or(any).filter(|a| !is_link_local(a)));
     }
-    Ok(found)
+    found
 }
 
 fn is_link_local(address: &IpAddr) -> bool {
@@ -256,11 +259,7 @@ fn fdb(
     ];
     let what = format!("look up {} in {}", wanted.mac, wanted.bridge);
     let answers = if_any(netlink.get(&what, RouteNetlinkMessage::GetNeighbour(message)))?;
-    let port = answers.iter().find_map(|answer| match answer {
-        RouteNetlinkMessage::NewNeighbour(found) => seen.links.get(&found.header.ifindex),
-        _ => None,
-    });
-    Ok(port.and_then(|link| entry(wanted, link)))
+    Ok(found_in(wanted, seen, &answers))
 }
 
 /// Whether a tunnel has `wanted.mac` behind a remote end.
@@ -286,6 +285,18 @@ fn if_any(
         Err(error) if error.errno() == Some(Errno::NOENT) => Ok(Vec::new()),
         other => other,
     }
+}
+
+pub(super) fn found_in(
+    wanted: &FdbEntry,
+    seen: &Observed,
+    answers: &[RouteNetlinkMessage],
+) -> Option<FdbEntry> {
+    let port = answers.iter().find_map(|answer| match answer {
+        RouteNetlinkMessage::NewNeighbour(found) => seen.links.get(&found.header.ifindex),
+        _ => None,
+    });
+    entry(wanted, port?)
 }
 
 fn entry(wanted: &FdbEntry, port: &Link) -> Option<FdbEntry> {

@@ -36,6 +36,18 @@ pub struct Link {
 }
 
 impl Link {
+    /// What it is, for a message.
+    pub fn what(&self) -> String {
+        match &self.kind {
+            LinkKind::Bridge(_) => "a bridge".to_owned(),
+            LinkKind::Vxlan(_) => "a vxlan device".to_owned(),
+            LinkKind::Vlan(_) => "a VLAN device".to_owned(),
+            LinkKind::Tap => "a tap device".to_owned(),
+            LinkKind::Inner => "a virtual device".to_owned(),
+            LinkKind::Outer(kind) => format!("a device ({kind})"),
+        }
+    }
+
     /// Whether it is a guest's device: by its kind, or by its name.
     pub fn is_guests(&self) -> bool {
         self.kind == LinkKind::Tap || self.name.parse().is_ok_and(|name| is_tap_name(&name))

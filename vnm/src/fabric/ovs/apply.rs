@@ -1,19 +1,27 @@
 //! Changes as operations of the database, and what they wait for.
 
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::change::{Edit, Expected, Table, Transaction};
 use super::ovsdb::{Condition, Datum, Mutation, Operation, Ovsdb, OvsdbError, Row, RowId};
 use super::row::Columns;
-use super::{OvsError, mark};
+use super::{OvsError, control, mark};
 
 /// The longest wait in one question, so that a deadline is kept.
 const STEP: Duration = Duration::from_millis(500);
 
-/// Makes a transaction, and waits until the switch has taken it up where flows count on it.
-pub(super) fn transact(database: &mut Ovsdb, transaction: &Transaction) -> Result<(), OvsError> {
+/// How long the switch may be away: so much takes a restart of it.
+const RESTART: Duration = Duration::from_secs(5);
+
+/// Makes a transaction, and waits until the switch has taken it up where flows count on it. With nobody there to take it up, it is
+/// not made.
+pub(super) fn transact(database: &mut Ovsdb, run: &Path, transaction: &Transaction) -> Result<(), OvsError> {
+    if transaction.wait {
+        is_served(database, run)?;
+    }
     let mut operations: Vec<Operation> = transaction.expect.iter().map(expected).collect();
     for (index, edit) in transaction.edits.iter().enumerate() {
         operations.extend(edited(index, edit));
@@ -29,27 +37,56 @@ pub(super) fn transact(database: &mut Ovsdb, transaction: &Transaction) -> Resul
         return Ok(());
     }
     let number = |row: &Value| row.get("rows")?.get(0)?.get("next_cfg")?.as_i64();
-    taken_up(database, results.get(asked.saturating_add(1)).and_then(number).unwrap_or(0))?;
+    taken_up(database, run, results.get(asked.saturating_add(1)).and_then(number).unwrap_or(0))?;
     counted_on(database, transaction)
 }
 
+/// Waits for a switch that is away, as long as a restart takes.
+fn is_served(database: &mut Ovsdb, run: &Path) -> Result<(), OvsError> {
+    let end = Instant::now() + RESTART;
+    while control::is_gone(run) {
+        if Instant::now() >= end {
+            return Err(OvsError::NotRunning);
+        }
+        let waited = current(database).and_then(|current| until_not(database, current));
+        waited.map_err(|error| late(error, OvsError::NotRunning))?;
+    }
+    Ok(())
+}
+
 /// Waits until the switch has taken up all changes to that number.
-fn taken_up(database: &mut Ovsdb, number: i64) -> Result<(), OvsError> {
+fn taken_up(database: &mut Ovsdb, run: &Path, number: i64) -> Result<(), OvsError> {
+    let failed = |error| late(error, OvsError::NotTakenUp);
     loop {
-        let read = [Operation::select("Open_vSwitch", &[], &["cur_cfg"])];
-        let rows = database.select(&read)?;
-        let current = rows.first().and_then(|rows| rows.first()?.integer("cur_cfg")).unwrap_or(0);
+        let current = current(database).map_err(failed)?;
         if current >= number {
             return Ok(());
         }
-        let row = Row::default().with("cur_cfg", Datum::Integer(current));
-        let wait = Operation::until_not("Open_vSwitch", &["cur_cfg"], &[row], STEP);
-        match database.transact(&[wait]) {
-            Ok(_) => {}
-            Err(error) if error.is_stale() => {}
-            Err(OvsdbError::Deadline) => return Err(OvsError::NotTakenUp),
-            Err(error) => return Err(error.into()),
-        }
+        is_served(database, run)?;
+        until_not(database, current).map_err(failed)?;
+    }
+}
+
+/// The number to which the switch has taken up all changes.
+fn current(database: &mut Ovsdb) -> Result<i64, OvsdbError> {
+    let rows = database.select(&[Operation::select("Open_vSwitch", &[], &["cur_cfg"])])?;
+    Ok(rows.first().and_then(|rows| rows.first()?.integer("cur_cfg")).unwrap_or(0))
+}
+
+/// Waits until that number is another one, for [`STEP`] at most.
+fn until_not(database: &mut Ovsdb, current: i64) -> Result<(), OvsdbError> {
+    let row = Row::default().with("cur_cfg", Datum::Integer(current));
+    match database.transact(&[Operation::until_not("Open_vSwitch", &["cur_cfg"], &[row], STEP)]) {
+        Err(error) if !error.is_stale() => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// What it means that the time is over.
+fn late(error: OvsdbError, means: OvsError) -> OvsError {
+    match error {
+        OvsdbError::Deadline => means,
+        other => other.into(),
     }
 }
 

@@ -1,4 +1,5 @@
-//! The control of `ovs-vswitchd`: the few words of it that are needed (`ovs-appctl` of Open vSwitch, ovs-vswitchd(8)).
+//! The control of `ovs-vswitchd`: the few words of it that are needed (`ovs-appctl` of Open vSwitch, ovs-vswitchd(8)), and whether
+//! there is anybody to hear them.
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
@@ -34,8 +35,7 @@ pub(super) fn connections(run: &Path, deadline: Instant, datapath: &str, zone: u
 struct Question(UnixStream);
 
 fn ask(run: &Path, deadline: Instant, method: &str, params: &[&str]) -> io::Result<Question> {
-    let pid = std::fs::read_to_string(run.join("ovs-vswitchd.pid"))?;
-    let stream = UnixStream::connect(run.join(format!("ovs-vswitchd.{}.ctl", pid.trim())))?;
+    let stream = connect(run)?;
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() {
         return Err(io::ErrorKind::TimedOut.into());
@@ -57,4 +57,18 @@ impl Question {
             Some(error) => Err(io::Error::other(error.to_string())),
         }
     }
+}
+
+fn connect(run: &Path) -> io::Result<UnixStream> {
+    let pid = std::fs::read_to_string(run.join("ovs-vswitchd.pid"))?;
+    UnixStream::connect(run.join(format!("ovs-vswitchd.{}.ctl", pid.trim())))
+}
+
+/// Whether nobody acts on the database: where its server has left the number of its process, the switch does so as well while it
+/// runs, and its control takes calls however busy it is.
+pub(super) fn is_gone(run: &Path) -> bool {
+    let gone = |error: &io::Error| {
+        matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+    };
+    run.join("ovsdb-server.pid").exists() && connect(run).is_err_and(|error| gone(&error))
 }

@@ -12,6 +12,7 @@ use super::flows::{self, Member, Seat};
 use super::mark::{self, Memory};
 use super::observe::{Observed, PortSeen};
 use super::openflow::Flow;
+use super::ovsdb::Datum;
 use super::row::{self, Columns, OptionError};
 use crate::desired::switch::{Datapath, Switch, SwitchPort, Vlans};
 use crate::desired::{Desired, Guard};
@@ -21,8 +22,8 @@ use crate::desired::{Desired, Guard};
 pub struct Surroundings {
     /// Bridges that another VM has reserved or is plugged into.
     pub shared: BTreeSet<LinkName>,
-    /// Bridges of Linux.
-    pub linux_bridges: BTreeSet<LinkName>,
+    /// Devices of the kernel that no switch has made, and what they are: a bridge can't bear the name of one.
+    pub devices: BTreeMap<LinkName, String>,
     /// Devices that are ports of a bridge of Linux, and which.
     pub linux_ports: BTreeMap<LinkName, String>,
     /// `arp_cache_poisoning`: guests are held to their addresses in ARP too.
@@ -100,6 +101,17 @@ pub enum Conflict {
     },
 }
 
+impl Conflict {
+    /// The device that the network wants, and does not get; none where the NIC is named.
+    pub fn device(&self) -> Option<&str> {
+        match self {
+            Conflict::Kind { name, .. } | Conflict::Elsewhere { name, .. } => Some(name),
+            Conflict::SecondUplink { bridge, .. } => Some(bridge),
+            Conflict::Option(_) | Conflict::NoTracking { .. } | Conflict::ManyNetworks { .. } => None,
+        }
+    }
+}
+
 /// The changes that bring `observed` to `desired`; none if it is there already.
 ///
 /// # Errors
@@ -113,7 +125,7 @@ pub fn difference(
     let mut transaction = Transaction::default();
     for switch in &desired.switches {
         bridge_changes(switch, observed, around, &mut transaction)?;
-        out.notes.extend(uplink_notes(switch, observed));
+        out.notes.extend(uplink_notes(switch, observed).chain(option_notes(switch, observed)));
     }
     let mut places = Vec::new();
     for seat in &desired.seats {
@@ -234,9 +246,6 @@ fn bridge_changes(
     let name = switch.name.as_str();
     let wrong =
         |found: String| Conflict::Kind { name: name.to_owned(), wanted: "a bridge of Open vSwitch", found };
-    if around.linux_bridges.contains(&switch.name) {
-        return Err(wrong("a bridge of Linux".to_owned()));
-    }
     match observed.bridges.get(name) {
         Some(seen) if switch.datapath == Datapath::Userspace && seen.datapath() != "netdev" => {
             let (name, found) = (name.to_owned(), format!("one of the datapath {}", seen.datapath()));
@@ -244,6 +253,9 @@ fn bridge_changes(
         }
         Some(seen) => into.expect(Table::Bridge, name, id(&seen.row)),
         None => {
+            if let Some(device) = around.devices.get(&switch.name) {
+                return Err(wrong(device.clone()));
+            }
             if let Some(port) = observed.ports.get(name) {
                 let bridge = port.bridge.as_deref().unwrap_or("another bridge");
                 return Err(wrong(format!("a port of {bridge}")));
@@ -271,6 +283,34 @@ fn bridge_changes(
         }
     }
     switch.uplinks.iter().try_for_each(|uplink| uplink_changes(name, uplink, observed, around, into))
+}
+
+/// What a bridge that is there has otherwise than `ovs_bridge_conf` asks for: that is for whoever makes it (contract VNM 2).
+fn option_notes(switch: &Switch, observed: &Observed) -> Vec<String> {
+    let name = switch.name.as_str();
+    let Some((seen, wanted)) = observed.bridges.get(name).zip(row::options(switch).ok()) else {
+        return Vec::new();
+    };
+    let note = |option: &str, has: &str, wanted: &str| {
+        format!(
+            "bridge {name} keeps {option} as it is, {has} (ovs_bridge_conf: {wanted}): it is set on a new bridge only"
+        )
+    };
+    let Columns { whole, maps } = wanted.unlike(&seen.row);
+    let whole = whole.columns().filter(|(column, value)| {
+        // An empty type is the kernel's.
+        *column != "datapath_type" || **value != Datum::text(seen.datapath())
+    });
+    let whole = whole.map(|(column, value)| {
+        note(column, &seen.row.get(column).map_or_else(String::new, Datum::words), &value.words())
+    });
+    let keys =
+        maps.iter().flat_map(|(column, keys)| keys.iter().map(move |(key, value)| (column, key, value)));
+    let keys = keys.map(|(column, key, value)| {
+        let has = seen.row.map(column).remove(key).unwrap_or_else(|| "absent".to_owned());
+        note(&format!("{column}:{key}"), &has, value.as_deref().unwrap_or("absent"))
+    });
+    whole.chain(keys).collect()
 }
 
 /// What the switch says of uplinks that it can't use.

@@ -17,6 +17,8 @@ mod company;
 mod control;
 pub mod difference;
 pub mod flows;
+#[cfg(test)]
+mod fuzz;
 pub mod mark;
 pub mod observe;
 pub mod openflow;
@@ -72,6 +74,11 @@ pub enum OvsError {
     /// The database has it, and the switch does not act on it.
     #[error("ovs-vswitchd has not taken up a change of its database in time: is it running?")]
     NotTakenUp,
+    /// There is nobody to act on the database.
+    #[error(
+        "ovs-vswitchd does not run, so nobody acts on the database of Open vSwitch: start openvswitch-switch"
+    )]
+    NotRunning,
     /// A port did not get the number that flows count on.
     #[error("port {port} has not got the number that was asked for")]
     Renumbered {
@@ -99,7 +106,8 @@ impl OvsError {
             OvsError::Bridge(_)
             | OvsError::Control { .. }
             | OvsError::NoTracking { .. }
-            | OvsError::NotTakenUp => false,
+            | OvsError::NotTakenUp
+            | OvsError::NotRunning => false,
         }
     }
 }
@@ -153,7 +161,7 @@ impl Ovs {
     /// [`OvsError`]; where it [is stale](OvsError::is_stale), observe anew.
     pub fn apply(&mut self, change: &Change) -> Result<(), OvsError> {
         match change {
-            Change::Database(transaction) => apply::transact(&mut self.database, transaction),
+            Change::Database(transaction) => apply::transact(&mut self.database, &self.run, transaction),
             Change::Flows { bridge, forget, changes } => {
                 let made = Openflow::connect(&self.run, bridge, self.deadline).and_then(|mut connection| {
                     forget.iter().try_for_each(|zone| connection.forget(*zone))?;

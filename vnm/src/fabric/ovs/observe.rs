@@ -153,6 +153,20 @@ impl Observed {
     }
 }
 
+const BRIDGE: [&str; 12] = [
+    "_uuid",
+    "name",
+    "ports",
+    "datapath_type",
+    "external_ids",
+    "other_config",
+    "fail_mode",
+    "flood_vlans",
+    "protocols",
+    "stp_enable",
+    "rstp_enable",
+    "mcast_snooping_enable",
+];
 const PORT: [&str; 10] = [
     "_uuid",
     "name",
@@ -195,7 +209,7 @@ pub(super) fn observe(
     names.extend(scope.bridges.iter().flat_map(|bridge| hatch_names(bridge.as_str())));
     let mut asked = vec![
         Operation::select("Open_vSwitch", &[], &["other_config", "datapaths"]),
-        Operation::select("Bridge", &[], &["_uuid", "name", "ports", "datapath_type", "external_ids"]),
+        Operation::select("Bridge", &[], &BRIDGE),
         Operation::select("Datapath", &[], &["_uuid", "capabilities"]),
     ];
     // No port has no name: so nothing is found where nothing need be.

@@ -168,7 +168,15 @@ pub fn hatch(bridge: &str) -> [(String, Columns, Columns, u16); 2] {
 /// # Errors
 /// An option that can't be set, and what could be.
 pub fn bridge(switch: &Switch) -> Result<Columns, OptionError> {
-    let mut columns = Columns::default().id(mark::KEY, Some(mark::MADE.to_owned()));
+    Ok(options(switch)?.id(mark::KEY, Some(mark::MADE.to_owned())))
+}
+
+/// What a bridge of ours gets that is not about whose it is.
+///
+/// # Errors
+/// As [`bridge`].
+pub fn options(switch: &Switch) -> Result<Columns, OptionError> {
+    let mut columns = Columns::default();
     if switch.datapath == Datapath::Userspace {
         columns = columns.with("datapath_type", Datum::text("netdev"));
     }

@@ -39,7 +39,7 @@ fn connection(line: &str) -> Option<Connection> {
         return None;
     }
     let seconds = value(line, "timeout").and_then(|seconds| seconds.parse().ok()).unwrap_or(0);
-    Some(Connection { transport, from, to, seconds })
+    Connection::new(transport, from, to, seconds)
 }
 
 /// What stands between that opening and its end.
@@ -86,6 +86,17 @@ mod tests {
         {
             assert_eq!(connection(&TCP.replace(old, new)), None, "{new}");
         }
+    }
+
+    #[test]
+    fn fuzz_tracked() {
+        crate::seeded::fuzz("tracked", |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            for read in text.lines().filter_map(connection) {
+                assert_eq!(read.from.is_ipv4(), read.to.is_ipv4());
+                assert!(text.contains(&read.from.port().to_string()));
+            }
+        });
     }
 
     proptest! {

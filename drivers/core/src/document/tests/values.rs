@@ -86,6 +86,9 @@ fn malformed_values_of_our_networks_are_named() {
         ("MTU", "65536"),
         ("FILTER_IP_SPOOFING", "maybe"),
         ("SECURITY_GROUPS", "0;1"),
+        ("SECURITY_GROUPS", ","),
+        ("SECURITY_GROUPS", "  "),
+        ("SECURITY_GROUPS", " ,, "),
         ("VLAN_TAGGED_ID", "9-7"),
         ("VLAN_TAGGED_ID", "4095"),
         ("INBOUND_AVG_BW", "-1"),
@@ -98,6 +101,9 @@ fn malformed_values_of_our_networks_are_named() {
         let expected = format!("VM/TEMPLATE/NIC[NIC_ID=1]/{attribute} is \"{value}\", not ");
         assert!(shown.starts_with(&expected), "{shown}");
     }
+    let groups =
+        |text: &str| nic("fw", &format!("<SECURITY_GROUPS>{text}</SECURITY_GROUPS>")).security_groups;
+    assert_eq!((groups(""), groups("0, 100,"), groups(" 5 ")), (vec![], vec![0, 100], vec![5]));
 }
 
 #[test]

@@ -12,6 +12,7 @@
 //!        5    in one of its networks ──> 10          50   its tag goes ──> 60
 //!        10   its own Ethernet addresses ──> 20
 //!        20   its own addresses, in ARP, ND and IP ──> 30
+//!        21   a neighbour's advertisement: of one of them ──> 30
 //!        30   IP: which connection? ──> 31      else ──> 60
 //!        31   one that is known, or that a rule lets begin ──> 60
 //!
@@ -56,6 +57,7 @@ const IN: u8 = 0;
 const ADMIT: u8 = 5;
 const MACS: u8 = 10;
 const SENDERS: u8 = 20;
+const TOLD: u8 = 21;
 const FROM: u8 = 30;
 const FROM_KNOWN: u8 = 31;
 const BARE: u8 = 50;

@@ -2,9 +2,14 @@
 
 use std::net::IpAddr;
 
-use super::{FROM, GOES, MACS, Made, SENDERS, icmpv6, kind, nested, protocol};
+use causeway_core::names::Mac;
+
+use super::{FROM, GOES, MACS, Made, SENDERS, TOLD, icmpv6, kind, nested, protocol};
 use crate::desired::guard::Guard;
 use crate::fabric::ovs::openflow::{Action, Field, Match, ethertype};
+
+/// Neighbour messages, and the field in which each gives an Ethernet address (RFC 4861 sections 4.3 and 4.4).
+const NEIGHBOURS: [(u8, Field); 2] = [(135, Field::IPV6_ND_SLL), (136, Field::IPV6_ND_TLL)];
 
 /// The Ethernet addresses that the guest may send from. Connections are known by addresses of IP, and what goes to a guarded guest is
 /// known by its Ethernet address: so it may have no other one.
@@ -21,9 +26,21 @@ pub(super) fn macs(out: &mut Made, from: &Match, guard: &Guard, arp: bool) {
             let told = kind(&sent, ethertype::ARP).mac(Field::ARP_SHA, mac);
             out.put(MACS, 50_000, told, vec![Action::Resubmit(SENDERS)]);
         }
+        // Its own address, or none.
+        for (message, gives) in NEIGHBOURS {
+            for given in [mac, Mac([0; 6])] {
+                let told = icmpv6(&sent, message).mac(gives, given);
+                out.put(MACS, 50_000, told, vec![Action::Resubmit(SENDERS)]);
+            }
+        }
     }
     if arp {
         out.put(MACS, 49_000, kind(from, ethertype::ARP), vec![]);
+    }
+    for (message, _) in NEIGHBOURS {
+        // What can't be read is about no address, and gives none.
+        out.put(MACS, 51_000, icmpv6(from, message).ipv6(Field::IPV6_ND_TARGET, 0_u128.into(), 128), vec![]);
+        out.put(MACS, 49_000, icmpv6(from, message), vec![]);
     }
     out.put(MACS, 40_000, from.clone(), vec![]);
 }
@@ -45,9 +62,11 @@ pub(super) fn senders(out: &mut Made, from: &Match, guard: &Guard, arp: bool) {
             }
             IpAddr::V6(address) => {
                 out.put(SENDERS, 45_000, six.clone().ipv6(Field::IPV6_SRC, address, 128), on());
-                // It is told of its own addresses only; the one that it sends from may be another of them.
-                let told = icmpv6(from, 136).ipv6(Field::IPV6_ND_TARGET, address, 128);
-                out.put(SENDERS, 47_000, told, on());
+                // It tells of its own addresses only; the one that it sends from may be another of them.
+                let tells = icmpv6(from, 136);
+                let sent = tells.clone().ipv6(Field::IPV6_SRC, address, 128);
+                out.put(SENDERS, 47_000, sent, vec![Action::Resubmit(TOLD)]);
+                out.put(TOLD, 47_000, tells.ipv6(Field::IPV6_ND_TARGET, address, 128), on());
             }
         }
     }
@@ -60,9 +79,13 @@ pub(super) fn senders(out: &mut Made, from: &Match, guard: &Guard, arp: bool) {
     let asks = asks.short(Field::UDP_DST, 67).ipv4(Field::IPV4_SRC, [0; 4].into(), 32);
     let asks = asks.ipv4(Field::IPV4_DST, [255; 4].into(), 32);
     out.put(SENDERS, 44_000, asks, vec![Action::Resubmit(GOES)]);
-    for message in [133, 135] {
-        let asks = icmpv6(from, message).ipv6(Field::IPV6_SRC, 0_u128.into(), 128);
-        out.put(SENDERS, 44_000, asks, on());
+    let from_nowhere = |message| icmpv6(from, message).ipv6(Field::IPV6_SRC, 0_u128.into(), 128);
+    out.put(SENDERS, 44_000, from_nowhere(133), on());
+    for sender in senders {
+        if let IpAddr::V6(address) = *sender {
+            let asks = from_nowhere(135).ipv6(Field::IPV6_ND_TARGET, address, 128);
+            out.put(SENDERS, 44_000, asks, on());
+        }
     }
     for hidden in nested(from) {
         out.put(SENDERS, 48_000, hidden, vec![]);

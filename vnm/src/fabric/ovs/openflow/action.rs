@@ -197,3 +197,10 @@ pub(super) fn output_to_flows() -> Vec<u8> {
 fn nicira(kind: u16, body: &[u8]) -> Vec<u8> {
     action(VENDOR, &[&NICIRA.to_be_bytes()[..], &kind.to_be_bytes(), body].concat())
 }
+
+#[cfg(test)]
+impl Action {
+    pub(in crate::fabric::ovs) fn is_read_as_written(&self) -> bool {
+        Action::decode_all(&self.encode()).is_some_and(|read| read == std::slice::from_ref(self))
+    }
+}

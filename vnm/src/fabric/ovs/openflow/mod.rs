@@ -134,13 +134,15 @@ impl Openflow {
     /// [`OpenflowError::Connect`], or that it speaks another version.
     pub fn connect(directory: &Path, bridge: &str, deadline: Instant) -> Result<Self, OpenflowError> {
         let path = directory.join(format!("{bridge}.mgmt"));
-        let stream = UnixStream::connect(&path);
-        let bridge = bridge.to_owned();
-        let stream = match stream {
-            Ok(stream) => stream,
-            Err(source) => return Err(OpenflowError::Connect { bridge, path, source }),
-        };
-        let mut connected = Openflow { bridge, stream, deadline, next: 0 };
+        match UnixStream::connect(&path) {
+            Ok(stream) => Openflow::over(bridge, stream, deadline),
+            Err(source) => Err(OpenflowError::Connect { bridge: bridge.to_owned(), path, source }),
+        }
+    }
+
+    /// Greets over a connection that is there.
+    pub(super) fn over(bridge: &str, stream: UnixStream, deadline: Instant) -> Result<Self, OpenflowError> {
+        let mut connected = Openflow { bridge: bridge.to_owned(), stream, deadline, next: 0 };
         // This version, and no older one.
         let versions =
             [&1_u16.to_be_bytes()[..], &8_u16.to_be_bytes(), &(1_u32 << VERSION).to_be_bytes()].concat();

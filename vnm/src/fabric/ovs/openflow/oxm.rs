@@ -315,3 +315,10 @@ impl Match {
         Some((found, rest))
     }
 }
+
+#[cfg(test)]
+impl Match {
+    pub(in crate::fabric::ovs) fn is_read_as_written(&self) -> bool {
+        Match::decode(&self.encode()).is_some_and(|(read, rest)| read == *self && rest.is_empty())
+    }
+}

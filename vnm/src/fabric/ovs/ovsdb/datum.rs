@@ -110,6 +110,18 @@ impl Datum {
         }
     }
 
+    /// As people write it: the members with blanks between, or `absent`.
+    pub fn words(&self) -> String {
+        let word = |datum: &Datum| match datum {
+            Datum::Bool(value) => value.to_string(),
+            Datum::Integer(value) => value.to_string(),
+            Datum::Text(value) => value.clone(),
+            other => other.to_json().to_string(),
+        };
+        let words: Vec<String> = self.members().iter().map(word).collect();
+        if words.is_empty() { "absent".to_owned() } else { words.join(" ") }
+    }
+
     /// The one member, if there is exactly one.
     pub fn one(&self) -> Option<&Datum> {
         match self.members() {

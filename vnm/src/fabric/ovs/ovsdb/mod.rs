@@ -103,8 +103,12 @@ impl Ovsdb {
     /// [`OvsdbError::Connect`].
     pub fn connect(path: &Path, deadline: Instant) -> Result<Self, OvsdbError> {
         let failed = |source| OvsdbError::Connect { path: path.to_owned(), source };
-        let writer = UnixStream::connect(path).map_err(failed)?;
-        let reader = BufReader::new(writer.try_clone().map_err(failed)?);
+        Ovsdb::over(UnixStream::connect(path).map_err(failed)?, deadline).map_err(failed)
+    }
+
+    /// Speaks over a connection that is there.
+    pub(super) fn over(writer: UnixStream, deadline: Instant) -> io::Result<Self> {
+        let reader = BufReader::new(writer.try_clone()?);
         let answers = serde_json::Deserializer::from_reader(reader).into_iter();
         Ok(Ovsdb { writer, answers, deadline, next: 0 })
     }
