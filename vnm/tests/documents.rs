@@ -123,7 +123,7 @@ fn a_pci_device_cannot_be_in_a_vxlan_network() {
     let pci = "<TEMPLATE><PCI><PCI_ID>0</PCI_ID><NIC_ID>1</NIC_ID><VN_MAD>vxlan</VN_MAD><BRIDGE>b</BRIDGE>\
                <PHYDEV>up0</PHYDEV><VLAN_ID>5</VLAN_ID></PCI></TEMPLATE>";
     let text = work_out(&document(7, pci), &Settings::default()).unwrap_err().to_string();
-    assert_eq!(text, "NIC 1: VN_MAD is \"vxlan\", not possible for a PCI device");
+    assert!(text.starts_with("NIC 1: VN_MAD is \"vxlan\", not possible for a PCI device"), "{text}");
 }
 
 #[test]

@@ -167,3 +167,16 @@ fn two_bridges_know_the_same_addresses_of_ipv6_apart() {
     let packet = ipv6(b.six, many, 17, &common::bridged::udp(1, 2, &[0; 30]));
     assert!(!arrives(b, &ethernet([0x33, 0x33, 0, 0, 0x12, 0x34], b.mac, SIX, &packet), a));
 }
+
+/// A guest that tags its own frames (`VLAN_TAGGED_ID` of `fw`) sends them from its own address too.
+#[test]
+fn a_tag_hides_no_ethernet_address() {
+    let net = Bridged::new(&["br0", "br0"]);
+    let [a, b] = [&net.all[0], &net.all[1]];
+    let other = "02:00:0a:00:00:ee".parse().unwrap();
+    let packet = ipv4(a.four, b.four, 253, 1, 0, &[0; 40]);
+    let tagged = |from| ethernet(b.mac.0, from, 0x8100, &[&[0, 5, 8, 0], packet.as_slice()].concat());
+    assert_eq!([a.mac, other].map(|from| arrives(a, &tagged(from), b)), [true; 2]);
+    apply(&[&net.fence(a, "<FILTER_MAC_SPOOFING>YES</FILTER_MAC_SPOOFING>", "")]);
+    assert_eq!([a.mac, other].map(|from| arrives(a, &tagged(from), b)), [true, false]);
+}

@@ -10,107 +10,11 @@ use causeway_core::document::VmDocument;
 use causeway_core::names::{LinkName, VmId};
 use causeway_vnm::desired::{self, Desired, Driver, Facts, Settings, Uplink};
 use causeway_vnm::fabric::linux::mark::Mark;
-use causeway_vnm::fabric::linux::parse::{Link, LinkKind, VlanSeen, VxlanSeen};
-use causeway_vnm::fabric::linux::{Change, Leaving, Observed, Surroundings, difference, removal};
+use causeway_vnm::fabric::linux::parse::LinkKind;
+use causeway_vnm::fabric::linux::{Leaving, Surroundings, difference, removal};
+use common::model::Model;
 use common::{document, nic};
 use proptest::prelude::*;
-
-/// A kernel that does as it is told.
-#[derive(Clone)]
-struct Model {
-    seen: Observed,
-    next: u32,
-}
-
-impl Model {
-    fn new() -> Self {
-        let mut model = Model { seen: Observed::default(), next: 1 };
-        for name in ["up0", "up1"] {
-            model.add(name, LinkKind::Outer("hardware".into()), None, Mark::Foreign);
-        }
-        model
-    }
-
-    fn add(&mut self, name: &str, kind: LinkKind, bridge: Option<u32>, mark: Mark) {
-        let link =
-            Link { index: self.next, name: name.into(), kind, mac: None, mtu: 1500, up: true, bridge, mark };
-        assert!(self.index(name).is_none(), "{name} exists");
-        self.seen.links.insert(self.next, link);
-        self.next += 1;
-    }
-
-    fn index(&self, name: &str) -> Option<u32> {
-        self.seen.links.values().find(|link| link.name == name).map(|link| link.index)
-    }
-
-    fn at(&mut self, name: &LinkName) -> &mut Link {
-        let index = self.index(name.as_str()).unwrap();
-        self.seen.links.get_mut(&index).unwrap()
-    }
-
-    fn delete(&mut self, name: &str) {
-        let index = self.index(name).unwrap();
-        self.seen.links.remove(&index);
-        for link in self.seen.links.values_mut().filter(|link| link.bridge == Some(index)) {
-            link.bridge = None;
-        }
-    }
-
-    fn apply(&mut self, change: &Change) {
-        match change {
-            Change::CreateBridge { name, options } => {
-                self.add(name.as_str(), LinkKind::Bridge(options.clone()), None, Mark::Newborn);
-            }
-            Change::CreateVxlan(tunnel) => {
-                let identity = &tunnel.identity;
-                let device = identity.device.as_ref().map(|name| self.index(name.as_str()).unwrap());
-                let seen = VxlanSeen {
-                    vni: Some(identity.vni),
-                    device,
-                    group: identity.group,
-                    local: identity.local,
-                    port: identity.port,
-                    checksums: identity.checksums,
-                    tuning: tunnel.tuning,
-                };
-                let bridge = tunnel.bridge.as_ref().and_then(|bridge| self.index(bridge.as_str()));
-                assert!(bridge.is_some(), "a tunnel before its bridge");
-                self.add(tunnel.name.as_str(), LinkKind::Vxlan(seen), bridge, Mark::Newborn);
-                self.at(&tunnel.name).mtu = tunnel.mtu;
-            }
-            Change::CreateVlan(vlan) => {
-                let device = self.index(vlan.uplink.as_str());
-                let bridge = self.index(vlan.bridge.as_str());
-                assert!(device.is_some() && bridge.is_some(), "a VLAN device before its bridge");
-                let seen = VlanSeen { device, identity: vlan.identity };
-                self.add(vlan.name.as_str(), LinkKind::Vlan(seen), bridge, Mark::Newborn);
-                self.at(&vlan.name).mtu = vlan.mtu;
-            }
-            Change::Mark { name } => self.at(name).mark = Mark::Ours,
-            Change::SetMtu { name, mtu } => self.at(name).mtu = *mtu,
-            Change::SetUp { name } => self.at(name).up = true,
-            Change::SetBridgeOf { name, bridge } => self.at(name).bridge = self.index(bridge.as_str()),
-            Change::TakeOut { name } => self.at(name).bridge = None,
-            Change::SetBridge { name, options } => {
-                if let LinkKind::Bridge(known) = &mut self.at(name).kind {
-                    known.extend(options.clone());
-                }
-            }
-            Change::SetVxlan { name, tuning } => {
-                if let LinkKind::Vxlan(known) = &mut self.at(name).kind {
-                    known.tuning = *tuning;
-                }
-            }
-            Change::SetFdb(entry) => {
-                self.seen.fdb.retain(|e| (e.mac, &e.bridge) != (entry.mac, &entry.bridge));
-                self.seen.fdb.push(entry.clone());
-            }
-            Change::ForgetFdb(entry) => self.seen.fdb.retain(|e| e != entry),
-            Change::ForgetRemote(remote) => self.seen.remotes.retain(|r| r != remote),
-            Change::Delete { name } => self.delete(name.as_str()),
-        }
-    }
-}
 
 /// The driver of a VM's networks. This kernel has no VLAN devices, so the model is where they are tried.
 fn driver(vm: u32) -> Driver {

@@ -1,6 +1,6 @@
 //! The network drivers that are built, and which NICs of a VM an action of one is about.
 
-use causeway_core::document::{DriverName, Nic, VmDocument};
+use causeway_core::document::{DriverName, Nic, Pci, VmDocument};
 
 use super::refusal::Refusal;
 
@@ -67,6 +67,14 @@ impl Driver {
         vm.nics.iter().filter(|nic| nic.is(self.name()) && (all || attached(nic))).collect()
     }
 
+    /// The PCI devices in networks of this driver that an action is about: the one with `ATTACH` if there is one, none if a NIC or an
+    /// alias has it, else all (contract VNM 4.8).
+    pub fn selected_pcis(self, vm: &VmDocument) -> Vec<(&Pci, &Nic)> {
+        let all = selects_all(vm);
+        let networked = vm.pcis.iter().filter_map(|pci| Some((pci, pci.nic.as_ref()?)));
+        networked.filter(|(pci, nic)| nic.is(self.name()) && (all || pci.attach)).collect()
+    }
+
     /// Refuses devices that this driver has nothing for.
     ///
     /// # Errors
@@ -74,10 +82,11 @@ impl Driver {
     pub(super) fn refuse_others(self, vm: &VmDocument) -> Result<(), Refusal> {
         let devices = vm.pcis.iter().filter_map(|pci| pci.nic.as_ref());
         match devices.into_iter().find(|nic| nic.is(self.name())) {
-            Some(nic) => {
-                Err(Refusal::malformed(nic.nic_id, "VN_MAD", self.name(), "possible for a PCI device"))
+            Some(nic) if self.has_tunnels() => {
+                let accepted = "possible for a PCI device: no card puts its frames into the tunnel";
+                Err(Refusal::malformed(nic.nic_id, "VN_MAD", self.name(), accepted))
             }
-            None => Ok(()),
+            _ => Ok(()),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use causeway_core::names::LinkName;
 use serde::{Deserialize, Serialize};
 
+use super::function::Located;
 use super::refusal::Refusal;
 
 /// The operator's list of devices that virtual networks may use; root's own.
@@ -18,6 +19,9 @@ pub struct Facts {
     pub listed: BTreeSet<LinkName>,
     /// Those of them that a document names as uplinks, as far as they exist.
     pub uplinks: BTreeMap<LinkName, Uplink>,
+    /// The PCI devices of networks, by `NIC_ID`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub functions: BTreeMap<u32, Located>,
     /// Whether the frames of every bridge come by the rules of `inet` (`net.bridge.bridge-nf-call-iptables`, `-ip6tables`).
     pub filtered: bool,
 }
@@ -29,7 +33,7 @@ impl Facts {
     /// It is not listed, or not there.
     pub fn uplink(&self, nic: u32, name: &LinkName) -> Result<&Uplink, Refusal> {
         if !self.listed.contains(name) {
-            return Err(Refusal::NotListed { nic, name: name.clone(), file: UPLINKS_FILE });
+            return Err(Refusal::not_listed(nic, name));
         }
         self.uplinks.get(name).ok_or_else(|| Refusal::NoUplink { nic, name: name.clone() })
     }

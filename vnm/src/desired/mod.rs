@@ -5,6 +5,7 @@
 
 pub mod driver;
 pub mod facts;
+pub mod function;
 #[cfg(test)]
 mod fuzz;
 pub mod guard;
@@ -18,11 +19,13 @@ pub mod services;
 pub mod settings;
 pub mod state;
 pub mod switch;
+pub mod tags;
 mod vlan;
 pub mod vxlan;
 
 pub use driver::Driver;
 pub use facts::{Facts, Uplink};
+pub use function::{Function, Located};
 pub use guard::Guard;
 pub use nics::{Answer, desired};
 pub use number::Number;
@@ -34,3 +37,4 @@ pub use state::{
     VxlanTuning,
 };
 pub use switch::{Datapath, Switch, SwitchPort, Vlans};
+pub use tags::Tags;

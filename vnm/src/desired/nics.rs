@@ -1,15 +1,17 @@
 //! What the NICs of a VM need, one after the other: the way from a document to a [`Desired`] state.
 
-use causeway_core::document::{Nic, VmDocument};
+use causeway_core::document::{Nic, Pci, VmDocument};
 use causeway_core::names::{LinkName, VmId};
 
 use super::driver::Driver;
 use super::facts::Facts;
+use super::function::function;
 use super::guard::{Guard, aliases};
 use super::port::{device_name, port};
 use super::refusal::Refusal;
 use super::settings::{Effective, Settings};
 use super::state::{Bridge, BridgeOption, Desired, FdbEntry, Port, Vlan, Vxlan};
+use super::tags::{Tags, tags};
 use super::{ovswitch, services, vlan, vxlan};
 
 /// A desired state and what the VM's owner should know about it.
@@ -35,6 +37,7 @@ pub fn desired(
     let mut under_way = UnderWay {
         driver,
         vm,
+        settings,
         facts,
         answer: Answer {
             desired: Desired { deploy: vm.deploy_id.clone(), ..Desired::nothing(vm.id) },
@@ -46,6 +49,9 @@ pub fn desired(
         let added = added.and_then(|()| under_way.serve(nic, settings));
         added.map_err(|refusal| refusal.for_nic(nic.nic_id))?;
     }
+    for (pci, nic) in driver.selected_pcis(vm) {
+        under_way.add_function(pci, nic)?;
+    }
     let mut answer = under_way.answer;
     finish(&mut answer.desired);
     Ok(answer)
@@ -54,6 +60,7 @@ pub fn desired(
 struct UnderWay<'a> {
     driver: Driver,
     vm: &'a VmDocument,
+    settings: &'a Settings,
     facts: &'a Facts,
     answer: Answer,
 }
@@ -72,7 +79,7 @@ impl UnderWay<'_> {
             return self.add_nothing(nic, guard.is_some());
         }
         if self.driver.is_switch() {
-            self.add_seat(nic, &port, effective, guard.as_ref())?;
+            self.add_seat(nic, &port, effective, guard.as_ref(), None)?;
         } else {
             self.add_to_bridge(nic, &port, effective, guard.as_ref())?;
         }
@@ -99,6 +106,35 @@ impl UnderWay<'_> {
         Ok(())
     }
 
+    fn add_function(&mut self, pci: &Pci, nic: &Nic) -> Result<(), Refusal> {
+        let notes = &mut self.answer.notes;
+        let Some(function) = function(self.driver, pci, nic, self.vm, self.facts, notes)? else {
+            return Ok(());
+        };
+        let known = &mut self.answer.desired.functions;
+        if let Some(other) = known.iter().find(|other| other.is_same(&function)) {
+            return Err(Refusal::Clash { nic: nic.nic_id, other: other.nic, name: function.device });
+        }
+        known.push(function.clone());
+        match function.representor {
+            Some(representor) => self.add_represented(nic, representor, function.device),
+            None => Ok(()),
+        }
+    }
+
+    /// The device that stands for a function is a port like any guest's, and the physical function's leads out.
+    fn add_represented(&mut self, nic: &Nic, representor: LinkName, uplink: LinkName) -> Result<(), Refusal> {
+        let effective = self.settings.effective(nic)?;
+        let port = Port { tap: representor, ..port(self.driver, nic, self.vm.id)? };
+        let guard = Guard::of(nic, self.vm, &port.tap, port.mac)?;
+        let guard = Some(guard).filter(|guard| !guard.is_open());
+        let inner = Nic { phydev: None, ..nic.clone() };
+        self.add_seat(&inner, &port, &effective, guard.as_ref(), Some(uplink))?;
+        self.answer.desired.ports.push(port);
+        self.answer.desired.guards.extend(guard);
+        Ok(())
+    }
+
     /// The bridge of such a NIC is the operator's. Stock does nothing for it either, but filter: that takes a bridge of ours.
     fn add_nothing(&mut self, nic: &Nic, guarded: bool) -> Result<(), Refusal> {
         if guarded {
@@ -117,29 +153,27 @@ impl UnderWay<'_> {
         effective: &Effective,
         guard: Option<&Guard>,
     ) -> Result<(), Refusal> {
-        if !nic.vlan_tagged_id.is_empty() && !self.driver.has_tunnels() {
-            let accepted = "absent: a bridge of Linux with VLANs of its own is not built yet";
-            let found = nic.vlan_tagged_id.to_string();
-            return Err(Refusal::malformed(nic.nic_id, "VLAN_TAGGED_ID", &found, accepted));
-        }
         let mut bridge = Bridge {
             name: port.bridge.clone(),
             options: effective.bridge.clone(),
             uplink: None,
             keep: effective.keep,
         };
+        let mut way_out = nic.phydev.clone();
         if self.driver.has_tunnels() {
             let notes = &mut self.answer.notes;
             let tunnel = vxlan::tunnel(self.driver, nic, effective, port, self.facts, notes)?;
             self.add_tunnel(nic, tunnel)?;
         } else if self.driver == Driver::Dot1q {
             let vlan = vlan::vlan(nic, effective, port, self.facts, &mut self.answer.notes)?;
+            way_out = Some(vlan.name.clone());
             self.add_vlan(nic, vlan)?;
         } else if let Some(uplink) = &nic.phydev {
             self.facts.uplink(nic.nic_id, uplink)?;
             bridge.uplink = Some(uplink.clone());
         }
-        // The options of filtering are no part of the question whether two NICs mean the same bridge.
+        let tags = tags(self.driver, nic, port, way_out.as_ref(), &effective.bridge, guard)?;
+        // What NICs need of a bridge is no part of the question whether two of them mean the same one.
         let state = &mut self.answer.desired;
         let filtered = guard.is_some_and(Guard::is_stateful);
         let index = match state.bridges.iter().position(|known| known.name == bridge.name) {
@@ -149,13 +183,17 @@ impl UnderWay<'_> {
                 state.bridges.len() - 1
             }
         };
-        let known = state.bridges.get(index).map(without_filtering);
-        if known.is_some_and(|known| known != without_filtering(&bridge)) {
+        let known = state.bridges.get(index).map(without_needs);
+        if known.is_some_and(|known| known != without_needs(&bridge)) {
             return Err(self.clash(nic, &bridge.name));
         }
-        if let Some(known) = state.bridges.get_mut(index).filter(|_| filtered) {
-            known.options.extend(FILTERING.map(|option| (option, 1)));
+        if let Some(known) = state.bridges.get_mut(index) {
+            let filtering = FILTERING.map(|option| (option, 1)).into_iter().filter(|_| filtered);
+            let asked = [(BridgeOption::VlanFiltering, 1)].into_iter();
+            let asked = asked.filter(|(option, on)| bridge.options.get(option) == Some(on));
+            known.options.extend(filtering.chain(asked).chain(tags.iter().flat_map(Tags::options)));
         }
+        state.tags.extend(tags);
         Ok(())
     }
 
@@ -165,8 +203,10 @@ impl UnderWay<'_> {
         port: &Port,
         effective: &Effective,
         guard: Option<&Guard>,
+        uplink: Option<LinkName>,
     ) -> Result<(), Refusal> {
         let mut switch = ovswitch::switch(nic, port, effective, self.facts)?;
+        switch.uplinks.extend(uplink);
         if self.driver.has_tunnels() {
             let notes = &mut self.answer.notes;
             let tunnel = vxlan::tunnel(self.driver, nic, effective, port, self.facts, notes)?;
@@ -217,9 +257,10 @@ impl UnderWay<'_> {
 /// What a bridge needs so that its frames come by the rules of `inet`.
 const FILTERING: [BridgeOption; 2] = [BridgeOption::NfCallIptables, BridgeOption::NfCallIp6tables];
 
-fn without_filtering(bridge: &Bridge) -> Bridge {
+fn without_needs(bridge: &Bridge) -> Bridge {
     let mut bridge = bridge.clone();
-    bridge.options.retain(|option, _| !FILTERING.contains(option));
+    let by_vlan = [BridgeOption::VlanFiltering, BridgeOption::VlanDefaultPvid];
+    bridge.options.retain(|option, _| !FILTERING.contains(option) && !by_vlan.contains(option));
     bridge
 }
 
@@ -261,6 +302,8 @@ pub fn names(driver: Driver, nic: &Nic, vm: VmId, settings: &Settings) -> Result
 fn finish(state: &mut Desired) {
     state.ports.sort_by_key(|port| port.nic);
     state.seats.sort_by_key(|seat| seat.nic);
+    state.functions.sort_by_key(|function| function.nic);
+    state.tags.sort_by_key(|tags| tags.nic);
     state.guards.sort_by_key(|guard| guard.nic);
     state.bridges.sort_by(|a, b| a.name.cmp(&b.name));
     state.switches.sort_by(|a, b| a.name.cmp(&b.name));

@@ -35,7 +35,7 @@ pub fn port(driver: Driver, nic: &Nic, vm: VmId) -> Result<Port, Refusal> {
         return Err(Refusal::malformed(id, "BRIDGE", bridge.as_str(), accepted));
     }
     let mac = nic.mac.ok_or_else(|| missing("MAC", "the fabric finds the guest by it"))?;
-    if mac.0.first().is_some_and(|first| first & 1 == 1) || mac == Mac([0; 6]) {
+    if !is_of_one_device(mac) {
         return Err(Refusal::malformed(id, "MAC", &mac.to_string(), "the address of one device"));
     }
     Ok(Port { nic: id, tap, bridge, mac, addresses: nic.addresses.all().collect() })
@@ -77,6 +77,11 @@ pub fn device_name(
             format!("short enough for PHYDEV.{attribute} to be a device name of at most 15 characters");
         Refusal::malformed(nic, "PHYDEV", &full, accepted)
     })
+}
+
+/// Whether an address is neither that of a group nor all zero.
+pub fn is_of_one_device(mac: Mac) -> bool {
+    mac.0.first().is_some_and(|first| first & 1 == 0) && mac != Mac([0; 6])
 }
 
 /// Whether a name could be that of a guest's device.

@@ -5,6 +5,8 @@ use causeway_core::document::DocumentError;
 use causeway_core::names::{LinkName, NameError};
 use causeway_core::settings::SettingsError;
 
+use super::facts::UPLINKS_FILE;
+
 /// A document or setting that we do not act on. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -89,6 +91,20 @@ pub enum Refusal {
         /// What it lacks.
         lack: &'static str,
     },
+    /// A function of a card that works as a switch.
+    #[error(
+        "NIC {nic}: its virtual function has the device {representor} beside {device}, so that the card is in switchdev mode, and only \
+         networks of ovswitch have a bridge for it: `devlink dev eswitch set pci/ADDRESS mode legacy` of the physical function makes \
+         the card sort frames by itself"
+    )]
+    Switchdev {
+        /// `NIC_ID`.
+        nic: u32,
+        /// The physical function's device.
+        device: LinkName,
+        /// The device that stands for the virtual function.
+        representor: LinkName,
+    },
     /// Two NICs that want different things of one device.
     #[error("NIC {nic} and NIC {other} want {name} to be two different things")]
     Clash {
@@ -106,7 +122,10 @@ impl Refusal {
     pub fn kind(&self) -> Kind {
         match self {
             Refusal::Settings { source, .. } => source.kind(),
-            Refusal::NotListed { .. } | Refusal::NoUplink { .. } | Refusal::Uplink { .. } => Kind::HostState,
+            Refusal::NotListed { .. }
+            | Refusal::NoUplink { .. }
+            | Refusal::Uplink { .. }
+            | Refusal::Switchdev { .. } => Kind::HostState,
             _ => Kind::Input,
         }
     }
@@ -119,6 +138,11 @@ impl Refusal {
             value: printable(value),
             accepted: accepted.into(),
         }
+    }
+
+    /// A device that the operator did not list.
+    pub fn not_listed(nic: u32, name: &LinkName) -> Self {
+        Refusal::NotListed { nic, name: name.clone(), file: UPLINKS_FILE }
     }
 
     /// A malformed setting.

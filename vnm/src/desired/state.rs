@@ -7,10 +7,12 @@ use std::net::IpAddr;
 use causeway_core::names::{DeployId, LinkName, Mac, VmId, Vni};
 use serde::{Deserialize, Serialize};
 
+use super::function::Function;
 use super::guard::Guard;
 use super::number::Number;
 use super::services::Services;
 use super::switch::{Switch, SwitchPort};
+use super::tags::Tags;
 
 /// The network of one VM on one host. Lists are sorted by name or NIC, so that equal states are equal texts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +29,9 @@ pub struct Desired {
     pub tunnels: Vec<Vxlan>,
     /// The VLAN devices that do so.
     pub vlans: Vec<Vlan>,
+    /// The VLANs within their bridges that the guest's devices are in, where bridges filter by them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<Tags>,
     /// The bridges of Open vSwitch that the devices are plugged into.
     pub switches: Vec<Switch>,
     /// The guest's ports on them.
@@ -34,6 +39,9 @@ pub struct Desired {
     /// What guests reach in their own network, on Linux bridges that have that.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub services: Vec<Services>,
+    /// The virtual functions that the guest has for itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub functions: Vec<Function>,
     /// What may pass by each NIC; one that is open has none.
     pub guards: Vec<Guard>,
     /// The numbers of its NICs on this host, as they are reserved; empty where nothing is reserved yet.
@@ -52,9 +60,11 @@ impl Desired {
             bridges: Vec::new(),
             tunnels: Vec::new(),
             vlans: Vec::new(),
+            tags: Vec::new(),
             switches: Vec::new(),
             seats: Vec::new(),
             services: Vec::new(),
+            functions: Vec::new(),
             guards: Vec::new(),
             numbers: BTreeMap::new(),
             fdb: Vec::new(),
@@ -80,7 +90,15 @@ impl Desired {
         let bridges: BTreeSet<&LinkName> =
             of_tunnels.chain(of_vlans).chain(of_uplinks).chain(of_switches).collect();
         let needs = |port: &&Port| is(&port.tap) || is(&port.bridge) || bridges.contains(&port.bridge);
-        self.ports.iter().filter(needs).map(|port| port.nic).collect()
+        let functions = self.functions.iter().filter(|function| is(&function.device));
+        let ports = self.ports.iter().filter(needs).map(|port| port.nic);
+        ports.chain(functions.map(|function| function.nic)).collect()
+    }
+
+    /// What an action on it must have for itself: its bridges, and the physical functions of its virtual ones.
+    pub fn places(&self) -> impl Iterator<Item = &LinkName> {
+        let devices = self.functions.iter().map(|function| &function.device);
+        self.ports.iter().map(|port| &port.bridge).chain(devices)
     }
 
     /// The devices by which its bridges lead out of the host.
@@ -138,6 +156,8 @@ pub enum BridgeOption {
     Priority,
     /// 1: filter by VLAN.
     VlanFiltering,
+    /// The VLAN of a new port's frames without a tag; 0 is none.
+    VlanDefaultPvid,
     /// 1: forward multicast to listeners only.
     McastSnooping,
     /// 1: ask for listeners.
@@ -265,7 +285,7 @@ pub struct FdbEntry {
 
 impl BridgeOption {
     /// Every option, with its name, the lowest and the highest value that the kernel takes.
-    pub const TABLE: [(BridgeOption, &'static str, u32, u32); 11] = [
+    pub const TABLE: [(BridgeOption, &'static str, u32, u32); 12] = [
         (BridgeOption::AgeingTime, "ageing_time", 0, 100_000_000),
         (BridgeOption::ForwardDelay, "forward_delay", 0, 3000),
         (BridgeOption::HelloTime, "hello_time", 100, 1000),
@@ -273,6 +293,7 @@ impl BridgeOption {
         (BridgeOption::StpState, "stp_state", 0, 1),
         (BridgeOption::Priority, "priority", 0, 65_535),
         (BridgeOption::VlanFiltering, "vlan_filtering", 0, 1),
+        (BridgeOption::VlanDefaultPvid, "vlan_default_pvid", 0, 4094),
         (BridgeOption::McastSnooping, "mcast_snooping", 0, 1),
         (BridgeOption::McastQuerier, "mcast_querier", 0, 1),
         (BridgeOption::NfCallIptables, "nf_call_iptables", 0, 1),

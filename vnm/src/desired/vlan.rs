@@ -26,10 +26,6 @@ pub(super) fn vlan(
     if tag == 0 {
         return Err(Refusal::malformed(id, "VLAN_ID", "0", "a tag from 1 to 4094"));
     }
-    if !nic.cvlans.is_empty() {
-        let accepted = "absent: a bridge of Linux with VLANs of its own is not built yet";
-        return Err(Refusal::malformed(id, "CVLANS", &nic.cvlans.to_string(), accepted));
-    }
     let fact = facts.uplink(id, &uplink)?;
     let name = device_name(id, &uplink, "VLAN_ID", &tag)?;
     if [&uplink, &name].contains(&&port.bridge) {

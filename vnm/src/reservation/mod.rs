@@ -25,9 +25,11 @@ use causeway_core::names::{LinkName, VmId};
 use serde::{Deserialize, Serialize};
 
 use crate::asked::Asked;
-use crate::desired::{Bridge, Desired, Guard, Number, Port, Services, Switch, SwitchPort, Vlan, Vxlan};
+use crate::desired::{
+    Bridge, Desired, Function, Guard, Number, Port, Services, Switch, SwitchPort, Tags, Vlan, Vxlan,
+};
 
-pub use store::{Claims, ReservationError, Reservations};
+pub use store::{Claims, OthersTags, ReservationError, Reservations};
 
 /// Raised with every change of the file that an older release could misread.
 const SCHEMA: u32 = 2;
@@ -52,6 +54,9 @@ pub struct NicReservation {
     /// What its guest reaches in its own network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub services: Option<Services>,
+    /// The VLANs within its bridge, where the bridge filters by them.
+    #[serde(default)]
+    pub tags: Option<Tags>,
     /// What may pass by it, if not everything may.
     pub guard: Option<Guard>,
     /// Its number on this host, where something is known by number.
@@ -82,7 +87,8 @@ impl NicReservation {
 
     /// Whether it is in the same place, and leads out the same way.
     pub fn is_where(&self, other: &NicReservation) -> bool {
-        (&self.place, &self.tunnel, &self.vlan) == (&other.place, &other.tunnel, &other.vlan)
+        (&self.place, &self.tunnel, &self.vlan, &self.tags)
+            == (&other.place, &other.tunnel, &other.vlan, &other.tags)
     }
 
     /// Whether what may pass by it depends on connections.
@@ -109,6 +115,9 @@ pub struct Reservation {
     pub written: u64,
     /// NICs, by number.
     pub nics: BTreeMap<u32, NicReservation>,
+    /// Virtual functions that the guest has for itself, by `NIC_ID`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub functions: BTreeMap<u32, FunctionReservation>,
     /// NICs that left while their device was still plugged in: removed as soon as it is not.
     pub leaving: BTreeSet<u32>,
     /// Of NICs whose device has been there: what the last look found. The others are still to come.
@@ -133,6 +142,15 @@ pub enum Presence {
     MissedSince(u64),
 }
 
+/// A virtual function that is a guest's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionReservation {
+    /// The driver that reserved it.
+    pub driver: String,
+    /// The function, as it was set.
+    pub function: Function,
+}
+
 /// A way out of a bridge that is given up for another.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct GivenUp {
@@ -150,6 +168,7 @@ impl Reservation {
             vm,
             written: 0,
             nics: BTreeMap::new(),
+            functions: BTreeMap::new(),
             leaving: BTreeSet::new(),
             presence: BTreeMap::new(),
             prepared: BTreeMap::new(),
@@ -174,6 +193,7 @@ impl Reservation {
                 tunnel: tunnel.cloned(),
                 vlan: desired.vlans.iter().find(|vlan| vlan.bridge == port.bridge).cloned(),
                 services: self.services(port, desired),
+                tags: desired.tags.iter().find(|tags| tags.nic == port.nic).cloned(),
                 guard: desired.guards.iter().find(|guard| guard.nic == port.nic).cloned(),
                 number: desired.numbers.get(&port.nic).copied(),
                 place,
@@ -181,6 +201,44 @@ impl Reservation {
             self.leaving.remove(&port.nic);
             self.nics.insert(port.nic, reserved);
         }
+        for function in &desired.functions {
+            let reserved = FunctionReservation { driver: driver.to_owned(), function: function.clone() };
+            self.functions.insert(function.nic, reserved);
+        }
+    }
+
+    /// The virtual functions of that driver's networks.
+    pub fn functions_of<'r>(&'r self, driver: &'r str) -> impl Iterator<Item = &'r Function> {
+        self.functions
+            .values()
+            .filter(move |reserved| reserved.driver == driver)
+            .map(|reserved| &reserved.function)
+    }
+
+    /// Whether that virtual function is one of its guest's.
+    pub fn has_function(&self, function: &Function) -> bool {
+        self.functions.values().any(|reserved| reserved.function.is_same(function))
+    }
+
+    /// Has `desired` take back what its functions were allowed before and are not any more.
+    pub fn take_back_trust(&self, desired: &mut Desired) {
+        for function in &mut desired.functions {
+            if let Some(before) = self.functions.get(&function.nic) {
+                *function = function.after(&before.function);
+            }
+        }
+    }
+
+    /// Whether nothing is reserved.
+    pub fn is_empty(&self) -> bool {
+        self.nics.is_empty() && self.functions.is_empty()
+    }
+
+    /// Gives up all that a driver has reserved, but for the NICs that `desired` is about to reserve in its place.
+    pub fn release_all_of(&mut self, driver: &str, desired: &Desired) {
+        let comes = |nic: u32| desired.ports.iter().any(|port| port.nic == nic);
+        self.nics.retain(|nic, reserved| reserved.driver != driver || comes(*nic));
+        self.functions.retain(|_, reserved| reserved.driver != driver);
     }
 
     /// The services of a NIC's bridge. Those that the file lists no more stay until the guest leaves, and are taken away then.
@@ -211,8 +269,16 @@ impl Reservation {
             reserved.vlan.iter().for_each(|vlan| keep_one(&mut out.vlans, vlan, |known| &known.name));
             let services = reserved.services.iter();
             services.for_each(|services| keep_one(&mut out.services, services, |known| &known.bridge));
+            out.tags.extend(reserved.tags.clone());
             out.guards.extend(reserved.guard.clone());
             out.numbers.extend(reserved.number.map(|number| (*nic, number)));
+        }
+        let functions = self.functions.values().map(|reserved| &reserved.function);
+        out.functions.extend(functions.filter(|function| nics.contains(&function.nic)).cloned());
+        // Whatever another NIC was told of the bridge: it filters where one needs that.
+        for tags in &out.tags {
+            let known = out.bridges.iter_mut().find(|known| known.name == tags.bridge);
+            known.into_iter().for_each(|known| known.options.extend(tags.options()));
         }
         out
     }
@@ -220,6 +286,7 @@ impl Reservation {
     /// Gives up a NIC.
     pub fn release(&mut self, nic: u32) {
         self.nics.remove(&nic);
+        self.functions.remove(&nic);
         self.leaving.remove(&nic);
         self.presence.remove(&nic);
         self.prepared.remove(&nic);
@@ -264,9 +331,10 @@ impl Reservation {
         }
     }
 
-    /// The bridges it names.
+    /// The bridges it names, and the physical functions of its virtual ones: what an action has to lock.
     pub fn bridges(&self) -> impl Iterator<Item = &LinkName> {
-        self.nics.values().map(|nic| &nic.port.bridge)
+        let devices = self.functions.values().map(|reserved| &reserved.function.device);
+        self.nics.values().map(|nic| &nic.port.bridge).chain(devices)
     }
 
     /// Whether a guest that is here, or still to come, needs that bridge.

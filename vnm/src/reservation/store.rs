@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use causeway_core::names::{LinkName, VmId};
 
 use super::{Reservation, SCHEMA, now};
+use crate::desired::{Function, Tags};
 
 /// Larger than any reservation we write.
 const SIZE: u64 = 1 << 20;
@@ -46,6 +47,15 @@ pub struct Claims {
     /// The bridges.
     pub bridges: BTreeSet<LinkName>,
     /// Reservations that cannot be read: what they may need counts as needed.
+    pub unreadable: Vec<ReservationError>,
+}
+
+/// The VLANs that other VMs' guests have in some bridges.
+#[derive(Debug, Default)]
+pub struct OthersTags {
+    /// The VLANs.
+    pub tags: Vec<Tags>,
+    /// Reservations that cannot be read: they may name any.
     pub unreadable: Vec<ReservationError>,
 }
 
@@ -102,7 +112,7 @@ impl Reservations {
             make_dir(&index).and_then(|()| touch(&index.join(&file))).map_err(failed("write", &index))?;
         }
         let path = self.path(after.vm);
-        if after.nics.is_empty() {
+        if after.is_empty() {
             remove(&path).map_err(failed("remove", &path))?;
         } else {
             self.write(after, &path).map_err(failed("write", &path))?;
@@ -154,6 +164,41 @@ impl Reservations {
             }
         }
         Ok(claims)
+    }
+
+    /// The VLANs that guests of other VMs than `vm` have in `bridges`, or are to have.
+    ///
+    /// # Errors
+    /// The index cannot be read.
+    pub fn tags<'a>(&self, bridges: impl IntoIterator<Item = &'a LinkName>, vm: VmId) -> Result<OthersTags> {
+        let mut others = OthersTags::default();
+        for bridge in bridges {
+            for claimant in self.on(bridge)?.into_iter().filter(|claimant| *claimant != vm) {
+                match self.load(claimant) {
+                    Ok(reservation) => {
+                        let tags = reservation.nics.into_values().filter_map(|nic| nic.tags);
+                        others.tags.extend(tags.filter(|tags| tags.bridge == *bridge));
+                    }
+                    Err(error) => others.unreadable.push(error),
+                }
+            }
+        }
+        Ok(others)
+    }
+
+    /// Whether another VM than `vm` has come to have that virtual function since `written`. (One that lost it without a word, with its
+    /// host, has nothing to say.)
+    ///
+    /// # Errors
+    /// The index, or a reservation of that physical function's, cannot be read.
+    pub fn has_since(&self, function: &Function, vm: VmId, written: u64) -> Result<bool> {
+        for claimant in self.on(&function.device)?.into_iter().filter(|claimant| *claimant != vm) {
+            let reservation = self.load(claimant)?;
+            if reservation.written >= written && reservation.has_function(function) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The VMs that may have reserved a bridge.

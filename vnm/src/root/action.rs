@@ -12,11 +12,11 @@
 //! Everything that can be refused is refused before the first step; every action may run twice, and finishes what a
 //! killed one left half done.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use causeway_core::answer::{Failure, Kind};
-use causeway_core::document::VmDocument;
+use causeway_core::document::{Pci, VmDocument};
 use causeway_core::names::{LinkName, VmId};
 
 use super::error::ActionError;
@@ -27,9 +27,10 @@ use super::uplinks::{self, UplinksError};
 use super::wire::{Reconcile, Request, Seen, Verb};
 use crate::asked::Asked;
 use crate::connections::Connections;
-use crate::desired::{self, Desired, Driver, Facts, Settings};
+use crate::desired::{self, Desired, Driver, Facts, Located, Refusal, Settings};
 use crate::fabric::Change;
 use crate::fabric::linux::observe::uplinks;
+use crate::fabric::linux::sysfs::locate;
 use crate::lock::{Lock, LockError};
 
 /// The longest wait for locks, whatever the request says.
@@ -74,6 +75,12 @@ pub enum Found {
 
 fn strict(bytes: &[u8]) -> Result<VmDocument, ActionError> {
     Ok(VmDocument::parse(bytes)?)
+}
+
+/// The attribute that says where a PCI device is; `ADDRESS` says it with the domain.
+pub(super) fn address_of(pci: &Pci) -> Option<(&'static str, &str)> {
+    let whole = pci.address.as_deref().map(|text| ("ADDRESS", text));
+    whole.or(pci.short_address.as_deref().map(|text| ("SHORT_ADDRESS", text)))
 }
 
 /// An action under way.
@@ -129,9 +136,11 @@ impl<'a, 'l> Action<'a, 'l> {
         let named: BTreeSet<LinkName> =
             self.driver.selected(vm).iter().filter_map(|nic| nic.phydev.clone()).collect();
         let mut facts = Facts { filtered: self.host.hands_all_over(), ..Facts::default() };
+        facts.functions = self.locate(vm)?;
+        let needs_none = named.is_empty() && facts.functions.is_empty();
         facts.listed = match uplinks::read(&self.host.places.uplinks) {
             // Who names no device of the operator's can do without the list.
-            Err(UplinksError::Missing { .. }) if named.is_empty() => BTreeSet::new(),
+            Err(UplinksError::Missing { .. }) if needs_none => BTreeSet::new(),
             other => other.map_err(|error| {
                 let nics = self.driver.selected(vm).into_iter().filter(|nic| nic.phydev.is_some());
                 ActionError::from(error).of(nics.map(|nic| nic.nic_id).collect())
@@ -143,6 +152,23 @@ impl<'a, 'l> Action<'a, 'l> {
         self.log.notes.extend(answer.notes);
         let terms = Terms { facts, arp: self.settings.arp_cache_poisoning, ..Terms::default() };
         Ok((answer.desired, terms))
+    }
+
+    /// Where the PCI devices of this driver's networks are.
+    fn locate(&self, vm: &VmDocument) -> Result<BTreeMap<u32, Located>, ActionError> {
+        // What no PCI device can have is refused before one is looked for.
+        let devices = if self.driver.has_tunnels() { Vec::new() } else { self.driver.selected_pcis(vm) };
+        let mut found = BTreeMap::new();
+        for (pci, nic) in devices {
+            let Some((attribute, text)) = address_of(pci) else { continue };
+            let address = text.parse().map_err(|_| {
+                Refusal::malformed(nic.nic_id, attribute, text, "the address of a PCI device such as 02:00.0")
+            })?;
+            let located = locate(&self.host.places.pci, address);
+            let located = located.map_err(|source| ActionError::Function { nic: nic.nic_id, source })?;
+            found.insert(nic.nic_id, located);
+        }
+        Ok(found)
     }
 
     /// Makes a change; with a dry run, it is only said.

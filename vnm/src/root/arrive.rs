@@ -16,7 +16,7 @@ use crate::fabric::ovs;
 impl Action<'_, '_> {
     pub(super) fn post(&mut self, vm: &VmDocument) -> Result<(), ActionError> {
         let (mut desired, terms) = self.work_out(vm)?;
-        let bridges = desired.ports.iter().map(|port| port.bridge.clone()).collect();
+        let bridges = desired.places().cloned().collect();
         let lock = self.lock_vm(vm.id)?;
         let locks = self.lock_all(lock, &bridges)?;
         let way = self.compare_numbered(&mut desired, &terms, self.dry_run)?;
@@ -62,7 +62,8 @@ impl Action<'_, '_> {
         let (mut desired, terms) = self.work_out(vm)?;
         // Where the guest is has not changed, and a table that has forgotten it is not this action's.
         desired.fdb.clear();
-        let bridges = desired.ports.iter().map(|port| port.bridge.clone()).collect();
+        desired.functions.clear();
+        let bridges = desired.places().cloned().collect();
         let lock = self.lock_vm(vm.id)?;
         let _locks = self.lock_all(lock, &bridges)?;
         let way = self.compare_numbered(&mut desired, &terms, self.dry_run)?;

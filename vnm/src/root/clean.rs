@@ -3,16 +3,19 @@
 use std::collections::BTreeSet;
 
 use causeway_core::answer::Failure;
-use causeway_core::document::VmDocument;
+use causeway_core::document::{Nic, Pci, VmDocument};
 use causeway_core::names::VmId;
 
-use super::action::Action;
+use super::action::{Action, address_of};
 use super::error::ActionError;
 use super::left::Left;
 use super::step::Step;
+use super::uplinks;
 use crate::desired::driver::selects_all;
 use crate::desired::nics::names;
+use crate::desired::{Driver, Function, Located, Refusal};
 use crate::fabric::linux::observe::tap_exists;
+use crate::fabric::linux::sysfs::locate;
 use crate::lock::Lock;
 use crate::reservation::{NicReservation, Place, Reservation, ReservationError, now};
 
@@ -38,7 +41,9 @@ impl Action<'_, '_> {
         };
         let mut nics = self.leaving_nics(vm, &reservation);
         self.spare_newer(&mut nics, &reservation);
-        let left = self.what_is_left(vm, &reservation, &nics);
+        let mut left = self.what_is_left(vm, &reservation, &nics);
+        let staying = reservation.nics.iter().filter(|(nic, _)| !nics.contains(nic));
+        left.linux.spare_vlans(staying.filter_map(|(_, reserved)| reserved.tags.as_ref()));
         let locks = self.lock_all(lock, &left.bridges())?;
         // Another NIC of this VM may be in the same bridge.
         let stays = reservation.nics.iter().filter(|(nic, _)| !nics.contains(nic));
@@ -74,9 +79,11 @@ impl Action<'_, '_> {
     /// The numbers of the NICs that `clean` is about: of the document where it singles one out, else all reserved ones.
     fn leaving_nics(&self, vm: &VmDocument, reservation: &Reservation) -> BTreeSet<u32> {
         let mut nics: BTreeSet<u32> = self.driver.selected(vm).iter().map(|nic| nic.nic_id).collect();
+        nics.extend(self.driver.selected_pcis(vm).iter().map(|(_, nic)| nic.nic_id));
         if selects_all(vm) {
             let reserved = reservation.nics.iter().filter(|(_, nic)| nic.driver == self.driver.name());
             nics.extend(reserved.map(|(nic, _)| *nic));
+            nics.extend(reservation.functions_of(self.driver.name()).map(|function| function.nic));
         }
         nics
     }
@@ -104,6 +111,8 @@ impl Action<'_, '_> {
             if let Some(reserved) = reservation.nics.get(nic) {
                 left.add(*nic, reserved);
             }
+            let function = reservation.functions.get(nic).map(|reserved| &reserved.function);
+            function.into_iter().for_each(|function| left.add_function(function));
         }
         let unknown =
             self.driver.selected(vm).into_iter().filter(|nic| !reservation.nics.contains_key(&nic.nic_id));
@@ -113,7 +122,38 @@ impl Action<'_, '_> {
                 Err(refusal) => self.log.notes.push(format!("nothing to remove: {refusal}")),
             }
         }
+        let devices = self.driver.selected_pcis(vm).into_iter();
+        for (pci, nic) in devices.filter(|(_, nic)| !reservation.functions.contains_key(&nic.nic_id)) {
+            match self.unreserved_function(pci, nic) {
+                Ok(Some(function)) => {
+                    if let Some((tap, bridge)) = function.representor.as_ref().zip(nic.bridge.clone()) {
+                        left.add_port(nic.nic_id, tap, bridge);
+                    }
+                    left.add_function(&function);
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    let failure = Failure::from(error);
+                    self.log.notes.push(format!("nothing to reset: {failure}"));
+                }
+            }
+        }
         left
+    }
+
+    /// The virtual function of a PCI device that nothing was reserved for, as far as the operator lets networks use it.
+    fn unreserved_function(&self, pci: &Pci, nic: &Nic) -> Result<Option<Function>, ActionError> {
+        let Some((_, text)) = address_of(pci) else { return Ok(None) };
+        let Some((address, mac)) = text.parse().ok().zip(nic.mac) else { return Ok(None) };
+        let located = locate(&self.host.places.pci, address);
+        let located = located.map_err(|source| ActionError::Function { nic: nic.nic_id, source })?;
+        let Located::Virtual { device, index, representor } = located else { return Ok(None) };
+        let representor = representor.filter(|_| self.driver == Driver::OvSwitch);
+        if !uplinks::read(&self.host.places.uplinks)?.contains(&device) {
+            return Err(Refusal::not_listed(nic.nic_id, &device).into());
+        }
+        let (vlan, spoofchk, trust) = (nic.vlan_tag().unwrap_or(0), nic.spoofchk, nic.trust);
+        Ok(Some(Function { nic: nic.nic_id, device, index, mac, vlan, spoofchk, trust, representor }))
     }
 
     /// Finishes what other VMs left: NICs whose device lingered, and guests that never came. It can fail nothing.
@@ -155,7 +195,7 @@ impl Action<'_, '_> {
         let mut gone = BTreeSet::new();
         let mut left = Left::nothing(vm);
         for (nic, reserved) in &reservation.nics {
-            if !old && !reservation.leaving.contains(nic) {
+            if reservation.functions.contains_key(nic) || !old && !reservation.leaving.contains(nic) {
                 continue;
             }
             if self.is_here(reserved)? {
@@ -165,14 +205,25 @@ impl Action<'_, '_> {
                 gone.insert(*nic);
             }
         }
+        // A virtual function tells nothing of its guest; one whose devices are all gone is not here.
+        let telling = reservation.nics.keys().filter(|nic| !reservation.functions.contains_key(nic)).count();
+        if old && !gone.is_empty() && gone.len() == telling {
+            for (nic, reserved) in &reservation.functions {
+                reservation.nics.get(nic).into_iter().for_each(|seat| left.add(*nic, seat));
+                left.add_function(&reserved.function);
+                gone.insert(*nic);
+            }
+        }
         if gone.is_empty() {
             // It is looked for again when it is old again.
-            return match old {
+            return match old && !reservation.nics.is_empty() {
                 true => Ok(self.host.reservations.replace(&reservation, &after)?),
                 false => Ok(()),
             };
         }
-        let stays = reservation.nics.iter().filter(|(nic, _)| !gone.contains(nic));
+        let stays = || reservation.nics.iter().filter(|(nic, _)| !gone.contains(nic));
+        left.linux.spare_vlans(stays().filter_map(|(_, reserved)| reserved.tags.as_ref()));
+        let stays = stays();
         let keep = stays.map(|(_, reserved)| reserved.port.bridge.clone()).collect();
         let _locks = self.lock_all(lock, &left.bridges())?;
         self.leave(vm, &left, keep)?;

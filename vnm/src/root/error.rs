@@ -10,6 +10,7 @@ use super::uplinks::UplinksError;
 use crate::connections::ConnectionsError;
 use crate::desired::Refusal;
 use crate::fabric::firewall::FirewallError;
+use crate::fabric::linux::sysfs::LocateError;
 use crate::fabric::linux::{Conflict, NetlinkError};
 use crate::fabric::ovs::{self, OvsError};
 use crate::fabric::services::ServicesError;
@@ -28,6 +29,14 @@ pub enum ActionError {
     /// The host cannot be brought there without harm.
     #[error(transparent)]
     Conflict(#[from] Conflict),
+    /// A PCI device of a network can't be found, or not all of it.
+    #[error("NIC {nic}")]
+    Function {
+        /// `NIC_ID`.
+        nic: u32,
+        /// What is lacking.
+        source: LocateError,
+    },
     /// The kernel said no.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),

@@ -1,6 +1,6 @@
 //! The fabrics of this host, together: what they have, the way to what must be, and the steps of that way.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use causeway_core::names::{LinkName, VmId};
@@ -16,7 +16,7 @@ use crate::fabric::firewall::Nft;
 use crate::fabric::linux::parse::Link;
 use crate::fabric::linux::{self, Rtnetlink, Scope, Surroundings};
 use crate::fabric::ovs::{self, Ovs};
-use crate::reservation::Reservations;
+use crate::reservation::{OthersTags, Reservations};
 
 /// How often a state is looked at anew when somebody else made a device in between.
 pub(super) const TRIES: u32 = 4;
@@ -38,6 +38,8 @@ pub(super) struct Terms {
     pub(super) facts: Facts,
     /// Ways out that the networks give up for others.
     pub(super) given_up: BTreeSet<LinkName>,
+    /// VLANs that ports of their bridges carry for them, and are to carry no more.
+    pub(super) vlans_given_up: BTreeMap<linux::Place, BTreeSet<u16>>,
     /// Whether the networks themselves change, with all of their guests, not only what one guest finds there.
     pub(super) whole: bool,
     /// `arp_cache_poisoning`: guests on Open vSwitch are held to their addresses in ARP too.
@@ -92,6 +94,16 @@ impl<'a> Host<'a> {
     ) -> Result<Way, ActionError> {
         let mut scope = Scope { all_tunnels, ..Scope::from(desired) };
         scope.links.extend(terms.given_up.iter().cloned());
+        scope.vlans |= !terms.vlans_given_up.is_empty();
+        let mut vlans_given_up = terms.vlans_given_up.clone();
+        let mut others = OthersTags::default();
+        if scope.vlans {
+            others = self.reservations.tags(scope.bridges.iter(), desired.vm)?;
+        }
+        if !others.unreadable.is_empty() {
+            // What can't be read may need any VLAN of an uplink.
+            vlans_given_up.retain(|place, _| desired.ports.iter().any(|port| port.tap == place.name));
+        }
         let observed = linux::observe(&mut self.netlink, &scope)?;
         let shared = if terms.whole { BTreeSet::new() } else { self.shared(desired, &observed)? };
         let around = Surroundings {
@@ -99,12 +111,15 @@ impl<'a> Host<'a> {
             shared,
             filtered: terms.facts.filtered,
             given_up: terms.given_up.clone(),
+            vlans_given_up,
+            tags: others.tags,
         };
         let linux::Difference { changes, mut notes } = linux::difference(desired, &observed, &around)
             .map_err(|conflict| {
                 let nics = desired.nics_of(conflict.device());
                 ActionError::from(conflict).of(nics)
             })?;
+        notes.extend(others.unreadable.iter().map(ToString::to_string));
         let mut changes: Vec<Change> = changes.into_iter().map(Change::from).collect();
         let fences = self.fences(desired)?;
         let mut switch = None;

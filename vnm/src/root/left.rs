@@ -8,7 +8,7 @@ use super::action::Action;
 use super::error::ActionError;
 use super::host::TRIES;
 use crate::desired::nics::Names;
-use crate::desired::{Datapath, Desired, Port, Switch};
+use crate::desired::{Datapath, Desired, Function, Port, Switch};
 use crate::fabric::{linux, ovs};
 use crate::reservation::{NicReservation, Place};
 
@@ -56,6 +56,7 @@ impl Left {
                 self.linux.add(&reserved.port, bridge.keep, made, bridge.uplink.as_ref());
                 let served = reserved.services.iter().map(|services| services.bridge.clone());
                 self.linux.services.extend(served);
+                reserved.tags.iter().for_each(|tags| self.linux.add_vlans(tags));
                 if reserved.is_stateful() {
                     self.tracked.push(reserved.port.clone());
                 }
@@ -84,6 +85,12 @@ impl Left {
         self.tunnels.extend(tunnel.iter().filter(|_| !keep).cloned());
     }
 
+    /// Adds a virtual function that a NIC leaves; its device on the host, if it has one, does not go with its guest.
+    pub(super) fn add_function(&mut self, function: &Function) {
+        self.switch.stays(function.nic);
+        self.linux.functions.push(function.clone());
+    }
+
     /// Adds a port on Open vSwitch of which nothing but the name is known.
     pub(super) fn add_port(&mut self, nic: u32, tap: &LinkName, bridge: LinkName) {
         let switch = Switch {
@@ -108,7 +115,13 @@ impl Left {
     pub(super) fn bridges(&self) -> BTreeSet<LinkName> {
         let taps = self.linux.taps.iter().map(|tap| &tap.bridge);
         let seats = self.switch.seats.values().map(|seat| &seat.switch);
-        taps.chain(&self.linux.bridges).chain(seats).chain(self.switch.switches.keys()).cloned().collect()
+        let devices = self.linux.functions.iter().map(|function| &function.device);
+        taps.chain(&self.linux.bridges)
+            .chain(devices)
+            .chain(seats)
+            .chain(self.switch.switches.keys())
+            .cloned()
+            .collect()
     }
 }
 
@@ -124,6 +137,8 @@ impl Action<'_, '_> {
         reserved.extend(keep);
         let mut lingering = BTreeSet::new();
         let mut linux = left.linux.clone();
+        self.spare_vlans_of_others(vm, &mut linux)?;
+        self.spare_functions_of_others(vm, &mut linux)?;
         if !left.switch.seats.is_empty() || !left.switch.switches.is_empty() {
             lingering = self.leave_switch(left, &reserved)?;
             linux.loose.extend(self.loose(left)?);
@@ -146,6 +161,33 @@ impl Action<'_, '_> {
         self.host.unfence(vm, &gone, self.dry_run, self.log)?;
         lingering.extend(removal.lingering);
         Ok(lingering)
+    }
+
+    /// Spares the VLANs that other VMs' guests have in the same bridges. Where that can't be known, all stay.
+    fn spare_vlans_of_others(&self, vm: VmId, leaving: &mut linux::Leaving) -> Result<(), ActionError> {
+        let bridges: BTreeSet<LinkName> = leaving.vlans.keys().map(|place| place.bridge.clone()).collect();
+        let others = self.host.reservations.tags(&bridges, vm)?;
+        leaving.spare_vlans(&others.tags);
+        if !others.unreadable.is_empty() {
+            leaving.vlans.clear();
+        }
+        Ok(())
+    }
+
+    /// Spares the virtual functions that are another VM's by now.
+    fn spare_functions_of_others(&self, vm: VmId, leaving: &mut linux::Leaving) -> Result<(), ActionError> {
+        if leaving.functions.is_empty() {
+            return Ok(());
+        }
+        let written = self.host.reservations.load(vm).map_or(0, |own| own.written);
+        let mut own = Vec::new();
+        for function in leaving.functions.drain(..) {
+            if !self.host.reservations.has_since(&function, vm, written)? {
+                own.push(function);
+            }
+        }
+        leaving.functions = own;
+        Ok(())
     }
 
     fn leave_switch(

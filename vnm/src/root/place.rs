@@ -18,6 +18,8 @@ pub struct Places {
     pub locks: PathBuf,
     /// The kernel's switches for its memory.
     pub memory: PathBuf,
+    /// The kernel's directory of PCI devices.
+    pub pci: PathBuf,
     /// The kernel's switches for bridges, where it has them; of the network namespace.
     pub bridges: PathBuf,
     /// Where Open vSwitch is reached.
@@ -37,6 +39,7 @@ impl Default for Places {
             reservations: "/var/lib/causeway/network".into(),
             locks: "/run/causeway".into(),
             memory: "/proc/sys/vm".into(),
+            pci: "/sys/bus/pci/devices".into(),
             bridges: "/proc/sys/net/bridge".into(),
             switch: ovs::Places::default(),
             namespaces: "/run/netns".into(),

@@ -21,8 +21,8 @@ impl Action<'_, '_> {
         desired.fdb.clear();
         let lock = self.lock_vm(vm.id)?;
         let before = self.host.reservations.load(vm.id)?;
-        let named = desired.ports.iter().map(|port| &port.bridge);
-        let bridges = before.bridges().chain(named).cloned().collect();
+        let bridges = before.bridges().chain(desired.places()).cloned().collect();
+        before.take_back_trust(&mut desired);
         let _locks = self.lock_all(lock, &bridges)?;
         let way = self.compare_numbered(&mut desired, &terms, self.dry_run)?;
         if self.dry_run {
@@ -31,13 +31,12 @@ impl Action<'_, '_> {
         let way = self.take_numbers(&mut desired, &terms, way)?;
         let mut after = before.clone();
         if selects_all(vm) {
-            let comes = |nic: u32| desired.ports.iter().any(|port| port.nic == nic);
-            after.nics.retain(|nic, reserved| reserved.driver != self.driver.name() || comes(*nic));
+            after.release_all_of(self.driver.name(), &desired);
         }
         after.reserve(self.driver.name(), &desired);
         after.prepare(desired.ports.iter().map(|port| port.nic), self.asked.as_ref());
         self.prepare(&before, &after, &desired, &terms, way)?;
-        self.log.reserved = after.nics != before.nics;
+        self.log.reserved = (&after.nics, &after.functions) != (&before.nics, &before.functions);
         Ok(())
     }
 
@@ -61,10 +60,17 @@ impl Action<'_, '_> {
         for (nic, old) in before.nics.iter().filter(|(nic, old)| elsewhere(nic, old)) {
             if old.driver == self.driver.name() {
                 left.add(*nic, old);
+                if before.functions.contains_key(nic) {
+                    left.switch.stays(*nic);
+                }
             }
         }
+        let given_up = before.functions_of(self.driver.name());
+        let given_up = given_up.filter(|old| !desired.functions.iter().any(|new| new.is_same(old)));
+        left.linux.functions.extend(given_up.filter(|old| !after.has_function(old)).cloned());
         // The devices themselves are those of the NICs that are to come.
         left.spare(&desired.ports);
+        left.linux.spare_vlans(after.nics.values().filter_map(|reserved| reserved.tags.as_ref()));
         let keep = desired.ports.iter().map(|port| port.bridge.clone()).collect();
         self.leave(desired.vm, &left, keep)?;
         Ok(())
@@ -84,6 +90,8 @@ impl Action<'_, '_> {
         // `pre` says nothing of where the guest is, so there is nothing to take back.
         left.linux.fdb.clear();
         left.spare(before.nics.values().map(|old| &old.port));
+        left.linux.functions.retain(|function| !before.has_function(function));
+        left.linux.spare_vlans(before.nics.values().filter_map(|old| old.tags.as_ref()));
         let undone = self.leave(desired.vm, &left, keep).and_then(|_| self.guard_again(before, terms));
         self.log.begin(&Step::Release);
         let undone = undone.and(self.host.reservations.replace(after, before).map_err(ActionError::from));

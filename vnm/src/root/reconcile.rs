@@ -50,8 +50,9 @@ impl Action<'_, '_> {
             let lock = self.lock_vm(vm)?;
             let reserved = self.host.reservations.load(vm)?;
             let here = reserved.nics.iter().filter(|(nic, _)| !reserved.leaving.contains(nic));
-            let nics: BTreeSet<u32> =
+            let mut nics: BTreeSet<u32> =
                 here.filter(|(_, nic)| nic.driver == driver).map(|(nic, _)| *nic).collect();
+            nics.extend(reserved.functions_of(driver).map(|function| function.nic));
             if nics.is_empty() {
                 continue;
             }
@@ -76,9 +77,10 @@ impl Action<'_, '_> {
             listed: uplinks::read(&self.host.places.uplinks)?,
             uplinks: uplinks(&mut self.host.netlink, &named)?,
             filtered: self.host.hands_all_over(),
+            ..Facts::default()
         };
         let terms = Terms { facts, arp: self.settings.arp_cache_poisoning, ..Terms::default() };
-        let _locks = self.lock_all(lock, &desired.ports.iter().map(|port| port.bridge.clone()).collect())?;
+        let _locks = self.lock_all(lock, &desired.places().cloned().collect())?;
         let way = self.host.compare(desired, &terms, true)?;
         match self.dry_run {
             true => self.host.tell(way, self.log).map(|_| ()),

@@ -3,9 +3,9 @@
 //! A tunnel can't be given another number or uplink, so its bridge gets a new one in place of the old one; until both steps are
 //! done, the network's guests on this host hear only each other. Where a step fails, what was reserved is made again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use causeway_core::document::{Nic, VmDocument};
+use causeway_core::document::{Form, Nic, Pci, TagRanges, VmDocument};
 use causeway_core::names::LinkName;
 
 use super::action::Action;
@@ -16,6 +16,8 @@ use super::step::Step;
 use crate::desired::port::device_name;
 use crate::desired::vxlan::tunnel_name;
 use crate::desired::{Desired, Driver, Refusal};
+use crate::fabric::linux::Place;
+use crate::fabric::linux::vlans::carried;
 use crate::reservation::{GivenUp, Reservation};
 
 impl Action<'_, '_> {
@@ -23,14 +25,17 @@ impl Action<'_, '_> {
         let mut vm = vm.clone();
         let network = network(args)?;
         vm.nics.retain(|nic| nic.network_id == Some(network));
+        let here = |pci: &Pci| pci.nic.as_ref().is_some_and(|nic| nic.network_id == Some(network));
+        vm.pcis.retain(here);
         let (mut desired, mut terms) = self.work_out(&vm)?;
         let lock = self.lock_vm(vm.id)?;
         let before = self.host.reservations.load(vm.id)?;
         let given_up = self.given_up(&vm, &desired, &before);
         terms.whole = true;
         terms.given_up = given_up.iter().map(|way| way.name.clone()).collect();
-        let bridges =
-            before.bridges().chain(desired.ports.iter().map(|port| &port.bridge)).cloned().collect();
+        terms.vlans_given_up = vlans_before(self.driver, &vm, &desired, &before);
+        let bridges = before.bridges().chain(desired.places()).cloned().collect();
+        before.take_back_trust(&mut desired);
         let locks = self.lock_all(lock, &bridges)?;
         // A number that is taken is found before the old tunnel goes.
         let way = self.compare_numbered(&mut desired, &terms, true)?;
@@ -103,11 +108,12 @@ impl Action<'_, '_> {
         terms: Terms,
         first: ActionError,
     ) -> ActionError {
-        let nics = desired.ports.iter().map(|port| port.nic).collect();
+        let ports = desired.ports.iter().map(|port| port.nic);
+        let nics = ports.chain(desired.functions.iter().map(|function| function.nic)).collect();
         let old = before.desired(&nics);
         let kept: BTreeSet<&LinkName> = old.ways_out().collect();
         let given_up = desired.ways_out().filter(|name| !kept.contains(name)).cloned().collect();
-        let terms = Terms { given_up, ..terms };
+        let terms = Terms { given_up, vlans_given_up: carried(&desired.tags), ..terms };
         let back = self.host.compare(&old, &terms, true);
         let back = back.and_then(|way| self.host.make(&old, &terms, way, self.log));
         self.log.begin(&Step::Release);
@@ -117,6 +123,34 @@ impl Action<'_, '_> {
             Err(undo) => ActionError::Undo { first: Box::new(first), undo: Box::new(undo) },
         }
     }
+}
+
+/// The VLANs that these NICs had and have no more, at their devices and at the ways out: as reserved, and as the document tells of
+/// what was before.
+fn vlans_before(
+    driver: Driver,
+    vm: &VmDocument,
+    desired: &Desired,
+    before: &Reservation,
+) -> BTreeMap<Place, BTreeSet<u16>> {
+    let reserved = desired.ports.iter().filter_map(|port| before.nics.get(&port.nic)?.tags.as_ref());
+    let mut out = carried(reserved);
+    let attribute = if driver == Driver::Dot1q { "CVLANS" } else { "VLAN_TAGGED_ID" };
+    let old = vm.vnet_update.get(attribute).and_then(|list| TagRanges::read(list)).unwrap_or_default();
+    if driver.is_switch() || driver == Driver::Vxlan || old.is_empty() {
+        return out;
+    }
+    for port in &desired.ports {
+        let uplinks = desired.bridges.iter().filter(|bridge| bridge.name == port.bridge);
+        let vlans = desired.vlans.iter().filter(|vlan| vlan.bridge == port.bridge).map(|vlan| &vlan.name);
+        let ways_out = uplinks.filter_map(|bridge| bridge.uplink.as_ref()).chain(vlans);
+        for name in ways_out.chain([&port.tap]) {
+            out.entry(Place { name: name.clone(), bridge: port.bridge.clone() })
+                .or_default()
+                .extend(old.tags());
+        }
+    }
+    out
 }
 
 /// The network that has changed: the second argument, after the deploy id (contract VNM 1.3).

@@ -15,9 +15,12 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::io::Errno;
 
 use super::change::Change;
+use super::ethtool::Ethtool;
+use super::functions;
 use super::mark;
 use super::netlink::{Existing, NetlinkError, Rtnetlink};
 use super::observe::by_name;
+use super::vlan_table;
 use crate::desired::{BridgeOption, FdbEntry, Vlan, Vxlan, VxlanTuning};
 
 /// Makes one change.
@@ -31,7 +34,7 @@ pub fn apply(netlink: &mut Rtnetlink, change: &Change) -> Result<(), NetlinkErro
             let data = InfoData::Bridge(bridge_options(options));
             let attributes =
                 vec![LinkAttribute::Address(address()?.0.to_vec()), info(InfoKind::Bridge, data)];
-            create(netlink, &what, name, attributes)
+            create(netlink, &what, name, attributes).map_err(|error| if_filtering(options, error))
         }
         Change::CreateVxlan(tunnel) => create_vxlan(netlink, &what, tunnel),
         Change::CreateVlan(vlan) => create_vlan(netlink, &what, vlan),
@@ -42,7 +45,8 @@ pub fn apply(netlink: &mut Rtnetlink, change: &Change) -> Result<(), NetlinkErro
         Change::SetBridge { name, options } => {
             let data = InfoData::Bridge(bridge_options(options));
             let message = message(index(netlink, name)?, vec![info(InfoKind::Bridge, data)]);
-            netlink.change(&what, RouteNetlinkMessage::NewLink(message), Existing::Needed)
+            let sent = netlink.change(&what, RouteNetlinkMessage::NewLink(message), Existing::Needed);
+            sent.map_err(|error| if_filtering(options, error))
         }
         Change::SetVxlan { name, tuning } => {
             let data = InfoData::Vxlan(tuning_infos(*tuning));
@@ -59,15 +63,33 @@ pub fn apply(netlink: &mut Rtnetlink, change: &Change) -> Result<(), NetlinkErro
             let message = up(message(index(netlink, name)?, Vec::new()));
             netlink.change(&what, RouteNetlinkMessage::SetLink(message), Existing::Needed)
         }
+        Change::SetVlans { port, untagged, tagged } => {
+            let message = vlan_table::set(index(netlink, port)?, *untagged, tagged);
+            let sent = netlink.change(&what, RouteNetlinkMessage::SetLink(message), Existing::Needed);
+            sent.map_err(without_filtering)
+        }
+        Change::ForgetVlans { port, vlans } => forget(netlink, &what, |netlink| {
+            let message = vlan_table::forget(index(netlink, port)?, vlans);
+            Ok(RouteNetlinkMessage::DelLink(message))
+        }),
+        Change::SetOffload { name } => Ethtool::open()?.offload(&what, name),
+        Change::SetFunction { device, index: number, setting }
+        | Change::ResetFunction { device, index: number, setting } => {
+            let message = functions::set(index(netlink, device)?, *number, setting);
+            netlink.change(&what, RouteNetlinkMessage::NewLink(message), Existing::Needed)
+        }
         Change::SetFdb(entry) => {
             let mut message = fdb(netlink, entry)?;
             // Reachable: an entry like a learned one, which a frame from elsewhere moves and time removes.
             message.header.state = NeighbourState::Reachable;
             netlink.change(&what, RouteNetlinkMessage::NewNeighbour(message), Existing::Replaced)
         }
-        Change::ForgetFdb(entry) => forget(netlink, &what, |netlink| fdb(netlink, entry)),
+        Change::ForgetFdb(entry) => {
+            forget(netlink, &what, |netlink| Ok(RouteNetlinkMessage::DelNeighbour(fdb(netlink, entry)?)))
+        }
         Change::ForgetRemote(remote) => forget(netlink, &what, |netlink| {
-            Ok(neighbour(index(netlink, &remote.tunnel)?, remote.mac, NeighbourFlags::Own))
+            let message = neighbour(index(netlink, &remote.tunnel)?, remote.mac, NeighbourFlags::Own);
+            Ok(RouteNetlinkMessage::DelNeighbour(message))
         }),
         Change::Delete { name } => forget_link(netlink, &what, name),
     }
@@ -190,6 +212,24 @@ fn explain(error: NetlinkError, tunnel: &Vxlan) -> NetlinkError {
     }
 }
 
+/// Says what the errno means for a bridge that was to filter by VLAN.
+fn if_filtering(options: &BTreeMap<BridgeOption, u32>, error: NetlinkError) -> NetlinkError {
+    match options.get(&BridgeOption::VlanFiltering) {
+        Some(1) => without_filtering(error),
+        _ => error,
+    }
+}
+
+fn without_filtering(error: NetlinkError) -> NetlinkError {
+    match error {
+        NetlinkError::Refused { what, errno: errno @ Errno::OPNOTSUPP, note: None } => {
+            let note = "bridges of this host's kernel can't filter by VLAN: it was built without CONFIG_BRIDGE_VLAN_FILTERING";
+            NetlinkError::Refused { what, errno, note: Some(note.to_owned()) }
+        }
+        other => other,
+    }
+}
+
 fn tuning_infos(tuning: VxlanTuning) -> Vec<InfoVxlan> {
     let df = if tuning.df { VxlanDf::Set } else { VxlanDf::Unset };
     vec![
@@ -212,6 +252,8 @@ fn bridge_options(options: &BTreeMap<BridgeOption, u32>) -> Vec<InfoBridge> {
         // The table of accepted values ends at 65535.
         BridgeOption::Priority => InfoBridge::Priority(u16::try_from(*value).unwrap_or(u16::MAX)),
         BridgeOption::VlanFiltering => InfoBridge::VlanFiltering(*value != 0),
+        // The table of accepted values ends at 4094.
+        BridgeOption::VlanDefaultPvid => InfoBridge::VlanDefaultPvid(u16::try_from(*value).unwrap_or(0)),
         BridgeOption::McastSnooping => InfoBridge::MulticastSnooping(*value != 0),
         BridgeOption::McastQuerier => InfoBridge::MulticastQuerier(*value != 0),
         BridgeOption::NfCallIptables => InfoBridge::NfCallIpTables(*value != 0),
@@ -233,16 +275,13 @@ fn neighbour(index: u32, mac: Mac, flags: NeighbourFlags) -> NeighbourMessage {
     message
 }
 
-/// Deletes a forwarding entry; one that is gone, or whose device is, needs no deleting.
+/// Deletes an entry of a table; one that is gone, or whose device is, needs no deleting.
 fn forget(
     netlink: &mut Rtnetlink,
     what: &str,
-    entry: impl FnOnce(&mut Rtnetlink) -> Result<NeighbourMessage, NetlinkError>,
+    entry: impl FnOnce(&mut Rtnetlink) -> Result<RouteNetlinkMessage, NetlinkError>,
 ) -> Result<(), NetlinkError> {
-    let sent = entry(netlink).and_then(|message| {
-        let message = RouteNetlinkMessage::DelNeighbour(message);
-        netlink.change(what, message, Existing::Needed)
-    });
+    let sent = entry(netlink).and_then(|message| netlink.change(what, message, Existing::Needed));
     gone(sent)
 }
 

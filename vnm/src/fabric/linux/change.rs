@@ -1,12 +1,14 @@
 //! One change of the kernel's network: named, printable, and each one netlink message.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use causeway_core::names::LinkName;
 use serde::{Deserialize, Serialize};
 
+use super::functions::FunctionSetting;
 use super::observe::Remote;
+use crate::desired::tags::ranges;
 use crate::desired::{BridgeOption, FdbEntry, Vlan, Vxlan, VxlanTuning};
 
 /// What is done to the kernel; the order of a list is the order of its messages.
@@ -67,6 +69,45 @@ pub enum Change {
         /// The device.
         name: LinkName,
     },
+    /// Lets a port of a bridge be in VLANs.
+    SetVlans {
+        /// The port.
+        port: LinkName,
+        /// The VLAN of its frames without a tag, where that changes.
+        untagged: Option<u16>,
+        /// Those whose frames have their tag.
+        tagged: BTreeSet<u16>,
+    },
+    /// Takes a port of a bridge out of VLANs.
+    ForgetVlans {
+        /// The port.
+        port: LinkName,
+        /// The VLANs.
+        vlans: BTreeSet<u16>,
+    },
+    /// Has a device hand frames to its card.
+    SetOffload {
+        /// The device.
+        name: LinkName,
+    },
+    /// Sets what a physical function does for a virtual one.
+    SetFunction {
+        /// The physical function's device.
+        device: LinkName,
+        /// The virtual one's number.
+        index: u32,
+        /// What is set.
+        setting: FunctionSetting,
+    },
+    /// The same when its guest has left.
+    ResetFunction {
+        /// The physical function's device.
+        device: LinkName,
+        /// The virtual one's number.
+        index: u32,
+        /// What is set.
+        setting: FunctionSetting,
+    },
     /// Says behind which port an address is.
     SetFdb(FdbEntry),
     /// Forgets that an address is behind a port, if it is.
@@ -81,9 +122,11 @@ pub enum Change {
 }
 
 impl Change {
-    /// Whether a guest can do without it: tables fill by themselves, only later.
+    /// Whether a guest can do without it: tables fill by themselves, only later, and what a guest that has gone left on a function, the
+    /// next one's network sets anew. What its card does not move, the host does.
     pub fn is_advisory(&self) -> bool {
-        matches!(self, Change::SetFdb(_) | Change::ForgetFdb(_) | Change::ForgetRemote(_))
+        let table = matches!(self, Change::SetFdb(_) | Change::ForgetFdb(_) | Change::ForgetRemote(_));
+        table || matches!(self, Change::ResetFunction { .. } | Change::SetOffload { .. })
     }
 }
 
@@ -116,6 +159,17 @@ impl fmt::Display for Change {
             Change::SetBridgeOf { name, bridge } => write!(f, "set {name} bridge {bridge}"),
             Change::TakeOut { name } => write!(f, "take {name} out of its bridge"),
             Change::SetUp { name } => write!(f, "set {name} up"),
+            Change::SetVlans { port, untagged, tagged } => {
+                write!(f, "set vlans of {port}")?;
+                untagged.map_or(Ok(()), |tag| write!(f, " untagged {tag}"))?;
+                if tagged.is_empty() { Ok(()) } else { write!(f, " tagged {}", ranges(tagged)) }
+            }
+            Change::ForgetVlans { port, vlans } => write!(f, "forget vlans {} of {port}", ranges(vlans)),
+            Change::SetFunction { device, index, setting } => write!(f, "set {device} vf {index}{setting}"),
+            Change::ResetFunction { device, index, setting } => {
+                write!(f, "reset {device} vf {index}{setting}")
+            }
+            Change::SetOffload { name } => write!(f, "set {name} hw-tc-offload on"),
             Change::SetFdb(e) => write!(f, "set fdb {} at {} of {}", e.mac, e.port, e.bridge),
             Change::ForgetFdb(e) => write!(f, "forget fdb {} at {} of {}", e.mac, e.port, e.bridge),
             Change::ForgetRemote(r) => write!(f, "forget {} behind {}", r.mac, r.tunnel),

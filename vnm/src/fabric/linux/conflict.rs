@@ -107,6 +107,58 @@ pub enum Conflict {
         /// The bridge.
         name: LinkName,
     },
+    /// A bridge that we may not change, and that lets every VLAN pass.
+    #[error(
+        "bridge {name} does not filter by VLAN, and causeway did not make it: run `ip link set {name} type bridge vlan_filtering 1`"
+    )]
+    Unsorted {
+        /// The bridge.
+        name: LinkName,
+    },
+    /// A bridge that we may not change, and that puts a new port into a VLAN which is not the network's.
+    #[error(
+        "bridge {name} puts new ports into VLAN {found}, and causeway did not make it: run `ip link set {name} type bridge \
+         vlan_default_pvid {wanted}`"
+    )]
+    Native {
+        /// The bridge.
+        name: LinkName,
+        /// The VLAN.
+        found: u32,
+        /// The network's.
+        wanted: u16,
+    },
+    /// A bridge whose guests would lose what they tag themselves.
+    #[error(
+        "bridge {bridge} does not filter by VLAN yet, and {tap} of a network without VLAN_TAGGED_ID or CVLANS is plugged into it: give \
+         the two networks different bridges, or move that guest away first"
+    )]
+    CutOff {
+        /// The bridge.
+        bridge: LinkName,
+        /// A guest's device that is plugged in.
+        tap: String,
+    },
+    /// A VLAN that has its frames leave without a tag.
+    #[error(
+        "frames of VLAN {vlan} have no tag at {port} of {bridge}, so that no guest there can tag its own with it"
+    )]
+    NoTag {
+        /// The VLAN.
+        vlan: u16,
+        /// The port.
+        port: LinkName,
+        /// The bridge.
+        bridge: LinkName,
+    },
+    /// A physical function without that virtual one.
+    #[error("{device} has no virtual function {index}: its driver does not tell of any, or not of so many")]
+    NoFunction {
+        /// The physical function's device.
+        device: LinkName,
+        /// The number.
+        index: u32,
+    },
     /// The uplink went away, or was never there.
     #[error("uplink {name} does not exist on this host")]
     NoUplink {
@@ -126,8 +178,12 @@ impl Conflict {
             | Conflict::Elsewhere { name, .. }
             | Conflict::UplinkElsewhere { name, .. }
             | Conflict::Unfiltered { name }
+            | Conflict::Unsorted { name }
+            | Conflict::Native { name, .. }
             | Conflict::NoUplink { name } => name.as_str(),
             Conflict::SecondUplink { bridge, .. } => bridge.as_str(),
+            Conflict::CutOff { bridge, .. } | Conflict::NoTag { bridge, .. } => bridge.as_str(),
+            Conflict::NoFunction { device, .. } => device.as_str(),
             Conflict::Number { wanted, .. } => wanted.as_str(),
             Conflict::ForeignWayOut { bridge, .. } => bridge,
         }

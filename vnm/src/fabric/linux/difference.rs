@@ -13,7 +13,9 @@ use super::conflict::Conflict;
 use super::mark::Mark;
 use super::observe::{Observed, remotes};
 use super::parse::{Link, LinkKind, VxlanSeen};
-use crate::desired::{Bridge, BridgeOption, Checksums, Desired, Vlan, Vxlan};
+use super::removal::Place;
+use super::{functions, vlans};
+use crate::desired::{Bridge, BridgeOption, Checksums, Desired, Tags, Vlan, Vxlan};
 
 /// What the two states alone do not tell.
 #[derive(Debug, Clone, Default)]
@@ -26,6 +28,10 @@ pub struct Surroundings {
     pub filtered: bool,
     /// Ways out that the VM's networks had until now, and give up for others (`update_nic`).
     pub given_up: BTreeSet<LinkName>,
+    /// VLANs that ports of its bridges carry for the VM's networks until now, and for them no more.
+    pub vlans_given_up: BTreeMap<Place, BTreeSet<u16>>,
+    /// The VLANs of other VMs' guests in the same bridges, as they are reserved.
+    pub tags: Vec<Tags>,
 }
 
 /// The way from the observed state to the desired one.
@@ -57,6 +63,9 @@ pub fn difference(
         let made = tunnels.iter().map(|tunnel| &tunnel.name).chain(vlans.map(|vlan| &vlan.name));
         let ways_out = made.chain(&bridge.uplink).collect();
         bridge_changes(bridge, &tunnels, ways_out, observed, around, &mut out)?;
+        if let Some(LinkKind::Bridge(options)) = foreign_kind(&bridge.name, observed) {
+            vlans::sorts(bridge, options, &desired.tags)?;
+        }
     }
     for tunnel in &desired.tunnels {
         tunnel_changes(tunnel, observed, around, &mut out)?;
@@ -64,6 +73,8 @@ pub fn difference(
     for vlan in &desired.vlans {
         vlan_changes(vlan, observed, around, &mut out)?;
     }
+    functions::changes(&desired.functions, observed, &mut out)?;
+    vlans::changes(desired, observed, around, &mut out)?;
     for entry in &desired.fdb {
         // Before its port is plugged, an address is nowhere.
         if observed.is_port_of(&entry.port, &entry.bridge) && !observed.fdb.contains(entry) {
@@ -137,7 +148,10 @@ fn bridge_changes(
     let differing: BTreeMap<_, _> = bridge
         .options
         .iter()
-        .filter(|(option, value)| options.get(option) != Some(value))
+        // When a bridge begins to filter is a question of all of its ports.
+        .filter(|(option, value)| {
+            **option != BridgeOption::VlanFiltering && options.get(option) != Some(value)
+        })
         .map(|(o, v)| (*o, *v))
         .collect();
     if !differing.is_empty() {
@@ -147,6 +161,11 @@ fn bridge_changes(
         out.changes.push(Change::SetUp { name: name.clone() });
     }
     plug_uplink(bridge, Some(link.index), observed, out)
+}
+
+/// What a bridge of the operator's is, if it is one.
+fn foreign_kind<'o>(name: &LinkName, observed: &'o Observed) -> Option<&'o LinkKind> {
+    observed.named(name).filter(|link| !link.mark.is_ours()).map(|link| &link.kind)
 }
 
 /// What a bridge of the operator's lacks, which stays as it is.

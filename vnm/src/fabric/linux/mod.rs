@@ -15,6 +15,8 @@ pub mod apply;
 pub mod change;
 pub mod conflict;
 pub mod difference;
+pub mod ethtool;
+pub mod functions;
 #[cfg(test)]
 mod fuzz;
 pub mod mark;
@@ -22,10 +24,13 @@ pub mod netlink;
 pub mod observe;
 pub mod parse;
 pub mod removal;
+pub mod sysfs;
+pub mod vlan_table;
+pub mod vlans;
 
 pub use change::Change;
 pub use conflict::Conflict;
 pub use difference::{Difference, Surroundings, difference};
 pub use netlink::{NetlinkError, Rtnetlink};
 pub use observe::{Observed, Scope, observe};
-pub use removal::{Leaving, Removal, removal};
+pub use removal::{Leaving, Place, Removal, removal};

@@ -165,13 +165,7 @@ impl Rtnetlink {
         flags: u16,
     ) -> Result<Answer, NetlinkError> {
         self.sequence = self.sequence.wrapping_add(1);
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | flags;
-        header.sequence_number = self.sequence;
-        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(message));
-        message.finalize();
-        let mut request = vec![0; message.buffer_len()];
-        message.serialize(&mut request);
+        let request = bytes(message, flags, self.sequence);
         self.socket.send(&request, 0).map_err(|source| NetlinkError::Socket { what: "send", source })?;
 
         let mut answer = Answer { found: Vec::new(), whole: true };
@@ -237,6 +231,18 @@ impl Answer {
         }
         Ok(false)
     }
+}
+
+/// A request as the kernel gets it.
+pub fn bytes(message: RouteNetlinkMessage, flags: u16, sequence: u32) -> Vec<u8> {
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | flags;
+    header.sequence_number = sequence;
+    let mut message = NetlinkMessage::new(header, NetlinkPayload::from(message));
+    message.finalize();
+    let mut request = vec![0; message.buffer_len()];
+    message.serialize(&mut request);
+    request
 }
 
 fn refused(what: &str, code: i32, note: Option<String>) -> NetlinkError {

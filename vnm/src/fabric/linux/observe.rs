@@ -12,9 +12,12 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::ethtool::{Ethtool, Offload};
+use super::functions::{self, FunctionTable};
 use super::netlink::{NetlinkError, Rtnetlink};
 use super::parse::{Link, LinkKind, link};
-use crate::desired::{Desired, FdbEntry, Uplink};
+use super::vlan_table::{self, VlanTable};
+use crate::desired::{Desired, FdbEntry, Function, Uplink};
 
 /// A part of the kernel's network.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +30,15 @@ pub struct Observed {
     pub fdb: Vec<FdbEntry>,
     /// Addresses that tunnels have learned to be elsewhere.
     pub remotes: Vec<Remote>,
+    /// What physical functions have set for virtual ones, by the kernel's number and theirs.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub functions: BTreeMap<u32, FunctionTable>,
+    /// Whether devices hand frames to their cards.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub offload: BTreeMap<LinkName, Offload>,
+    /// The VLANs of bridges and their ports, by the kernel's number; only where somebody asks.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub vlans: BTreeMap<u32, VlanTable>,
 }
 
 /// An address that a tunnel has behind a remote end.
@@ -75,15 +87,29 @@ pub struct Scope {
     pub fdb: Vec<FdbEntry>,
     /// Addresses to look for behind the remote ends of tunnels that learn.
     pub remotes: Vec<Remote>,
+    /// Physical functions whose virtual ones to read.
+    pub functions: BTreeSet<LinkName>,
+    /// Devices that may hand frames to their card.
+    pub offload: BTreeSet<LinkName>,
+    /// Whether to read the VLANs of every bridge and port.
+    pub vlans: bool,
 }
 
 impl From<&Desired> for Scope {
     fn from(desired: &Desired) -> Self {
-        let mut scope = Scope { fdb: desired.fdb.clone(), remotes: remotes(desired), ..Scope::default() };
+        let mut scope = Scope {
+            fdb: desired.fdb.clone(),
+            remotes: remotes(desired),
+            functions: desired.functions.iter().map(|function| function.device.clone()).collect(),
+            offload: desired.functions.iter().flat_map(Function::switching).cloned().collect(),
+            vlans: !desired.tags.is_empty(),
+            ..Scope::default()
+        };
         scope.bridges.extend(desired.bridges.iter().map(|b| b.name.clone()));
         scope.links.extend(desired.tunnels.iter().flat_map(|t| [t.name.clone(), t.uplink.clone()]));
         scope.links.extend(desired.vlans.iter().flat_map(|v| [v.name.clone(), v.uplink.clone()]));
         scope.links.extend(desired.bridges.iter().filter_map(|b| b.uplink.clone()));
+        scope.links.extend(desired.functions.iter().filter_map(|function| function.representor.clone()));
         scope.links.extend(desired.switches.iter().flat_map(|s| s.uplinks.iter().chain([&s.name]).cloned()));
         // Of a port of Open vSwitch the kernel tells nothing that counts.
         let seats = |nic| desired.seats.iter().any(|seat| seat.nic == nic);
@@ -138,6 +164,18 @@ pub fn observe(netlink: &mut Rtnetlink, scope: &Scope) -> Result<Observed, Netli
         let kind = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vxlan)]);
         let tunnels = dump(netlink, "list vxlan devices", kind)?;
         seen.links.extend(tunnels.into_iter().map(|link| (link.index, link)));
+    }
+    for device in &scope.functions {
+        if let Some((link, functions)) = functions_of(netlink, device)? {
+            seen.functions.insert(link.index, functions);
+            seen.links.insert(link.index, link);
+        }
+    }
+    if !scope.offload.is_empty() {
+        seen.offload = offload(&scope.offload)?;
+    }
+    if scope.vlans {
+        seen.vlans = vlan_tables(netlink)?;
     }
     for entry in &scope.fdb {
         seen.fdb.extend(fdb(netlink, &seen, entry)?);
@@ -201,6 +239,54 @@ fn dump(netlink: &mut Rtnetlink, what: &str, filter: LinkAttribute) -> Result<Ve
 /// The kernel refused.
 pub fn all_links(netlink: &mut Rtnetlink) -> Result<Vec<Link>, NetlinkError> {
     Ok(links(netlink.dump("list devices", request(Vec::new()))?))
+}
+
+/// Whether these devices hand frames to their cards, as far as they are there.
+fn offload(devices: &BTreeSet<LinkName>) -> Result<BTreeMap<LinkName, Offload>, NetlinkError> {
+    let mut ethtool = match Ethtool::open() {
+        // A kernel that can't be asked can't be told either; its devices work without.
+        Err(error) if error.errno() == Some(Errno::NOENT) => return Ok(BTreeMap::new()),
+        other => other?,
+    };
+    let mut found = BTreeMap::new();
+    for device in devices {
+        let features = ethtool.features(device)?;
+        found.extend(features.map(|features| (device.clone(), features.offload())));
+    }
+    Ok(found)
+}
+
+/// A physical function's device and what it has set; none if it is not there.
+fn functions_of(
+    netlink: &mut Rtnetlink,
+    device: &LinkName,
+) -> Result<Option<(Link, FunctionTable)>, NetlinkError> {
+    let what = format!("look up the virtual functions of {device}");
+    let message = functions::request(device);
+    let answers = match netlink.get(&what, RouteNetlinkMessage::GetLink(message)) {
+        Err(error) if error.errno() == Some(Errno::NODEV) => return Ok(None),
+        other => other?,
+    };
+    Ok(answers.into_iter().find_map(|answer| match answer {
+        RouteNetlinkMessage::NewLink(message) => Some((link(&message)?, functions::read(&message))),
+        _ => None,
+    }))
+}
+
+/// The VLANs of every bridge of the host and of every port; the kernel lists no fewer.
+fn vlan_tables(netlink: &mut Rtnetlink) -> Result<BTreeMap<u32, VlanTable>, NetlinkError> {
+    let answers = netlink.dump("list VLANs", vlan_table::request())?;
+    let mut tables = BTreeMap::new();
+    for answer in answers {
+        let RouteNetlinkMessage::NewLink(message) = answer else { continue };
+        let index = message.header.index;
+        let table = vlan_table::read(&message).map_err(|why| NetlinkError::Answer {
+            what: format!("list VLANs of device {index}"),
+            why: why.to_string(),
+        })?;
+        tables.insert(index, table);
+    }
+    Ok(tables)
 }
 
 /// A device's addresses, but link-local IPv6 ones, which every device gives itself.

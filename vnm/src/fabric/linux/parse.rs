@@ -176,6 +176,7 @@ fn bridge_options(infos: &[InfoBridge]) -> BTreeMap<BridgeOption, u32> {
         }
         InfoBridge::Priority(n) => Some((BridgeOption::Priority, u32::from(*n))),
         InfoBridge::VlanFiltering(on) => Some((BridgeOption::VlanFiltering, u32::from(*on))),
+        InfoBridge::VlanDefaultPvid(n) => Some((BridgeOption::VlanDefaultPvid, u32::from(*n))),
         InfoBridge::MulticastSnooping(on) => Some((BridgeOption::McastSnooping, u32::from(*on))),
         InfoBridge::MulticastQuerier(on) => Some((BridgeOption::McastQuerier, u32::from(*on))),
         InfoBridge::NfCallIpTables(on) => Some((BridgeOption::NfCallIptables, u32::from(*on))),

@@ -1,13 +1,14 @@
 //! What may be taken away when a VM leaves: only what we made, and only what nobody else uses. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use causeway_core::names::LinkName;
 
 use super::change::Change;
 use super::observe::{Observed, Scope};
 use super::parse::{Link, LinkKind};
-use crate::desired::{Desired, FdbEntry, Port};
+use super::{functions, vlans};
+use crate::desired::{Desired, FdbEntry, Function, Port, Tags};
 
 /// What a VM, or one of its NICs, leaves behind: names are all that is needed to take it away.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,6 +25,10 @@ pub struct Leaving {
     pub loose: BTreeSet<LinkName>,
     /// Bridges that had services for its guests.
     pub services: BTreeSet<LinkName>,
+    /// Its virtual functions.
+    pub functions: Vec<Function>,
+    /// The VLANs that its ways out carried for it.
+    pub vlans: BTreeMap<Place, BTreeSet<u16>>,
     /// Where its addresses were.
     pub fdb: Vec<FdbEntry>,
 }
@@ -57,9 +62,27 @@ impl Leaving {
         self.tunnels.insert(place);
     }
 
+    /// Adds the VLANs that one NIC brought.
+    pub fn add_vlans(&mut self, tags: &Tags) {
+        if let Some(name) = tags.way_out.clone() {
+            let place = Place { name, bridge: tags.bridge.clone() };
+            self.vlans.entry(place).or_default().extend(&tags.tagged);
+        }
+    }
+
+    /// Spares the VLANs that NICs need which stay.
+    pub fn spare_vlans<'t>(&mut self, staying: impl IntoIterator<Item = &'t Tags>) {
+        for tags in staying {
+            let here = self.vlans.iter_mut().filter(|(place, _)| place.bridge == tags.bridge);
+            here.for_each(|(_, vlans)| vlans.retain(|vlan| !tags.tagged.contains(vlan)));
+        }
+        self.vlans.retain(|_, vlans| !vlans.is_empty());
+    }
+
     /// Whether there is nothing to take away.
     pub fn is_empty(&self) -> bool {
-        self.taps.is_empty() && self.bridges.is_empty() && self.tunnels.is_empty() && self.loose.is_empty()
+        let places = self.taps.is_empty() && self.tunnels.is_empty() && self.vlans.is_empty();
+        places && self.functions.is_empty() && self.bridges.is_empty() && self.loose.is_empty()
     }
 }
 
@@ -74,6 +97,8 @@ impl From<&Desired> for Leaving {
             let made = tunnel.map(|t| &t.name).or(vlan.map(|vlan| &vlan.name));
             leaving.add(port, bridge.keep, made, bridge.uplink.as_ref());
         }
+        state.tags.iter().for_each(|tags| leaving.add_vlans(tags));
+        leaving.functions.extend(state.functions.iter().cloned());
         leaving
     }
 }
@@ -88,8 +113,11 @@ impl From<&Leaving> for Scope {
                 .iter()
                 .map(|tap| tap.bridge.clone())
                 .chain(leaving.bridges.iter().cloned())
+                .chain(leaving.vlans.keys().map(|place| place.bridge.clone()))
                 .collect(),
             fdb: leaving.fdb.clone(),
+            vlans: !leaving.vlans.is_empty(),
+            functions: leaving.functions.iter().map(|function| function.device.clone()).collect(),
             ..Scope::default()
         }
     }
@@ -119,6 +147,8 @@ pub fn removal(leaving: &Leaving, observed: &Observed, reserved: &BTreeSet<LinkN
     for bridge in leaving.bridges.difference(reserved) {
         take_away(bridge, leaving, observed, &mut out);
     }
+    out.changes.extend(functions::removal(&leaving.functions, observed));
+    out.changes.extend(vlans::removal(leaving, observed, &out.changes));
     let loose = leaving.loose.iter().filter(|name| {
         let ours = |link: &Link| link.mark.is_ours() && matches!(link.kind, LinkKind::Vxlan(_));
         observed.named(name).is_some_and(ours)

@@ -32,6 +32,8 @@ pub struct Left {
     pub switch: LinkName,
     /// The number that was reserved: in its zone are the NIC's connections.
     pub number: Option<Number>,
+    /// The device is a card's and there with or without a guest.
+    pub stays: bool,
 }
 
 impl Leaving {
@@ -42,9 +44,19 @@ impl Leaving {
 
     /// Adds what one NIC leaves on a bridge.
     pub fn add(&mut self, nic: u32, tap: &LinkName, number: Option<Number>, switch: &Switch) {
-        self.seats.insert(nic, Left { tap: tap.clone(), switch: switch.name.clone(), number });
+        let left = Left { tap: tap.clone(), switch: switch.name.clone(), number, stays: false };
+        self.seats.insert(nic, left);
         if !switch.keep {
             self.switches.entry(switch.name.clone()).or_default().extend(switch.uplinks.clone());
+        }
+    }
+}
+
+impl Leaving {
+    /// Says that the device of a NIC is there with or without a guest.
+    pub fn stays(&mut self, nic: u32) {
+        if let Some(left) = self.seats.get_mut(&nic) {
+            left.stays = true;
         }
     }
 }
@@ -57,6 +69,7 @@ impl From<&Desired> for Leaving {
                 leaving.add(seat.nic, &seat.tap, state.numbers.get(&seat.nic).copied(), switch);
             }
         }
+        state.functions.iter().for_each(|function| leaving.stays(function.nic));
         leaving
     }
 }
@@ -115,7 +128,7 @@ impl Work<'_> {
             // A name may have come to be somebody else's.
             let owner = seen.and_then(|seen| mark::owner(&seen.port));
             let seen = seen.filter(|_| owner.is_none_or(|owner| owner == (self.leaving.vm, *nic)));
-            if seen.is_some_and(has_device) {
+            if seen.is_some_and(has_device) && !left.stays {
                 self.lingers.insert(*nic);
                 out.lingering.insert(left.tap.clone());
             } else {

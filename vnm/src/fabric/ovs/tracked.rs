@@ -34,8 +34,8 @@ fn connection(line: &str) -> Option<Connection> {
     };
     let (from, to) = ends(within(line, "orig=(")?)?;
     let state = within(line, "protoinfo=(").and_then(|state| value(state, "state"));
-    let alive = state.is_some_and(|state| ALIVE.contains(&state));
-    if ends(within(line, "reply=(")?)? != (to, from) || (transport == Transport::Tcp && !alive) {
+    let alive = state.is_some_and(|state| ALIVE.contains(&state)) || transport != Transport::Tcp;
+    if ends(within(line, "reply=(")?)? != (to, from) || !alive {
         return None;
     }
     let seconds = value(line, "timeout").and_then(|seconds| seconds.parse().ok()).unwrap_or(0);
