@@ -2,6 +2,7 @@
 
 pub mod announce;
 pub mod asked;
+pub mod bandwidth;
 pub mod connections;
 pub mod desired;
 pub mod fabric;

@@ -2,6 +2,7 @@
 //! out, the work done by the privileged side.
 
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use causeway_core::answer::{Failure, Kind};
@@ -9,11 +10,12 @@ use causeway_core::document::{BridgeType, DriverName, VmDocument, decode};
 use causeway_core::names::RequestId;
 
 use crate::asked::Moment;
-use crate::desired::Settings;
+use crate::bandwidth::{self, Guests, Wanted};
 use crate::desired::switch::SOCKETS;
+use crate::desired::{Driver, Refusal, Settings};
 use crate::root::client::{COMMAND, ClientError, RootClient};
 use crate::root::watch::Arrival;
-use crate::root::{Outcome, Request, Verb};
+use crate::root::{Outcome, Request, Response, Verb, updated_network};
 
 /// How long the privileged side may take to start: `sudo` may ask a slow directory service who we are.
 const START: Duration = Duration::from_secs(10);
@@ -54,6 +56,8 @@ pub struct Answer {
     /// Whether the VM has something reserved that it had not before. Only an action that neither changed nor reserved
     /// anything left nothing that an undo (`clean`) would have to take back.
     pub reserved: bool,
+    /// Whether the stock program that passes services on (`tproxy`) is to look again.
+    pub services: bool,
 }
 
 /// The privileged side, started when it is first needed and again when it has gone.
@@ -83,11 +87,7 @@ impl Root {
     ///
     /// # Errors
     /// As [`RootClient::call`]; a side that was gone before the request came is started once more.
-    pub fn call(
-        &mut self,
-        request: &Request,
-        deadline: Duration,
-    ) -> Result<crate::root::Response, ClientError> {
+    pub fn call(&mut self, request: &Request, deadline: Duration) -> Result<Response, ClientError> {
         if let Some(mut client) = self.client.take().filter(RootClient::is_open) {
             match client.call(request, deadline) {
                 // Every action may be run twice, so it does not matter how far this one got.
@@ -119,7 +119,8 @@ pub fn compact_memory(argv: &[String], id: &RequestId, deadline: Duration) -> Re
     }
 }
 
-/// Runs the slot `vnm/<driver>/<verb>`.
+/// Runs the slot `vnm/<driver>/<verb>`. `root` is held only while the privileged side works, so that whoever waits for a
+/// guest's libvirt keeps nobody else's network waiting.
 ///
 /// # Errors
 /// The failure for oned: one sentence that names NIC, attribute or device.
@@ -129,7 +130,8 @@ pub fn run(
     argv: &[String],
     stdin: &[u8],
     context: &Context,
-    root: &mut Root,
+    root: &Mutex<Root>,
+    guests: &dyn Guests,
 ) -> Result<Answer, Failure> {
     if IDLE.contains(&verb) {
         return Ok(Answer::default());
@@ -151,26 +153,81 @@ pub fn run(
         // The privileged side gives up first, so that its own words arrive.
         deadline_ms: u64::try_from(context.deadline.as_millis()).unwrap_or(u64::MAX) / 10 * 9,
     };
-    let response = root.call(&request.with_document(&document), context.deadline).map_err(unanswered)?;
-    if response.outcome == Outcome::Done && verb == Verb::Pre && !context.dry_run {
+    let errand = Errand { request: request.with_document(&document), deadline: context.deadline, root };
+    let response = match verb {
+        Verb::UpdateNic => update_nic(&errand, &document, guests)?,
+        _ => errand.ask(context.dry_run)?,
+    };
+    if verb == Verb::Pre && !context.dry_run {
         make_sockets_dir(Path::new(SOCKETS), &document)?;
     }
-    match response.outcome {
-        Outcome::Failed(failure) => Err(failure),
-        Outcome::Done => Ok(Answer {
-            stdout: match response.connections {
-                Some(connections) => connections.to_string(),
-                None if context.dry_run => {
-                    response.changes.iter().map(|change| format!("{change}\n")).collect()
-                }
-                None => String::new(),
-            },
-            notes: response.notes,
-            arrivals: response.arrivals,
-            changes: response.changes,
-            reserved: response.reserved,
-        }),
+    Ok(Answer {
+        stdout: match response.connections {
+            Some(connections) => connections.to_string(),
+            None if context.dry_run => response.changes.iter().map(|change| format!("{change}\n")).collect(),
+            None => String::new(),
+        },
+        notes: response.notes,
+        arrivals: response.arrivals,
+        changes: response.changes,
+        reserved: response.reserved,
+        services: response.services,
+    })
+}
+
+/// A request, and the way to whom it goes.
+struct Errand<'a> {
+    request: Request,
+    deadline: Duration,
+    root: &'a Mutex<Root>,
+}
+
+impl Errand<'_> {
+    /// Sends it; what comes back is a success.
+    fn ask(&self, dry_run: bool) -> Result<Response, Failure> {
+        let request = Request { dry_run, ..self.request.clone() };
+        let mut root = self.root.lock().unwrap_or_else(PoisonError::into_inner);
+        let response = root.call(&request, self.deadline).map_err(unanswered)?;
+        match response.outcome {
+            Outcome::Failed(failure) => Err(failure),
+            Outcome::Done => Ok(response),
+        }
     }
+}
+
+/// `update_nic`: the guest's limits, then the network; the limits are put back where the network could not be changed.
+fn update_nic(errand: &Errand<'_>, document: &[u8], guests: &dyn Guests) -> Result<Response, Failure> {
+    let dry_run = errand.request.dry_run;
+    let Some(wanted) = wanted_limits(&errand.request, document)? else { return errand.ask(dry_run) };
+    let (changes, notes) = match guests.interfaces(&wanted.guest)? {
+        Some(interfaces) => bandwidth::difference(&wanted, &interfaces),
+        None => (Vec::new(), vec![format!("{} is not here, so its limits were not changed", wanted.guest)]),
+    };
+    if !changes.is_empty() && !dry_run {
+        // Whatever the privileged side refuses, it refuses before anything has changed.
+        errand.ask(true)?;
+        bandwidth::set(guests, &wanted.guest, &changes)?;
+    }
+    let mut response = match errand.ask(dry_run) {
+        Err(failure) if !dry_run => {
+            return Err(bandwidth::take_back(guests, &wanted.guest, &changes, failure));
+        }
+        other => other?,
+    };
+    response.changes.splice(0..0, changes.iter().map(ToString::to_string));
+    response.notes.extend(notes);
+    Ok(response)
+}
+
+fn wanted_limits(request: &Request, document: &[u8]) -> Result<Option<Wanted>, Failure> {
+    // What is wrong with driver or document, the privileged side tells.
+    let (Ok(driver), Ok(vm)) = (Driver::try_from(&request.driver), VmDocument::parse(document)) else {
+        return Ok(None);
+    };
+    let refused = |refusal: Refusal| Failure::from_chain(refusal.kind(), &refusal);
+    let network = updated_network(&request.args).map_err(refused)?;
+    let deploy = request.args.first().map_or("", String::as_str);
+    bandwidth::wanted(driver, &vm, deploy, network).map_err(refused)
 }
 
 /// QEMU makes the socket of a DPDK port, as the user that this runs as; the directory for it lies among that user's own, so it

@@ -2,57 +2,23 @@
 
 #![cfg(test)]
 
-use std::path::{Path, PathBuf};
+mod common;
+
+use std::path::Path;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use causeway_core::names::RequestId;
 use causeway_vnm::asked::Moment;
 use causeway_vnm::desired::Settings;
 use causeway_vnm::root::client::{ClientError, RootClient};
-use causeway_vnm::root::{Hello, Outcome, Request, Response, SCHEMA, Verb, frame};
+use causeway_vnm::root::{Hello, Outcome, Request, SCHEMA, Verb};
 use causeway_vnm::slot::{self, Context, Root};
+use common::limits::NoGuests;
+use common::side::{Side, response};
 
 const SOON: Duration = Duration::from_millis(300);
 const EVER: Duration = Duration::from_secs(30);
-
-/// A program that plays the privileged side: frames are files that it prints.
-struct Fake {
-    dir: tempfile::TempDir,
-}
-
-impl Fake {
-    fn new() -> Self {
-        let fake = Fake { dir: tempfile::tempdir().unwrap() };
-        fake.frame("hello", &Hello::ours());
-        fake.frame("done", &response(Some("test-1")));
-        fake
-    }
-
-    fn frame<T: serde::Serialize>(&self, name: &str, value: &T) -> PathBuf {
-        let path = self.dir.path().join(name);
-        std::fs::write(&path, frame::encode(value).unwrap()).unwrap();
-        path
-    }
-
-    fn argv(&self, script: &str) -> Vec<String> {
-        let script = format!("cd {} && {script}", self.dir.path().display());
-        ["sh".to_owned(), "-c".to_owned(), script].to_vec()
-    }
-}
-
-fn response(id: Option<&str>) -> Response {
-    Response {
-        id: id.map(|id| id.parse().unwrap()),
-        outcome: Outcome::Done,
-        changes: Vec::new(),
-        reserved: false,
-        notes: vec!["a note".to_owned()],
-        micros: 1,
-        seen: None,
-        connections: None,
-        arrivals: Vec::new(),
-    }
-}
 
 fn request(document: &[u8]) -> Request {
     Request {
@@ -84,7 +50,7 @@ fn is_alive(dir: &Path) -> bool {
 
 #[test]
 fn one_child_answers_many_requests() {
-    let fake = Fake::new();
+    let fake = Side::new();
     let argv =
         fake.argv("cat hello; for i in 1 2 3; do head -c 4 >/dev/null; cat done; done; cat >/dev/null");
     let mut client = RootClient::start(&argv, EVER).unwrap();
@@ -101,7 +67,7 @@ fn a_program_that_cannot_be_started_is_named() {
 
 #[test]
 fn what_sudo_says_reaches_the_log() {
-    let fake = Fake::new();
+    let fake = Side::new();
     let argv = fake.argv("echo 'sudo: a password is required' >&2; exit 1");
     let error = RootClient::start(&argv, EVER).err().unwrap();
     assert!(matches!(error, ClientError::Ended { .. }));
@@ -110,7 +76,7 @@ fn what_sudo_says_reaches_the_log() {
 
 #[test]
 fn another_release_is_refused_with_the_command_that_mends_it() {
-    let fake = Fake::new();
+    let fake = Side::new();
     fake.frame("old", &Hello { schema: SCHEMA + 1, version: "9.9.9".to_owned(), ..Hello::ours() });
     let error = RootClient::start(&fake.argv("cat old; cat >/dev/null"), EVER).err().unwrap();
     assert!(
@@ -122,7 +88,7 @@ fn another_release_is_refused_with_the_command_that_mends_it() {
 
 #[test]
 fn a_silent_program_costs_its_deadline_and_nothing_stays() {
-    let fake = Fake::new();
+    let fake = Side::new();
     let begun = Instant::now();
     let error = RootClient::start(&fake.argv("exec sleep 600"), SOON).err().unwrap();
     assert!(matches!(error, ClientError::Late { .. }), "{error}");
@@ -142,7 +108,7 @@ fn a_silent_program_costs_its_deadline_and_nothing_stays() {
 
 #[test]
 fn what_is_no_protocol_is_no_answer() {
-    let fake = Fake::new();
+    let fake = Side::new();
     for script in
         ["echo 'Welcome to this host, dear user'", "printf '\\000\\000\\000\\004null'", "printf 'xy'"]
     {
@@ -153,7 +119,7 @@ fn what_is_no_protocol_is_no_answer() {
 
 #[test]
 fn the_answer_to_another_request_is_not_taken() {
-    let fake = Fake::new();
+    let fake = Side::new();
     fake.frame("stray", &response(Some("test-2")));
     let mut client = RootClient::start(&fake.argv("cat hello stray; cat >/dev/null"), EVER).unwrap();
     assert!(matches!(client.call(&request(b"<VM/>"), EVER), Err(ClientError::Stray { .. })));
@@ -162,7 +128,7 @@ fn the_answer_to_another_request_is_not_taken() {
 
 #[test]
 fn a_large_document_and_a_talkative_program_do_not_block_each_other() {
-    let fake = Fake::new();
+    let fake = Side::new();
     // Far more than a pipe holds, in all three directions at once.
     let argv = fake.argv("cat hello; head -c 1000000 /dev/zero | tr '\\0' x >&2; head -c 2000000 >/dev/null; cat done; cat >/dev/null");
     let mut client = RootClient::start(&argv, EVER).unwrap();
@@ -179,10 +145,10 @@ fn context() -> Context {
 
 #[test]
 fn a_program_that_died_between_requests_is_started_again() {
-    let fake = Fake::new();
-    let mut root = Root::new(fake.argv("echo >>starts; cat hello; head -c 4 >/dev/null; cat done"));
+    let fake = Side::new();
+    let root = Mutex::new(Root::new(fake.argv("echo >>starts; cat hello; head -c 4 >/dev/null; cat done")));
     for expected in 1..=3 {
-        let answer = slot::run("pre", "vxlan", &[], b"PFZNLz4=\n", &context(), &mut root).unwrap();
+        let answer = slot::run("pre", "vxlan", &[], b"PFZNLz4=\n", &context(), &root, &NoGuests).unwrap();
         assert_eq!((answer.stdout.as_str(), answer.notes.len()), ("", 1));
         let starts = std::fs::read_to_string(fake.dir.path().join("starts")).unwrap();
         assert_eq!(starts.lines().count(), expected);
@@ -191,9 +157,10 @@ fn a_program_that_died_between_requests_is_started_again() {
 
 #[test]
 fn a_slot_refuses_what_is_no_input_without_waking_anybody() {
-    let mut root = Root::new(vec!["/nonexistent/never-started".to_owned()]);
-    let mut run =
-        |verb: &str, driver: &str, stdin: &[u8]| slot::run(verb, driver, &[], stdin, &context(), &mut root);
+    let root = Mutex::new(Root::new(vec!["/nonexistent/never-started".to_owned()]));
+    let run = |verb: &str, driver: &str, stdin: &[u8]| {
+        slot::run(verb, driver, &[], stdin, &context(), &root, &NoGuests)
+    };
     assert!(run("pre", "vxlan", b"not base64!").unwrap_err().text.contains("standard input: not base64"));
     assert!(run("reboot", "vxlan", b"").unwrap_err().text.contains("no action of a network driver"));
     assert!(run("pre", "../vxlan", b"").unwrap_err().text.contains("driver name"));

@@ -92,10 +92,10 @@ fn a_bridge_with_an_address_stays() {
 fn anything_plugged_into_our_bridge_keeps_it() {
     let host = Host::new();
     host.done(Verb::Pre, &vm(7, 4));
-    ip("link add onebr.4b type veth peer name onebr.4a");
-    ip("link set onebr.4b master onebr.4");
+    ip("link add onebr.4c type veth peer name inside");
+    ip("link set onebr.4c master onebr.4");
     assert_eq!(host.done(Verb::Clean, &vm(7, 4)), [""; 0]);
-    assert_eq!(host.links(), ["onebr.4", "onebr.4a", "onebr.4b", "up0.4"]);
+    assert_eq!(host.links(), ["inside", "onebr.4", "onebr.4c", "up0.4"]);
 }
 
 #[test]

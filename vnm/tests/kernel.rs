@@ -405,3 +405,26 @@ fn observe_looks_and_touches_nothing() {
     assert!(seen.observed.links.values().any(|link| link.name == "up0"));
     assert!(!host.places.reservations.exists());
 }
+
+/// Contract VNM 4.11: `BRIDGEb` is no guest's. Any other end of a pair may be one's.
+#[test]
+fn the_end_of_services_in_a_bridge_keeps_it_from_nothing() {
+    for (end, stays) in [("onebr.4b", false), ("onebr.4c", true)] {
+        std::thread::spawn(move || {
+            let host = Host::new();
+            host.done(Verb::Pre, &vm(7, 4));
+            ip(&format!("link add {end} type veth peer name inside"));
+            ip(&format!("link set {end} master onebr.4 up"));
+            assert_eq!(host.done(Verb::Pre, &vm(7, 4)), [""; 0], "it is no second way out");
+            host.plug("one-7-0", "onebr.4");
+            host.done(Verb::Post, &vm(7, 4));
+            ip("link del one-7-0");
+            host.done(Verb::Clean, &vm(7, 4));
+            assert_eq!(host.links().contains(&"onebr.4".to_owned()), stays, "{end}");
+            assert_eq!(host.links().contains(&"up0.4".to_owned()), stays, "{end}");
+            assert!(host.links().contains(&end.to_owned()), "what is not ours stays");
+        })
+        .join()
+        .unwrap();
+    }
+}

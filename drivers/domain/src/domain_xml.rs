@@ -5,6 +5,7 @@
 //! values it changes and keeps every other byte, so that what oned wrote is what libvirt reads.
 
 mod backup;
+mod bandwidths;
 mod chains;
 mod facts;
 mod rewrite;
@@ -12,6 +13,7 @@ mod snapshot;
 mod tree;
 
 pub use backup::backup_files;
+pub use bandwidths::{InterfaceBandwidths, bandwidths};
 pub use chains::chains;
 pub use facts::{Disk, Facts, Interface, METADATA_NAMESPACE, Metadata, Nvram, Source, facts, metadata};
 pub use rewrite::{escaped, is_disk_link, rewrite_sources};

@@ -97,6 +97,10 @@ pub enum Operation {
     RedefineCheckpoint,
     /// Delete a checkpoint.
     DeleteCheckpoint,
+    /// Read the limits of the interfaces.
+    Bandwidths,
+    /// Set the limits of an interface.
+    SetBandwidths,
     /// Wait for a state.
     Await,
 }
@@ -147,6 +151,8 @@ impl Operation {
             Operation::Checkpoints => "list the checkpoints of",
             Operation::RedefineCheckpoint => "redefine a checkpoint of",
             Operation::DeleteCheckpoint => "delete a checkpoint of",
+            Operation::Bandwidths => "read the limits of the interfaces of",
+            Operation::SetBandwidths => "set the limits of an interface of",
             Operation::Await => "wait for",
         }
     }

@@ -79,6 +79,21 @@ impl TypedParams {
         check(done)
     }
 
+    /// Adds a number of type `unsigned int`.
+    pub fn add_uint(&mut self, name: &CStr, value: c_uint) -> Result<(), Error> {
+        // SAFETY: as in `add_int`.
+        let done = unsafe {
+            sys::virTypedParamsAddUInt(
+                &mut self.params,
+                &mut self.count,
+                &mut self.capacity,
+                name.as_ptr(),
+                value,
+            )
+        };
+        check(done)
+    }
+
     /// Adds a number of type `unsigned long long`.
     pub fn add_unsigned(&mut self, name: &CStr, value: c_ulonglong) -> Result<(), Error> {
         // SAFETY: as in `add_int`.
@@ -222,6 +237,26 @@ pub(crate) fn migrate_to_uri(
     // SAFETY: as in `migrate`; `destination` is a C string that libvirt only reads.
     check(unsafe {
         sys::virDomainMigrateToURI3(domain.as_ptr(), destination.as_ptr(), params.params, count, flags)
+    })
+}
+
+/// Sets parameters of a running domain's interface (`virDomainSetInterfaceParameters`).
+pub(crate) fn set_interface_parameters(
+    domain: &Domain,
+    device: &CStr,
+    params: &TypedParams,
+) -> Result<(), Error> {
+    let live = sys::VIR_DOMAIN_AFFECT_LIVE;
+    // SAFETY: `domain` is live for the call; `device` is a C string and `params` points to `count` parameters, both of
+    // which libvirt only reads.
+    check(unsafe {
+        sys::virDomainSetInterfaceParameters(
+            domain.as_ptr(),
+            device.as_ptr(),
+            params.params,
+            params.count,
+            live,
+        )
     })
 }
 

@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
+use causeway_core::document::Bandwidths;
 use causeway_core::names::DeployId;
 use serde_json::Value;
 
 use crate::disk::{AgentAnswer, Backup, Chain, DiskJob, JobEnd, JobInfo, Overlay};
 use crate::domain::Domain;
-use crate::domain_xml::Metadata;
+use crate::domain_xml::{InterfaceBandwidths, Metadata};
 use crate::error::DomainError;
 use crate::host::{HostFacts, MemoryStats};
 use crate::job::JobStats;
@@ -212,6 +213,22 @@ pub trait Hypervisor: Send + Sync {
     /// # Errors
     /// The domain is absent or not running, or libvirt could not be asked.
     fn memory(&self, id: &DeployId) -> Result<MemoryStats, DomainError>;
+
+    /// The limits of all interfaces, as the domain has them now.
+    ///
+    /// # Errors
+    /// The domain is absent, its XML can't be read ([`Cause::Answer`](crate::Cause::Answer)), or libvirt could not be
+    /// asked.
+    fn bandwidths(&self, id: &DeployId) -> Result<Vec<InterfaceBandwidths>, DomainError>;
+
+    /// Sets both directions' limits of the interface with that device on the host, or that address
+    /// (`virDomainSetInterfaceParameters`, live): by traffic control of the kernel, and by rows of the database where it
+    /// is a port of Open vSwitch. After an error the interface may have other limits than libvirt says.
+    ///
+    /// # Errors
+    /// No such interface, a limit beyond 32 bits, kernel or switch refuse, the domain is absent or off, or libvirt could
+    /// not be asked.
+    fn set_bandwidths(&self, id: &DeployId, device: &str, limits: &Bandwidths) -> Result<(), DomainError>;
 
     /// The chains of all disks, as the domain has them now.
     ///

@@ -15,6 +15,7 @@
 //! something never is.
 
 mod backup;
+mod bandwidths;
 mod describe;
 mod disks;
 mod errors;

@@ -3,8 +3,8 @@
 
 use causeway_domain::disk::{Names, Spelling};
 use causeway_domain::domain_xml::{
-    SIZE_LIMIT, Source, backup_files, chains, escaped, facts, is_disk_link, metadata, rewrite_sources,
-    snapshot_name, snapshot_of,
+    SIZE_LIMIT, Source, backup_files, bandwidths, chains, escaped, facts, is_disk_link, metadata,
+    rewrite_sources, snapshot_name, snapshot_of,
 };
 use uuid::Uuid;
 
@@ -17,6 +17,9 @@ fn fuzz_domains() {
         let text = String::from_utf8_lossy(bytes);
         assert!(text.len() <= SIZE_LIMIT);
         let _ = metadata(&text);
+        for interface in bandwidths(&text).unwrap_or_default() {
+            assert_eq!(interface.limits.in_force().in_force(), interface.limits.in_force());
+        }
         let known = facts(&text);
         // What nothing is to be replaced of stays as it is.
         if let Ok(same) = rewrite_sources(&text, |_| None) {

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use causeway_core::answer::Kind;
+use causeway_core::document::{Bandwidth, Bandwidths};
 use causeway_core::names::{DeployId, VmId};
 use causeway_domain::disk::JobEnd;
 use causeway_domain::{
@@ -277,4 +278,48 @@ fn disks_are_asked_for_by_their_targets() {
     assert!(host.freeze(&one(405), Duration::from_secs(1)).unwrap_err().is_absent());
     assert!(matches!(host.disk_job(&one(9), "v\0").unwrap_err().cause, Cause::Input(_)));
     host.destroy(&one(9)).unwrap();
+}
+
+#[test]
+fn limits_of_an_interface_are_set_and_lifted_while_it_runs() {
+    let host = world();
+    let nic = |number: u32, bandwidth: &str| {
+        format!(
+            "<interface type='bridge'><source bridge='br0'/><mac address='02:00:00:00:10:{number:02x}'/>\
+             <target dev='one-10-{number}'/>{bandwidth}</interface>"
+        )
+    };
+    let at_boot =
+        "<bandwidth><inbound average='1000' peak='500'/><outbound average='0' peak='7'/></bandwidth>";
+    let devices = format!("<devices>{}{}</devices></domain>", nic(0, ""), nic(1, at_boot));
+    host.create(&xml(10).replace("</domain>", &devices)).unwrap();
+    let told = |index: usize| host.bandwidths(&one(10)).unwrap().remove(index);
+    assert_eq!(told(0).limits, Bandwidths::default());
+    assert_eq!(told(0).target.unwrap().as_str(), "one-10-0");
+    let of = |average, peak, burst| Bandwidth { average, peak, burst };
+    let booted = Bandwidths { inbound: of(Some(1000), Some(500), None), outbound: Bandwidth::default() };
+    assert_eq!(told(1).limits, booted);
+
+    let most = u64::from(u32::MAX);
+    let limits = Bandwidths {
+        inbound: of(Some(2000), Some(4000), Some(300)),
+        outbound: of(Some(most), Some(most), Some(most)),
+    };
+    host.set_bandwidths(&one(10), "one-10-0", &limits).unwrap();
+    assert_eq!(told(0).limits, limits);
+    // By its address too; what is not named is not limited any more.
+    let inbound = Bandwidths { inbound: limits.inbound, ..Bandwidths::default() };
+    host.set_bandwidths(&one(10), "02:00:00:00:10:00", &inbound).unwrap();
+    assert_eq!((told(0).limits, told(1).limits), (inbound, booted));
+    host.set_bandwidths(&one(10), "one-10-0", &Bandwidths::default()).unwrap();
+    assert_eq!(told(0).limits, Bandwidths::default());
+
+    let refused = host.set_bandwidths(&one(10), "one-10-9", &limits).unwrap_err();
+    assert!(refused.cause.to_string().contains("one-10-9"), "{}", refused.cause);
+    let beyond = Bandwidths { inbound: of(Some(most + 1), None, None), ..limits };
+    assert!(matches!(host.set_bandwidths(&one(10), "one-10-0", &beyond).unwrap_err().cause, Cause::Input(_)));
+    assert!(matches!(host.set_bandwidths(&one(10), "\0", &limits).unwrap_err().cause, Cause::Input(_)));
+    assert!(host.bandwidths(&one(406)).unwrap_err().is_absent());
+    host.destroy(&one(10)).unwrap();
+    assert!(host.set_bandwidths(&one(10), "one-10-0", &limits).unwrap_err().is_absent());
 }

@@ -133,6 +133,26 @@ impl Road<'_> {
                 assert_eq!(observer.knocks((OWN, 9)).unwrap(), Knock::Silent);
             },
         );
+        self.timed(
+            "UPDATENIC (onevm nic-update)",
+            "the switch holds the NIC to its limits, and then lets it go",
+            |road| {
+                let policed = |kib: u32| {
+                    let device = format!("one-{}-1", road.vm);
+                    let script = "ovs-vsctl --timeout=10 get Interface \"$1\" ingress_policing_rate";
+                    let told = road.lab.script("h2", script, &[&device]).unwrap();
+                    told.trim() == (kib * 8).to_string()
+                };
+                for (kib, limits) in
+                    [(500, "INBOUND_AVG_BW=1000\nOUTBOUND_AVG_BW=500\n"), (0, "OUTBOUND_AVG_BW=0\n")]
+                {
+                    road.lab.write(FRONT_END, "/var/tmp/nic", limits).unwrap();
+                    road.ask(&["onevm", "nic-update", &road.id(), "1", "/var/tmp/nic"]);
+                    road.until(|| policed(kib));
+                    road.runs_on("h2");
+                }
+            },
+        );
         self.timed("DETACHNIC (alias)", "its address is kept away again", |road| {
             road.ask(&["onevm", "nic-detach", &road.id(), "3"]);
             road.runs_on("h2");

@@ -15,6 +15,7 @@ pub mod options;
 mod ovswitch;
 pub mod port;
 pub mod refusal;
+pub mod services;
 pub mod settings;
 pub mod state;
 pub mod switch;
@@ -29,6 +30,7 @@ pub use guard::Guard;
 pub use nics::{Answer, desired};
 pub use number::Number;
 pub use refusal::Refusal;
+pub use services::{Endpoint, Service, Services};
 pub use settings::Settings;
 pub use state::{
     Bridge, BridgeOption, Checksums, Desired, FdbEntry, Port, Vlan, VlanIdentity, Vxlan, VxlanIdentity,

@@ -12,7 +12,7 @@ use super::refusal::Refusal;
 use super::settings::{Effective, Settings};
 use super::state::{Bridge, BridgeOption, Desired, FdbEntry, Port, Vlan, Vxlan};
 use super::tags::{Tags, tags};
-use super::{ovswitch, vlan, vxlan};
+use super::{ovswitch, services, vlan, vxlan};
 
 /// A desired state and what the VM's owner should know about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +46,7 @@ pub fn desired(
     };
     for nic in driver.selected(vm) {
         let added = settings.effective(nic).and_then(|effective| under_way.add(nic, &effective));
+        let added = added.and_then(|()| under_way.serve(nic, settings));
         added.map_err(|refusal| refusal.for_nic(nic.nic_id))?;
     }
     for (pci, nic) in driver.selected_pcis(vm) {
@@ -84,6 +85,24 @@ impl UnderWay<'_> {
         }
         self.answer.desired.ports.push(port);
         self.answer.desired.guards.extend(guard);
+        Ok(())
+    }
+
+    /// A bridge that two of the VM's networks have in common has the services of both.
+    fn serve(&mut self, nic: &Nic, settings: &Settings) -> Result<(), Refusal> {
+        let state = &mut self.answer.desired;
+        let ours =
+            |port: &&Port| port.nic == nic.nic_id && state.bridges.iter().any(|b| b.name == port.bridge);
+        let Some(bridge) = state.ports.iter().find(ours).map(|port| port.bridge.clone()) else {
+            return Ok(());
+        };
+        let Some(found) = services::services(nic, &bridge, settings, state)? else { return Ok(()) };
+        match state.services.iter_mut().find(|known| known.bridge == bridge) {
+            Some(known) => found.endpoints.into_iter().for_each(|(port, endpoint)| {
+                known.endpoints.entry(port).or_insert(endpoint);
+            }),
+            None => state.services.push(found),
+        }
         Ok(())
     }
 

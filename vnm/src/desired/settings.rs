@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use causeway_core::document::{Nic, VXLAN_MODES, VXLAN_TEPS, VxlanMode, VxlanTep};
-use causeway_core::settings::NetworkConf;
+use causeway_core::settings::{NetworkConf, TproxyService};
 use serde::{Deserialize, Serialize};
 
 use super::options::{LinkOptions, bridge_options, link_options, switch_options, vlan_options};
 use super::refusal::Refusal;
+use super::services::Service;
 use super::state::BridgeOption;
 
 /// Values of the file; an absent one is the built-in fallback.
@@ -42,6 +43,8 @@ pub struct Settings {
     pub arp_cache_poisoning: bool,
     /// Every port of Open vSwitch carries all VLANs, as with the stock driver (`ovs_open_trunks`, ours).
     pub ovs_open_trunks: bool,
+    /// Services for guests; those that are named by address, and not by a name that is to be resolved.
+    pub tproxy: Vec<Service>,
 }
 
 impl Default for Settings {
@@ -65,8 +68,18 @@ impl From<&NetworkConf> for Settings {
             ovs_bridge_conf: conf.ovs_bridge_conf.clone(),
             arp_cache_poisoning: conf.arp_cache_poisoning,
             ovs_open_trunks: conf.ovs_open_trunks,
+            tproxy: conf.tproxy.iter().filter_map(service).collect(),
         }
     }
+}
+
+fn service(of: &TproxyService) -> Option<Service> {
+    Some(Service {
+        service_port: of.service_port,
+        remote_addr: of.remote_addr.parse().ok()?,
+        remote_port: of.remote_port,
+        networks: of.networks.clone().unwrap_or_default(),
+    })
 }
 
 fn word<T: PartialEq>(table: &[(&str, T)], value: &T) -> String {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::function::Function;
 use super::guard::Guard;
 use super::number::Number;
+use super::services::Services;
 use super::switch::{Switch, SwitchPort};
 use super::tags::Tags;
 
@@ -35,6 +36,9 @@ pub struct Desired {
     pub switches: Vec<Switch>,
     /// The guest's ports on them.
     pub seats: Vec<SwitchPort>,
+    /// What guests reach in their own network, on Linux bridges that have that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<Services>,
     /// The virtual functions that the guest has for itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub functions: Vec<Function>,
@@ -59,6 +63,7 @@ impl Desired {
             tags: Vec::new(),
             switches: Vec::new(),
             seats: Vec::new(),
+            services: Vec::new(),
             functions: Vec::new(),
             guards: Vec::new(),
             numbers: BTreeMap::new(),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{firewall, linux, ovs};
+use super::{firewall, linux, ovs, services};
 
 /// One change: a netlink message, a transaction or a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub enum Change {
     Switch(ovs::Change),
     /// Of the rules that guard its bridges.
     Fence(firewall::Change),
+    /// Of what guests reach in their own network.
+    Services(services::Change),
     /// Of the connections that those rules know.
     Track(firewall::Tracking),
 }
@@ -23,6 +25,7 @@ impl fmt::Display for Change {
             Change::Linux(change) => change.fmt(f),
             Change::Switch(change) => change.fmt(f),
             Change::Fence(change) => change.fmt(f),
+            Change::Services(change) => change.fmt(f),
             Change::Track(change) => change.fmt(f),
         }
     }
@@ -49,5 +52,11 @@ impl From<firewall::Tracking> for Change {
 impl From<linux::Change> for Change {
     fn from(change: linux::Change) -> Self {
         Change::Linux(change)
+    }
+}
+
+impl From<services::Change> for Change {
+    fn from(change: services::Change) -> Self {
+        Change::Services(change)
     }
 }

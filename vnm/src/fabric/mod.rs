@@ -4,5 +4,6 @@ pub mod change;
 pub mod firewall;
 pub mod linux;
 pub mod ovs;
+pub mod services;
 
 pub use change::Change;

@@ -25,7 +25,9 @@ use causeway_core::names::{LinkName, VmId};
 use serde::{Deserialize, Serialize};
 
 use crate::asked::Asked;
-use crate::desired::{Bridge, Desired, Function, Guard, Number, Port, Switch, SwitchPort, Tags, Vlan, Vxlan};
+use crate::desired::{
+    Bridge, Desired, Function, Guard, Number, Port, Services, Switch, SwitchPort, Tags, Vlan, Vxlan,
+};
 
 pub use store::{Claims, OthersTags, ReservationError, Reservations};
 
@@ -49,6 +51,9 @@ pub struct NicReservation {
     pub tunnel: Option<Vxlan>,
     /// The VLAN device of its network.
     pub vlan: Option<Vlan>,
+    /// What its guest reaches in its own network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub services: Option<Services>,
     /// The VLANs within its bridge, where the bridge filters by them.
     #[serde(default)]
     pub tags: Option<Tags>,
@@ -187,6 +192,7 @@ impl Reservation {
                 port: port.clone(),
                 tunnel: tunnel.cloned(),
                 vlan: desired.vlans.iter().find(|vlan| vlan.bridge == port.bridge).cloned(),
+                services: self.services(port, desired),
                 tags: desired.tags.iter().find(|tags| tags.nic == port.nic).cloned(),
                 guard: desired.guards.iter().find(|guard| guard.nic == port.nic).cloned(),
                 number: desired.numbers.get(&port.nic).copied(),
@@ -228,10 +234,18 @@ impl Reservation {
         self.nics.is_empty() && self.functions.is_empty()
     }
 
-    /// Gives up all that a driver has reserved.
-    pub fn release_all_of(&mut self, driver: &str) {
-        self.nics.retain(|_, reserved| reserved.driver != driver);
+    /// Gives up all that a driver has reserved, but for the NICs that `desired` is about to reserve in its place.
+    pub fn release_all_of(&mut self, driver: &str, desired: &Desired) {
+        let comes = |nic: u32| desired.ports.iter().any(|port| port.nic == nic);
+        self.nics.retain(|nic, reserved| reserved.driver != driver || comes(*nic));
         self.functions.retain(|_, reserved| reserved.driver != driver);
+    }
+
+    /// The services of a NIC's bridge. Those that the file lists no more stay until the guest leaves, and are taken away then.
+    fn services(&self, port: &Port, desired: &Desired) -> Option<Services> {
+        let here = |it: &&Services| it.bridge == port.bridge;
+        let before = self.nics.get(&port.nic).and_then(|nic| nic.services.as_ref());
+        desired.services.iter().find(here).or(before.filter(here)).cloned()
     }
 
     /// What these of its NICs need, as it was reserved.
@@ -253,6 +267,8 @@ impl Reservation {
             }
             reserved.tunnel.iter().for_each(|tunnel| keep_one(&mut out.tunnels, tunnel, |known| &known.name));
             reserved.vlan.iter().for_each(|vlan| keep_one(&mut out.vlans, vlan, |known| &known.name));
+            let services = reserved.services.iter();
+            services.for_each(|services| keep_one(&mut out.services, services, |known| &known.bridge));
             out.tags.extend(reserved.tags.clone());
             out.guards.extend(reserved.guard.clone());
             out.numbers.extend(reserved.number.map(|number| (*nic, number)));

@@ -13,6 +13,7 @@ use crate::fabric::firewall::FirewallError;
 use crate::fabric::linux::sysfs::LocateError;
 use crate::fabric::linux::{Conflict, NetlinkError};
 use crate::fabric::ovs::{self, OvsError};
+use crate::fabric::services::ServicesError;
 use crate::lock::LockError;
 use crate::reservation::ReservationError;
 
@@ -48,6 +49,9 @@ pub enum ActionError {
     /// Open vSwitch cannot be brought there without harm.
     #[error(transparent)]
     SwitchConflict(#[from] ovs::Conflict),
+    /// Services of a bridge could not be read or changed.
+    #[error(transparent)]
+    Services(#[from] ServicesError),
     /// Reservations could not be read or written.
     #[error(transparent)]
     Reservation(#[from] ReservationError),
@@ -117,8 +121,13 @@ impl ActionError {
             ActionError::Refusal(refusal) => refusal.kind(),
             ActionError::Connections(_) => Kind::Input,
             ActionError::Netlink(_) => Kind::Refused,
-            ActionError::Firewall(FirewallError::Refused { .. }) => Kind::Refused,
-            ActionError::Firewall(FirewallError::Deadline { .. }) => Kind::Timeout,
+            ActionError::Firewall(error) | ActionError::Services(ServicesError::Firewall(error)) => {
+                match error {
+                    FirewallError::Refused { .. } => Kind::Refused,
+                    FirewallError::Deadline { .. } => Kind::Timeout,
+                    _ => Kind::HostState,
+                }
+            }
             ActionError::Lock(LockError::Busy { .. }) => Kind::Timeout,
             ActionError::Undo { first, .. } => first.kind(),
             ActionError::Of { error, .. } => error.kind(),

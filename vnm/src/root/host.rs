@@ -10,7 +10,7 @@ use super::error::ActionError;
 use super::fences::Fences;
 use super::place::Places;
 use super::step::{Log, Step};
-use crate::desired::{Desired, Facts};
+use crate::desired::{Desired, Facts, Services};
 use crate::fabric::Change;
 use crate::fabric::firewall::Nft;
 use crate::fabric::linux::parse::Link;
@@ -57,6 +57,8 @@ pub(super) struct Way {
     pub(super) changes: Vec<Change>,
     /// The guards on its bridges, which come after them.
     pub(super) fences: Fences,
+    /// The services on its bridges, which come after them too.
+    pub(super) services: Vec<Services>,
     /// What stays otherwise than it was asked for.
     pub(super) notes: Vec<String>,
 }
@@ -127,7 +129,10 @@ impl<'a> Host<'a> {
             notes.extend(difference.notes);
             switch = Some(seen);
         }
-        Ok(Way { observed, switch, changes, fences, notes })
+        // Whatever stands in the way of services is found before anything is changed.
+        let services = desired.services.clone();
+        self.unserved(&services)?;
+        Ok(Way { observed, switch, changes, fences, services, notes })
     }
 
     /// All that would be done, for whoever only asks.
@@ -135,6 +140,7 @@ impl<'a> Host<'a> {
         log.changes.extend(way.changes);
         log.notes.extend(way.notes);
         log.changes.extend(self.fence_change(&way.fences)?.map(Change::from));
+        log.changes.extend(self.unserved(&way.services)?.into_iter().map(Change::from));
         Ok(way.observed)
     }
 
@@ -175,6 +181,7 @@ impl<'a> Host<'a> {
                     log.notes.extend(way.notes);
                     other?;
                     self.fence(&way.fences, log)?;
+                    self.serve(&way.services, log)?;
                     return self.raise(desired, way.switch.as_ref(), log);
                 }
             }
@@ -189,6 +196,7 @@ impl<'a> Host<'a> {
         let made = match &change {
             Change::Switch(change) => self.switch()?.apply(change).map_err(ActionError::from),
             Change::Fence(change) => self.nft.apply(change).map_err(ActionError::from),
+            Change::Services(change) => self.change_services(change).map_err(ActionError::from),
             Change::Track(change) => self.nft.track(change).map_err(ActionError::from),
             Change::Linux(change) => match linux::apply::apply(&mut self.netlink, change) {
                 Err(error) if change.is_advisory() => {

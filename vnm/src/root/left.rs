@@ -54,6 +54,8 @@ impl Left {
             Place::Bridge(bridge) => {
                 let made = tunnel.or(reserved.vlan.as_ref().map(|vlan| &vlan.name));
                 self.linux.add(&reserved.port, bridge.keep, made, bridge.uplink.as_ref());
+                let served = reserved.services.iter().map(|services| services.bridge.clone());
+                self.linux.services.extend(served);
                 reserved.tags.iter().for_each(|tags| self.linux.add_vlans(tags));
                 if reserved.is_stateful() {
                     self.tracked.push(reserved.port.clone());
@@ -145,6 +147,7 @@ impl Action<'_, '_> {
             return Ok(lingering);
         }
         let observed = linux::observe(&mut self.host.netlink, &linux::Scope::from(&linux))?;
+        self.unserve(&linux.services, &observed, &reserved)?;
         let removal = linux::removal(&linux, &observed, &reserved);
         self.log.notes.extend(removal.notes);
         self.take(removal.changes)?;
@@ -221,7 +224,10 @@ impl Action<'_, '_> {
     }
 
     /// Makes changes, or only says them.
-    fn take<C: Into<crate::fabric::Change>>(&mut self, changes: Vec<C>) -> Result<(), ActionError> {
+    pub(super) fn take<C: Into<crate::fabric::Change>>(
+        &mut self,
+        changes: Vec<C>,
+    ) -> Result<(), ActionError> {
         changes.into_iter().try_for_each(|change| self.make_or_say(change))
     }
 }

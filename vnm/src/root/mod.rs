@@ -5,6 +5,7 @@
 //!
 //! * devices named as OpenNebula names a guest's, `one-<VM>-<NIC>`, of the document's own VM;
 //! * bridges and tunnels that bear our mark, or do not exist yet;
+//! * network namespaces named as OpenNebula names those of a bridge's services, and the pair of devices that leads there;
 //! * uplinks (and bridges of the operator's) that a root-owned file lists;
 //! * two switches of the kernel's memory, which are turned one way only.
 //!
@@ -32,6 +33,7 @@ pub mod nest;
 pub mod place;
 mod prepare;
 pub mod reconcile;
+mod serve;
 pub mod server;
 pub mod step;
 mod switches;
@@ -42,4 +44,5 @@ pub mod wire;
 
 pub use client::{ClientError, RootClient};
 pub use place::Places;
+pub use update::network as updated_network;
 pub use wire::{CompactMemory, Hello, Inspect, Outcome, Reconcile, Request, Response, SCHEMA, Verb};

@@ -24,6 +24,8 @@ pub struct Places {
     pub bridges: PathBuf,
     /// Where Open vSwitch is reached.
     pub switch: ovs::Places,
+    /// Where network namespaces have names.
+    pub namespaces: PathBuf,
     /// The program that changes the firewall.
     pub nft: PathBuf,
     /// Guests' devices that are watched until their guest has come: as long as this process lives.
@@ -40,6 +42,7 @@ impl Default for Places {
             pci: "/sys/bus/pci/devices".into(),
             bridges: "/proc/sys/net/bridge".into(),
             switch: ovs::Places::default(),
+            namespaces: "/run/netns".into(),
             nft: firewall::nft::PROGRAM.into(),
             watches: Arc::default(),
         }

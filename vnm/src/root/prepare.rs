@@ -31,7 +31,7 @@ impl Action<'_, '_> {
         let way = self.take_numbers(&mut desired, &terms, way)?;
         let mut after = before.clone();
         if selects_all(vm) {
-            after.release_all_of(self.driver.name());
+            after.release_all_of(self.driver.name(), &desired);
         }
         after.reserve(self.driver.name(), &desired);
         after.prepare(desired.ports.iter().map(|port| port.nic), self.asked.as_ref());

@@ -58,7 +58,7 @@ pub fn answer(places: &Places, request: &Request) -> Response {
     let mut ignore = |_: &super::step::Step<'_>| {};
     let mut log = Log::new(&mut ignore);
     let result = action::run(places, request, &mut log);
-    let Log { changes, reserved, notes, arrivals, .. } = log;
+    let Log { changes, reserved, services, notes, arrivals, .. } = log;
     let (mut seen, mut connections) = (None, None);
     let outcome = match result {
         Ok(found) => {
@@ -76,6 +76,7 @@ pub fn answer(places: &Places, request: &Request) -> Response {
         outcome,
         changes: changes.iter().map(ToString::to_string).collect(),
         reserved,
+        services,
         notes,
         micros: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
         seen,
@@ -137,6 +138,7 @@ fn unchanged(outcome: Outcome) -> Response {
         outcome,
         changes: Vec::new(),
         reserved: false,
+        services: false,
         notes: Vec::new(),
         micros: 0,
         seen: None,

@@ -22,6 +22,8 @@ pub struct Log<'a> {
     pub changes: Vec<Change>,
     /// Whether the VM has something reserved that it had not before.
     pub reserved: bool,
+    /// Whether bridges have services now, or have lost them.
+    pub services: bool,
     /// For the VM's log.
     pub notes: Vec<String>,
     /// How the arrival of a guest was that has moved here.
@@ -32,7 +34,14 @@ pub struct Log<'a> {
 impl<'a> Log<'a> {
     /// An empty log; `before` is called before each step is made.
     pub fn new(before: &'a mut dyn FnMut(&Step<'_>)) -> Self {
-        Log { changes: Vec::new(), reserved: false, notes: Vec::new(), arrivals: Vec::new(), before }
+        Log {
+            changes: Vec::new(),
+            reserved: false,
+            services: false,
+            notes: Vec::new(),
+            arrivals: Vec::new(),
+            before,
+        }
     }
 
     /// Announces a step.

@@ -154,7 +154,10 @@ fn vlans_before(
 }
 
 /// The network that has changed: the second argument, after the deploy id (contract VNM 1.3).
-fn network(args: &[String]) -> Result<u32, Refusal> {
+///
+/// # Errors
+/// There is none.
+pub fn network(args: &[String]) -> Result<u32, Refusal> {
     let found = args.get(1).map_or("", String::as_str);
     let accepted = "the id of the network, as oned gives it after the deploy id";
     found.parse().map_err(|_| Refusal::Argument { value: found.to_owned(), accepted })

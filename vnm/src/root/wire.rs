@@ -12,7 +12,7 @@ use crate::desired::{Desired, Settings};
 use crate::fabric::linux::Observed;
 
 /// Raised with every change of these types that the other side could misread.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 /// The first frame of the privileged side.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -184,6 +184,8 @@ pub struct Response {
     /// Whether the VM has something reserved that it had not before: `clean` takes that back, even where nothing had to
     /// be changed because other guests use the same network.
     pub reserved: bool,
+    /// Whether bridges have services now, or have lost them: the program that passes them on is to look again.
+    pub services: bool,
     /// For the VM's log: what is not as it was asked for.
     pub notes: Vec<String>,
     /// How long it took, in microseconds.

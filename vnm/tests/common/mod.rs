@@ -4,7 +4,9 @@
 pub mod bridged;
 pub mod forged;
 pub mod guests;
+pub mod limits;
 pub mod model;
+pub mod side;
 pub mod stage;
 pub mod switch;
 pub mod wire;

@@ -15,6 +15,7 @@
 //! * What is handed on is written as the stock driver writes it.
 //! * `Debug` of these types shows no part of a document that may hold a secret: no template, context or command.
 
+mod bandwidth;
 mod base64;
 mod command;
 mod datastore;
@@ -30,6 +31,7 @@ pub mod tree;
 mod vm;
 mod words;
 
+pub use bandwidth::{Bandwidth, Bandwidths};
 pub use base64::{Base64Error, decode, encode, encode_lines};
 pub use command::TmCommand;
 pub use datastore::Datastore;
@@ -37,8 +39,8 @@ pub use disk::Disk;
 pub use envelope::Envelope;
 pub use guest::{AutoConverge, Features, GuestExec, OldCapacity, ResizeMode, SystemSnapshot};
 pub use nic::{
-    Addresses, Bandwidth, BridgeType, NetworkOverrides, Nic, Pci, QinqType, TagRanges, VXLAN_MODES,
-    VXLAN_TEPS, VxlanMode, VxlanTep,
+    Addresses, BridgeType, NetworkOverrides, Nic, Pci, QinqType, TagRanges, VXLAN_MODES, VXLAN_TEPS,
+    VxlanMode, VxlanTep,
 };
 pub use parse::{Limits, XmlError, XmlFault, parse, parse_within};
 pub use reading::{DocumentError, Form, NumberList, YesNo};

@@ -6,6 +6,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use super::bandwidth::Bandwidth;
 use super::reading::{DocumentError, Form, NumberList, Reading};
 use super::tree::Element;
 use super::words::DriverName;
@@ -124,24 +125,6 @@ impl Form for TagRanges {
         // 4095 items name every tag once; more is a mistake that would cost memory later.
         let ranges: Vec<(u16, u16)> = items.take(4096).map(item).collect::<Option<_>>()?;
         Some(TagRanges(ranges)).filter(|list| list.0.len() < 4096)
-    }
-}
-
-/// The limits of one direction; `None` is no limit. Units as libvirt takes them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Bandwidth {
-    /// Average, KiB/s (`*_AVG_BW`).
-    pub average: Option<u64>,
-    /// Peak, KiB/s (`*_PEAK_BW`).
-    pub peak: Option<u64>,
-    /// KiB that may go at peak speed (`*_PEAK_KB`).
-    pub burst: Option<u64>,
-}
-
-impl Bandwidth {
-    /// Whether any limit is set.
-    pub fn is_limited(&self) -> bool {
-        *self != Bandwidth::default()
     }
 }
 

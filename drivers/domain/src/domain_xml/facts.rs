@@ -215,7 +215,7 @@ fn uuid(text: &str) -> Result<Uuid, XmlError> {
     })
 }
 
-fn number<T: std::str::FromStr>(what: &'static str, text: &str) -> Result<T, XmlError> {
+pub(super) fn number<T: std::str::FromStr>(what: &'static str, text: &str) -> Result<T, XmlError> {
     text.parse().map_err(|_| XmlError::Value { what, value: text.to_owned(), accepted: "a number" })
 }
 

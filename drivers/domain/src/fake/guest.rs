@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use causeway_core::document::Bandwidths;
 use causeway_core::names::DeployId;
 
 use crate::disk::Chain;
 use crate::domain::Domain;
-use crate::domain_xml;
+use crate::domain_xml::{self, InterfaceBandwidths};
 use crate::error::{Cause, Code};
 use crate::host::MemoryStats;
 use crate::job::JobStats;
@@ -31,6 +32,7 @@ pub(super) struct Guest {
     pub post_copy: bool,
     pub snapshots: Vec<Snapshot>,
     pub chains: Vec<Chain>,
+    pub interfaces: Vec<InterfaceBandwidths>,
     pub disk_jobs: BTreeMap<String, Job>,
     pub pace: Pace,
     pub copies: Vec<String>,
@@ -56,6 +58,7 @@ impl Guest {
             snapshots: Vec::new(),
             // What is wrong with the XML is found where it is asked for.
             chains: domain_xml::chains(xml).unwrap_or_default(),
+            interfaces: domain_xml::bandwidths(xml).unwrap_or_default(),
             disk_jobs: BTreeMap::new(),
             pace: Pace::default(),
             copies: Vec::new(),
@@ -89,6 +92,22 @@ impl Guest {
                 Err(Cause::libvirt(Code::WrongState, text))
             }
         }
+    }
+
+    pub fn limit(&mut self, device: &str, limits: &Bandwidths) -> Result<(), Cause> {
+        self.check_active()?;
+        let named = |of: &&mut InterfaceBandwidths| {
+            let target = of.target.as_ref().is_some_and(|target| target.as_str() == device);
+            target || of.mac.is_some_and(|mac| mac.to_string() == device)
+        };
+        match self.interfaces.iter_mut().find(named) {
+            Some(interface) => interface.limits = limits.in_force(),
+            None => {
+                let text = format!("invalid argument: '{device}' is not a known interface");
+                return Err(Cause::libvirt(Code::Xml, text));
+            }
+        }
+        Ok(())
     }
 
     pub fn check_active(&self) -> Result<(), Cause> {

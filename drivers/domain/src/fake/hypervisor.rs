@@ -3,6 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use causeway_core::document::Bandwidths;
 use causeway_core::names::DeployId;
 use serde_json::Value;
 use uuid::Uuid;
@@ -11,7 +12,7 @@ use super::guest::{Guest, absent};
 use super::{Fake, Inner};
 use crate::disk::{AgentAnswer, Backup, Chain, DiskJob, JobEnd, JobInfo, Overlay};
 use crate::domain::{Domain, PauseReason, State};
-use crate::domain_xml::{self, Metadata};
+use crate::domain_xml::{self, InterfaceBandwidths, Metadata};
 use crate::error::{Cause, Code, DomainError, Operation};
 use crate::host::{HostFacts, MemoryStats};
 use crate::hypervisor::{Hypervisor, XmlView};
@@ -375,6 +376,15 @@ impl Hypervisor for Fake {
         let detail =
             format!("{} since {:?} begin {:?}", backup.disks().join(" "), backup.since, backup.begin);
         self.on_guest(Operation::BackUp, id, detail, |guest| guest.begin_backup(backup))
+    }
+
+    fn bandwidths(&self, id: &DeployId) -> Result<Vec<InterfaceBandwidths>, DomainError> {
+        self.on_guest(Operation::Bandwidths, id, "", |guest| Ok(guest.interfaces.clone()))
+    }
+
+    fn set_bandwidths(&self, id: &DeployId, device: &str, limits: &Bandwidths) -> Result<(), DomainError> {
+        let detail = format!("{device}: {limits}");
+        self.on_guest(Operation::SetBandwidths, id, detail, |guest| guest.limit(device, limits))
     }
 
     fn backup_files(&self, id: &DeployId) -> Result<Option<Vec<String>>, DomainError> {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use causeway_core::document::Bandwidths;
 use causeway_core::names::DeployId;
 use serde_json::Value;
 use virt::domain::Domain as Handle;
@@ -11,7 +12,7 @@ use virt::sys;
 use super::{Libvirt, c_string, describe, stats};
 use crate::disk::{AgentAnswer, Backup, Chain, DiskJob, JobEnd, JobInfo, Overlay};
 use crate::domain::Domain;
-use crate::domain_xml::{self, METADATA_NAMESPACE, Metadata};
+use crate::domain_xml::{self, InterfaceBandwidths, METADATA_NAMESPACE, Metadata};
 use crate::error::{Cause, Code, DomainError, Operation};
 use crate::ffi;
 use crate::host::{HostFacts, MemoryStats};
@@ -201,6 +202,14 @@ impl Hypervisor for Libvirt {
 
     fn memory(&self, id: &DeployId) -> Result<MemoryStats, DomainError> {
         self.read_domain(Operation::Memory, id, describe::memory)
+    }
+
+    fn bandwidths(&self, id: &DeployId) -> Result<Vec<InterfaceBandwidths>, DomainError> {
+        self.read_bandwidths(id)
+    }
+
+    fn set_bandwidths(&self, id: &DeployId, device: &str, limits: &Bandwidths) -> Result<(), DomainError> {
+        self.write_bandwidths(id, device, limits)
     }
 
     fn disks(&self, id: &DeployId) -> Result<Vec<Chain>, DomainError> {

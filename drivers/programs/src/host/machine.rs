@@ -77,7 +77,7 @@ impl causeway_vmm::host::Machine for Machine {
 }
 
 /// A helper is started the way causeway-root is: by the same `sudo`, in whose rules the stock package names it.
-fn as_root(root: &[String], helper: &Path, argv: Vec<String>) -> (PathBuf, Vec<String>) {
+pub(super) fn as_root(root: &[String], helper: &Path, argv: Vec<String>) -> (PathBuf, Vec<String>) {
     let Some(([first, rest @ ..], _)) = root.split_last().map(|(program, starter)| (starter, program)) else {
         return (helper.to_owned(), argv);
     };

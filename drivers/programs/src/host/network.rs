@@ -11,12 +11,16 @@ use causeway_core::protocol::Severity;
 use causeway_core::reach::slots::{Standing, standing};
 use causeway_core::reach::wire::{Done, Effect};
 use causeway_core::settings::{NetworkConf, read_file};
+use causeway_domain::{DomainError, Hypervisor};
 use causeway_vnm::asked::Moment;
 use causeway_vnm::connections::Connections;
+use causeway_vnm::desired::Settings;
 use causeway_vnm::slot::{Context, Root};
 
 use super::Options;
+use super::guests::Guests;
 use super::resident::Out;
+use super::services;
 use super::work::{SlotCall, foreign, log};
 
 /// The network drivers that are built; any other slot answers that it is not.
@@ -30,12 +34,16 @@ const VERBS: [&str; 9] =
 const TELL: &str = "connections";
 const ADMIT: &str = "admit";
 
+/// The verbs after which the stock program is told of services (contract VNM 4.11).
+const SERVING: [&str; 3] = ["pre", "clean", "update_nic"];
+
 /// The verbs that have a hook directory (contract VNM 1.7).
 const HOOKED: [&str; 3] = ["pre", "post", "clean"];
 
 /// The way to causeway-root from this process.
 pub struct Network {
     root: Arc<Mutex<Root>>,
+    starter: Vec<String>,
     configuration: PathBuf,
 }
 
@@ -44,6 +52,7 @@ impl Network {
     pub fn new(options: &Options) -> Self {
         Network {
             root: Arc::new(Mutex::new(Root::new(options.root.clone()))),
+            starter: options.root.clone(),
             configuration: options.remotes.join("etc/vnm/OpenNebulaNetwork.conf"),
         }
     }
@@ -53,8 +62,14 @@ impl Network {
         self.root.lock().unwrap_or_else(PoisonError::into_inner).let_go();
     }
 
-    /// Runs a slot, and the scripts in its hook directory.
-    pub(super) async fn run(&self, call: &SlotCall<'_>, remotes: &Path, out: &Out) -> Result<Done, Failure> {
+    /// Runs a slot, and the scripts in its hook directory; `connect` gives libvirt's client.
+    pub(super) async fn run(
+        &self,
+        call: &SlotCall<'_>,
+        remotes: &Path,
+        connect: impl Fn() -> Result<Arc<dyn Hypervisor>, DomainError> + Send + 'static,
+        out: &Out,
+    ) -> Result<Done, Failure> {
         let slot = call.slot;
         if !BUILT.contains(&slot.driver()) || !VERBS.contains(&slot.verb()) {
             let text =
@@ -64,17 +79,38 @@ impl Network {
         if [TELL, ADMIT].contains(&slot.verb()) && !is_ours(remotes, slot) {
             return Ok(Done { output: Connections::default().to_string(), effect: Effect::Already });
         }
-        let context = self.context(call)?;
+        let conf = self.conf()?;
+        let context = Context {
+            request: call.request.clone(),
+            settings: Settings::default(),
+            deadline: call.deadline,
+            dry_run: false,
+            asked: Moment::now(),
+        };
         let (root, slot, argv, stdin) =
             (Arc::clone(&self.root), slot.clone(), call.argv.clone(), call.stdin.clone());
         let turn = call.turn.clone();
         let ours = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            let mut root = root.lock().unwrap_or_else(PoisonError::into_inner);
-            causeway_vnm::slot::run(slot.verb(), slot.driver(), &argv, &stdin.0, &context, &mut root)
+            let guests = Guests { connect };
+            let (settings, notes) = settings(slot.verb(), conf);
+            let context = Context { settings, ..context };
+            let answer = causeway_vnm::slot::run(
+                slot.verb(),
+                slot.driver(),
+                &argv,
+                &stdin.0,
+                &context,
+                &root,
+                &guests,
+            );
+            Ok((answer?, notes))
         });
-        let answer = ours.await.unwrap_or_else(|e| Err(Failure::new(Kind::Bug, e)))?;
-        for note in &answer.notes {
+        let (answer, mut notes) = ours.await.unwrap_or_else(|e| Err(Failure::new(Kind::Bug, e)))?;
+        if answer.services && SERVING.contains(&call.slot.verb()) {
+            notes.extend(services::tell(&self.starter, remotes).await);
+        }
+        for note in answer.notes.iter().chain(&notes) {
             log(out, call.request, Severity::Warning, note);
         }
         for change in &answer.changes {
@@ -99,22 +135,26 @@ impl Network {
     }
 
     /// What the admin's `OpenNebulaNetwork.conf` says, read for each action: it may have been synced meanwhile.
-    fn context(&self, call: &SlotCall<'_>) -> Result<Context, Failure> {
+    fn conf(&self) -> Result<NetworkConf, Failure> {
         let wrong = |e: causeway_core::settings::SettingsError| Failure::from_chain(e.kind(), &e);
-        let conf = match read_file(&self.configuration).map_err(wrong)? {
-            Some(text) => {
-                NetworkConf::parse(&self.configuration.display().to_string(), &text).map_err(wrong)?
-            }
-            None => NetworkConf::default(),
-        };
-        Ok(Context {
-            request: call.request.clone(),
-            settings: (&conf).into(),
-            deadline: call.deadline,
-            dry_run: false,
-            asked: Moment::now(),
-        })
+        match read_file(&self.configuration).map_err(wrong)? {
+            Some(text) => NetworkConf::parse(&self.configuration.display().to_string(), &text).map_err(wrong),
+            None => Ok(NetworkConf::default()),
+        }
     }
+}
+
+/// The settings of one action, and what is to be told of them. Services are made by `pre`, and follow their network in
+/// `update_nic`; they stay as they are whatever a name server says afterwards.
+fn settings(verb: &str, mut conf: NetworkConf) -> (Settings, Vec<String>) {
+    let notes = match verb {
+        "pre" | "update_nic" => services::resolve(&mut conf.tproxy),
+        _ => {
+            conf.tproxy.clear();
+            Vec::new()
+        }
+    };
+    ((&conf).into(), notes)
 }
 
 /// Whether the networks of that driver are ours on this host: where somebody else's script prepares them, nothing is known here of

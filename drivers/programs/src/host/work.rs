@@ -165,7 +165,7 @@ impl Place {
         match (standing(&self.remotes, call.slot), call.slot.family()) {
             (Standing::Foreign(path), _) => foreign(&path, &call, out).await,
             (_, "vmm") => self.hypervisor(&call, cancelled, out).await,
-            (_, "vnm") => self.network.run(&call, &self.remotes, out).await,
+            (_, "vnm") => self.network.run(&call, &self.remotes, self.connector(), out).await,
             (_, "tm") => self.probe(&call).await,
             (_, family) => {
                 let text =

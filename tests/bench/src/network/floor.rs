@@ -90,7 +90,9 @@ impl Hand {
                     let batch = change.text();
                     timed(&mut took.nft, || nft(&self.places, &batch))?;
                 }
-                Change::Track(_) => anyhow::bail!("a guest of the benchmark has no connections"),
+                Change::Track(_) | Change::Services(_) => {
+                    anyhow::bail!("guests of the benchmark have no connections and no services")
+                }
             }
         }
         let response = server::answer(&self.places, &request(vm, verb)?);

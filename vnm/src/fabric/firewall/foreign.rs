@@ -6,8 +6,11 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::TABLE;
 use super::nft::{FirewallError, Nft};
+use super::{TABLE, services};
+
+/// Tables of ours; the second one bears the stock release's name.
+const OURS: [&str; 2] = [TABLE, services::TABLE];
 
 /// A chain that the kernel enters with frames of bridges.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,7 +67,8 @@ pub fn foreign(listed: &Value) -> Vec<Foreign> {
         rules.entry(place(rule, "chain")).or_default().push(rule);
     }
     let chains = objects.iter().filter_map(|object| object.get("chain"));
-    let met = chains.filter(|chain| is_met(chain)).filter(|chain| text(chain, "table") != TABLE);
+    let met =
+        chains.filter(|chain| is_met(chain)).filter(|chain| !OURS.contains(&text(chain, "table").as_str()));
     met.filter_map(|chain| {
         let mut seen = BTreeSet::new();
         let mut found = Foreign {

@@ -43,6 +43,15 @@ pub struct Rule {
     pub leads_to: Vec<String>,
 }
 
+/// An element of a map that leads to no chain, as the kernel keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Datum {
+    /// What it is found by.
+    pub key: Vec<u8>,
+    /// What is found.
+    pub value: Vec<u8>,
+}
+
 /// A netfilter socket of the network namespace it was opened in.
 pub struct Kernel {
     socket: Socket,
@@ -117,6 +126,29 @@ impl Kernel {
         let mut out = Vec::new();
         for body in self.ask(GET_ELEMENTS, map.family(), request, all, &what)? {
             out.extend(elements(map, &body).ok_or_else(|| unreadable(&what))?);
+        }
+        Ok(out)
+    }
+
+    /// The names of a table's chains.
+    pub fn chains(&mut self, family: Family, table: &str) -> Result<Vec<String>, NetlinkError> {
+        let what = format!("the chains of table {} {table}", family.as_str());
+        let found = self.ask(GET_CHAIN, family, &[], true, &what)?;
+        let here = found.iter().filter(|body| one(body, 1).is_some_and(|name_of| name(name_of) == table));
+        Ok(here.filter_map(|body| one(body, 3).map(name)).collect())
+    }
+
+    /// Keys and data of a map that leads to no chains; nothing where there is no such map.
+    pub fn data(&mut self, family: Family, table: &str, map: &str) -> Result<Vec<Datum>, NetlinkError> {
+        let what = format!("map {map} of table {} {table}", family.as_str());
+        let request = [attribute(1, &text(table)), attribute(2, &text(map))].concat();
+        let mut out = Vec::new();
+        for body in self.ask(GET_ELEMENTS, family, &request, true, &what)? {
+            for element in find(&body, 3).flat_map(|list| find(list, 1)) {
+                let value = |kind| one(one(element, kind)?, 1).map(<[u8]>::to_vec);
+                let datum = value(1).zip(value(2)).map(|(key, value)| Datum { key, value });
+                out.push(datum.ok_or_else(|| unreadable(&what))?);
+            }
         }
         Ok(out)
     }

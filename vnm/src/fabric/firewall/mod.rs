@@ -29,6 +29,7 @@ pub mod nft;
 pub mod observed;
 mod plan;
 pub mod probe;
+pub mod services;
 mod skeleton;
 mod spoofing;
 pub mod stock;
@@ -40,6 +41,7 @@ pub use foreign::Foreign;
 pub use nft::{FirewallError, Nft};
 pub use observed::{Observed, Scope};
 pub use plan::{difference, removal};
+pub use services::{ServicesChange, ServicesSeen};
 pub use stock::Stock;
 pub use tracked::Tracking;
 

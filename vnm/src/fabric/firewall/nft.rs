@@ -179,6 +179,11 @@ impl Nft {
         self.run(&["-j", "-f", "-"], &change.text(), &change.to_string()).map(|_| ())
     }
 
+    /// The same with a batch in the program's own language, for what its JSON can't say.
+    pub(super) fn batch(&mut self, batch: &str, what: &str) -> Result<(), FirewallError> {
+        self.run(&["-f", "-"], batch, what).map(|_| ())
+    }
+
     /// Whether the kernel would take that.
     pub(super) fn would_take(&mut self, batch: &Value) -> Result<bool, FirewallError> {
         match self.run(&["-j", "-c", "-f", "-"], &batch.to_string(), "check a batch") {

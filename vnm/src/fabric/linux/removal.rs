@@ -23,6 +23,8 @@ pub struct Leaving {
     pub uplinks: BTreeSet<Place>,
     /// Tunnels that were ports of Open vSwitch and are no more.
     pub loose: BTreeSet<LinkName>,
+    /// Bridges that had services for its guests.
+    pub services: BTreeSet<LinkName>,
     /// Its virtual functions.
     pub functions: Vec<Function>,
     /// The VLANs that its ways out carried for it.
@@ -87,6 +89,7 @@ impl Leaving {
 impl From<&Desired> for Leaving {
     fn from(state: &Desired) -> Self {
         let mut leaving = Leaving::default();
+        leaving.services.extend(state.services.iter().map(|services| services.bridge.clone()));
         for port in &state.ports {
             let Some(bridge) = state.bridges.iter().find(|b| b.name == port.bridge) else { continue };
             let tunnel = state.tunnels.iter().find(|t| t.bridge.as_ref() == Some(&port.bridge));
@@ -182,14 +185,17 @@ fn take_away(bridge: &LinkName, leaving: &Leaving, observed: &Observed, out: &mu
     }
 }
 
-/// Whether anything but `tunnels` and its uplink is plugged in. In a bridge of the operator's, the operator's own devices are no
-/// reason to keep our tunnel; a guest is.
+/// Whether anything but `tunnels`, its uplink and the end of its services is plugged in. In a bridge of the operator's, the
+/// operator's own devices are no reason to keep our tunnel; a guest is.
 fn is_needed(bridge: &Link, tunnels: &[&Link], leaving: &Leaving, observed: &Observed) -> bool {
     let uplink = |port: &Link| {
         let here = leaving.uplinks.iter().filter(|uplink| uplink.bridge.as_str() == bridge.name);
         here.into_iter().any(|uplink| uplink.name.as_str() == port.name)
     };
-    let ours = |port: &Link| uplink(port) || tunnels.iter().any(|tunnel| tunnel.index == port.index);
+    // What TProxy plugs in (contract VNM 4.11) is for the guests, and none itself.
+    let services = |port: &Link| port.kind == LinkKind::Inner && port.name == format!("{}b", bridge.name);
+    let tunnel = |port: &Link| tunnels.iter().any(|tunnel| tunnel.index == port.index);
+    let ours = |port: &Link| uplink(port) || services(port) || tunnel(port);
     let counts = |port: &&Link| bridge.mark.is_ours() || port.is_guests();
     observed.ports_of(bridge.index).filter(counts).any(|port| !ours(port))
 }
