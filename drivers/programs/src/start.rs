@@ -5,7 +5,11 @@
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
 
+use causeway_core::answer::one_line;
+use causeway_domain::{Cause, DomainError, Hypervisor, Operation};
 use nix::sys::signal::SigSet;
 use tracing_subscriber::EnvFilter;
 
@@ -47,4 +51,21 @@ pub fn run_local<F: Future>(future: F) -> io::Result<F::Output> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let tasks = tokio::task::LocalSet::new();
     Ok(tasks.block_on(&runtime, future))
+}
+
+/// How a program ends: what it failed of is its last line on standard error, which is what whoever started it is told.
+pub fn end(program: &str, result: anyhow::Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        eprintln!("{program}: {}", one_line(&format!("{error:#}")));
+        ExitCode::FAILURE
+    })
+}
+
+/// Instead of libvirt's client, for programs that start sooner without: whoever has work on a guest starts `causeway-host`.
+///
+/// # Errors
+/// Always.
+pub fn no_libvirt(_uri: &str) -> Result<Arc<dyn Hypervisor>, DomainError> {
+    let cause = Cause::Input("this program knows no guest: causeway-host does".to_owned());
+    Err(DomainError::new(Operation::Connect, "libvirt", cause))
 }

@@ -3,10 +3,8 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use causeway_core::answer::one_line;
-use causeway_domain::{Cause, DomainError, Hypervisor, Operation};
 use causeway_programs::host::{Where, files, resident, settings};
 use causeway_programs::{start, storage};
 use causeway_tm::carry::End;
@@ -79,19 +77,7 @@ enum Direction {
 }
 
 fn main() -> ExitCode {
-    match run(Arguments::parse().command) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("causeway-disks: {}", one_line(&format!("{error:#}")));
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// Whoever has work on a guest starts causeway-host.
-fn no_libvirt(_uri: &str) -> Result<Arc<dyn Hypervisor>, DomainError> {
-    let cause = Cause::Input("causeway-disks knows no guest".to_owned());
-    Err(DomainError::new(Operation::Connect, "libvirt", cause))
+    start::end("causeway-disks", run(Arguments::parse().command))
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
@@ -99,7 +85,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     start::log_to(None);
     match command {
         Command::Resident { place } => {
-            start::run_local(resident::serve(place.options(false, no_libvirt)))??;
+            start::run_local(resident::serve(place.options(false, start::no_libvirt)))??;
         }
         Command::Worker { state } => files::serve(&state)?,
         Command::Confined { state } => storage::serve_confined(&state)?,

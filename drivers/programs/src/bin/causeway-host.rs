@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use causeway_core::answer::one_line;
 use causeway_core::names::DeployId;
 use causeway_domain::{DomainError, Hypervisor, Libvirt};
 use causeway_programs::host::{Where, guard, resident, slot::SlotWords, work};
@@ -48,13 +47,7 @@ fn libvirt(uri: &str) -> Result<Arc<dyn Hypervisor>, DomainError> {
 }
 
 fn main() -> ExitCode {
-    match run(Arguments::parse().command) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("causeway-host: {}", one_line(&format!("{error:#}")));
-            ExitCode::FAILURE
-        }
-    }
+    start::end("causeway-host", run(Arguments::parse().command))
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {

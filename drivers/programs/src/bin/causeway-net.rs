@@ -2,11 +2,8 @@
 //! libvirt, whose fifty libraries take longer to load than such a slot takes.
 
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::ensure;
-use causeway_core::answer::one_line;
-use causeway_domain::{Cause, DomainError, Hypervisor, Operation};
 use causeway_programs::host::slot::SlotWords;
 use causeway_programs::start;
 use clap::{Parser, Subcommand};
@@ -27,19 +24,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match run(Arguments::parse().command) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("causeway-net: {}", one_line(&format!("{error:#}")));
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// Whoever has work on a guest starts causeway-host.
-fn no_libvirt(_uri: &str) -> Result<Arc<dyn Hypervisor>, DomainError> {
-    let cause = Cause::Input("causeway-net knows no guest: causeway-host does this slot".to_owned());
-    Err(DomainError::new(Operation::Connect, "libvirt", cause))
+    start::end("causeway-net", run(Arguments::parse().command))
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
@@ -49,7 +34,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Slot(words) => {
             let slot = words.slot()?;
             ensure!(slot.family() == "vnm", "{slot} is no network slot: causeway-host does it");
-            words.serve(false, no_libvirt)
+            words.serve(false, start::no_libvirt)
         }
     }
 }

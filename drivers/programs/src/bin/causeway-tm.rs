@@ -3,19 +3,12 @@
 
 use std::process::ExitCode;
 
-use causeway_core::answer::one_line;
 use causeway_programs::driver::tm::{self, slot::SlotRun};
 use causeway_programs::driver::{config::Config, front, guard};
 use causeway_programs::{start, storage};
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("causeway-tm: {}", one_line(&format!("{error:#}")));
-            ExitCode::FAILURE
-        }
-    }
+    start::end("causeway-tm", run())
 }
 
 fn run() -> anyhow::Result<ExitCode> {
