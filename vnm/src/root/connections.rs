@@ -158,8 +158,10 @@ impl Action<'_, '_> {
         let Some(zone) = self.host.nft.zone(&port.bridge)? else { return Ok(()) };
         let mut connections = self.connections_on_bridge(port)?;
         if !connections.is_empty() {
-            let others = self.addresses_beside(vm, port)?;
-            connections.retain(|connection| !connection.is_of(&others));
+            match self.addresses_beside(vm, port)? {
+                Some(others) => connections.retain(|connection| !connection.is_of(&others)),
+                None => connections.clear(),
+            }
         }
         if connections.is_empty() {
             return Ok(());
@@ -167,16 +169,20 @@ impl Action<'_, '_> {
         self.make_or_say(Tracking { bridge: port.bridge.clone(), zone, known: false, connections })
     }
 
-    /// The addresses of the other guests on its bridge that need their connections to be known.
-    fn addresses_beside(&self, vm: VmId, port: &Port) -> Result<Vec<IpAddr>, ActionError> {
+    /// The addresses of the other guests on its bridge that need their connections to be known; none where those of one are not.
+    fn addresses_beside(&self, vm: VmId, port: &Port) -> Result<Option<Vec<IpAddr>>, ActionError> {
         let mut out = BTreeSet::new();
         for other in self.host.reservations.on(&port.bridge)? {
             let reservation = self.host.reservations.load(other)?;
             let beside =
                 reservation.nics.values().filter(|nic| nic.is_stateful() && nic.port.bridge == port.bridge);
-            let beside = beside.filter(|nic| other != vm || nic.port.tap != port.tap);
-            out.extend(beside.flat_map(|nic| nic.port.addresses.iter().copied()));
+            for nic in beside.filter(|nic| other != vm || nic.port.tap != port.tap) {
+                if nic.port.addresses.is_empty() {
+                    return Ok(None);
+                }
+                out.extend(&nic.port.addresses);
+            }
         }
-        Ok(out.into_iter().collect())
+        Ok(Some(out.into_iter().collect()))
     }
 }
