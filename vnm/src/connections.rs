@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 /// The most that are told of one NIC; each is two to four flows of a switch.
 pub const MOST: usize = 4096;
 
+/// The most that are told of one VM by one driver: a frame holds them, as an argument too.
+pub const MOST_OF_ALL: usize = 32_768;
+
 /// The least time for which one is kept where its guest comes to, in seconds: it may be longer under way than the connection
 /// had left.
 const AT_LEAST: u32 = 30;

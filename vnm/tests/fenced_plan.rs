@@ -286,14 +286,23 @@ fn is_let_in(chains: &Chains, chain: &str, packet: Packet) -> Option<bool> {
         if has("drop").is_some() {
             return Some(false);
         }
-        assert!(has("vmap").is_some(), "a packet of no connection: {rule:?}");
+        panic!("it says nothing: {rule:?}");
     }
     None
 }
 
 fn holds(found: &Value, packet: Packet) -> bool {
-    assert_eq!(found["op"], "==");
     let left = &found["left"];
+    if left.pointer("/ct/key").is_some_and(|key| key == "state") {
+        // It belongs to no connection, and may begin one.
+        assert_eq!(found["op"], "in");
+        assert!(found["right"].as_array().unwrap().iter().all(|state| state != "new"));
+        return false;
+    }
+    if left.pointer("/ct/key").is_some() {
+        return false;
+    }
+    assert_eq!(found["op"], "==");
     let field = left.pointer("/payload/field").or(left.pointer("/meta/key")).unwrap().as_str().unwrap();
     let (four, right) = (packet.from.is_ipv4(), &found["right"]);
     let number = match (left.pointer("/payload/protocol").and_then(Value::as_str), field) {

@@ -300,7 +300,7 @@ impl Reservation {
                 None => drop(self.prepared.remove(&nic)),
             }
         }
-        self.prepared.retain(|nic, _| self.nics.contains_key(nic));
+        self.prepared.retain(|nic, _| self.nics.contains_key(nic) || self.functions.contains_key(nic));
         self.presence.retain(|nic, _| self.nics.contains_key(nic));
     }
 

@@ -27,7 +27,8 @@ impl Action<'_, '_> {
             without.aliases.retain(|alias| !alias.attach);
             let of_aliases =
                 vm.aliases.iter().filter(|alias| alias.attach).filter_map(|alias| alias.parent_id);
-            let parents: BTreeSet<u32> = of_aliases.collect();
+            let mut parents: BTreeSet<u32> = of_aliases.collect();
+            self.spare_newer(&mut parents, &self.host.reservations.load(vm.id)?);
             without.nics.retain(|nic| parents.contains(&nic.nic_id));
             return self.update_sg(&without);
         }

@@ -1,22 +1,19 @@
 //! `connections` and `admit`: what a guest has under way is told by the host that it leaves, and goes on where it comes to.
 //!
-//! The kernel is told of a connection as one that it has always known. A switch can't be told: it lets begin once more what
-//! belongs to one, for some minutes. Both only concern NICs whose rules know connections, and only what has an address of the
-//! guest's own at one end: one who lies about them can have nothing more pass than a document can.
+//! The kernel is told of a connection as one that the guest's own rules have let be. A switch can't be told: it lets begin once more
+//! what belongs to one, for some minutes. Both only concern NICs whose rules know connections, and only what has an address of
+//! the guest's own at one end, where any is known; what another guest's rules let be is for those to say.
 //!
 //! Whose connections are admitted is about to come, so its devices are watched from then on until `post` ([`watch`](super::watch)).
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
-
-use causeway_core::names::VmId;
+use causeway_core::names::{LinkName, VmId};
 
 use super::action::Action;
 use super::error::ActionError;
 use super::fences::LOCK;
-use crate::connections::{Connection, Connections, MOST};
+use crate::connections::{Connection, Connections, MOST, MOST_OF_ALL};
 use crate::desired::{Number, Port, Refusal, Switch};
-use crate::fabric::firewall::Tracking;
+use crate::fabric::firewall::{Tracked, Tracking};
 use crate::fabric::ovs::flows::{Seat, admit};
 use crate::fabric::ovs::{self, Scope};
 use crate::lock::Lock;
@@ -33,14 +30,16 @@ impl Action<'_, '_> {
         let _lock = self.lock_vm(vm)?;
         let reservation = self.host.reservations.load(vm)?;
         let mut out = Connections::default();
-        for (nic, reserved) in self.tracked(&reservation) {
+        let tracked = self.tracked(&reservation);
+        let most = MOST.min(MOST_OF_ALL.checked_div(tracked.len()).unwrap_or(MOST));
+        for (nic, reserved) in tracked {
             let mut known = self.connections_of(&reservation, nic, reserved)?;
-            if known.len() > MOST {
+            if known.len() > most {
                 let count = known.len();
-                self.log.notes.push(format!("NIC {nic} has {count} connections: {MOST} of them go with it"));
+                self.log.notes.push(format!("NIC {nic} has {count} connections: {most} of them go with it"));
                 // What was heard of last has the most time left.
                 known.sort_by_key(|connection| std::cmp::Reverse(connection.seconds));
-                known.truncate(MOST);
+                known.truncate(most);
             }
             out.0.insert(nic, known);
         }
@@ -61,22 +60,18 @@ impl Action<'_, '_> {
         reserved: &NicReservation,
     ) -> Result<Vec<Connection>, ActionError> {
         match (&reserved.place, reserved.number) {
-            (Place::Bridge(_), _) => self.connections_on_bridge(&reserved.port),
+            (Place::Bridge(_), Some(number)) => match self.host.nft.zone(&reserved.port.bridge)? {
+                Some(zone) => Ok(self.host.nft.connections(zone, number)?),
+                None => Ok(Vec::new()),
+            },
             (Place::Switch(switch, _), Some(number)) => {
                 let Some(seated) = self.seated(reservation, nic, &reserved.port, switch, number)? else {
                     return Ok(Vec::new());
                 };
                 Ok(self.host.switch()?.connections(&seated.datapath, number.get())?)
             }
-            (Place::Switch(..), None) => Ok(Vec::new()),
+            (_, None) => Ok(Vec::new()),
         }
-    }
-
-    fn connections_on_bridge(&mut self, port: &Port) -> Result<Vec<Connection>, ActionError> {
-        let Some(zone) = self.host.nft.zone(&port.bridge)? else { return Ok(Vec::new()) };
-        let mut known = self.host.nft.connections(zone)?;
-        known.retain(|connection| connection.is_of(&port.addresses));
-        Ok(known)
     }
 
     /// Where a NIC is on its switch, or will be; none while the switch does not know it.
@@ -114,75 +109,60 @@ impl Action<'_, '_> {
             let Some(connections) = told.0.get(&nic).filter(|connections| !connections.is_empty()) else {
                 continue;
             };
-            match (&reserved.place, reserved.number) {
-                (Place::Bridge(_), _) => self.admit_on_bridge(&reserved.port, connections)?,
-                (Place::Switch(switch, seat), Some(number)) => {
-                    let seated = self.seated(&reservation, nic, &reserved.port, switch, number)?;
-                    let Some(Seated { port, .. }) = seated else { continue };
-                    let vlans = seat.vlans.clone();
-                    let seat = Seat { vm, port, zone: number.get(), vlans };
-                    let changes = admit(&seat, nic, &reserved.port.addresses, connections);
+            let (Some(number), port) = (reserved.number, &reserved.port) else { continue };
+            // Where its addresses are not known, a switch can tell its connections by its port.
+            let theirs = |connection: &&Connection| connection.is_of(&port.addresses);
+            let own: Vec<Connection> = connections.iter().filter(theirs).cloned().collect();
+            match &reserved.place {
+                Place::Bridge(_) => self.admit_on_bridge(port, number, own)?,
+                Place::Switch(switch, seat) => {
+                    let own = if port.addresses.is_empty() { connections.clone() } else { own };
+                    let seated = self.seated(&reservation, nic, port, switch, number)?;
+                    let Some(seated) = seated.filter(|_| !own.is_empty()) else { continue };
+                    let seat = Seat { vm, port: seated.port, zone: number.get(), vlans: seat.vlans.clone() };
+                    let changes = admit(&seat, nic, &port.addresses, &own);
                     let bridge = switch.name.to_string();
                     self.make_or_say(ovs::Change::Flows { bridge, forget: Vec::new(), changes })?;
                 }
-                (Place::Switch(..), None) => {}
             }
         }
         Ok(())
     }
 
-    fn admit_on_bridge(&mut self, port: &Port, connections: &[Connection]) -> Result<(), ActionError> {
+    fn admit_on_bridge(
+        &mut self,
+        port: &Port,
+        number: Number,
+        own: Vec<Connection>,
+    ) -> Result<(), ActionError> {
+        if own.is_empty() {
+            return Ok(());
+        }
         // The zone stays that bridge's.
         let _lock = Lock::take(&self.host.places.locks, LOCK, self.deadline)?;
         let Some(zone) = self.host.nft.zone(&port.bridge)? else { return Ok(()) };
-        let theirs = connections.iter().filter(|connection| connection.is_of(&port.addresses));
-        let connections: Vec<Connection> = theirs.cloned().collect();
-        if connections.is_empty() {
-            return Ok(());
-        }
-        self.make_or_say(Tracking { bridge: port.bridge.clone(), zone, known: true, connections })
+        let what = Tracked::Known(own, port.addresses.clone());
+        self.make_or_say(Tracking { bridge: port.bridge.clone(), zone, number, what })
     }
 
-    /// Has the kernel forget what guests that have gone from a bridge had under way: who gets their addresses there is to
-    /// begin anew. What another guest of the bridge has a part in stays, for that one may go on with it elsewhere. It can fail nothing.
-    pub(super) fn forget_connections(&mut self, vm: VmId, ports: &[Port]) {
-        for port in ports {
-            if let Err(error) = self.forget_connections_of(vm, port) {
+    /// Has the kernel forget what guests that have gone from their bridges had under way: who gets their numbers begins anew. It can
+    /// fail nothing.
+    pub(super) fn forget_connections(&mut self, gone: &[(LinkName, Number)]) {
+        for (bridge, number) in gone {
+            if let Err(error) = self.forget_connections_of(bridge, *number) {
                 let failure = causeway_core::answer::Failure::from(error);
-                self.log.notes.push(format!("connections of {} are not forgotten: {failure}", port.tap));
+                self.log
+                    .notes
+                    .push(format!("connections of a guest on {bridge} are not forgotten: {failure}"));
             }
         }
     }
 
-    fn forget_connections_of(&mut self, vm: VmId, port: &Port) -> Result<(), ActionError> {
-        let Some(zone) = self.host.nft.zone(&port.bridge)? else { return Ok(()) };
-        let mut connections = self.connections_on_bridge(port)?;
-        if !connections.is_empty() {
-            match self.addresses_beside(vm, port)? {
-                Some(others) => connections.retain(|connection| !connection.is_of(&others)),
-                None => connections.clear(),
-            }
-        }
-        if connections.is_empty() {
+    fn forget_connections_of(&mut self, bridge: &LinkName, number: Number) -> Result<(), ActionError> {
+        let Some(zone) = self.host.nft.zone(bridge)? else { return Ok(()) };
+        if !self.host.nft.has_connections(zone, number)? {
             return Ok(());
         }
-        self.make_or_say(Tracking { bridge: port.bridge.clone(), zone, known: false, connections })
-    }
-
-    /// The addresses of the other guests on its bridge that need their connections to be known; none where those of one are not.
-    fn addresses_beside(&self, vm: VmId, port: &Port) -> Result<Option<Vec<IpAddr>>, ActionError> {
-        let mut out = BTreeSet::new();
-        for other in self.host.reservations.on(&port.bridge)? {
-            let reservation = self.host.reservations.load(other)?;
-            let beside =
-                reservation.nics.values().filter(|nic| nic.is_stateful() && nic.port.bridge == port.bridge);
-            for nic in beside.filter(|nic| other != vm || nic.port.tap != port.tap) {
-                if nic.port.addresses.is_empty() {
-                    return Ok(None);
-                }
-                out.extend(&nic.port.addresses);
-            }
-        }
-        Ok(Some(out.into_iter().collect()))
+        self.make_or_say(Tracking { bridge: bridge.clone(), zone, number, what: Tracked::Forgotten })
     }
 }

@@ -8,7 +8,7 @@ use super::action::Action;
 use super::error::ActionError;
 use super::host::TRIES;
 use crate::desired::nics::Names;
-use crate::desired::{Datapath, Desired, Function, Port, Switch};
+use crate::desired::{Datapath, Desired, Function, Number, Port, Switch};
 use crate::fabric::{linux, ovs};
 use crate::reservation::{NicReservation, Place};
 
@@ -21,8 +21,8 @@ pub(super) struct Left {
     pub(super) switch: ovs::Leaving,
     /// Tunnels that are ports of Open vSwitch.
     tunnels: BTreeSet<LinkName>,
-    /// Guests' devices on Linux bridges whose connections are known.
-    tracked: Vec<Port>,
+    /// Guests on Linux bridges whose connections are known: the device, the bridge, the number.
+    tracked: Vec<(LinkName, LinkName, Number)>,
 }
 
 impl Left {
@@ -57,8 +57,8 @@ impl Left {
                 let served = reserved.services.iter().map(|services| services.bridge.clone());
                 self.linux.services.extend(served);
                 reserved.tags.iter().for_each(|tags| self.linux.add_vlans(tags));
-                if reserved.is_stateful() {
-                    self.tracked.push(reserved.port.clone());
+                if let Some(number) = reserved.number.filter(|_| reserved.is_stateful()) {
+                    self.tracked.push((reserved.port.tap.clone(), reserved.port.bridge.clone(), number));
                 }
             }
             Place::Switch(switch, _) => {
@@ -154,10 +154,10 @@ impl Action<'_, '_> {
         // A guest that is still here stays guarded.
         let mut gone: BTreeSet<LinkName> = linux.taps.iter().map(|tap| tap.name.clone()).collect();
         gone.retain(|tap| !removal.lingering.contains(tap));
-        let tracked: Vec<Port> =
-            left.tracked.iter().filter(|port| gone.contains(&port.tap)).cloned().collect();
+        let left_behind = left.tracked.iter().filter(|(tap, ..)| !removal.lingering.contains(tap));
+        let left_behind: Vec<_> = left_behind.map(|(_, bridge, number)| (bridge.clone(), *number)).collect();
         // While the bridge's zone is still its own.
-        self.forget_connections(vm, &tracked);
+        self.forget_connections(&left_behind);
         self.host.unfence(vm, &gone, self.dry_run, self.log)?;
         lingering.extend(removal.lingering);
         Ok(lingering)

@@ -34,7 +34,9 @@ impl Action<'_, '_> {
             after.release_all_of(self.driver.name(), &desired);
         }
         after.reserve(self.driver.name(), &desired);
-        after.prepare(desired.ports.iter().map(|port| port.nic), self.asked.as_ref());
+        let functions = desired.functions.iter().map(|function| function.nic);
+        let prepared = desired.ports.iter().map(|port| port.nic).chain(functions);
+        after.prepare(prepared, self.asked.as_ref());
         self.prepare(&before, &after, &desired, &terms, way)?;
         self.log.reserved = (&after.nics, &after.functions) != (&before.nics, &before.functions);
         Ok(())

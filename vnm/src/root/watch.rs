@@ -81,7 +81,7 @@ struct Watch {
 #[derive(Debug, Default)]
 struct Seen {
     /// Hears the device, once it is there. Whoever reads from it holds the lock until what was read is taken.
-    wire: Option<Arc<OwnedFd>>,
+    wire: Option<Arc<Wire>>,
     /// When there was a first frame; the second one counts from the first on.
     from_it: Option<SystemTime>,
     to_it: Option<SystemTime>,
@@ -150,7 +150,7 @@ impl Watch {
                 }
                 continue;
             };
-            let _ = poll(&mut [PollFd::new(&*listening, PollFlags::IN)], Some(&QUIET));
+            let _ = poll(&mut [PollFd::new(&listening.socket, PollFlags::IN)], Some(&QUIET));
             match self.seen().take_all() {
                 Ok(true) => return,
                 Ok(false) => wire = Some(listening),
@@ -185,8 +185,15 @@ impl Seen {
     }
 }
 
-/// Hears all of a device; none while it is not there.
-fn listen(tap: &LinkName) -> Option<OwnedFd> {
+/// Hears all of a device.
+#[derive(Debug)]
+struct Wire {
+    socket: OwnedFd,
+    device: usize,
+}
+
+/// Begins to hear a device; none while it is not there.
+fn listen(tap: &LinkName) -> Option<Wire> {
     if_nametoindex(tap.as_str()).ok()?;
     let address = |interface: nix::ifaddrs::InterfaceAddress| {
         let is_it = interface.interface_name == tap.as_str();
@@ -197,25 +204,29 @@ fn listen(tap: &LinkName) -> Option<OwnedFd> {
         socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll).ok()?;
     setsockopt(&wire, sockopt::ReceiveTimestampns, &true).ok()?;
     bind(wire.as_raw_fd(), &address).ok()?;
-    Some(wire)
+    Some(Wire { socket: wire, device: address.ifindex() })
 }
 
 /// The next frame: when it was seen, and whether it was on its way to the guest. None where none is waiting.
-fn frame(wire: &OwnedFd) -> io::Result<Option<(SystemTime, bool)>> {
+fn frame(wire: &Wire) -> io::Result<Option<(SystemTime, bool)>> {
+    let socket = wire.socket.as_raw_fd();
     let mut control = cmsg_space!(TimeSpec);
-    // Nothing of the frame itself is wanted.
-    let heard =
-        match recvmsg::<LinkAddr>(wire.as_raw_fd(), &mut [], Some(&mut control), MsgFlags::MSG_DONTWAIT) {
+    loop {
+        // Nothing of the frame itself is wanted.
+        let heard = match recvmsg::<LinkAddr>(socket, &mut [], Some(&mut control), MsgFlags::MSG_DONTWAIT) {
             Err(Errno::EAGAIN | Errno::EINTR) => return Ok(None),
             other => other?,
         };
-    let to_it = heard.address.is_some_and(|address| address.pkttype() == OUTGOING);
-    let stamp = heard.cmsgs()?.find_map(|message| match message {
-        ControlMessageOwned::ScmTimestampns(stamp) => Some(stamp),
-        _ => None,
-    });
-    let at = stamp.map_or_else(SystemTime::now, |stamp| SystemTime::UNIX_EPOCH + Duration::from(stamp));
-    Ok(Some((at, to_it)))
+        // Until it was bound to its device, the socket heard all of them.
+        let Some(from) = heard.address.filter(|address| address.ifindex() == wire.device) else { continue };
+        let to_it = from.pkttype() == OUTGOING;
+        let stamp = heard.cmsgs()?.find_map(|message| match message {
+            ControlMessageOwned::ScmTimestampns(stamp) => Some(stamp),
+            _ => None,
+        });
+        let at = stamp.map_or_else(SystemTime::now, |stamp| SystemTime::UNIX_EPOCH + Duration::from(stamp));
+        return Ok(Some((at, to_it)));
+    }
 }
 
 #[cfg(test)]

@@ -72,10 +72,25 @@ pub fn by_map(key: Value, map: &str) -> Value {
     json!({"vmap": {"key": key, "data": format!("@{map}")}})
 }
 
-/// What is done with a frame by the state of its connection.
-pub fn by_state(states: &[(&str, Value)]) -> Value {
-    let pairs: Vec<Value> = states.iter().map(|(state, verdict)| json!([state, verdict])).collect();
-    json!({"vmap": {"key": {"ct": {"key": "state"}}, "data": {"set": pairs}}})
+/// The state of a frame's connection is one of these.
+pub fn in_state(states: &[&str]) -> Value {
+    json!({"match": {"op": "in", "left": connection("state"), "right": states}})
+}
+
+/// What the kernel knows of a frame's connection.
+pub fn connection(key: &str) -> Value {
+    json!({"ct": {"key": key}})
+}
+
+/// The mark of a frame's connection.
+pub fn connection_mark() -> Value {
+    connection("mark")
+}
+
+/// Marks the frame's connection, in those bits.
+pub fn set_connection_mark(mark: u32, bits: u32) -> Value {
+    let kept = masked(connection_mark(), !bits);
+    json!({"mangle": {"key": connection_mark(), "value": {"|": [kept, mark]}}})
 }
 
 /// Marks the frame.

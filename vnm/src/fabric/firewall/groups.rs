@@ -9,9 +9,13 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
-use super::expr::{any, by_state, drop, goto, is, jump, meta, payload, range};
+use super::expr::{
+    any, connection, connection_mark, drop, goto, in_state, is, jump, masked, meta, payload, range,
+    set_connection_mark,
+};
 use super::skeleton::PASSED;
 use super::spoofing::Rule;
+use crate::desired::Number;
 use crate::desired::guard::{Pass, Passage, Ports, Traffic};
 
 /// Router and neighbour messages that a guest sends (contract VNM 4.5, row 4), and the reports by which the bridge knows which
@@ -50,36 +54,58 @@ impl Way {
             Way::In => "known-to",
         }
     }
+
+    /// How a connection's mark says that the NIC of that number has let it be, and in which bits: in the upper half who has let it go
+    /// out, in the lower who has let it in. All guests of a bridge have their connections in one table, and any of them can have
+    /// something stand there: so nobody's rules believe what another's have let be.
+    pub fn approval(self, number: Number) -> (u32, u32) {
+        let shift = if self == Way::Out { 16 } else { 0 };
+        (u32::from(number.get()) << shift, 0xffff << shift)
+    }
 }
 
-/// What passes by any guard with groups: neighbours' messages, and what belongs to a connection that may.
+/// What passes by any guard with groups: neighbours' messages; and what can belong to no connection does not.
 pub fn shared(way: Way) -> Vec<Rule> {
     let (six, four): (&[u8], &[u8]) = match way {
         Way::Out => (&FROM_GUEST, &REPORTS),
         Way::In => (&TO_GUEST, &QUERY),
     };
     let pass = || goto(PASSED);
-    vec![
+    let mut out = vec![
         vec![family(6), is(payload("icmpv6", "type"), any(six.iter().copied())), pass()],
         vec![family(4), of(protocol::IGMP), is(payload("igmp", "type"), any(four.iter().copied())), pass()],
-        vec![by_state(&[("invalid", drop()), ("established", pass()), ("related", pass())])],
-    ]
+        vec![in_state(&["invalid"]), drop()],
+    ];
+    if way == Way::Out {
+        // What answers the host, which asks no rules of the guest's: its connections are in no bridge's zone.
+        let hosts = [in_state(KNOWN), is(connection("zone"), 0), is(connection("direction"), "reply")];
+        out.push([&hosts[..], &[pass()]].concat());
+    }
+    out
 }
+
+/// Of a connection that somebody has let be.
+const KNOWN: &[&str] = &["established", "related"];
 
 /// What may pass in that direction.
 ///
 /// Without a set of its own for each rule: the kernel looks for the name of a new set among those of all others.
-pub fn rules(way: Way, passage: &Passage) -> Vec<Rule> {
-    let pass = || goto(PASSED);
+pub fn rules(way: Way, passage: &Passage, number: Number) -> Vec<Rule> {
+    let (mark, bits) = way.approval(number);
+    let pass = || vec![set_connection_mark(mark, bits), goto(PASSED)];
     let mut out = vec![vec![jump(way.shared())]];
+    for (mark, bits) in [Way::Out, Way::In].map(|way| way.approval(number)) {
+        let known = is(masked(connection_mark(), bits), mark);
+        out.push(vec![in_state(KNOWN), known, goto(PASSED)]);
+    }
     match passage {
-        Passage::Open => out.push(vec![pass()]),
+        Passage::Open => out.push(pass()),
         Passage::Only(passes) => {
             // Two groups may let the same pass.
             let mut seen = BTreeSet::new();
             let all = passes.iter().flat_map(|pass| matches(way, pass));
             let new = all.filter(|matches| seen.insert(serde_json::to_vec(matches).unwrap_or_default()));
-            out.extend(new.map(|matches| [matches, vec![pass()]].concat()));
+            out.extend(new.map(|matches| [matches, pass()].concat()));
             out.push(vec![drop()]);
         }
     }

@@ -130,9 +130,9 @@ fn chains(fence: &Fence) -> Vec<Wanted> {
     let mut out = vec![chain(Family::Bridge, fence.out_chain(), spoofing::outgoing(fence))];
     if fence.guard.is_stateful() {
         out.push(chain(Family::Bridge, fence.in_chain(), spoofing::incoming(fence)));
-        let outbound = groups::rules(Way::Out, &fence.guard.outbound);
+        let outbound = groups::rules(Way::Out, &fence.guard.outbound, fence.number);
         out.push(chain(Family::Inet, fence.out_chain(), outbound));
-        let inbound = groups::rules(Way::In, &fence.guard.inbound);
+        let inbound = groups::rules(Way::In, &fence.guard.inbound, fence.number);
         out.push(chain(Family::Inet, fence.in_chain(), inbound));
     }
     out

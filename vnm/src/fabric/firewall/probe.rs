@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::change::Family;
-use super::expr::{by_state, drop, set_zone};
+use super::expr::{drop, in_state, set_connection_mark, set_zone};
 use super::nft::{FirewallError, Nft};
 
 /// There while the kernel can hand frames of bridges to IP, in every network namespace.
@@ -35,7 +35,7 @@ fn tracked(family: Family) -> Value {
     const NAME: &str = "causeway-probe";
     let rule = json!({
         "family": family, "table": NAME, "chain": NAME,
-        "expr": [set_zone(1), by_state(&[("invalid", drop())])],
+        "expr": [set_zone(1), in_state(&["invalid"]), set_connection_mark(1, 1), drop()],
     });
     json!({"nftables": [
         {"add": {"table": {"family": family, "name": NAME}}},

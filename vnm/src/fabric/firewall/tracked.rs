@@ -8,10 +8,12 @@ use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
 use rustix::io::Errno;
 
 use super::change::{Family, Key, Map};
+use super::groups::Way;
 use super::kernel::{Kernel, Message, attribute, find, one, unreadable};
 use super::nft::Nft;
 use super::skeleton::zone_of;
 use crate::connections::{Connection, Transport};
+use crate::desired::Number;
 use crate::fabric::linux::NetlinkError;
 
 const SUBSYSTEM: u16 = 1 << 8;
@@ -24,7 +26,9 @@ const TUPLE_REPLY: u16 = 2;
 const STATUS: u16 = 3;
 const PROTOCOL_STATE: u16 = 4;
 const TIMEOUT: u16 = 7;
+const MARK: u16 = 8;
 const ZONE: u16 = 18;
+const MARK_BITS: u16 = 21;
 
 /// That an attribute holds others.
 const NESTED: u16 = 0x8000;
@@ -42,23 +46,38 @@ const ALIVE: std::ops::RangeInclusive<u8> = 2..=6;
 /// Sequence numbers are not checked: nobody knows how far the guest has come meanwhile.
 const BE_LIBERAL: u8 = 8;
 
-/// Connections of guests on a bridge that its zone is to know, or to know no more.
+/// What a bridge's zone is to know of the connections that a NIC has let be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tracking {
     /// The bridge.
     pub bridge: LinkName,
     /// Its zone.
     pub zone: u16,
-    /// Whether it is to know them.
-    pub known: bool,
-    /// The connections.
-    pub connections: Vec<Connection>,
+    /// The NIC's.
+    pub number: Number,
+    /// What is done.
+    pub what: Tracked,
+}
+
+/// What is done with connections.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tracked {
+    /// These are known from now on, as let be by the NIC, which has one of these addresses.
+    Known(Vec<Connection>, Vec<IpAddr>),
+    /// None is known any more as let be by the NIC; those that no other has let be are not known at all.
+    Forgotten,
 }
 
 impl fmt::Display for Tracking {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verb = if self.known { "track" } else { "forget" };
-        write!(f, "{verb} {} connections on {}", self.connections.len(), self.bridge)
+        match &self.what {
+            Tracked::Known(connections, _) => {
+                write!(f, "track {} connections on {}", connections.len(), self.bridge)
+            }
+            Tracked::Forgotten => {
+                write!(f, "forget the connections of number {} on {}", self.number, self.bridge)
+            }
+        }
     }
 }
 
@@ -74,12 +93,25 @@ impl Nft {
         Ok(of_bridge.and_then(|element| zone_of(&element.chain)))
     }
 
-    /// The connections of TCP and UDP that a zone knows.
+    /// The connections of TCP and UDP that the NIC of that number has let be, as far as addresses in them are not changed on the
+    /// way.
     ///
     /// # Errors
     /// The kernel does not tell.
-    pub fn connections(&mut self, zone: u16) -> Result<Vec<Connection>, NetlinkError> {
-        self.kernel()?.connections(zone)
+    pub fn connections(&mut self, zone: u16, number: Number) -> Result<Vec<Connection>, NetlinkError> {
+        let entries = self.kernel()?.entries(zone, number)?;
+        let read = entries
+            .iter()
+            .map(|(_, entry)| connection(entry).ok_or_else(|| unreadable(TABLE_OF_CONNECTIONS)));
+        Ok(read.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+    }
+
+    /// Whether the NIC has let any connection be, of whatever protocol.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    pub fn has_connections(&mut self, zone: u16, number: Number) -> Result<bool, NetlinkError> {
+        Ok(!self.kernel()?.entries(zone, number)?.is_empty())
     }
 
     /// Makes a zone know connections, or forget them; one that is so already is left as it is.
@@ -88,86 +120,141 @@ impl Nft {
     /// The kernel refuses one; those before it are done.
     pub fn track(&mut self, tracking: &Tracking) -> Result<(), NetlinkError> {
         let kernel = self.kernel()?;
-        tracking.connections.iter().try_for_each(|connection| match tracking.known {
-            true => kernel.track(tracking.zone, connection),
-            false => kernel.forget(tracking.zone, connection),
-        })
+        let Tracking { zone, number, .. } = *tracking;
+        match &tracking.what {
+            Tracked::Known(connections, addresses) => connections.iter().try_for_each(|connection| {
+                let way = if addresses.contains(&connection.from.ip()) { Way::Out } else { Way::In };
+                kernel.track(zone, connection, way.approval(number))
+            }),
+            Tracked::Forgotten => {
+                let entries = kernel.entries(zone, number)?;
+                entries.iter().try_for_each(|(family, entry)| kernel.forget(zone, *family, entry, number))
+            }
+        }
     }
 }
 
+/// For errors.
+const TABLE_OF_CONNECTIONS: &str = "the table of connections";
+
 impl Kernel {
-    /// The connections of TCP and UDP of a zone, as far as addresses in them are not changed on the way.
-    fn connections(&mut self, zone: u16) -> Result<Vec<Connection>, NetlinkError> {
+    /// The entries of a zone that the NIC of that number has let be.
+    fn entries(&mut self, zone: u16, number: Number) -> Result<Vec<(Family, Vec<u8>)>, NetlinkError> {
         // An older kernel does not know that it could leave out those of other zones.
         let attributes = attribute(ZONE, &zone.to_be_bytes());
-        let of_zone = |entry: &[u8]| zone_of_entry(entry) == zone;
+        let wanted = |entry: &[u8]| zone_of_entry(entry) == zone && is_let_be(entry, number);
         let mut out = Vec::new();
         for family in [Family::Ip, Family::Ip6] {
             let message = Message { kind: GET, family, flags: NLM_F_DUMP, attributes: &attributes };
-            let found = self.say(&message, "the table of connections", &of_zone)?;
-            for entry in &found {
-                let read = connection(entry).ok_or_else(|| unreadable("the table of connections"))?;
-                out.extend(read);
-            }
+            let found = self.say(&message, TABLE_OF_CONNECTIONS, &wanted)?;
+            out.extend(found.into_iter().map(|entry| (family, entry)));
         }
         Ok(out)
     }
 
-    /// What the guest has gone on with already is left as it is.
-    fn track(&mut self, zone: u16, connection: &Connection) -> Result<(), NetlinkError> {
-        let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
-        match self.order(NEW, flags, connection, &tracked(zone, connection), "track") {
-            Err(error) if error.errno() == Some(Errno::EXIST) => Ok(()),
+    /// One that is known already, the guest may have gone on with: it is only marked, and its sequence numbers are not checked any more.
+    fn track(
+        &mut self,
+        zone: u16,
+        connection: &Connection,
+        approval: (u32, u32),
+    ) -> Result<(), NetlinkError> {
+        let family = if connection.from.is_ipv4() { Family::Ip } else { Family::Ip6 };
+        let what = format!("track the connection from {} to {}", connection.from, connection.to);
+        let new = tracked(zone, connection, approval.0);
+        match self.order(NEW, NLM_F_CREATE | NLM_F_EXCL, family, &new, &what) {
+            Err(error) if error.errno() == Some(Errno::EXIST) => {
+                let mut known = tuple(TUPLE_ORIGINAL, connection.transport, connection.from, connection.to);
+                known.extend(attribute(ZONE, &zone.to_be_bytes()));
+                known.extend(marked(approval));
+                if connection.transport == Transport::Tcp {
+                    known.extend(unchecked(&[]));
+                }
+                self.order(NEW, 0, family, &known, &what)
+            }
             other => other,
         }
     }
 
-    fn forget(&mut self, zone: u16, connection: &Connection) -> Result<(), NetlinkError> {
-        let Connection { transport, from, to, .. } = *connection;
+    /// What another NIC has let be as well stays that one's.
+    fn forget(
+        &mut self,
+        zone: u16,
+        family: Family,
+        entry: &[u8],
+        number: Number,
+    ) -> Result<(), NetlinkError> {
+        let Some(original) = one(entry, TUPLE_ORIGINAL) else { return Err(unreadable(TABLE_OF_CONNECTIONS)) };
         // Without a tuple, all connections of the host would go.
-        let mut attributes = tuple(TUPLE_ORIGINAL, transport, from, to);
+        let mut attributes = nested(TUPLE_ORIGINAL, original);
         attributes.extend(attribute(ZONE, &zone.to_be_bytes()));
-        self.order(DELETE, NLM_F_ACK, connection, &attributes, "forget")
+        let own = [Way::Out, Way::In].map(|way| way.approval(number));
+        let own = own.into_iter().filter(|(mark, bits)| mark_of(entry) & bits == *mark);
+        let bits = own.fold(0, |all, (_, bits)| all | bits);
+        if mark_of(entry) & !bits == 0 {
+            return self.order(DELETE, 0, family, &attributes, "forget a connection");
+        }
+        attributes.extend(marked((0, bits)));
+        self.order(NEW, 0, family, &attributes, "forget whose a connection was")
     }
 
     fn order(
         &mut self,
         kind: u16,
         flags: u16,
-        connection: &Connection,
+        family: Family,
         attributes: &[u8],
-        verb: &str,
+        what: &str,
     ) -> Result<(), NetlinkError> {
-        let family = if connection.from.is_ipv4() { Family::Ip } else { Family::Ip6 };
-        let message = Message { kind, family, flags, attributes };
+        let message = Message { kind, family, flags: NLM_F_ACK | flags, attributes };
         let said = self.say(&message, "an order about a connection", &|_| false);
         said.map(|_| ()).map_err(|error| match error {
             NetlinkError::Refused { errno, note, .. } => {
-                let what = format!("{verb} the connection from {} to {}", connection.from, connection.to);
-                NetlinkError::Refused { what, errno, note }
+                NetlinkError::Refused { what: what.to_owned(), errno, note }
             }
             other => other,
         })
     }
 }
 
-fn tracked(zone: u16, connection: &Connection) -> Vec<u8> {
+fn tracked(zone: u16, connection: &Connection, mark: u32) -> Vec<u8> {
     let Connection { transport, from, to, seconds } = *connection;
     let mut status = SEEN_REPLY | CONFIRMED;
     let mut out =
         [tuple(TUPLE_ORIGINAL, transport, from, to), tuple(TUPLE_REPLY, transport, to, from)].concat();
     if transport == Transport::Tcp {
         status |= ASSURED;
-        let mut state = attribute(TCP_STATE, &[ESTABLISHED]);
-        for flags in TCP_FLAGS {
-            state.extend(attribute(flags, &[BE_LIBERAL, BE_LIBERAL]));
-        }
-        out.extend(nested(PROTOCOL_STATE, &nested(1, &state)));
+        out.extend(unchecked(&attribute(TCP_STATE, &[ESTABLISHED])));
     }
     out.extend(attribute(STATUS, &status.to_be_bytes()));
     out.extend(attribute(TIMEOUT, &seconds.to_be_bytes()));
     out.extend(attribute(ZONE, &zone.to_be_bytes()));
+    out.extend(attribute(MARK, &mark.to_be_bytes()));
     out
+}
+
+/// A connection of TCP whose sequence numbers nobody checks.
+fn unchecked(state: &[u8]) -> Vec<u8> {
+    let mut state = state.to_vec();
+    for flags in TCP_FLAGS {
+        state.extend(attribute(flags, &[BE_LIBERAL, BE_LIBERAL]));
+    }
+    nested(PROTOCOL_STATE, &nested(1, &state))
+}
+
+/// That mark, in those bits.
+fn marked((mark, bits): (u32, u32)) -> Vec<u8> {
+    [attribute(MARK, &mark.to_be_bytes()), attribute(MARK_BITS, &bits.to_be_bytes())].concat()
+}
+
+fn mark_of(entry: &[u8]) -> u32 {
+    one(entry, MARK).and_then(|mark| mark.try_into().ok()).map_or(0, u32::from_be_bytes)
+}
+
+/// Whether the NIC of that number has let it be, in either direction.
+fn is_let_be(entry: &[u8], number: Number) -> bool {
+    let mark = mark_of(entry);
+    [Way::Out, Way::In].into_iter().map(|way| way.approval(number)).any(|(own, bits)| mark & bits == own)
 }
 
 fn nested(kind: u16, value: &[u8]) -> Vec<u8> {
@@ -240,7 +327,7 @@ mod tests {
     fn fuzz_conntrack() {
         crate::seeded::fuzz("conntrack", |bytes| {
             if let Some(Some(read)) = connection(bytes) {
-                assert_eq!(connection(&tracked(zone_of_entry(bytes), &read)), Some(Some(read)));
+                assert_eq!(connection(&tracked(zone_of_entry(bytes), &read, 0)), Some(Some(read)));
             }
         });
     }
@@ -257,7 +344,7 @@ mod tests {
             };
             let transport = if tcp { Transport::Tcp } else { Transport::Udp };
             let written = Connection { transport, from: end(from), to: end(to), seconds };
-            let entry = tracked(zone, &written);
+            let entry = tracked(zone, &written, 5);
             prop_assert_eq!(zone_of_entry(&entry), zone);
             prop_assert_eq!(connection(&entry), Some(Some(written)));
         }
@@ -266,7 +353,7 @@ mod tests {
         fn no_entry_breaks_the_reader(bytes in proptest::collection::vec(any::<u8>(), 0..200), at in 0_usize..120, byte in any::<u8>()) {
             let _ = connection(&bytes);
             let end = SocketAddr::from(([10, 0, 0, 1], 5));
-            let mut nearly = tracked(7, &Connection { transport: Transport::Tcp, from: end, to: end, seconds: 1 });
+            let mut nearly = tracked(7, &Connection { transport: Transport::Tcp, from: end, to: end, seconds: 1 }, 0);
             if let Some(place) = nearly.get_mut(at) {
                 *place = byte;
             }

@@ -17,7 +17,7 @@
 //!        31   one that is known, or that a rule lets begin ──> 60
 //!
 //!        60   to a guarded guest of this network ──> 70     to many: a copy for each of those ──> 70, then ──> 90
-//!        70   IP: which connection? ──> 71      to many: a rule lets it pass ──> 80      else ──> 80
+//!        70   IP: which connection? ──> 71      else ──> 80
 //!        71   one that is known, or that a rule lets begin ──> 80
 //!        80   out by its port, tagged as the port has it
 //!        90   to the switch, tagged, as if it came in by `guarded`; what came from there ends here
@@ -265,7 +265,6 @@ fn inbound(out: &mut Made, seat: &Seat, guard: &Guard) {
         let way =
             Way { known: TO_KNOWN, zone: seat.zone, peer4: Field::IPV4_SRC, peer6: Field::IPV6_SRC, on };
         way.put(out, TO, &to, &ND_TO, &guard.inbound);
-        way.put_to_many(out, TO, &to, &guard.inbound);
     }
 }
 

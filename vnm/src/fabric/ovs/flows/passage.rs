@@ -1,7 +1,6 @@
 //! What may pass in one direction: what belongs to a known connection, and what a rule lets begin (contract VNM 4.5).
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
@@ -49,27 +48,17 @@ impl Way {
         out.put(self.known, 70, state(ct::RELATED), self.on.clone());
         let begins: Vec<Action> = [vec![track(true, None)], self.on.clone()].concat();
         let new = state(ct::NEW);
+        let everything = BTreeSet::from([Pass { traffic: Traffic::All, peers: None }]);
+        let passes = match passage {
+            Passage::Open => &everything,
+            Passage::Only(passes) => passes,
+        };
         // Two rules may let the same pass.
-        let matches: BTreeSet<Match> = passages(passage).flat_map(|pass| self.matches(&new, &pass)).collect();
+        let matches: BTreeSet<Match> = passes.iter().flat_map(|pass| self.matches(&new, pass)).collect();
         for pass in matches {
             out.put(self.known, 50, pass, begins.clone());
         }
         out.put(self.known, 1, all.clone(), vec![]);
-    }
-
-    /// What goes to many at once: it belongs to no connection, for nothing that answers it is from such an address. So only the rules are
-    /// asked, and a frame that is copied for a thousand guests is not looked up among the connections of each.
-    pub fn put_to_many(&self, out: &mut Made, table: u8, all: &Match, passage: &Passage) {
-        let many = all.clone().multicast();
-        for ip in [ethertype::IPV4, ethertype::IPV6] {
-            to_many(&kind(&many, ip)).into_iter().for_each(|of| out.put(table, 25, of, vec![]));
-        }
-        let by_rules =
-            passages(passage).filter(|pass| !matches!(pass.traffic, Traffic::Tcp(_) | Traffic::Esp));
-        let matches: BTreeSet<Match> = by_rules.flat_map(|pass| self.matches(&many, &pass)).collect();
-        for pass in matches.iter().flat_map(to_many) {
-            out.put(table, 26, pass, self.on.clone());
-        }
     }
 
     /// What a rule lets pass, in as many matches as it takes.
@@ -106,25 +95,6 @@ impl Way {
             }
             _ => None,
         }
-    }
-}
-
-/// What may pass, as rules.
-fn passages(passage: &Passage) -> impl Iterator<Item = Pass> {
-    let (open, only) = match passage {
-        Passage::Open => (Some(Pass { traffic: Traffic::All, peers: None }), None),
-        Passage::Only(passes) => (None, Some(passes.iter().cloned())),
-    };
-    open.into_iter().chain(only.into_iter().flatten())
-}
-
-/// The same to an address of many.
-fn to_many(of: &Match) -> Vec<Match> {
-    let four = of.is(Field::ETH_TYPE, &ethertype::IPV4.to_be_bytes());
-    let to = |address, bits| of.clone().ipv4(Field::IPV4_DST, address, bits);
-    match four {
-        true => vec![to(Ipv4Addr::new(224, 0, 0, 0), 4), to(Ipv4Addr::BROADCAST, 32)],
-        false => vec![of.clone().ipv6(Field::IPV6_DST, Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8)],
     }
 }
 
