@@ -155,7 +155,9 @@ fn connections_go_on_on_a_linux_bridge() {
         ip("link set one-1-0 name away");
         let cleaned = host.done(Verb::Clean, &own);
         assert!(
-            cleaned.iter().any(|change| change.starts_with("forget the connections of number")),
+            cleaned
+                .iter()
+                .any(|change| change.starts_with("forget ") && change.ends_with(" connections on br0")),
             "{cleaned:?}"
         );
         host.done(Verb::Pre, &own);
@@ -174,6 +176,7 @@ fn connections_go_on_on_a_switch() {
     until("the ports are up", || a.tcp(&b, 9000));
     goes_on("ovswitch", &stage.host, &a, &b, || {
         stage.ask(&["del-port", "br0", &a.tap]);
+        assert!(told(&stage.host, &own).0[&0].len() >= 2, "it has gone, and what it had is still told");
         stage.host.done(Verb::Clean, &own);
         stage.host.done(Verb::Pre, &own);
         stage.plug(&a);

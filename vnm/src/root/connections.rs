@@ -12,18 +12,12 @@ use super::action::Action;
 use super::error::ActionError;
 use super::fences::LOCK;
 use crate::connections::{Connection, Connections, MOST, MOST_OF_ALL};
-use crate::desired::{Number, Port, Refusal, Switch};
+use crate::desired::{Number, Port, Refusal};
 use crate::fabric::firewall::{Tracked, Tracking};
 use crate::fabric::ovs::flows::{Seat, admit};
 use crate::fabric::ovs::{self, Scope};
 use crate::lock::Lock;
 use crate::reservation::{NicReservation, Place, Reservation};
-
-/// The seat of a guest as it is on its switch now.
-struct Seated {
-    datapath: String,
-    port: u32,
-}
 
 impl Action<'_, '_> {
     pub(super) fn connections(&mut self, vm: VmId) -> Result<Connections, ActionError> {
@@ -65,31 +59,19 @@ impl Action<'_, '_> {
                 None => Ok(Vec::new()),
             },
             (Place::Switch(switch, _), Some(number)) => {
-                let Some(seated) = self.seated(reservation, nic, &reserved.port, switch, number)? else {
-                    return Ok(Vec::new());
-                };
-                Ok(self.host.switch()?.connections(&seated.datapath, number.get())?)
+                // A guest that has just gone has no port any more, and its connections are there all the same.
+                let observed = self.switch_of(reservation, nic)?;
+                let Some(seen) = observed.bridges.get(switch.name.as_str()) else { return Ok(Vec::new()) };
+                Ok(self.host.switch()?.connections(seen.datapath(), number.get())?)
             }
             (_, None) => Ok(Vec::new()),
         }
     }
 
-    /// Where a NIC is on its switch, or will be; none while the switch does not know it.
-    fn seated(
-        &mut self,
-        reservation: &Reservation,
-        nic: u32,
-        port: &Port,
-        switch: &Switch,
-        number: Number,
-    ) -> Result<Option<Seated>, ActionError> {
+    /// What the switch has of a NIC.
+    fn switch_of(&mut self, reservation: &Reservation, nic: u32) -> Result<ovs::Observed, ActionError> {
         let scope = Scope::from(&reservation.desired(&[nic].into()));
-        let observed = self.host.switch()?.observe(&scope)?;
-        let bridge = switch.name.as_str();
-        let Some(seen) = observed.bridges.get(bridge) else { return Ok(None) };
-        let known = observed.on(bridge, port.tap.as_str());
-        let port = known.map(|known| known.number().unwrap_or_else(|| u32::from(number.get())));
-        Ok(port.map(|port| Seated { datapath: seen.datapath().to_owned(), port }))
+        Ok(self.host.switch()?.observe(&scope)?)
     }
 
     pub(super) fn admit(&mut self, vm: VmId, args: &[String]) -> Result<(), ActionError> {
@@ -117,9 +99,12 @@ impl Action<'_, '_> {
                 Place::Bridge(_) => self.admit_on_bridge(port, number, own)?,
                 Place::Switch(switch, seat) => {
                     let own = if port.addresses.is_empty() { connections.clone() } else { own };
-                    let seated = self.seated(&reservation, nic, port, switch, number)?;
-                    let Some(seated) = seated.filter(|_| !own.is_empty()) else { continue };
-                    let seat = Seat { vm, port: seated.port, zone: number.get(), vlans: seat.vlans.clone() };
+                    let observed = self.switch_of(&reservation, nic)?;
+                    let known = observed.on(switch.name.as_str(), port.tap.as_str());
+                    let Some(known) = known.filter(|_| !own.is_empty()) else { continue };
+                    // The one that it has, or that it will get when its device is there.
+                    let at = known.number().unwrap_or_else(|| number.get().into());
+                    let seat = Seat { vm, port: at, zone: number.get(), vlans: seat.vlans.clone() };
                     let changes = admit(&seat, nic, &port.addresses, &own);
                     let bridge = switch.name.to_string();
                     self.make_or_say(ovs::Change::Flows { bridge, forget: Vec::new(), changes })?;
@@ -160,9 +145,10 @@ impl Action<'_, '_> {
 
     fn forget_connections_of(&mut self, bridge: &LinkName, number: Number) -> Result<(), ActionError> {
         let Some(zone) = self.host.nft.zone(bridge)? else { return Ok(()) };
-        if !self.host.nft.has_connections(zone, number)? {
+        let entries = self.host.nft.entries(zone, number)?;
+        if entries.is_empty() {
             return Ok(());
         }
-        self.make_or_say(Tracking { bridge: bridge.clone(), zone, number, what: Tracked::Forgotten })
+        self.make_or_say(Tracking { bridge: bridge.clone(), zone, number, what: Tracked::Forgotten(entries) })
     }
 }

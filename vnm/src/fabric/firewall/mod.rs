@@ -43,7 +43,7 @@ pub use observed::{Observed, Scope};
 pub use plan::{difference, removal};
 pub use services::{ServicesChange, ServicesSeen};
 pub use stock::Stock;
-pub use tracked::{Tracked, Tracking};
+pub use tracked::{Entry, Tracked, Tracking};
 
 /// The name of our tables.
 pub const TABLE: &str = "causeway";

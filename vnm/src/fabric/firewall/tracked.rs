@@ -64,8 +64,15 @@ pub struct Tracking {
 pub enum Tracked {
     /// These are known from now on, as let be by the NIC, which has one of these addresses.
     Known(Vec<Connection>, Vec<IpAddr>),
-    /// None is known any more as let be by the NIC; those that no other has let be are not known at all.
-    Forgotten,
+    /// These are known no more as let be by the NIC; those that no other has let be are not known at all.
+    Forgotten(Vec<Entry>),
+}
+
+/// An entry of the kernel's table, as it tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    family: Family,
+    attributes: Vec<u8>,
 }
 
 impl fmt::Display for Tracking {
@@ -74,8 +81,8 @@ impl fmt::Display for Tracking {
             Tracked::Known(connections, _) => {
                 write!(f, "track {} connections on {}", connections.len(), self.bridge)
             }
-            Tracked::Forgotten => {
-                write!(f, "forget the connections of number {} on {}", self.number, self.bridge)
+            Tracked::Forgotten(entries) => {
+                write!(f, "forget {} connections on {}", entries.len(), self.bridge)
             }
         }
     }
@@ -99,19 +106,19 @@ impl Nft {
     /// # Errors
     /// The kernel does not tell.
     pub fn connections(&mut self, zone: u16, number: Number) -> Result<Vec<Connection>, NetlinkError> {
-        let entries = self.kernel()?.entries(zone, number)?;
+        let entries = self.entries(zone, number)?;
         let read = entries
             .iter()
-            .map(|(_, entry)| connection(entry).ok_or_else(|| unreadable(TABLE_OF_CONNECTIONS)));
+            .map(|entry| connection(&entry.attributes).ok_or_else(|| unreadable(TABLE_OF_CONNECTIONS)));
         Ok(read.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
     }
 
-    /// Whether the NIC has let any connection be, of whatever protocol.
+    /// All that the NIC has let be, of whatever protocol.
     ///
     /// # Errors
     /// The kernel does not tell.
-    pub fn has_connections(&mut self, zone: u16, number: Number) -> Result<bool, NetlinkError> {
-        Ok(!self.kernel()?.entries(zone, number)?.is_empty())
+    pub fn entries(&mut self, zone: u16, number: Number) -> Result<Vec<Entry>, NetlinkError> {
+        self.kernel()?.entries(zone, number)
     }
 
     /// Makes a zone know connections, or forget them; one that is so already is left as it is.
@@ -126,9 +133,8 @@ impl Nft {
                 let way = if addresses.contains(&connection.from.ip()) { Way::Out } else { Way::In };
                 kernel.track(zone, connection, way.approval(number))
             }),
-            Tracked::Forgotten => {
-                let entries = kernel.entries(zone, number)?;
-                entries.iter().try_for_each(|(family, entry)| kernel.forget(zone, *family, entry, number))
+            Tracked::Forgotten(entries) => {
+                entries.iter().try_for_each(|entry| kernel.forget(zone, entry, number))
             }
         }
     }
@@ -139,7 +145,7 @@ const TABLE_OF_CONNECTIONS: &str = "the table of connections";
 
 impl Kernel {
     /// The entries of a zone that the NIC of that number has let be.
-    fn entries(&mut self, zone: u16, number: Number) -> Result<Vec<(Family, Vec<u8>)>, NetlinkError> {
+    fn entries(&mut self, zone: u16, number: Number) -> Result<Vec<Entry>, NetlinkError> {
         // An older kernel does not know that it could leave out those of other zones.
         let attributes = attribute(ZONE, &zone.to_be_bytes());
         let wanted = |entry: &[u8]| zone_of_entry(entry) == zone && is_let_be(entry, number);
@@ -147,7 +153,7 @@ impl Kernel {
         for family in [Family::Ip, Family::Ip6] {
             let message = Message { kind: GET, family, flags: NLM_F_DUMP, attributes: &attributes };
             let found = self.say(&message, TABLE_OF_CONNECTIONS, &wanted)?;
-            out.extend(found.into_iter().map(|entry| (family, entry)));
+            out.extend(found.into_iter().map(|attributes| Entry { family, attributes }));
         }
         Ok(out)
     }
@@ -177,14 +183,9 @@ impl Kernel {
     }
 
     /// What another NIC has let be as well stays that one's.
-    fn forget(
-        &mut self,
-        zone: u16,
-        family: Family,
-        entry: &[u8],
-        number: Number,
-    ) -> Result<(), NetlinkError> {
-        let Some(original) = one(entry, TUPLE_ORIGINAL) else { return Err(unreadable(TABLE_OF_CONNECTIONS)) };
+    fn forget(&mut self, zone: u16, entry: &Entry, number: Number) -> Result<(), NetlinkError> {
+        let Entry { family, attributes: entry } = entry;
+        let original = one(entry, TUPLE_ORIGINAL).ok_or_else(|| unreadable(TABLE_OF_CONNECTIONS))?;
         // Without a tuple, all connections of the host would go.
         let mut attributes = nested(TUPLE_ORIGINAL, original);
         attributes.extend(attribute(ZONE, &zone.to_be_bytes()));
@@ -192,10 +193,10 @@ impl Kernel {
         let own = own.into_iter().filter(|(mark, bits)| mark_of(entry) & bits == *mark);
         let bits = own.fold(0, |all, (_, bits)| all | bits);
         if mark_of(entry) & !bits == 0 {
-            return self.order(DELETE, 0, family, &attributes, "forget a connection");
+            return self.order(DELETE, 0, *family, &attributes, "forget a connection");
         }
         attributes.extend(marked((0, bits)));
-        self.order(NEW, 0, family, &attributes, "forget whose a connection was")
+        self.order(NEW, 0, *family, &attributes, "forget whose a connection was")
     }
 
     fn order(
