@@ -83,6 +83,11 @@ impl Connection {
         (from.is_ipv4() == to.is_ipv4()).then_some(Connection { transport, from, to, seconds })
     }
 
+    /// What carries it and its two ends, whoever of them began it.
+    pub fn ends(&self) -> (Transport, SocketAddr, SocketAddr) {
+        (self.transport, self.from.min(self.to), self.from.max(self.to))
+    }
+
     /// Whether one of these addresses is an end of it.
     pub fn is_of(&self, addresses: &[IpAddr]) -> bool {
         addresses.contains(&self.from.ip()) || addresses.contains(&self.to.ip())
@@ -135,25 +140,28 @@ impl FromStr for Connections {
     }
 }
 
+/// Any connection.
+#[cfg(test)]
+pub(crate) fn strategy() -> impl proptest::strategy::Strategy<Value = Connection> {
+    use proptest::prelude::*;
+    let transport = prop_oneof![Just(Transport::Tcp), Just(Transport::Udp)];
+    let four = any::<([u8; 4], u16, [u8; 4], u16)>()
+        .prop_map(|(from, p, to, q)| (SocketAddr::from((from, p)), SocketAddr::from((to, q))));
+    let six = any::<([u16; 8], u16, [u16; 8], u16)>()
+        .prop_map(|(from, p, to, q)| (SocketAddr::from((from, p)), SocketAddr::from((to, q))));
+    (transport, prop_oneof![four, six], AT_LEAST..=AT_MOST)
+        .prop_map(|(transport, (from, to), seconds)| Connection { transport, from, to, seconds })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn connection() -> impl Strategy<Value = Connection> {
-        let transport = prop_oneof![Just(Transport::Tcp), Just(Transport::Udp)];
-        let four = any::<([u8; 4], u16, [u8; 4], u16)>()
-            .prop_map(|(from, p, to, q)| (SocketAddr::from((from, p)), SocketAddr::from((to, q))));
-        let six = any::<([u16; 8], u16, [u16; 8], u16)>()
-            .prop_map(|(from, p, to, q)| (SocketAddr::from((from, p)), SocketAddr::from((to, q))));
-        (transport, prop_oneof![four, six], AT_LEAST..=AT_MOST)
-            .prop_map(|(transport, (from, to), seconds)| Connection { transport, from, to, seconds })
-    }
-
     proptest! {
         #[test]
         fn a_list_is_one_word_and_read_as_it_is_written(
-            all in proptest::collection::btree_map(any::<u32>(), proptest::collection::vec(connection(), 0..4), 0..4)
+            all in proptest::collection::btree_map(any::<u32>(), proptest::collection::vec(strategy(), 0..4), 0..4)
         ) {
             let all = Connections(all);
             let text = all.to_string();

@@ -97,10 +97,14 @@ fn hears(end: &mut TcpStream, within: Duration) -> bool {
 }
 
 /// Two connections move: one that the guest began and then only listens by, one that it was let begin with and then only speaks by.
+/// A third is silent through all moves.
 fn goes_on(driver: &str, host: &Host, a: &Guest, b: &Guest, moves: impl Fn()) {
+    let mut silent = Talk::new(a, b, (b.six, 9000).into());
     for _ in 0..3 {
         goes_on_once(driver, host, a, b, &moves);
     }
+    assert!(says(&mut silent.other, &mut silent.began, LONG), "{driver}: what was silent goes on");
+    silent.both_ways();
 }
 
 fn goes_on_once(driver: &str, host: &Host, a: &Guest, b: &Guest, moves: &impl Fn()) {
@@ -187,6 +191,30 @@ fn connections_go_on_on_a_switch() {
     stage.ask(&["del-port", "br0", &a.tap]);
     stage.host.done(Verb::Clean, &own);
     assert_eq!(lent(&stage), 0, "what was lent goes with its guest");
+}
+
+/// The datapath is there for all bridges, and keeps what it knows when one of them goes.
+#[test]
+fn connections_on_a_switch_are_forgotten_with_their_bridge() {
+    let stage = Stage::new();
+    let documents = [1, 2].map(|number| vm("ovswitch", number, GROUP, &open()));
+    let guests = [1, 2].map(|number| stage.comes(number, None, &documents[number as usize - 1]));
+    let [a, b] = &guests;
+    until("the ports are up", || a.tcp(b, 9000));
+    let _talk = Talk::new(a, b, (b.four, 9000).into());
+    stage.ask(&["--", "add-br", "other", "--", "set", "bridge", "other", "datapath_type=netdev"]);
+    let known = || stage.switch.tool("ovs-appctl", &["dpctl/dump-conntrack"]).contains("ESTABLISHED");
+    assert!(known());
+    for (guest, document) in guests.iter().zip(&documents) {
+        stage.ask(&["del-port", "br0", &guest.tap]);
+        stage.host.done(Verb::Clean, document);
+    }
+    assert_eq!(stage.ask(&["list-br"]).trim(), "other");
+    for document in &documents {
+        stage.host.done(Verb::Pre, document);
+        assert_eq!(told(&stage.host, document).0[&0], []);
+    }
+    assert!(!known());
 }
 
 /// What two guests of a bridge have under way is both's: the one that stays may go on with it elsewhere.

@@ -6,6 +6,8 @@
 //!
 //! Whose connections are admitted is about to come, so its devices are watched from then on until `post` ([`watch`](super::watch)).
 
+use std::collections::BTreeSet;
+
 use causeway_core::names::{LinkName, VmId};
 
 use super::action::Action;
@@ -62,7 +64,12 @@ impl Action<'_, '_> {
                 // A guest that has just gone has no port any more, and its connections are there all the same.
                 let observed = self.switch_of(reservation, nic)?;
                 let Some(seen) = observed.bridges.get(switch.name.as_str()) else { return Ok(Vec::new()) };
-                Ok(self.host.switch()?.connections(seen.datapath(), number.get())?)
+                let mut known = self.host.switch()?.connections(seen.datapath(), number.get())?;
+                // By some that it brought with it nothing has come yet: they go on with it.
+                let brought = self.host.switch()?.admitted(switch.name.as_str(), reservation.vm, nic)?;
+                let heard: BTreeSet<_> = known.iter().map(Connection::ends).collect();
+                known.extend(brought.into_iter().filter(|one| !heard.contains(&one.ends())));
+                Ok(known)
             }
             (_, None) => Ok(Vec::new()),
         }

@@ -17,7 +17,7 @@ pub enum Change {
     Flows {
         /// The bridge.
         bridge: String,
-        /// Zones whose connections nobody has any more: they must not be known to whoever gets the number next.
+        /// Zones whose connections nobody has any more: they must not be known to whoever has the number next.
         forget: Vec<u16>,
         /// In order.
         changes: Vec<FlowChange>,

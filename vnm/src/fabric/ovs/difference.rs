@@ -156,7 +156,14 @@ pub fn difference(
         let stock = seen.map(|seen| seen.stock.clone()).unwrap_or_default();
         let changes = flow_changes(there, wanted, &stock);
         if !changes.is_empty() {
-            bundles.push(Change::Flows { bridge: bridge.to_owned(), forget: Vec::new(), changes });
+            let known = |nic| {
+                let own = flows::cookie(desired.vm, nic);
+                seen.is_some_and(|seen| seen.of_vm.iter().any(|flow| flow.cookie == own))
+            };
+            let come = here.iter().filter(|place| !place.is_there && !known(place.seat.nic));
+            let forget =
+                come.filter_map(|place| place.guard.filter(|guard| guard.is_stateful()).and(place.zone));
+            bundles.push(Change::Flows { bridge: bridge.to_owned(), forget: forget.collect(), changes });
         }
     }
     let tunnel = |place: &Place<'_>| matches!(place.seat.vlans, Vlans::Tunnel { .. });
@@ -181,6 +188,8 @@ struct Place<'a> {
     zone: Option<u16>,
     /// Who has that number on the bridge now.
     taken: Option<String>,
+    /// Whether its device is on the bridge.
+    is_there: bool,
 }
 
 impl<'a> Place<'a> {
@@ -193,7 +202,8 @@ impl<'a> Place<'a> {
         let taken = observed.taken.iter().find(held).map(|held| held.2.clone());
         let real = observed.on(bridge, tap).and_then(PortSeen::number);
         let port = real.or(wanted.filter(|_| taken.is_none()));
-        Place { seat, guard, port, zone, taken: taken.filter(|_| real.is_none()) }
+        let is_there = real.is_some();
+        Place { seat, guard, port, zone, taken: taken.filter(|_| !is_there), is_there }
     }
 
     fn memory(&self) -> Option<Memory> {

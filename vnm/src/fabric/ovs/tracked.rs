@@ -1,8 +1,12 @@
-//! Connections that a datapath tracks, as `ovs-vswitchd` prints them: it has no other way to tell them.
+//! Connections of a guest on a switch: those that the datapath tracks, as `ovs-vswitchd` prints them (it has no other way to tell
+//! them), and those that the guest has brought with it and by which nothing has come yet.
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::{Ovs, OvsError, control};
+use causeway_core::names::VmId;
+
+use super::openflow::{Openflow, OpenflowError};
+use super::{Ovs, OvsError, control, flows};
 use crate::connections::{Connection, Transport};
 
 /// States of TCP from the answer to the first packet on until both ends have closed.
@@ -18,6 +22,18 @@ impl Ovs {
         let text = control::connections(&self.run, self.deadline, datapath, zone)
             .map_err(|source| OvsError::Control { zone, source })?;
         Ok(text.lines().filter_map(connection).collect())
+    }
+
+    /// The connections of a NIC that the datapath does not track and that are let begin once more: see [`flows::admit`].
+    ///
+    /// # Errors
+    /// The bridge does not tell; that it is not there is no error.
+    pub fn admitted(&mut self, bridge: &str, vm: VmId, nic: u32) -> Result<Vec<Connection>, OvsError> {
+        match Openflow::connect(&self.run, bridge, self.deadline) {
+            Ok(mut connection) => Ok(flows::admitted(&connection.told(flows::lent(vm, nic))?)),
+            Err(OpenflowError::Connect { .. }) => Ok(Vec::new()),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 

@@ -1,4 +1,6 @@
-//! Connections that a guest brings with it. A switch can't be told of one: so what belongs to it is let begin once more, for a time.
+//! Connections that a guest brings with it. A switch can't be told of one: so what belongs to it is let begin once more, for as long
+//! as the connection would have been known with nothing heard of it. By then the guest may have gone on to another host, so what is
+//! lent can be read back as the connections that it stands for.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -8,11 +10,12 @@ use super::passage::track;
 use super::{FROM_KNOWN, GOES, OUT, Seat, TO_KNOWN, about, kind};
 use crate::connections::{Connection, Transport};
 use crate::fabric::ovs::openflow::{
-    Action, Cookie, Cookies, Field, Flow, FlowChange, FlowKey, Match, ct, ethertype,
+    Action, Cookie, Cookies, Field, Flow, FlowChange, FlowKey, Match, Told, ct, ethertype,
 };
 
-/// How long, in seconds. What was heard of within it goes on for as long as any connection.
-pub const ADMITTED: u16 = 300;
+/// The least time, in seconds. What was heard of within it goes on for as long as any connection. The most is what a flow can have,
+/// 18 hours.
+const AT_LEAST: u16 = 300;
 
 /// In the highest bits of the cookie: these flows are no part of what must be, and go by themselves.
 const LENT: u64 = 0x0ca2 << 48;
@@ -38,15 +41,32 @@ pub fn admit(seat: &Seat, nic: u32, addresses: &[IpAddr], connections: &[Connect
     let cookie = cookie(seat.vm, nic);
     let mut out = Vec::new();
     for connection in connections {
+        let lasts = u16::try_from(connection.seconds).unwrap_or(u16::MAX).max(AT_LEAST);
         for (guest, peer) in ends(connection, addresses) {
             for (table, flow, on) in ways(seat, connection.transport, guest, peer) {
                 let actions = vec![track(seat.zone, true, None), Action::Resubmit(on)];
                 let key = FlowKey { table, priority: PRIORITY, matches: flow };
-                out.push(FlowChange::Lend(Flow { key, cookie, actions }, ADMITTED));
+                out.push(FlowChange::Lend(Flow { key, cookie, actions }, lasts));
             }
         }
     }
     out
+}
+
+/// The connections that such flows stand for. Who began one, they do not tell; here the guest did.
+pub fn admitted(flows: &[Told]) -> Vec<Connection> {
+    let from_guest = flows.iter().filter(|told| told.flow.key.table == FROM_KNOWN);
+    from_guest.filter_map(|told| stands_for(&told.flow.key.matches, told.left?)).collect()
+}
+
+fn stands_for(of: &Match, left: u16) -> Option<Connection> {
+    let transport = Transport::of_number(u8::from_be_bytes(of.value(Field::IP_PROTO)?))?;
+    let [source, destination] = ports(transport).map(|field| of.value(field).map(u16::from_be_bytes));
+    let four = |field| of.value::<4>(field).map(IpAddr::from);
+    let six = |field| of.value::<16>(field).map(IpAddr::from);
+    let from = four(Field::IPV4_SRC).or_else(|| six(Field::IPV6_SRC))?;
+    let to = four(Field::IPV4_DST).or_else(|| six(Field::IPV6_DST))?;
+    Connection::new(transport, (from, source?).into(), (to, destination?).into(), left.into())
 }
 
 /// The guest's end of a connection and the other one, as far as the addresses tell.
@@ -85,12 +105,51 @@ fn packet(of: &Match, transport: Transport, from: SocketAddr, to: SocketAddr) ->
             )
         }
     };
+    let [source, destination] = ports(transport);
     let of = of.byte(Field::IP_PROTO, transport.number());
+    let of = of.short(source, from.port()).short(destination, to.port());
     match transport {
-        Transport::Tcp => of
-            .short(Field::TCP_SRC, from.port())
-            .short(Field::TCP_DST, to.port())
-            .short_masked(Field::TCP_FLAGS, 0, SYN),
-        Transport::Udp => of.short(Field::UDP_SRC, from.port()).short(Field::UDP_DST, to.port()),
+        Transport::Tcp => of.short_masked(Field::TCP_FLAGS, 0, SYN),
+        Transport::Udp => of,
+    }
+}
+
+/// The sender's port, and the receiver's.
+fn ports(transport: Transport) -> [Field; 2] {
+    match transport {
+        Transport::Tcp => [Field::TCP_SRC, Field::TCP_DST],
+        Transport::Udp => [Field::UDP_SRC, Field::UDP_DST],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connections::strategy;
+    use crate::desired::Vlans;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Both ways of what nobody can tell the guest's end of, one way of the others; and never a time that is longer.
+        #[test]
+        fn what_is_lent_is_read_back(connection in strategy(), known in any::<bool>()) {
+            let addresses: Vec<IpAddr> = known.then_some(connection.from.ip()).into_iter().collect();
+            let seat = Seat { vm: VmId(7), port: 40_001, zone: 40_001, vlans: Vlans::Access(5) };
+            let changes = admit(&seat, 3, &addresses, std::slice::from_ref(&connection));
+            let told: Vec<Told> = changes
+                .into_iter()
+                .filter_map(|change| match change {
+                    FlowChange::Lend(flow, lasts) => Some(Told { flow, left: Some(lasts) }),
+                    _ => None,
+                })
+                .collect();
+            let read = admitted(&told);
+            let seconds = connection.seconds.clamp(300, 65_535);
+            let own = Connection { seconds, ..connection.clone() };
+            let other = Connection { from: own.to, to: own.from, ..own.clone() };
+            prop_assert!(read.contains(&own));
+            prop_assert!(read.iter().all(|one| *one == own || *one == other));
+            prop_assert_eq!(read.contains(&other), !known || own.from.ip() == own.to.ip());
+        }
     }
 }

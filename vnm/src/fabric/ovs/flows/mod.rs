@@ -43,7 +43,7 @@ use crate::desired::switch::Vlans;
 use networks::{in_network, networks};
 use passage::Way;
 
-pub use admitted::{ADMITTED, admit, lent};
+pub use admitted::{admit, admitted, lent};
 pub use shared::{Hatch, Member, RESERVED, shared};
 
 /// In the highest bits of the cookie of every flow that we make for a NIC.

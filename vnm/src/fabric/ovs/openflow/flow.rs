@@ -80,6 +80,15 @@ pub struct Flow {
     pub actions: Vec<Action>,
 }
 
+/// A flow as the switch tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// The flow.
+    pub flow: Flow,
+    /// For how many seconds more it is there, where it is lent.
+    pub left: Option<u16>,
+}
+
 /// A change of a bridge's flows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -155,7 +164,7 @@ pub(super) fn question(which: &Which) -> Vec<u8> {
 }
 
 /// The flows of a reply's body.
-pub(super) fn read(mut bytes: &[u8]) -> Option<Vec<Flow>> {
+pub(super) fn read(mut bytes: &[u8]) -> Option<Vec<Told>> {
     let mut flows = Vec::new();
     while !bytes.is_empty() {
         let length = usize::from(u16::from_be_bytes(*bytes.first_chunk()?));
@@ -169,9 +178,12 @@ pub(super) fn read(mut bytes: &[u8]) -> Option<Vec<Flow>> {
     Some(flows)
 }
 
-fn read_one(entry: &[u8]) -> Option<Flow> {
+fn read_one(entry: &[u8]) -> Option<Told> {
     let table = *entry.get(2)?;
+    let age = u32::from_be_bytes(*entry.get(4..)?.first_chunk()?);
     let priority = u16::from_be_bytes(*entry.get(12..)?.first_chunk()?);
+    let lasts = u16::from_be_bytes(*entry.get(16..)?.first_chunk()?);
+    let left = (lasts > 0).then(|| lasts.saturating_sub(u16::try_from(age).unwrap_or(u16::MAX)));
     let cookie = Cookie(u64::from_be_bytes(*entry.get(24..)?.first_chunk()?));
     let (matches, mut instructions) = Match::decode(entry.get(STATS_HEAD..)?)?;
     let mut actions = Vec::new();
@@ -190,7 +202,7 @@ fn read_one(entry: &[u8]) -> Option<Flow> {
         }
         instructions = rest;
     }
-    Some(Flow { key: FlowKey { table, priority, matches }, cookie, actions })
+    Some(Told { flow: Flow { key: FlowKey { table, priority, matches }, cookie, actions }, left })
 }
 
 #[cfg(test)]
@@ -245,7 +257,12 @@ mod tests {
             entry[2] = 3;
             entry[12..14].copy_from_slice(&4_u16.to_be_bytes());
             entry[24..32].copy_from_slice(&5_u64.to_be_bytes());
-            prop_assert_eq!(read(&entry), Some(vec![flow]));
+            prop_assert_eq!(read(&entry), Some(vec![Told { flow: flow.clone(), left: None }]));
+            for (age, lasts, left) in [(0, 300, 300), (299, 300, 1), (301, 300, 0), (70_000, u16::MAX, 0)] {
+                entry[4..8].copy_from_slice(&u32::to_be_bytes(age));
+                entry[16..18].copy_from_slice(&u16::to_be_bytes(lasts));
+                prop_assert_eq!(read(&entry), Some(vec![Told { flow: flow.clone(), left: Some(left) }]));
+            }
             if let (Some(byte), Some(other)) = (entry.get_mut(at), bytes.first()) {
                 *byte = *other;
             }

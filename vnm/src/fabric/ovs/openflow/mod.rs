@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 pub use action::{Action, NOBODY};
-pub use flow::{Cookie, Cookies, Flow, FlowChange, FlowKey, Which};
+pub use flow::{Cookie, Cookies, Flow, FlowChange, FlowKey, Told, Which};
 pub use oxm::{Field, Match, ct, ethertype};
 
 /// OpenFlow 1.4, the first with bundles.
@@ -168,6 +168,19 @@ impl Openflow {
     /// # Errors
     /// [`OpenflowError`].
     pub fn flows_of_each(&mut self, questions: &[Which]) -> Result<Vec<Vec<Flow>>, OpenflowError> {
+        let flows = |told: Vec<Told>| told.into_iter().map(|told| told.flow).collect();
+        Ok(self.told_of_each(questions)?.into_iter().map(flows).collect())
+    }
+
+    /// Such flows, and how long they are there.
+    ///
+    /// # Errors
+    /// [`OpenflowError`].
+    pub fn told(&mut self, which: impl Into<Which>) -> Result<Vec<Told>, OpenflowError> {
+        Ok(self.told_of_each(&[which.into()])?.concat())
+    }
+
+    fn told_of_each(&mut self, questions: &[Which]) -> Result<Vec<Vec<Told>>, OpenflowError> {
         const FLOWS: u16 = 1;
         let mut sent = Vec::new();
         let mut numbers = Vec::new();
@@ -182,7 +195,7 @@ impl Openflow {
         numbers.into_iter().map(|number| self.flows_in_answer(number)).collect()
     }
 
-    fn flows_in_answer(&mut self, number: u32) -> Result<Vec<Flow>, OpenflowError> {
+    fn flows_in_answer(&mut self, number: u32) -> Result<Vec<Told>, OpenflowError> {
         const MORE: u16 = 1;
         let mut found = Vec::new();
         loop {

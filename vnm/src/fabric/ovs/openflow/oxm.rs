@@ -265,8 +265,13 @@ impl Match {
 
     /// The one number of 32 bits that a field must be, if it must be one.
     pub fn number(&self, field: Field) -> Option<u32> {
+        self.value(field).map(u32::from_be_bytes)
+    }
+
+    /// The one value that a field must be, if it must be one and has as many bytes.
+    pub fn value<const N: usize>(&self, field: Field) -> Option<[u8; N]> {
         let bits = self.0.get(&field).filter(|bits| bits.mask.is_none())?;
-        Some(u32::from_be_bytes(*bits.value.first_chunk()?))
+        bits.value.as_slice().try_into().ok()
     }
 
     /// As it stands in a message, filled up to a multiple of 8 bytes.
