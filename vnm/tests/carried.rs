@@ -6,6 +6,7 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use causeway_vnm::connections::{Connections, Transport};
@@ -239,6 +240,38 @@ fn a_guest_that_goes_leaves_the_others_their_connections() {
         assert_eq!(told(&host, &document(number)).0[&0].len(), 1);
         goes(number, &document(number));
         assert_eq!(table().contains("ESTABLISHED"), knows, "{}", table());
+    }
+}
+
+/// What a guest had under way is forgotten by its number, which is known without its reservation.
+#[test]
+fn connections_are_forgotten_without_a_reservation() {
+    enter();
+    let host = Host::here();
+    let document = |number| vm("fw", number, GROUP, &open());
+    let comes = |number: u32| {
+        host.done(Verb::Pre, &document(number));
+        guest("br0", number, u8::try_from(number).unwrap())
+    };
+    let file = host.places.reservations.join("1.json");
+    for lose in
+        [|file: &Path| std::fs::write(file, "{").unwrap(), |file: &Path| std::fs::remove_file(file).unwrap()]
+    {
+        let (a, b) = (comes(1), comes(2));
+        until("the ports are up", || a.tcp(&b, 9000));
+        let talk = Talk::new(&a, &b, (b.four, 9000).into());
+        ip("link del one-2-0");
+        host.done(Verb::Clean, &document(2));
+        assert!(table().contains("ESTABLISHED"));
+        lose(&file);
+        ip("link del one-1-0");
+        let cleaned = host.done(Verb::Clean, &document(1));
+        assert!(cleaned.iter().any(|change| change.starts_with("forget ")), "{cleaned:?}");
+        assert!(!table().contains("10.0.0.1"), "{}", table());
+        host.assert_no_trace();
+        drop(talk);
+        ip("netns del g1");
+        ip("netns del g2");
     }
 }
 

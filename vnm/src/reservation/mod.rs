@@ -13,6 +13,7 @@
 //! name a VM that needs nothing, but none is ever lacking. All of it is read and written under the locks of the VM and of
 //! every bridge named.
 
+mod former;
 #[cfg(test)]
 mod fuzz;
 mod numbers;
@@ -29,6 +30,7 @@ use crate::desired::{
     Bridge, Desired, Function, Guard, Number, Port, Services, Switch, SwitchPort, Tags, Vlan, Vxlan,
 };
 
+pub use former::Former;
 pub use store::{Claims, OthersTags, ReservationError, Reservations};
 
 /// Raised with every change of the file that an older release could misread.
@@ -129,6 +131,9 @@ pub struct Reservation {
     /// Ways out that an update is about to take from its bridges: whoever finishes or clears up after it takes them.
     #[serde(default)]
     pub given_up: BTreeSet<GivenUp>,
+    /// What its NICs had and have no more.
+    #[serde(default, skip_serializing_if = "Former::is_empty")]
+    pub former: Former,
 }
 
 /// Whether the device of a guest that has come was there when it was last looked for.
@@ -149,6 +154,9 @@ pub struct FunctionReservation {
     pub driver: String,
     /// The function, as it was set.
     pub function: Function,
+    /// When it was last prepared for its guest, in seconds since the epoch; 0 where an older release did.
+    #[serde(default)]
+    pub since: u64,
 }
 
 /// A way out of a bridge that is given up for another.
@@ -173,6 +181,7 @@ impl Reservation {
             presence: BTreeMap::new(),
             prepared: BTreeMap::new(),
             given_up: BTreeSet::new(),
+            former: Former::default(),
         }
     }
 
@@ -202,7 +211,9 @@ impl Reservation {
             self.nics.insert(port.nic, reserved);
         }
         for function in &desired.functions {
-            let reserved = FunctionReservation { driver: driver.to_owned(), function: function.clone() };
+            let since = self.functions.get(&function.nic).map_or_else(now, |old| old.since);
+            let reserved =
+                FunctionReservation { driver: driver.to_owned(), function: function.clone(), since };
             self.functions.insert(function.nic, reserved);
         }
     }
@@ -220,6 +231,12 @@ impl Reservation {
         self.functions.values().any(|reserved| reserved.function.is_same(function))
     }
 
+    /// Since when that virtual function has been one of its guest's, or was until what it left is taken away.
+    pub fn has_had_since(&self, function: &Function) -> Option<u64> {
+        let all = self.functions.values().chain(&self.former.functions);
+        all.filter(|reserved| reserved.function.is_same(function)).map(|reserved| reserved.since).max()
+    }
+
     /// Has `desired` take back what its functions were allowed before and are not any more.
     pub fn take_back_trust(&self, desired: &mut Desired) {
         for function in &mut desired.functions {
@@ -231,7 +248,7 @@ impl Reservation {
 
     /// Whether nothing is reserved.
     pub fn is_empty(&self) -> bool {
-        self.nics.is_empty() && self.functions.is_empty()
+        self.nics.is_empty() && self.functions.is_empty() && self.former.is_empty()
     }
 
     /// Gives up all that a driver has reserved, but for the NICs that `desired` is about to reserve in its place.
@@ -295,6 +312,7 @@ impl Reservation {
     /// Writes down when the `pre` of these NICs was asked for, and forgets all that is not reserved.
     pub fn prepare(&mut self, nics: impl IntoIterator<Item = u32>, asked: Option<&Asked>) {
         for nic in nics {
+            self.functions.get_mut(&nic).into_iter().for_each(|reserved| reserved.since = now());
             match asked {
                 Some(asked) => drop(self.prepared.insert(nic, asked.clone())),
                 None => drop(self.prepared.remove(&nic)),
@@ -334,7 +352,7 @@ impl Reservation {
     /// The bridges it names, and the physical functions of its virtual ones: what an action has to lock.
     pub fn bridges(&self) -> impl Iterator<Item = &LinkName> {
         let devices = self.functions.values().map(|reserved| &reserved.function.device);
-        self.nics.values().map(|nic| &nic.port.bridge).chain(devices)
+        self.nics.values().map(|nic| &nic.port.bridge).chain(devices).chain(self.former.bridges())
     }
 
     /// Whether a guest that is here, or still to come, needs that bridge.

@@ -1,5 +1,6 @@
 //! The numbers of NICs: each is a symbolic link to nowhere that says whose it is, because a link is made whole or not at all.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -89,6 +90,17 @@ impl Reservations {
         }
         taken.sort_unstable();
         Ok(taken)
+    }
+}
+
+impl Reservations {
+    /// The numbers of a VM's NICs, by `NIC_ID`, whatever its reservation says.
+    ///
+    /// # Errors
+    /// As [`taken`](Reservations::taken).
+    pub fn numbers_of(&self, vm: VmId) -> Result<BTreeMap<u32, Number>> {
+        let own = self.taken()?.into_iter().filter(|(_, owner, _)| *owner == vm);
+        Ok(own.map(|(number, _, nic)| (nic, number)).collect())
     }
 }
 

@@ -1,6 +1,6 @@
 //! The files of the reservations.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -10,10 +10,10 @@ use std::time::{Duration, SystemTime};
 use causeway_core::names::{LinkName, VmId};
 
 use super::{Reservation, SCHEMA, now};
-use crate::desired::{Function, Tags};
+use crate::desired::{Function, Number, Tags};
 
-/// Larger than any reservation we write.
-const SIZE: u64 = 1 << 20;
+/// The most bytes of a reservation: some 200 NICs with 700 rules each.
+const SIZE: usize = 8 << 20;
 
 /// How often reservations of guests that never came are looked for, at most.
 const COLLECT: Duration = Duration::from_secs(60);
@@ -30,6 +30,16 @@ pub enum ReservationError {
         path: PathBuf,
         /// The reason.
         source: io::Error,
+    },
+    /// More than is kept.
+    #[error(
+        "the networks and rules of VM {vm} would take {size} bytes of this host's reservations: {SIZE} are accepted"
+    )]
+    Large {
+        /// The VM.
+        vm: VmId,
+        /// Bytes.
+        size: usize,
     },
     /// A file that is none of ours.
     #[error("{} is no reservation: {why}: remove it when its VM is not on this host", path.display())]
@@ -77,7 +87,8 @@ impl Reservations {
         &self.dir
     }
 
-    fn path(&self, vm: VmId) -> PathBuf {
+    /// The file of a VM's reservation; there is none where nothing is reserved.
+    pub fn path(&self, vm: VmId) -> PathBuf {
         self.dir.join(format!("{vm}.json"))
     }
 
@@ -95,7 +106,7 @@ impl Reservations {
         let bytes = match std::fs::metadata(&path) {
             Err(error) if is_absent(&error) => return Ok(Reservation::empty(vm)),
             Err(error) => return Err(failed("read", &path)(error)),
-            Ok(found) if found.len() > SIZE => return Err(content(&path, "it is too large")),
+            Ok(found) if found.len() > SIZE as u64 => return Err(content(&path, "it is too large")),
             Ok(_) => std::fs::read(&path).map_err(failed("read", &path))?,
         };
         read(&bytes, vm).map_err(|why| content(&path, &why))
@@ -104,18 +115,23 @@ impl Reservations {
     /// Replaces a VM's reservation `before` by `after` in one step; an empty one is dropped.
     ///
     /// # Errors
-    /// The file system's; the old reservation then stands.
+    /// It is too large; the file system's. The old reservation then stands.
     pub fn replace(&self, before: &Reservation, after: &Reservation) -> Result<()> {
         let file = after.vm.to_string();
+        let path = self.path(after.vm);
+        let text = serde_json::to_vec(&Reservation { written: now(), ..after.clone() });
+        let text = text.map_err(|error| failed("write", &path)(error.into()))?;
+        if text.len() > SIZE {
+            return Err(ReservationError::Large { vm: after.vm, size: text.len() });
+        }
         for bridge in after.bridges() {
             let index = self.index(bridge);
-            make_dir(&index).and_then(|()| touch(&index.join(&file))).map_err(failed("write", &index))?;
+            enter(&index, &file).map_err(failed("write", &index))?;
         }
-        let path = self.path(after.vm);
         if after.is_empty() {
             remove(&path).map_err(failed("remove", &path))?;
         } else {
-            self.write(after, &path).map_err(failed("write", &path))?;
+            self.write(after.vm, &text, &path).map_err(failed("write", &path))?;
         }
         let kept: BTreeSet<&LinkName> = after.bridges().collect();
         for bridge in before.bridges().filter(|bridge| !kept.contains(bridge)) {
@@ -124,22 +140,36 @@ impl Reservations {
             // Goes with its last entry.
             let _ = std::fs::remove_dir(&index);
         }
-        for (nic, old) in &before.nics {
-            let kept = after.nics.get(nic).and_then(|nic| nic.number);
-            if let Some(number) = old.number.filter(|number| kept != Some(*number)) {
-                self.give_back(number, after.vm, *nic)?;
-            }
+        let (had, has) = (before.numbers(), after.numbers());
+        had.difference(&has).try_for_each(|(nic, number)| self.give_back(*number, after.vm, *nic))
+    }
+
+    /// Gives back what a reservation has left that could not be read and is gone: these numbers, and its VM's places in the index.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn forget(&self, vm: VmId, numbers: &BTreeMap<u32, Number>) -> Result<()> {
+        numbers.iter().try_for_each(|(nic, number)| self.give_back(*number, vm, *nic))?;
+        let index = self.dir.join("by-bridge");
+        let bridges = match std::fs::read_dir(&index) {
+            Err(error) if is_absent(&error) => return Ok(()),
+            other => other.map_err(failed("list", &index))?,
+        };
+        for bridge in bridges {
+            let bridge = bridge.map_err(failed("list", &index))?.path();
+            let entry = bridge.join(vm.to_string());
+            remove(&entry).map_err(failed("remove", &entry))?;
+            let _ = std::fs::remove_dir(&bridge);
         }
         Ok(())
     }
 
-    fn write(&self, reservation: &Reservation, path: &Path) -> io::Result<()> {
-        let stamped = Reservation { written: now(), ..reservation.clone() };
+    fn write(&self, vm: VmId, text: &[u8], path: &Path) -> io::Result<()> {
         // Only the holder of the VM's lock writes, so one name for the unfinished file is enough.
-        let unfinished = self.dir.join(format!(".{}.new", reservation.vm));
+        let unfinished = self.dir.join(format!(".{vm}.new"));
         let mut options = OpenOptions::new();
         let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
-        file.write_all(&serde_json::to_vec(&stamped)?)?;
+        file.write_all(text)?;
         drop(file);
         std::fs::rename(&unfinished, path)
     }
@@ -186,15 +216,16 @@ impl Reservations {
         Ok(others)
     }
 
-    /// Whether another VM than `vm` has come to have that virtual function since `written`. (One that lost it without a word, with its
-    /// host, has nothing to say.)
+    /// Whether another VM than `vm` has come to have that virtual function since then, in seconds since the epoch. (One that lost it
+    /// without a word, with its host, has nothing to say.)
     ///
     /// # Errors
     /// The index, or a reservation of that physical function's, cannot be read.
-    pub fn has_since(&self, function: &Function, vm: VmId, written: u64) -> Result<bool> {
+    pub fn has_since(&self, function: &Function, vm: VmId, since: u64) -> Result<bool> {
         for claimant in self.on(&function.device)?.into_iter().filter(|claimant| *claimant != vm) {
             let reservation = self.load(claimant)?;
-            if reservation.written >= written && reservation.has_function(function) {
+            let others = reservation.functions.values().filter(|other| other.function.is_same(function));
+            if others.map(|other| other.since).max() >= Some(since) {
                 return Ok(true);
             }
         }
@@ -265,6 +296,12 @@ pub(super) fn make_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
+/// Makes an entry, with its directory, which may go with somebody else's last entry just now.
+fn enter(index: &Path, file: &str) -> io::Result<()> {
+    let made = || make_dir(index).and_then(|()| touch(&index.join(file)));
+    made().or_else(|error| if is_absent(&error) { made() } else { Err(error) })
+}
+
 fn touch(path: &Path) -> io::Result<()> {
     OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).map(drop)
 }
@@ -289,4 +326,24 @@ pub(super) fn failed<'a>(
 
 fn content(path: &Path, why: &str) -> ReservationError {
     ReservationError::Content { path: path.to_owned(), why: why.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reservation::GivenUp;
+
+    #[test]
+    fn what_is_too_large_is_not_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let book = Reservations::new(dir.path());
+        let before = Reservation::empty(VmId(7));
+        let mut after = before.clone();
+        let names = (0..300_000).map(|number| format!("x{number}").parse::<LinkName>().unwrap());
+        after.given_up = names.map(|name| GivenUp { bridge: name.clone(), name }).collect();
+        let error = book.replace(&before, &after).unwrap_err().to_string();
+        assert!(error.starts_with("the networks and rules of VM 7 would take "), "{error}");
+        assert!(error.ends_with(" bytes of this host's reservations: 8388608 are accepted"), "{error}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
 }

@@ -1,6 +1,6 @@
 //! `clean`: what a VM needed goes, as far as nobody else needs it; so does what others left behind.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use causeway_core::answer::Failure;
 use causeway_core::document::{Nic, Pci, VmDocument};
@@ -13,7 +13,7 @@ use super::step::Step;
 use super::uplinks;
 use crate::desired::driver::selects_all;
 use crate::desired::nics::names;
-use crate::desired::{Driver, Function, Located, Refusal};
+use crate::desired::{Driver, Function, Located, Number, Refusal};
 use crate::fabric::linux::observe::tap_exists;
 use crate::fabric::linux::sysfs::locate;
 use crate::lock::Lock;
@@ -40,12 +40,21 @@ impl Action<'_, '_> {
             }
             other => other?,
         };
+        // One that is lost, or can't be read and goes with this action, has left the numbers of its NICs.
+        let numbers = match reservation.is_empty() {
+            true => Some(self.host.reservations.numbers_of(vm.id)?),
+            false => None,
+        };
         let mut nics = self.leaving_nics(vm, &reservation);
         self.spare_newer(&mut nics, &reservation);
-        let mut left = self.what_is_left(vm, &reservation, &nics);
+        let numbers =
+            numbers.map(|numbers| numbers.into_iter().filter(|(nic, _)| nics.contains(nic)).collect());
+        let mut left = self.what_is_left(vm, &reservation, &nics, numbers.as_ref());
         let staying = reservation.nics.iter().filter(|(nic, _)| !nics.contains(nic));
         left.linux.spare_vlans(staying.filter_map(|(_, reserved)| reserved.tags.as_ref()));
-        let locks = self.lock_all(lock, &left.bridges())?;
+        let former = reservation.former.bridges().cloned();
+        let locks = self.lock_all(lock, &left.bridges().into_iter().chain(former).collect())?;
+        self.leave_former(&reservation)?;
         // Another NIC of this VM may be in the same bridge.
         let stays = reservation.nics.iter().filter(|(nic, _)| !nics.contains(nic));
         let keep = stays.map(|(_, reserved)| reserved.port.bridge.clone()).collect();
@@ -53,7 +62,7 @@ impl Action<'_, '_> {
         if self.dry_run {
             return Ok(());
         }
-        let mut after = reservation.clone();
+        let mut after = reservation.without_former();
         for nic in nics {
             let tap = reservation.nics.get(&nic).map(|reserved| &reserved.port.tap);
             if tap.is_some_and(|tap| lingering.contains(tap)) {
@@ -64,6 +73,11 @@ impl Action<'_, '_> {
         }
         self.log.begin(&Step::Release);
         self.host.reservations.replace(&reservation, &after)?;
+        if let Some(mut numbers) = numbers {
+            numbers
+                .retain(|nic, _| !lingering.iter().any(|tap| tap.as_str() == format!("one-{}-{nic}", vm.id)));
+            self.host.reservations.forget(vm.id, &numbers)?;
+        }
         drop(locks);
         // A guest that did not come is not waited for.
         reservation.nics.values().for_each(|reserved| self.host.places.watches.give_up(&reserved.port.tap));
@@ -103,7 +117,13 @@ impl Action<'_, '_> {
     }
 
     /// What those NICs leave: as reserved; where nothing is (the stock driver prepared it), as the document has it.
-    fn what_is_left(&mut self, vm: &VmDocument, reservation: &Reservation, nics: &BTreeSet<u32>) -> Left {
+    fn what_is_left(
+        &mut self,
+        vm: &VmDocument,
+        reservation: &Reservation,
+        nics: &BTreeSet<u32>,
+        numbers: Option<&BTreeMap<u32, Number>>,
+    ) -> Left {
         let mut left = Left::nothing(vm.id);
         // An update died, and so does its VM.
         let given_up = reservation.given_up.iter().filter(|_| !nics.is_empty());
@@ -119,7 +139,10 @@ impl Action<'_, '_> {
             self.driver.selected(vm).into_iter().filter(|nic| !reservation.nics.contains_key(&nic.nic_id));
         for nic in unknown {
             match names(self.driver, nic, vm.id, self.settings) {
-                Ok(names) => left.add_unreserved(self.driver.is_switch(), &names),
+                Ok(names) => {
+                    let number = numbers.and_then(|numbers| numbers.get(&nic.nic_id)).copied();
+                    left.add_unreserved(self.driver.is_switch(), &names, number);
+                }
                 Err(refusal) => self.log.notes.push(format!("nothing to remove: {refusal}")),
             }
         }
@@ -182,7 +205,7 @@ impl Action<'_, '_> {
     }
 
     pub(super) fn collect_one(&mut self, vm: VmId, now: u64) -> Result<(), ActionError> {
-        let due = |r: &Reservation| r.is_old(now) || !r.leaving.is_empty();
+        let due = |r: &Reservation| r.is_old(now) || !r.leaving.is_empty() || !r.former.is_empty();
         if !due(&self.host.reservations.load(vm)?) {
             return Ok(());
         }
@@ -192,7 +215,7 @@ impl Action<'_, '_> {
         };
         let reservation = self.host.reservations.load(vm)?;
         let old = reservation.is_old(now);
-        let mut after = reservation.clone();
+        let mut after = reservation.without_former();
         let mut gone = BTreeSet::new();
         let mut left = Left::nothing(vm);
         for (nic, reserved) in &reservation.nics {
@@ -215,7 +238,7 @@ impl Action<'_, '_> {
                 gone.insert(*nic);
             }
         }
-        if gone.is_empty() {
+        if gone.is_empty() && reservation.former.is_empty() {
             // It is looked for again when it is old again.
             return match old && !reservation.nics.is_empty() {
                 true => Ok(self.host.reservations.replace(&reservation, &after)?),
@@ -226,7 +249,9 @@ impl Action<'_, '_> {
         left.linux.spare_vlans(stays().filter_map(|(_, reserved)| reserved.tags.as_ref()));
         let stays = stays();
         let keep = stays.map(|(_, reserved)| reserved.port.bridge.clone()).collect();
-        let _locks = self.lock_all(lock, &left.bridges())?;
+        let former = reservation.former.bridges().cloned();
+        let _locks = self.lock_all(lock, &left.bridges().into_iter().chain(former).collect())?;
+        self.leave_former(&reservation)?;
         self.leave(vm, &left, keep)?;
         gone.iter().for_each(|nic| after.release(*nic));
         self.log.begin(&Step::Release);

@@ -10,7 +10,7 @@ use super::host::TRIES;
 use crate::desired::nics::Names;
 use crate::desired::{Datapath, Desired, Function, Number, Port, Switch};
 use crate::fabric::{linux, ovs};
-use crate::reservation::{NicReservation, Place};
+use crate::reservation::{NicReservation, Place, Reservation};
 
 /// What is left.
 #[derive(Debug, Clone)]
@@ -68,10 +68,11 @@ impl Left {
         }
     }
 
-    /// Adds what a NIC leaves that nothing was reserved for: the stock driver prepared it.
-    pub(super) fn add_unreserved(&mut self, switched: bool, names: &Names) {
+    /// Adds what a NIC leaves of which no reservation can be read: the stock driver prepared it, or no more than its number is known.
+    pub(super) fn add_unreserved(&mut self, switched: bool, names: &Names, number: Option<Number>) {
         let Names { port, keep, tunnel, uplink } = names;
         if !switched {
+            self.tracked.extend(number.map(|number| (port.tap.clone(), port.bridge.clone(), number)));
             return self.linux.add(port, *keep, tunnel.as_ref(), uplink.as_ref());
         }
         let switch = Switch {
@@ -81,7 +82,7 @@ impl Left {
             uplinks: tunnel.iter().chain(uplink.iter().filter(|_| tunnel.is_none())).cloned().collect(),
             keep: *keep,
         };
-        self.switch.add(port.nic, &port.tap, None, &switch);
+        self.switch.add(port.nic, &port.tap, number, &switch);
         self.tunnels.extend(tunnel.iter().filter(|_| !keep).cloned());
     }
 
@@ -89,6 +90,21 @@ impl Left {
     pub(super) fn add_function(&mut self, function: &Function) {
         self.switch.stays(function.nic);
         self.linux.functions.push(function.clone());
+    }
+
+    /// What one NIC had before it came to have what is reserved for it now.
+    fn former(nic: u32, old: &NicReservation, reservation: &Reservation) -> Self {
+        let mut left = Left::nothing(reservation.vm);
+        left.add(nic, old);
+        // A virtual function's device is there with or without a guest.
+        let functions = reservation.former.functions.iter().map(|reserved| reserved.function.nic);
+        if functions.chain(reservation.functions.keys().copied()).any(|function| function == nic) {
+            left.switch.stays(nic);
+        }
+        // The devices themselves are those of the NICs that are here, or to come.
+        left.spare(reservation.nics.values().map(|reserved| &reserved.port));
+        left.linux.spare_vlans(reservation.nics.values().filter_map(|reserved| reserved.tags.as_ref()));
+        left
     }
 
     /// Adds a port on Open vSwitch of which nothing but the name is known.
@@ -163,6 +179,21 @@ impl Action<'_, '_> {
         Ok(lingering)
     }
 
+    /// Takes away what the VM's NICs had before. Their bridges are locked.
+    pub(super) fn leave_former(&mut self, reservation: &Reservation) -> Result<(), ActionError> {
+        let keep = || reservation.nics.values().map(|reserved| reserved.port.bridge.clone()).collect();
+        for (nic, old) in &reservation.former.nics {
+            self.leave(reservation.vm, &Left::former(*nic, old, reservation), keep())?;
+        }
+        if !reservation.former.functions.is_empty() {
+            let mut left = Left::nothing(reservation.vm);
+            let functions = reservation.former.functions.iter().map(|reserved| reserved.function.clone());
+            left.linux.functions.extend(functions);
+            self.leave(reservation.vm, &left, keep())?;
+        }
+        Ok(())
+    }
+
     /// Spares the VLANs that other VMs' guests have in the same bridges. Where that can't be known, all stay.
     fn spare_vlans_of_others(&self, vm: VmId, leaving: &mut linux::Leaving) -> Result<(), ActionError> {
         let bridges: BTreeSet<LinkName> = leaving.vlans.keys().map(|place| place.bridge.clone()).collect();
@@ -179,10 +210,12 @@ impl Action<'_, '_> {
         if leaving.functions.is_empty() {
             return Ok(());
         }
-        let written = self.host.reservations.load(vm).map_or(0, |own| own.written);
+        // What nothing is known of is not ours to reset, if somebody has it.
+        let reservation = self.host.reservations.load(vm).unwrap_or_else(|_| Reservation::empty(vm));
         let mut own = Vec::new();
         for function in leaving.functions.drain(..) {
-            if !self.host.reservations.has_since(&function, vm, written)? {
+            let since = reservation.has_had_since(&function).unwrap_or(0);
+            if !self.host.reservations.has_since(&function, vm, since)? {
                 own.push(function);
             }
         }

@@ -12,7 +12,7 @@ use super::step::Step;
 use crate::desired::Desired;
 use crate::desired::driver::selects_all;
 use crate::fabric::linux;
-use crate::reservation::{NicReservation, Reservation};
+use crate::reservation::Reservation;
 
 impl Action<'_, '_> {
     pub(super) fn pre(&mut self, vm: &VmDocument) -> Result<(), ActionError> {
@@ -37,6 +37,7 @@ impl Action<'_, '_> {
         let functions = desired.functions.iter().map(|function| function.nic);
         let prepared = desired.ports.iter().map(|port| port.nic).chain(functions);
         after.prepare(prepared, self.asked.as_ref());
+        after.replace(&before, self.driver.name());
         self.prepare(&before, &after, &desired, &terms, way)?;
         self.log.reserved = (&after.nics, &after.functions) != (&before.nics, &before.functions);
         Ok(())
@@ -56,25 +57,11 @@ impl Action<'_, '_> {
             return Err(self.take_back(before, after, desired, terms, error));
         }
         // What the VM had and wants no more: its network was changed while it was not running.
-        let elsewhere =
-            |nic: &u32, old: &NicReservation| after.nics.get(nic).is_none_or(|new| !new.is_where(old));
-        let mut left = Left::nothing(desired.vm);
-        for (nic, old) in before.nics.iter().filter(|(nic, old)| elsewhere(nic, old)) {
-            if old.driver == self.driver.name() {
-                left.add(*nic, old);
-                if before.functions.contains_key(nic) {
-                    left.switch.stays(*nic);
-                }
-            }
+        self.leave_former(after)?;
+        if !after.former.is_empty() {
+            self.log.begin(&Step::Release);
+            self.host.reservations.replace(after, &after.without_former())?;
         }
-        let given_up = before.functions_of(self.driver.name());
-        let given_up = given_up.filter(|old| !desired.functions.iter().any(|new| new.is_same(old)));
-        left.linux.functions.extend(given_up.filter(|old| !after.has_function(old)).cloned());
-        // The devices themselves are those of the NICs that are to come.
-        left.spare(&desired.ports);
-        left.linux.spare_vlans(after.nics.values().filter_map(|reserved| reserved.tags.as_ref()));
-        let keep = desired.ports.iter().map(|port| port.bridge.clone()).collect();
-        self.leave(desired.vm, &left, keep)?;
         Ok(())
     }
 

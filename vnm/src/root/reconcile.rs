@@ -117,8 +117,13 @@ impl Action<'_, '_> {
     fn collect_numbers(&mut self) -> Result<(), ActionError> {
         for (number, vm, nic) in self.host.reservations.taken()? {
             let Some(_lock) = Lock::attempt(&self.host.places.locks, &format!("vm-{vm}"))? else { continue };
-            let reserved = self.host.reservations.load(vm)?.nics.get(&nic).and_then(|nic| nic.number);
-            if reserved != Some(number) && !self.dry_run {
+            let reserved = self.host.reservations.load(vm)?.numbers().contains(&(nic, number));
+            // A guest that is still there goes by it.
+            let is_here = match format!("one-{vm}-{nic}").parse() {
+                Ok(tap) => by_name(&mut self.host.netlink, &tap)?.is_some(),
+                Err(_) => false,
+            };
+            if !reserved && !is_here && !self.dry_run {
                 self.host.reservations.give_back(number, vm, nic)?;
             }
         }

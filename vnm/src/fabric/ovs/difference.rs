@@ -384,6 +384,13 @@ fn port_changes(
         return Ok(());
     };
     if let Some(found) = seen.bridge.as_deref().filter(|found| *found != bridge) {
+        if mark::owner(&seen.port) == Some((vm, seat.nic)) && seen.number().is_none() {
+            // Its network was changed while its guest was away.
+            remove_port(found, tap, seen, into);
+            let (bridge, name) = (bridge.to_owned(), tap.to_owned());
+            into.edits.push(Edit::AddPort { bridge, name, port, interface, counted_on: None });
+            return Ok(());
+        }
         let (name, found, wanted) = (tap.to_owned(), found.to_owned(), bridge.to_owned());
         return Err(Conflict::Elsewhere { name, found, wanted });
     }

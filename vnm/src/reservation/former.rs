@@ -1,0 +1,60 @@
+//! What NICs had before their networks were changed while their guest was away: `pre` takes it away when what they have now is
+//! there, and whoever finishes after a `pre` that died, before that.
+
+use std::collections::BTreeSet;
+
+use causeway_core::names::LinkName;
+use serde::{Deserialize, Serialize};
+
+use super::{FunctionReservation, NicReservation, Reservation};
+use crate::desired::Number;
+
+/// What is still to be taken away.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Former {
+    /// Places, by `NIC_ID`.
+    pub nics: Vec<(u32, NicReservation)>,
+    /// Virtual functions.
+    pub functions: Vec<FunctionReservation>,
+}
+
+impl Former {
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.nics.is_empty() && self.functions.is_empty()
+    }
+
+    /// The bridges, and the physical functions of the virtual ones.
+    pub fn bridges(&self) -> impl Iterator<Item = &LinkName> {
+        let devices = self.functions.iter().map(|reserved| &reserved.function.device);
+        self.nics.iter().map(|(_, reserved)| &reserved.port.bridge).chain(devices)
+    }
+}
+
+impl Reservation {
+    /// Writes down what the NICs of that driver had `before` and have no more, and what has not been taken away since earlier.
+    pub fn replace(&mut self, before: &Reservation, driver: &str) {
+        let old = before.nics.iter().filter(|(_, old)| old.driver == driver);
+        let old = old.map(|(nic, old)| (*nic, old.clone()));
+        let gone =
+            |(nic, old): &(u32, NicReservation)| self.nics.get(nic).is_none_or(|new| !new.is_where(old));
+        let nics = before.former.nics.iter().cloned().chain(old).filter(gone).collect();
+        let functions = before.functions.values().filter(|old| old.driver == driver);
+        let functions = before.former.functions.iter().chain(functions);
+        let functions = functions.filter(|old| !self.has_function(&old.function)).cloned().collect();
+        self.former = Former { nics, functions };
+    }
+
+    /// The same, with nothing more to be taken away.
+    #[must_use]
+    pub fn without_former(&self) -> Self {
+        Reservation { former: Former::default(), ..self.clone() }
+    }
+
+    /// The numbers of its NICs, as long as anything is known by them.
+    pub fn numbers(&self) -> BTreeSet<(u32, Number)> {
+        let former = self.former.nics.iter().map(|(nic, reserved)| (nic, reserved));
+        let numbers = self.nics.iter().chain(former);
+        numbers.filter_map(|(nic, reserved)| Some((*nic, reserved.number?))).collect()
+    }
+}
