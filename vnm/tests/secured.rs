@@ -227,6 +227,16 @@ fn the_hosts_own_connections_go_on_beside_a_guarded_guest() {
 }
 
 #[test]
+fn a_bridge_whose_name_means_many_is_refused_before_it_is_made() {
+    let host = host();
+    let guarded = vm(1, 1, GROUP, &rule("INBOUND", "TCP", "<RANGE>22</RANGE>")).replace(">br0<", ">br*<");
+    let text = host.refused(Verb::Pre, &guarded);
+    assert!(text.starts_with("NIC 0: device br* can have no guard"), "{text}");
+    host.done(Verb::Pre, &vm(2, 2, "", "").replace(">br0<", ">br*<"));
+    assert_eq!(host.links(), ["br*"], "who needs no guard may call it so");
+}
+
+#[test]
 fn nobody_else_says_whether_a_bridge_is_filtered() {
     let host = host();
     let more = "<BRIDGE_CONF>nf_call_iptables=0</BRIDGE_CONF>";

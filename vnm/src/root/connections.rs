@@ -91,7 +91,7 @@ impl Action<'_, '_> {
         let reservation = self.host.reservations.load(vm)?;
         for reserved in reservation.nics.values().filter(|reserved| reserved.driver == self.driver.name()) {
             if !self.dry_run {
-                self.host.places.watches.begin(&reserved.port.tap);
+                self.host.places.watches.begin(&reserved.port.tap, self.host.reservations.path(vm));
             }
         }
         for (nic, reserved) in self.tracked(&reservation) {

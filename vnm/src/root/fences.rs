@@ -29,7 +29,7 @@ impl Host<'_> {
     /// What the firewall has to keep of a desired state.
     ///
     /// # Errors
-    /// Connections are to be known, and can't be on this host.
+    /// Connections are to be known, and can't be on this host; a bridge's name would be read as something else.
     pub(super) fn fences(&mut self, desired: &Desired) -> Result<Fences, ActionError> {
         let mut out = Fences::default();
         for port in &desired.ports {
@@ -38,6 +38,7 @@ impl Host<'_> {
             }
             out.taps.insert(port.tap.clone());
             let Some(guard) = desired.guards.iter().find(|guard| guard.nic == port.nic) else { continue };
+            firewall::plain(&port.bridge).map_err(|error| ActionError::from(error).of([port.nic].into()))?;
             let number = desired.numbers.get(&port.nic);
             let number = number.ok_or(ActionError::Unnumbered { nic: port.nic })?;
             out.fences.push(Fence {

@@ -48,8 +48,23 @@ pub fn serve(places: &Places, input: &mut impl Read, output: &mut impl Write) ->
             (_, _, _, Ok(request)) => answer(places, &request),
             (_, _, _, Err(error)) => unread(&error),
         };
-        frame::write(output, &response)?;
+        match frame::write(output, &response) {
+            // Nothing of it has been written.
+            Err(error @ FrameError::TooLarge(_)) => frame::write(output, &shortened(response, &error))?,
+            other => other?,
+        }
     }
+}
+
+/// A response that tells less: how it went is as it was, unless what is left out is what was asked for.
+fn shortened(response: Response, error: &FrameError) -> Response {
+    let told = response.seen.is_some() || response.connections.is_some();
+    let failure = Failure::from_chain(Kind::HostState, error).context("the answer can't be told");
+    let (outcome, notes) = match told {
+        true => (Outcome::Failed(failure), Vec::new()),
+        false => (response.outcome, vec![failure.text]),
+    };
+    Response { outcome, notes, changes: Vec::new(), seen: None, connections: None, ..response }
 }
 
 /// Does one request and says how it went.
@@ -144,5 +159,24 @@ fn unchanged(outcome: Outcome) -> Response {
         seen: None,
         connections: None,
         arrivals: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connections::Connections;
+
+    #[test]
+    fn an_answer_that_no_frame_holds_is_told_in_short() {
+        let too_large = FrameError::TooLarge(9 << 20);
+        let done = Response { changes: vec!["x".to_owned()], reserved: true, ..unchanged(Outcome::Done) };
+        let short = shortened(done, &too_large);
+        assert_eq!((short.outcome, short.changes.len(), short.reserved), (Outcome::Done, 0, true));
+        assert!(short.notes[0].contains("a frame of 9437184 bytes is larger than"), "{:?}", short.notes);
+        let told = Response { connections: Some(Connections::default()), ..unchanged(Outcome::Done) };
+        let short = shortened(told, &too_large);
+        assert_eq!(short.connections, None);
+        assert!(matches!(short.outcome, Outcome::Failed(failure) if failure.text.contains("can't be told")));
     }
 }

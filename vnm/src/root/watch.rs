@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -26,6 +27,8 @@ use serde::{Deserialize, Serialize};
 
 /// No move takes longer and is waited for.
 const LONGEST: Duration = Duration::from_secs(6 * 3600);
+/// How often it is looked whether the guest is still to come: another process may have cleaned up after it.
+const LOOK: Duration = Duration::from_secs(2);
 /// How often a device is looked for that is to come, and to come up, with its guest: long before that runs.
 const PAUSE: Duration = Duration::from_millis(50);
 /// How often a quiet device is given up, if its action is over.
@@ -88,17 +91,18 @@ struct Seen {
 }
 
 impl Watches {
-    /// Begins to watch a device that is to come; one that is watched already goes on being so.
-    pub(super) fn begin(&self, tap: &LinkName) {
+    /// Begins to watch a device that is to come, for as long as its VM has that reservation; one that is watched already goes on being so.
+    pub(super) fn begin(&self, tap: &LinkName, reservation: PathBuf) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, watch| !watch.over.load(Ordering::Relaxed));
         if all.contains_key(tap) {
             return;
         }
         let watch = Arc::new(Watch::default());
         all.insert(tap.clone(), Arc::clone(&watch));
-        let tap = tap.clone();
+        let (tap, thread) = (tap.clone(), std::thread::Builder::new().name(format!("watch {tap}")));
         // A thread that can't be had costs a figure.
-        let _ = std::thread::Builder::new().name(format!("watch {tap}")).spawn(move || watch.run(&tap));
+        let _ = thread.spawn(move || watch.run(&tap, &reservation));
     }
 
     /// Ends the watch of a device: what its NIC's arrival was like, `told` being when the fabric was told of it. None where it was not
@@ -138,10 +142,16 @@ impl Watch {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn run(&self, tap: &LinkName) {
+    fn run(&self, tap: &LinkName, reservation: &Path) {
         let end = Instant::now() + LONGEST;
+        let mut look = Instant::now() + LOOK;
         let mut wire = None;
-        while !self.over.load(Ordering::Relaxed) && Instant::now() < end {
+        while !self.over.load(Ordering::Relaxed) {
+            let now = Instant::now();
+            if now >= look {
+                self.over.store(now >= end || !reservation.exists(), Ordering::Relaxed);
+                look = now + LOOK;
+            }
             let Some(listening) = wire.take() else {
                 wire = listen(tap).map(Arc::new);
                 self.seen().wire.clone_from(&wire);
@@ -232,6 +242,22 @@ fn frame(wire: &Wire) -> io::Result<Option<(SystemTime, bool)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_watch_ends_with_its_reservation() {
+        let reservation = tempfile::NamedTempFile::new().unwrap();
+        let watches = Watches::default();
+        watches.begin(&"one-7-0".parse().unwrap(), reservation.path().to_owned());
+        let watch = Arc::clone(watches.0.lock().unwrap().values().next().unwrap());
+        drop(reservation);
+        let begun = Instant::now();
+        // The thread holds it as long as it runs.
+        while Arc::strong_count(&watch) > 2 {
+            assert!(begun.elapsed() < Duration::from_secs(60), "it goes on");
+            std::thread::sleep(PAUSE);
+        }
+        assert!(watch.over.load(Ordering::Relaxed));
+    }
 
     #[test]
     fn the_share_is_what_passed_until_somebody_could_reach_it() {

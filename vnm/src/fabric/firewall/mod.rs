@@ -40,7 +40,7 @@ pub use fence::{Fence, Owner};
 pub use foreign::Foreign;
 pub use nft::{FirewallError, Nft};
 pub use observed::{Observed, Scope};
-pub use plan::{difference, removal};
+pub use plan::{difference, plain, removal};
 pub use services::{ServicesChange, ServicesSeen};
 pub use stock::Stock;
 pub use tracked::{Entry, Tracked, Tracking};

@@ -94,8 +94,11 @@ pub fn removal(taps: &BTreeSet<LinkName>, observed: &Observed) -> Option<Change>
     difference(&[], taps, observed).ok().flatten()
 }
 
-/// That a name means nothing but itself.
-fn plain(name: &LinkName) -> Result<(), FirewallError> {
+/// That a name means nothing but itself to the firewall.
+///
+/// # Errors
+/// [`FirewallError::Name`].
+pub fn plain(name: &LinkName) -> Result<(), FirewallError> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     match name.as_str().chars().all(plain) {
         true => Ok(()),
