@@ -114,7 +114,9 @@ impl Action<'_, '_> {
                     let seat = Seat { vm, port: at, zone: number.get(), vlans: seat.vlans.clone() };
                     let changes = admit(&seat, nic, &port.addresses, &own);
                     let bridge = switch.name.to_string();
-                    self.make_or_say(ovs::Change::Flows { bridge, forget: Vec::new(), changes })?;
+                    // Nothing that only lets more pass need be waited for.
+                    let (forget, settle) = (Vec::new(), false);
+                    self.make_or_say(ovs::Change::Flows { bridge, forget, changes, settle })?;
                 }
             }
         }

@@ -78,7 +78,7 @@ impl Hand {
                     timed(&mut took.transaction, || Ok(switch.apply(change)?))?;
                 }
                 // Not by ours, which afterwards waits for the datapath to look over what it remembers.
-                Change::Switch(ovs::Change::Flows { bridge, forget, changes }) => {
+                Change::Switch(ovs::Change::Flows { bridge, forget, changes, .. }) => {
                     timed(&mut took.bundle, || {
                         let end = Instant::now() + PATIENCE;
                         let mut connection = Openflow::connect(&self.places.switch.run, bridge, end)?;

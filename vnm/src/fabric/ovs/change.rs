@@ -21,6 +21,9 @@ pub enum Change {
         forget: Vec<u16>,
         /// In order.
         changes: Vec<FlowChange>,
+        /// Whether a port is there that they are about: then it is done when the datapath does as they say, and not by
+        /// what it remembers. To who is still to come, and who has gone, nothing that is remembered leads.
+        settle: bool,
     },
 }
 

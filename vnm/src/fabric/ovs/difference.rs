@@ -163,7 +163,9 @@ pub fn difference(
             let come = here.iter().filter(|place| !place.is_there && !known(place.seat.nic));
             let forget =
                 come.filter_map(|place| place.guard.filter(|guard| guard.is_stateful()).and(place.zone));
-            bundles.push(Change::Flows { bridge: bridge.to_owned(), forget: forget.collect(), changes });
+            let (bridge, forget) = (bridge.to_owned(), forget.collect());
+            let settle = here.iter().any(|place| place.is_there) || !stock.is_empty();
+            bundles.push(Change::Flows { bridge, forget, changes, settle });
         }
     }
     let tunnel = |place: &Place<'_>| matches!(place.seat.vlans, Vlans::Tunnel { .. });

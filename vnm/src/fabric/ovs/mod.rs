@@ -36,7 +36,7 @@ pub use difference::{Conflict, Difference, Surroundings, difference};
 pub use observe::{Observed, Scope};
 pub use removal::{Leaving, Removal, removal};
 
-use openflow::{FlowChange, Openflow, OpenflowError};
+use openflow::{Openflow, OpenflowError};
 use ovsdb::{Ovsdb, OvsdbError};
 
 /// Where Open vSwitch is reached.
@@ -162,7 +162,7 @@ impl Ovs {
     pub fn apply(&mut self, change: &Change) -> Result<(), OvsError> {
         match change {
             Change::Database(transaction) => apply::transact(&mut self.database, &self.run, transaction),
-            Change::Flows { bridge, forget, changes } => {
+            Change::Flows { bridge, forget, changes, settle } => {
                 let made = Openflow::connect(&self.run, bridge, self.deadline).and_then(|mut connection| {
                     forget.iter().try_for_each(|zone| connection.forget(*zone))?;
                     connection.change(changes)?;
@@ -174,13 +174,11 @@ impl Ovs {
                     true => OvsError::NoTracking { bridge: bridge.clone(), source: error },
                     false => error.into(),
                 })?;
-                // Nothing that only lets more pass need be waited for.
-                if changes.iter().all(|change| matches!(change, FlowChange::Lend(..))) {
-                    return Ok(());
+                if *settle {
+                    // The flows are made; what can't be waited for comes by itself.
+                    let wake = || drop(connection.change(&flows::come_and_gone()));
+                    let _ = control::wait_for_datapath(&self.run, self.deadline, wake);
                 }
-                // The flows are made; what can't be waited for comes by itself.
-                let wake = || drop(connection.change(&flows::come_and_gone()));
-                let _ = control::wait_for_datapath(&self.run, self.deadline, wake);
                 Ok(())
             }
         }

@@ -215,7 +215,7 @@ impl Work<'_> {
         let of_nics = seen.of_vm.iter().filter(|flow| gone.contains(&flow.cookie));
         // Somebody else's port may have got the number by now: the stock driver's flows about the guest are not about that.
         let kept: BTreeSet<u32> = self.lingering_numbers();
-        let stock = seen.stock.difference(&kept).copied().collect();
+        let stock: BTreeSet<u32> = seen.stock.difference(&kept).copied().collect();
         let wanted = flows::shared(&self.members(), hatch(self.observed, self.name));
         let mut changes = flow_changes(of_nics.chain(&seen.shared), wanted, &stock);
         if !changes.is_empty() {
@@ -227,7 +227,9 @@ impl Work<'_> {
         let numbers =
             self.gone.keys().filter(had_flows).filter_map(|nic| self.leaving.seats.get(nic)?.number);
         let forget = numbers.map(Number::get).collect();
-        (!changes.is_empty()).then(|| Change::Flows { bridge: self.name.to_owned(), forget, changes })
+        let stays = self.gone.values().flatten().any(|(_, seen)| seen.number().is_some());
+        let settle = stays || !stock.is_empty();
+        (!changes.is_empty()).then(|| Change::Flows { bridge: self.name.to_owned(), forget, changes, settle })
     }
 
     fn lingering_numbers(&self) -> BTreeSet<u32> {
