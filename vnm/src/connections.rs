@@ -1,7 +1,7 @@
 //! Connections that a guest has under way, as the host that it leaves tells them to the host that it comes to: what was let
 //! begin there goes on here, though nothing like it may begin.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
@@ -89,7 +89,7 @@ impl Connection {
     }
 
     /// Whether one of these addresses is an end of it.
-    pub fn is_of(&self, addresses: &[IpAddr]) -> bool {
+    pub fn is_of(&self, addresses: &BTreeSet<IpAddr>) -> bool {
         addresses.contains(&self.from.ip()) || addresses.contains(&self.to.ip())
     }
 }

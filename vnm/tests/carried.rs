@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use causeway_vnm::connections::{Connections, Transport};
 use causeway_vnm::root::{Outcome, Request, Response, Verb, server};
-use common::bridged::{GROUP, enter, ethernet, guest, ipv4, rule, tcp, udp};
+use common::bridged::{FILTERS, GROUP, enter, ethernet, guest, ipv4, rule, tcp, udp};
 use common::guests::Guest;
 use common::stage::Stage;
 use common::switch::until;
@@ -99,73 +99,85 @@ fn hears(end: &mut TcpStream, within: Duration) -> bool {
 
 /// Two connections move: one that the guest began and then only listens by, one that it was let begin with and then only speaks by.
 /// A third is silent through all moves.
-fn goes_on(driver: &str, host: &Host, a: &Guest, b: &Guest, moves: impl Fn()) {
+fn goes_on(own: &str, host: &Host, a: &Guest, b: &Guest, moves: impl Fn()) {
     let mut silent = Talk::new(a, b, (b.six, 9000).into());
     for _ in 0..3 {
-        goes_on_once(driver, host, a, b, &moves);
+        goes_on_once(own, host, a, b, &moves);
     }
-    assert!(says(&mut silent.other, &mut silent.began, LONG), "{driver}: what was silent goes on");
+    assert!(says(&mut silent.other, &mut silent.began, LONG), "what was silent goes on");
     silent.both_ways();
 }
 
-fn goes_on_once(driver: &str, host: &Host, a: &Guest, b: &Guest, moves: &impl Fn()) {
-    let own = vm(driver, 1, GROUP, &rules());
+fn goes_on_once(own: &str, host: &Host, a: &Guest, b: &Guest, moves: &impl Fn()) {
     let mut listens = Talk::new(a, b, (b.four, 9000).into());
     let mut speaks = Talk::new(b, a, (a.six, 22).into());
-    let all = told(host, &own);
+    let all = told(host, own);
     assert!(
         all.0[&0].iter().any(|c| c.transport == Transport::Tcp && c.to == SocketAddr::from((b.four, 9000)))
     );
     assert!(all.0[&0].iter().any(|c| c.to == SocketAddr::from((a.six, 22)) && c.seconds > 300), "{all}");
 
     moves();
-    let here = told(host, &own);
-    assert!(
-        all.0[&0].iter().all(|known| !here.0[&0].iter().any(|c| c.from == known.from)),
-        "{driver}: {here}"
-    );
+    let here = told(host, own);
+    assert!(all.0[&0].iter().all(|known| !here.0[&0].iter().any(|c| c.from == known.from)), "{here}");
     // Neither may begin: a control, and the reason for all of this.
-    assert!(!says(&mut listens.other, &mut listens.began, SHORT), "{driver}");
-    assert!(!says(&mut speaks.other, &mut speaks.began, SHORT), "{driver}");
-    assert_eq!(admitted(host, &own, &all).len(), 1);
-    assert!(hears(&mut listens.began, LONG) && hears(&mut speaks.began, LONG), "{driver}: it goes on");
+    assert!(!says(&mut listens.other, &mut listens.began, SHORT));
+    assert!(!says(&mut speaks.other, &mut speaks.began, SHORT));
+    assert_eq!(admitted(host, own, &all).len(), 1);
+    assert!(hears(&mut listens.began, LONG) && hears(&mut speaks.began, LONG), "it goes on");
     listens.both_ways();
     speaks.both_ways();
     // Nothing else has come to be allowed.
     assert!(!b.tcp(a, 23) && !a.tcp(b, 9001) && a.tcp(b, 9000) && b.tcp6(a, 22));
     // The second time takes nothing away, and `post` and an update of groups leave what goes on alone.
-    admitted(host, &own, &all);
-    host.done(Verb::Post, &own);
-    host.done(Verb::UpdateSg, &own);
+    admitted(host, own, &all);
+    host.done(Verb::Post, own);
+    host.done(Verb::UpdateSg, own);
     listens.both_ways();
     speaks.both_ways();
 }
 
+/// A guest that has its addresses from somebody else (DHCP).
+fn without_addresses(document: &str) -> String {
+    let without = document.replace("<IP>10.0.0.1</IP><IP6>fd00::1</IP6>", "");
+    assert_ne!(without, document);
+    without
+}
+
 #[test]
 fn connections_go_on_on_a_linux_bridge() {
+    on_a_linux_bridge(&vm("fw", 1, GROUP, &rules()));
+}
+
+#[test]
+fn connections_go_on_whoever_gave_the_address() {
+    on_a_linux_bridge(&without_addresses(&vm("fw", 1, GROUP, &rules())));
+    on_a_switch(&without_addresses(&vm("ovswitch", 1, GROUP, &rules())));
+}
+
+fn on_a_linux_bridge(own: &str) {
     enter();
     let host = Host::here();
-    let own = vm("fw", 1, GROUP, &rules());
     let comes = |number: u32, document: &str| {
         host.done(Verb::Pre, document);
         let guest = guest("br0", number, u8::try_from(number).unwrap());
         host.done(Verb::Post, document);
         guest
     };
-    let (b, a) = (comes(2, &vm("fw", 2, "", "")), comes(1, &own));
+    let (b, a) = (comes(2, &vm("fw", 2, "", "")), comes(1, own));
     until("the ports are up", || a.tcp(&b, 9000));
-    goes_on("fw", &host, &a, &b, || {
+    goes_on(own, &host, &a, &b, || {
         // Its device has another name, so it is not here.
         ip("link set one-1-0 down");
         ip("link set one-1-0 name away");
-        let cleaned = host.done(Verb::Clean, &own);
+        let cleaned = host.done(Verb::Clean, own);
         assert!(
             cleaned
                 .iter()
                 .any(|change| change.starts_with("forget ") && change.ends_with(" connections on br0")),
             "{cleaned:?}"
         );
-        host.done(Verb::Pre, &own);
+        host.done(Verb::Pre, own);
         ip("link set away name one-1-0");
         ip("link set one-1-0 master br0 up");
         until("the port is up", || b.tcp(&a, 22));
@@ -174,23 +186,26 @@ fn connections_go_on_on_a_linux_bridge() {
 
 #[test]
 fn connections_go_on_on_a_switch() {
+    on_a_switch(&vm("ovswitch", 1, GROUP, &rules()));
+}
+
+fn on_a_switch(own: &str) {
     let stage = Stage::new();
-    let own = vm("ovswitch", 1, GROUP, &rules());
     let b = stage.comes(2, None, &vm("ovswitch", 2, "", ""));
-    let a = stage.comes(1, None, &own);
+    let a = stage.comes(1, None, own);
     until("the ports are up", || a.tcp(&b, 9000));
-    goes_on("ovswitch", &stage.host, &a, &b, || {
+    goes_on(own, &stage.host, &a, &b, || {
         stage.ask(&["del-port", "br0", &a.tap]);
-        assert!(told(&stage.host, &own).0[&0].len() >= 2, "it has gone, and what it had is still told");
-        stage.host.done(Verb::Clean, &own);
-        stage.host.done(Verb::Pre, &own);
+        assert!(told(&stage.host, own).0[&0].len() >= 2, "it has gone, and what it had is still told");
+        stage.host.done(Verb::Clean, own);
+        stage.host.done(Verb::Pre, own);
         stage.plug(&a);
         until("the port is up", || b.tcp(&a, 22));
     });
     let lent = |stage: &Stage| stage.flows().iter().filter(|flow| flow.contains("cookie=0xca2")).count();
     assert!(lent(&stage) > 0);
     stage.ask(&["del-port", "br0", &a.tap]);
-    stage.host.done(Verb::Clean, &own);
+    stage.host.done(Verb::Clean, own);
     assert_eq!(lent(&stage), 0, "what was lent goes with its guest");
 }
 
@@ -319,7 +334,7 @@ fn open() -> String {
 fn what_is_no_list_of_connections_admits_nothing() {
     enter();
     let host = Host::here();
-    let own = vm("fw", 1, GROUP, &rules());
+    let own = vm("fw", 1, &[GROUP, FILTERS].concat(), &rules());
     host.done(Verb::Pre, &own);
     let refused = |text: &str| {
         let response = admit(&host, &own, text);
@@ -334,11 +349,15 @@ fn what_is_no_list_of_connections_admits_nothing() {
         format!(r#"{{"0":[{{"transport":"tcp","from":"{from}","to":"{to}","seconds":60}}]}}"#)
     };
     assert!(refused(&one("10.0.0.1:5", "[fd00::2]:6")).contains("no connection leads from"));
-    // Of others it may say what it likes.
+    // Of others it may say what it likes, as long as it is held to its own address.
     let others = admit(&host, &own, &one("10.0.0.7:5", "10.0.0.8:6"));
     assert_eq!((others.outcome, others.changes), (Outcome::Done, vec![]));
     let nobody = r#"{"7":[{"transport":"udp","from":"10.0.0.1:5","to":"10.0.0.2:6","seconds":60}]}"#;
     assert_eq!(admitted(&host, &own, &nobody.parse().unwrap()), [""; 0]);
+    let free = vm("fw", 3, GROUP, &rules());
+    host.done(Verb::Pre, &free);
+    let gave_itself = one("10.0.0.7:5", "10.0.0.8:6").parse().unwrap();
+    assert_eq!(admitted(&host, &free, &gave_itself), ["track 1 connections on br0"]);
     let without = server::answer(&host.places, &request(Verb::Admit, &own));
     assert!(
         matches!(without.outcome, Outcome::Failed(failure) if failure.text.contains("the connections of a VM"))

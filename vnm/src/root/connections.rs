@@ -1,8 +1,8 @@
 //! `connections` and `admit`: what a guest has under way is told by the host that it leaves, and goes on where it comes to.
 //!
 //! The kernel is told of a connection as one that the guest's own rules have let be. A switch can't be told: it lets begin once more
-//! what belongs to one, for some minutes. Both only concern NICs whose rules know connections, and only what has an address of
-//! the guest's own at one end, where any is known; what another guest's rules let be is for those to say.
+//! what belongs to one, for as long. Both only concern NICs whose rules know connections, and of a guest that is held to its addresses
+//! only what has one of them at an end; what another guest's rules let be is for those to say.
 //!
 //! Whose connections are admitted is about to come, so its devices are watched from then on until `post` ([`watch`](super::watch)).
 
@@ -99,13 +99,13 @@ impl Action<'_, '_> {
                 continue;
             };
             let (Some(number), port) = (reserved.number, &reserved.port) else { continue };
-            // Where its addresses are not known, a switch can tell its connections by its port.
-            let theirs = |connection: &&Connection| connection.is_of(&port.addresses);
+            // Who is held to some addresses has no connection of others; else they are those of the template, or any that it gave itself.
+            let held = reserved.guard.as_ref().and_then(|guard| guard.senders.as_ref());
+            let theirs = |connection: &&Connection| held.is_none_or(|own| connection.is_of(own));
             let own: Vec<Connection> = connections.iter().filter(theirs).cloned().collect();
             match &reserved.place {
                 Place::Bridge(_) => self.admit_on_bridge(port, number, own)?,
                 Place::Switch(switch, seat) => {
-                    let own = if port.addresses.is_empty() { connections.clone() } else { own };
                     let observed = self.switch_of(&reservation, nic)?;
                     let known = observed.on(switch.name.as_str(), port.tap.as_str());
                     let Some(known) = known.filter(|_| !own.is_empty()) else { continue };

@@ -1,7 +1,7 @@
 //! From what is there to what must be there, in one batch. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::LazyLock;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use causeway_core::names::{LinkName, Mac};
 use sha2::{Digest, Sha256};
@@ -51,7 +51,7 @@ pub fn difference(
         .map(|owner| owner.bridge.to_string())
         .collect();
 
-    let mut own_chains: Vec<Wanted> = Vec::new();
+    let mut zone_chains: Vec<Wanted> = Vec::new();
     for (bridge, zone) in zones(&fences, observed)? {
         let of_bridge = || fences.iter().filter(|fence| fence.bridge == bridge);
         let hosts: BTreeSet<Mac> = of_bridge().flat_map(|fence| fence.hosts.iter().copied()).collect();
@@ -64,7 +64,7 @@ pub fn difference(
             chain: chain.name.clone(),
             comment: comment.clone(),
         });
-        own_chains.push(labelled(chain, None, skeleton::zone_rules(zone, &hosts), &comment, None));
+        zone_chains.push(labelled(chain, None, skeleton::zone_rules(zone, &hosts), &comment, None));
     }
     // Where no guest leaves, each bridge keeps those that it has.
     let bridges = observed.elements.iter().filter(|e| e.map == Map::Bridges && !observed.others_unread);
@@ -73,9 +73,10 @@ pub fn difference(
             stale.insert(element.clone());
         }
     }
-    own_chains.extend(fences.iter().flat_map(|fence| chains(fence)));
+    let own_chains: Vec<Arc<[Wanted]>> = fences.iter().map(|fence| known_chains(fence)).collect();
     let shared = SHARED.iter().filter(|_| needed);
-    let wanted: Vec<&Wanted> = shared.chain(&own_chains).collect();
+    let wanted = shared.chain(&zone_chains).chain(own_chains.iter().flat_map(|chains| chains.iter()));
+    let wanted: Vec<&Wanted> = wanted.collect();
 
     let mut change = batch(&wanted, &elements, &stale, &own, observed);
     if !needed {
@@ -123,6 +124,25 @@ pub(super) fn elements(fence: &Fence) -> Vec<Element> {
         out.push(element(Map::Inbound, Key::Mark(spoofing::mark_to(fence)), fence.in_chain()));
     }
     out
+}
+
+/// The chains of NICs that were worked out last, the newest first: `post` looks whether there is what `pre` has made just before.
+static LATEST: Mutex<VecDeque<(Fence, Arc<[Wanted]>)>> = Mutex::new(VecDeque::new());
+
+/// How many are kept.
+const KEPT: usize = 64;
+
+/// The chains of a NIC, from those or worked out.
+fn known_chains(fence: &Fence) -> Arc<[Wanted]> {
+    let latest = || LATEST.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, chains)) = latest().iter().find(|(known, _)| known == fence) {
+        return Arc::clone(chains);
+    }
+    let chains: Arc<[Wanted]> = chains(fence).into();
+    let mut latest = latest();
+    latest.push_front((fence.clone(), Arc::clone(&chains)));
+    latest.truncate(KEPT);
+    chains
 }
 
 /// The chains of a NIC.
