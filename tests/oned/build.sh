@@ -19,7 +19,7 @@ grep -q "VERSION = '7\.4\.0'" "$stock/src/oca/ruby/opennebula/version.rb" || die
 
 # What oned, its Ruby drivers and its command line need to run; hosts take their programs from this machine, too.
 "$here/../lab/packages.sh" curl genisoimage libxmlrpc-core-c3 libxmlrpc-c++8v5 pciutils rsync ruby ruby-ffi-rzmq \
-  ruby-nokogiri ruby-sequel ruby-sqlite3 ruby-xmlrpc >&2
+  ruby-nokogiri ruby-sequel ruby-sqlite3 ruby-treetop ruby-xmlrpc >&2
 
 if is_built "$stock"; then
   echo "$stock"
