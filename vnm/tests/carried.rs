@@ -204,9 +204,26 @@ fn on_a_switch(own: &str) {
     });
     let lent = |stage: &Stage| stage.flows().iter().filter(|flow| flow.contains("cookie=0xca2")).count();
     assert!(lent(&stage) > 0);
+    admitted(&stage.host, own, &Connections([(0, vec![])].into()));
+    assert_eq!(lent(&stage), 0, "what the last list does not name has ended");
+    admitted(&stage.host, own, &one_connection());
+    assert!(lent(&stage) > 0);
     stage.ask(&["del-port", "br0", &a.tap]);
     stage.host.done(Verb::Clean, own);
     assert_eq!(lent(&stage), 0, "what was lent goes with its guest");
+    // A guest that needs no connections to be known any more has none lent.
+    stage.host.done(Verb::Pre, own);
+    stage.plug(&a);
+    stage.host.done(Verb::Post, own);
+    admitted(&stage.host, own, &one_connection());
+    assert!(lent(&stage) > 0);
+    stage.host.done(Verb::UpdateSg, &own.replace(GROUP, ""));
+    assert_eq!(lent(&stage), 0);
+}
+
+fn one_connection() -> Connections {
+    let one = r#"{"0":[{"transport":"udp","from":"10.0.0.1:5","to":"10.0.0.2:6","seconds":60}]}"#;
+    one.parse().unwrap()
 }
 
 /// The datapath is there for all bridges, and keeps what it knows when one of them goes.
@@ -256,6 +273,33 @@ fn a_guest_that_goes_leaves_the_others_their_connections() {
         goes(number, &document(number));
         assert_eq!(table().contains("ESTABLISHED"), knows, "{}", table());
     }
+}
+
+/// Where nobody knows which end is the guest's, its connections take nothing from the other end, which may be here as well.
+#[test]
+fn who_gave_itself_an_address_takes_no_connection_from_another_guest() {
+    enter();
+    let host = Host::here();
+    let comes = |number: u32, document: &str| {
+        host.done(Verb::Pre, document);
+        guest("br0", number, u8::try_from(number).unwrap())
+    };
+    // What it answers by may not begin.
+    let answers = vm("fw", 2, GROUP, &rule("INBOUND", "TCP", "<RANGE>9000</RANGE>"));
+    let own = without_addresses(&vm("fw", 1, GROUP, &rules()));
+    let (a, b) = (comes(1, &own), comes(2, &answers));
+    until("the ports are up", || a.tcp(&b, 9000));
+    let mut talk = Talk::new(&a, &b, (b.four, 9000).into());
+    let all = told(&host, &own);
+    ip("link set one-1-0 down");
+    ip("link set one-1-0 name away");
+    host.done(Verb::Clean, &own);
+    host.done(Verb::Pre, &own);
+    admitted(&host, &own, &all);
+    ip("link set away name one-1-0");
+    ip("link set one-1-0 master br0 up");
+    assert!(says(&mut talk.other, &mut talk.began, LONG), "to who only listens, from who may not begin");
+    talk.both_ways();
 }
 
 /// What a guest had under way is forgotten by its number, which is known without its reservation.

@@ -236,6 +236,21 @@ fn a_bridge_whose_name_means_many_is_refused_before_it_is_made() {
     assert_eq!(host.links(), ["br*"], "who needs no guard may call it so");
 }
 
+/// Its guest runs, and is guarded where it is.
+#[test]
+fn a_device_that_is_plugged_in_elsewhere_keeps_its_guard() {
+    let host = host();
+    let guarded = vm(1, 1, GROUP, &rule("INBOUND", "TCP", "<RANGE>22</RANGE>"));
+    let a = comes(&host, 1, 1, &guarded);
+    let text = host.refused(Verb::Pre, &guarded.replace(">br0<", ">br9<"));
+    assert_eq!(text, "device one-1-0 of NIC 0 is plugged in, and not into br9");
+    ip("link add other type bridge");
+    ip(&format!("link set {} master other", a.tap));
+    let response = host.run(Verb::Clean, &guarded);
+    assert!(response.notes.iter().any(|note| note.contains("one-1-0 is still plugged in")), "{response:?}");
+    assert!(ruleset().contains("one-1-0-o"));
+}
+
 #[test]
 fn nobody_else_says_whether_a_bridge_is_filtered() {
     let host = host();

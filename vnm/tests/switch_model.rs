@@ -159,7 +159,7 @@ impl Model {
             let of_vm = some(&|cookie| (0..8).any(|nic| flows::cookie(VmId(vm), nic).0 == cookie));
             let shared = some(&|cookie| cookie == flows::of_all().value);
             let strays = some(&|cookie| cookie != flows::of_all().value);
-            bridge.flows = Some(FlowsSeen { of_vm, shared, strays, stock: BTreeSet::new() });
+            bridge.flows = Some(FlowsSeen { of_vm, shared, strays, ..FlowsSeen::default() });
         }
         let numbers: BTreeSet<u32> = numbers.collect();
         for (name, port) in &self.seen.ports {

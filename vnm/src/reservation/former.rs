@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use causeway_core::names::LinkName;
 use serde::{Deserialize, Serialize};
 
-use super::{FunctionReservation, NicReservation, Reservation};
+use super::{FunctionReservation, NicReservation, Place, Reservation};
 use crate::desired::Number;
 
 /// What is still to be taken away.
@@ -24,6 +24,14 @@ impl Former {
         self.nics.is_empty() && self.functions.is_empty()
     }
 
+    /// Guests on Linux bridges whose connections are known: the bridge, the number.
+    pub fn tracked(&self) -> Vec<(LinkName, Number)> {
+        let stateful =
+            self.nics.iter().map(|(_, reserved)| reserved).filter(|reserved| reserved.is_stateful());
+        let on_bridges = stateful.filter(|reserved| matches!(reserved.place, Place::Bridge(_)));
+        on_bridges.filter_map(|reserved| Some((reserved.port.bridge.clone(), reserved.number?))).collect()
+    }
+
     /// The bridges, and the physical functions of the virtual ones.
     pub fn bridges(&self) -> impl Iterator<Item = &LinkName> {
         let devices = self.functions.iter().map(|reserved| &reserved.function.device);
@@ -32,23 +40,21 @@ impl Former {
 }
 
 impl Reservation {
-    /// Writes down what the NICs of that driver had `before` and have no more, and what has not been taken away since earlier.
-    pub fn replace(&mut self, before: &Reservation, driver: &str) {
-        let old = before.nics.iter().filter(|(_, old)| old.driver == driver);
-        let old = old.map(|(nic, old)| (*nic, old.clone()));
+    /// Writes down what its NICs had `before` and have no more, and what has not been taken away since earlier.
+    pub fn replace(&mut self, before: &Reservation) {
+        let old = before.nics.iter().map(|(nic, old)| (*nic, old.clone()));
         let gone =
             |(nic, old): &(u32, NicReservation)| self.nics.get(nic).is_none_or(|new| !new.is_where(old));
         let nics = before.former.nics.iter().cloned().chain(old).filter(gone).collect();
-        let functions = before.functions.values().filter(|old| old.driver == driver);
-        let functions = before.former.functions.iter().chain(functions);
+        let functions = before.former.functions.iter().chain(before.functions.values());
         let functions = functions.filter(|old| !self.has_function(&old.function)).cloned().collect();
         self.former = Former { nics, functions };
     }
 
-    /// The same, with nothing more to be taken away.
+    /// The same, with that to be taken away and no more.
     #[must_use]
-    pub fn without_former(&self) -> Self {
-        Reservation { former: Former::default(), ..self.clone() }
+    pub fn with_former(&self, former: Former) -> Self {
+        Reservation { former, ..self.clone() }
     }
 
     /// The numbers of its NICs, as long as anything is known by them.

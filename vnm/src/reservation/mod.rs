@@ -211,7 +211,8 @@ impl Reservation {
             self.nics.insert(port.nic, reserved);
         }
         for function in &desired.functions {
-            let since = self.functions.get(&function.nic).map_or_else(now, |old| old.since);
+            let before = self.functions.get(&function.nic).filter(|old| old.function.is_same(function));
+            let since = before.map_or_else(now, |old| old.since);
             let reserved =
                 FunctionReservation { driver: driver.to_owned(), function: function.clone(), since };
             self.functions.insert(function.nic, reserved);
@@ -231,10 +232,12 @@ impl Reservation {
         self.functions.values().any(|reserved| reserved.function.is_same(function))
     }
 
-    /// Since when that virtual function has been one of its guest's, or was until what it left is taken away.
+    /// Since when that virtual function has been one of its guest's, in seconds since the epoch, or was until what it left is
+    /// taken away.
     pub fn has_had_since(&self, function: &Function) -> Option<u64> {
         let all = self.functions.values().chain(&self.former.functions);
-        all.filter(|reserved| reserved.function.is_same(function)).map(|reserved| reserved.since).max()
+        let same = all.filter(|reserved| reserved.function.is_same(function));
+        same.map(|reserved| if reserved.since == 0 { self.written } else { reserved.since }).max()
     }
 
     /// Has `desired` take back what its functions were allowed before and are not any more.

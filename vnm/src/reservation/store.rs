@@ -224,8 +224,7 @@ impl Reservations {
     pub fn has_since(&self, function: &Function, vm: VmId, since: u64) -> Result<bool> {
         for claimant in self.on(&function.device)?.into_iter().filter(|claimant| *claimant != vm) {
             let reservation = self.load(claimant)?;
-            let others = reservation.functions.values().filter(|other| other.function.is_same(function));
-            if others.map(|other| other.since).max() >= Some(since) {
+            if reservation.has_function(function) && reservation.has_had_since(function) >= Some(since) {
                 return Ok(true);
             }
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use causeway_core::answer::Failure;
 use causeway_core::document::{Nic, Pci, VmDocument};
-use causeway_core::names::VmId;
+use causeway_core::names::{LinkName, VmId};
 
 use super::action::{Action, address_of};
 use super::error::ActionError;
@@ -14,7 +14,7 @@ use super::uplinks;
 use crate::desired::driver::selects_all;
 use crate::desired::nics::names;
 use crate::desired::{Driver, Function, Located, Number, Refusal};
-use crate::fabric::linux::observe::tap_exists;
+use crate::fabric::linux::observe::{by_name, tap_exists};
 use crate::fabric::linux::sysfs::locate;
 use crate::lock::Lock;
 use crate::reservation::{NicReservation, Place, Reservation, ReservationError, now};
@@ -54,7 +54,7 @@ impl Action<'_, '_> {
         left.linux.spare_vlans(staying.filter_map(|(_, reserved)| reserved.tags.as_ref()));
         let former = reservation.former.bridges().cloned();
         let locks = self.lock_all(lock, &left.bridges().into_iter().chain(former).collect())?;
-        self.leave_former(&reservation)?;
+        let lingers = self.leave_former(&reservation)?;
         // Another NIC of this VM may be in the same bridge.
         let stays = reservation.nics.iter().filter(|(nic, _)| !nics.contains(nic));
         let keep = stays.map(|(_, reserved)| reserved.port.bridge.clone()).collect();
@@ -62,7 +62,7 @@ impl Action<'_, '_> {
         if self.dry_run {
             return Ok(());
         }
-        let mut after = reservation.without_former();
+        let mut after = reservation.with_former(lingers);
         for nic in nics {
             let tap = reservation.nics.get(&nic).map(|reserved| &reserved.port.tap);
             if tap.is_some_and(|tap| lingering.contains(tap)) {
@@ -74,8 +74,12 @@ impl Action<'_, '_> {
         self.log.begin(&Step::Release);
         self.host.reservations.replace(&reservation, &after)?;
         if let Some(mut numbers) = numbers {
-            numbers
-                .retain(|nic, _| !lingering.iter().any(|tap| tap.as_str() == format!("one-{}-{nic}", vm.id)));
+            let nics: Vec<u32> = numbers.keys().copied().collect();
+            for nic in nics {
+                if self.has_device(vm.id, nic)? {
+                    numbers.remove(&nic);
+                }
+            }
             self.host.reservations.forget(vm.id, &numbers)?;
         }
         drop(locks);
@@ -204,6 +208,12 @@ impl Action<'_, '_> {
         Ok(tap_exists(&mut self.host.netlink, &reserved.port.tap)?)
     }
 
+    /// Whether a device is there that bears the name of a NIC's.
+    pub(super) fn has_device(&mut self, vm: VmId, nic: u32) -> Result<bool, ActionError> {
+        let Ok(tap) = format!("one-{vm}-{nic}").parse::<LinkName>() else { return Ok(false) };
+        Ok(by_name(&mut self.host.netlink, &tap)?.is_some())
+    }
+
     pub(super) fn collect_one(&mut self, vm: VmId, now: u64) -> Result<(), ActionError> {
         let due = |r: &Reservation| r.is_old(now) || !r.leaving.is_empty() || !r.former.is_empty();
         if !due(&self.host.reservations.load(vm)?) {
@@ -215,7 +225,7 @@ impl Action<'_, '_> {
         };
         let reservation = self.host.reservations.load(vm)?;
         let old = reservation.is_old(now);
-        let mut after = reservation.without_former();
+        let mut after = reservation.clone();
         let mut gone = BTreeSet::new();
         let mut left = Left::nothing(vm);
         for (nic, reserved) in &reservation.nics {
@@ -251,9 +261,12 @@ impl Action<'_, '_> {
         let keep = stays.map(|(_, reserved)| reserved.port.bridge.clone()).collect();
         let former = reservation.former.bridges().cloned();
         let _locks = self.lock_all(lock, &left.bridges().into_iter().chain(former).collect())?;
-        self.leave_former(&reservation)?;
+        after.former = self.leave_former(&reservation)?;
         self.leave(vm, &left, keep)?;
         gone.iter().for_each(|nic| after.release(*nic));
+        if after == reservation {
+            return Ok(());
+        }
         self.log.begin(&Step::Release);
         self.host.reservations.replace(&reservation, &after)?;
         Ok(())

@@ -16,7 +16,8 @@ use super::fences::LOCK;
 use crate::connections::{Connection, Connections, MOST, MOST_OF_ALL};
 use crate::desired::{Number, Port, Refusal};
 use crate::fabric::firewall::{Tracked, Tracking};
-use crate::fabric::ovs::flows::{Seat, admit};
+use crate::fabric::ovs::flows::{self, Seat};
+use crate::fabric::ovs::openflow::FlowChange;
 use crate::fabric::ovs::{self, Scope};
 use crate::lock::Lock;
 use crate::reservation::{NicReservation, Place, Reservation};
@@ -67,8 +68,8 @@ impl Action<'_, '_> {
                 let mut known = self.host.switch()?.connections(seen.datapath(), number.get())?;
                 // By some that it brought with it nothing has come yet: they go on with it.
                 let brought = self.host.switch()?.admitted(switch.name.as_str(), reservation.vm, nic)?;
-                let heard: BTreeSet<_> = known.iter().map(Connection::ends).collect();
-                known.extend(brought.into_iter().filter(|one| !heard.contains(&one.ends())));
+                let mut heard: BTreeSet<_> = known.iter().map(Connection::ends).collect();
+                known.extend(brought.into_iter().filter(|one| heard.insert(one.ends())));
                 Ok(known)
             }
             (_, None) => Ok(Vec::new()),
@@ -95,9 +96,7 @@ impl Action<'_, '_> {
             }
         }
         for (nic, reserved) in self.tracked(&reservation) {
-            let Some(connections) = told.0.get(&nic).filter(|connections| !connections.is_empty()) else {
-                continue;
-            };
+            let Some(connections) = told.0.get(&nic) else { continue };
             let (Some(number), port) = (reserved.number, &reserved.port) else { continue };
             // Who is held to some addresses has no connection of others; else they are those of the template, or any that it gave itself.
             let held = reserved.guard.as_ref().and_then(|guard| guard.senders.as_ref());
@@ -107,13 +106,23 @@ impl Action<'_, '_> {
                 Place::Bridge(_) => self.admit_on_bridge(port, number, own)?,
                 Place::Switch(switch, seat) => {
                     let observed = self.switch_of(&reservation, nic)?;
-                    let known = observed.on(switch.name.as_str(), port.tap.as_str());
-                    let Some(known) = known.filter(|_| !own.is_empty()) else { continue };
+                    let bridge = switch.name.to_string();
+                    let Some(known) = observed.on(&bridge, port.tap.as_str()) else { continue };
                     // The one that it has, or that it will get when its device is there.
                     let at = known.number().unwrap_or_else(|| number.get().into());
+                    let is_anothers = |(on, taken, by): &(String, u32, String)| {
+                        *on == bridge && *taken == at && by != port.tap.as_str()
+                    };
+                    let lent = observed.bridges.get(&bridge).and_then(|seen| seen.flows.as_ref());
+                    let lent = lent.is_some_and(|flows| flows.lent.contains(&nic));
+                    if observed.taken.iter().any(is_anothers) || own.is_empty() && !lent {
+                        continue;
+                    }
                     let seat = Seat { vm, port: at, zone: number.get(), vlans: seat.vlans.clone() };
-                    let changes = admit(&seat, nic, &port.addresses, &own);
-                    let bridge = switch.name.to_string();
+                    // What an earlier list has lent and this one does not name has ended meanwhile.
+                    let old = lent.then(|| FlowChange::RemoveAll(flows::lent(vm, nic).into()));
+                    let changes =
+                        old.into_iter().chain(flows::admit(&seat, nic, &port.addresses, &own)).collect();
                     // Nothing that only lets more pass need be waited for.
                     let (forget, settle) = (Vec::new(), false);
                     self.make_or_say(ovs::Change::Flows { bridge, forget, changes, settle })?;

@@ -10,7 +10,7 @@ use super::host::TRIES;
 use crate::desired::nics::Names;
 use crate::desired::{Datapath, Desired, Function, Number, Port, Switch};
 use crate::fabric::{linux, ovs};
-use crate::reservation::{NicReservation, Place, Reservation};
+use crate::reservation::{Former, NicReservation, Place, Reservation};
 
 /// What is left.
 #[derive(Debug, Clone)]
@@ -133,6 +133,7 @@ impl Left {
         let seats = self.switch.seats.values().map(|seat| &seat.switch);
         let devices = self.linux.functions.iter().map(|function| &function.device);
         taps.chain(&self.linux.bridges)
+            .chain(&self.linux.services)
             .chain(devices)
             .chain(seats)
             .chain(self.switch.switches.keys())
@@ -159,7 +160,7 @@ impl Action<'_, '_> {
             lingering = self.leave_switch(left, &reserved)?;
             linux.loose.extend(self.loose(left)?);
         }
-        if linux.is_empty() {
+        if linux.is_empty() && left.tracked.is_empty() {
             return Ok(lingering);
         }
         let observed = linux::observe(&mut self.host.netlink, &linux::Scope::from(&linux))?;
@@ -179,11 +180,13 @@ impl Action<'_, '_> {
         Ok(lingering)
     }
 
-    /// Takes away what the VM's NICs had before. Their bridges are locked.
-    pub(super) fn leave_former(&mut self, reservation: &Reservation) -> Result<(), ActionError> {
+    /// Takes away what the VM's NICs had before. Their bridges are locked. Gives back what stays, because its device is there.
+    pub(super) fn leave_former(&mut self, reservation: &Reservation) -> Result<Former, ActionError> {
         let keep = || reservation.nics.values().map(|reserved| reserved.port.bridge.clone()).collect();
+        let mut lingers = Former::default();
         for (nic, old) in &reservation.former.nics {
-            self.leave(reservation.vm, &Left::former(*nic, old, reservation), keep())?;
+            let lingering = self.leave(reservation.vm, &Left::former(*nic, old, reservation), keep())?;
+            lingers.nics.extend(lingering.contains(&old.port.tap).then(|| (*nic, old.clone())));
         }
         if !reservation.former.functions.is_empty() {
             let mut left = Left::nothing(reservation.vm);
@@ -191,7 +194,7 @@ impl Action<'_, '_> {
             left.linux.functions.extend(functions);
             self.leave(reservation.vm, &left, keep())?;
         }
-        Ok(())
+        Ok(lingers)
     }
 
     /// Spares the VLANs that other VMs' guests have in the same bridges. Where that can't be known, all stay.

@@ -25,6 +25,7 @@ impl Action<'_, '_> {
         before.take_back_trust(&mut desired);
         let _locks = self.lock_all(lock, &bridges)?;
         let way = self.compare_numbered(&mut desired, &before, &terms, self.dry_run)?;
+        nowhere_else(&desired, &way)?;
         if self.dry_run {
             return self.host.tell(way, self.log).map(|_| ());
         }
@@ -37,7 +38,7 @@ impl Action<'_, '_> {
         let functions = desired.functions.iter().map(|function| function.nic);
         let prepared = desired.ports.iter().map(|port| port.nic).chain(functions);
         after.prepare(prepared, self.asked.as_ref());
-        after.replace(&before, self.driver.name());
+        after.replace(&before);
         self.prepare(&before, &after, &desired, &terms, way)?;
         self.log.reserved = (&after.nics, &after.functions) != (&before.nics, &before.functions);
         Ok(())
@@ -53,14 +54,16 @@ impl Action<'_, '_> {
     ) -> Result<(), ActionError> {
         self.log.begin(&Step::Reserve);
         self.host.reservations.replace(before, after)?;
+        // As long as the bridges that it leaves have zones.
+        self.forget_connections(&after.former.tracked());
         if let Err(error) = self.host.make(desired, terms, first, self.log) {
             return Err(self.take_back(before, after, desired, terms, error));
         }
         // What the VM had and wants no more: its network was changed while it was not running.
-        self.leave_former(after)?;
-        if !after.former.is_empty() {
+        let lingers = self.leave_former(after)?;
+        if lingers != after.former {
             self.log.begin(&Step::Release);
-            self.host.reservations.replace(after, &after.without_former())?;
+            self.host.reservations.replace(after, &after.with_former(lingers))?;
         }
         Ok(())
     }
@@ -135,6 +138,20 @@ impl Action<'_, '_> {
         }
         if desired.numbers == expected { Ok(way) } else { self.host.compare(desired, terms, true) }
     }
+}
+
+/// Refuses a guest whose device is in another bridge: it runs, and what guards it there would be taken away.
+fn nowhere_else(desired: &Desired, way: &Way) -> Result<(), ActionError> {
+    let on_bridges =
+        desired.ports.iter().filter(|port| desired.seats.iter().all(|seat| seat.nic != port.nic));
+    for port in on_bridges {
+        let is_plugged = way.observed.named(&port.tap).is_some_and(|link| link.bridge.is_some());
+        if is_plugged && !way.observed.is_port_of(&port.tap, &port.bridge) {
+            let state = format!("is plugged in, and not into {}", port.bridge);
+            return Err(ActionError::Tap { tap: port.tap.clone(), nic: port.nic, state });
+        }
+    }
+    Ok(())
 }
 
 fn numbered(desired: &Desired) -> BTreeSet<u32> {

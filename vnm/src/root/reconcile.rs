@@ -17,9 +17,9 @@ use super::step::Log;
 use super::uplinks;
 use super::wire::Reconcile;
 use crate::desired::{Desired, Driver, Facts};
-use crate::fabric::firewall;
 use crate::fabric::linux::observe::{all_links, by_name, uplinks};
 use crate::fabric::linux::parse::{Link, LinkKind};
+use crate::fabric::{firewall, ovs};
 use crate::lock::Lock;
 use crate::reservation::{Reservations, now};
 
@@ -90,8 +90,8 @@ impl Action<'_, '_> {
 
     /// Removes what no VM has reserved: numbers, rules of devices that are not there, empty bridges and their tunnels.
     fn collect_strays(&mut self) -> Result<(), ActionError> {
-        self.collect_numbers()?;
         self.collect_fences()?;
+        self.collect_numbers()?;
         self.collect_seats()?;
         self.collect_links()
     }
@@ -103,7 +103,8 @@ impl Action<'_, '_> {
             let names = (bridge.parse::<LinkName>(), format!("one-{vm}-{nic}").parse::<LinkName>());
             let (Ok(bridge), Ok(tap)) = names else { continue };
             let Some(lock) = Lock::attempt(&self.host.places.locks, &format!("vm-{vm}"))? else { continue };
-            if found.plugged || self.host.reservations.load(vm)?.nics.contains_key(&nic) {
+            let reserved = self.host.reservations.load(vm)?;
+            if found.plugged || reserved.nics.get(&nic).is_some_and(|nic| nic.port.bridge == bridge) {
                 continue;
             }
             let _locks = self.lock_all(lock, &[bridge.clone()].into())?;
@@ -115,14 +116,14 @@ impl Action<'_, '_> {
     }
 
     fn collect_numbers(&mut self) -> Result<(), ActionError> {
+        let census = self.host.switch_if_any()?.map(ovs::Ovs::census).transpose()?.unwrap_or_default();
+        let on_switch = census.into_iter().filter(|(_, found)| found.plugged);
+        let on_switch: BTreeSet<(VmId, u32)> = on_switch.map(|((_, vm, nic), _)| (vm, nic)).collect();
         for (number, vm, nic) in self.host.reservations.taken()? {
             let Some(_lock) = Lock::attempt(&self.host.places.locks, &format!("vm-{vm}"))? else { continue };
             let reserved = self.host.reservations.load(vm)?.numbers().contains(&(nic, number));
             // A guest that is still there goes by it.
-            let is_here = match format!("one-{vm}-{nic}").parse() {
-                Ok(tap) => by_name(&mut self.host.netlink, &tap)?.is_some(),
-                Err(_) => false,
-            };
+            let is_here = on_switch.contains(&(vm, nic)) || self.has_device(vm, nic)?;
             if !reserved && !is_here && !self.dry_run {
                 self.host.reservations.give_back(number, vm, nic)?;
             }

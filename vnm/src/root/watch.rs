@@ -149,7 +149,10 @@ impl Watch {
         while !self.over.load(Ordering::Relaxed) {
             let now = Instant::now();
             if now >= look {
-                self.over.store(now >= end || !reservation.exists(), Ordering::Relaxed);
+                if now >= end || !reservation.exists() {
+                    self.over.store(true, Ordering::Relaxed);
+                    return;
+                }
                 look = now + LOOK;
             }
             let Some(listening) = wire.take() else {

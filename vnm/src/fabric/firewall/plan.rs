@@ -131,6 +131,8 @@ static LATEST: Mutex<VecDeque<(Fence, Arc<[Wanted]>)>> = Mutex::new(VecDeque::ne
 
 /// How many are kept.
 const KEPT: usize = 64;
+/// Of no more rules than that: longer ones would fill the memory.
+const SHORT: usize = 256;
 
 /// The chains of a NIC, from those or worked out.
 fn known_chains(fence: &Fence) -> Arc<[Wanted]> {
@@ -139,6 +141,9 @@ fn known_chains(fence: &Fence) -> Arc<[Wanted]> {
         return Arc::clone(chains);
     }
     let chains: Arc<[Wanted]> = chains(fence).into();
+    if chains.iter().map(|wanted| wanted.rules.len()).sum::<usize>() > SHORT {
+        return chains;
+    }
     let mut latest = latest();
     latest.push_front((fence.clone(), Arc::clone(&chains)));
     latest.truncate(KEPT);

@@ -62,7 +62,7 @@ pub struct Tracking {
 /// What is done with connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Tracked {
-    /// These are known from now on, as let be by the NIC, which has one of these addresses.
+    /// These are known from now on, as let be by the NIC, which has these addresses, and may have others.
     Known(Vec<Connection>, Vec<IpAddr>),
     /// These are known no more as let be by the NIC; those that no other has let be are not known at all.
     Forgotten(Vec<Entry>),
@@ -130,8 +130,13 @@ impl Nft {
         let Tracking { zone, number, .. } = *tracking;
         match &tracking.what {
             Tracked::Known(connections, addresses) => connections.iter().try_for_each(|connection| {
-                let way = if addresses.contains(&connection.from.ip()) { Way::Out } else { Way::In };
-                kernel.track(zone, connection, way.approval(number))
+                let is_guests = |end: SocketAddr| addresses.contains(&end.ip());
+                let way = match (is_guests(connection.from), is_guests(connection.to)) {
+                    (true, _) => Some(Way::Out),
+                    (false, true) => Some(Way::In),
+                    (false, false) => None,
+                };
+                kernel.track(zone, connection, number, way)
             }),
             Tracked::Forgotten(entries) => {
                 entries.iter().try_for_each(|entry| kernel.forget(zone, entry, number))
@@ -158,20 +163,27 @@ impl Kernel {
         Ok(out)
     }
 
-    /// One that is known already, the guest may have gone on with: it is only marked, and its sequence numbers are not checked any more.
+    /// One that is known already, the guest may have gone on with, or the other end is here too: it is only marked, and its sequence
+    /// numbers are not checked any more. Where nobody knows which end is the guest's, no other's mark is written over.
     fn track(
         &mut self,
         zone: u16,
         connection: &Connection,
-        approval: (u32, u32),
+        number: Number,
+        way: Option<Way>,
     ) -> Result<(), NetlinkError> {
         let family = if connection.from.is_ipv4() { Family::Ip } else { Family::Ip6 };
         let what = format!("track the connection from {} to {}", connection.from, connection.to);
-        let new = tracked(zone, connection, approval.0);
+        let new = tracked(zone, connection, way.unwrap_or(Way::Out).approval(number).0);
         match self.order(NEW, NLM_F_CREATE | NLM_F_EXCL, family, &new, &what) {
             Err(error) if error.errno() == Some(Errno::EXIST) => {
                 let mut known = tuple(TUPLE_ORIGINAL, connection.transport, connection.from, connection.to);
                 known.extend(attribute(ZONE, &zone.to_be_bytes()));
+                let approval = match way {
+                    Some(way) => Some(way.approval(number)),
+                    None => self.free_approval(family, &known, number)?,
+                };
+                let Some(approval) = approval else { return Ok(()) };
                 known.extend(marked(approval));
                 if connection.transport == Transport::Tcp {
                     known.extend(unchecked(&[]));
@@ -180,6 +192,21 @@ impl Kernel {
             }
             other => other,
         }
+    }
+
+    /// Where in the mark of a known connection a NIC can say that it has let it be, and nobody else has.
+    fn free_approval(
+        &mut self,
+        family: Family,
+        known: &[u8],
+        number: Number,
+    ) -> Result<Option<(u32, u32)>, NetlinkError> {
+        let message = Message { kind: GET, family, flags: NLM_F_ACK, attributes: known };
+        let found = self.say(&message, TABLE_OF_CONNECTIONS, &|_| true)?;
+        let mark = found.first().map_or(0, |entry| mark_of(entry));
+        let ways = [Way::Out, Way::In].map(|way| way.approval(number));
+        let own = ways.into_iter().find(|(own, bits)| mark & bits == *own);
+        Ok(own.or(ways.into_iter().find(|(_, bits)| mark & bits == 0)))
     }
 
     /// What another NIC has let be as well stays that one's.

@@ -82,6 +82,7 @@ impl Leaving {
     /// Whether there is nothing to take away.
     pub fn is_empty(&self) -> bool {
         let places = self.taps.is_empty() && self.tunnels.is_empty() && self.vlans.is_empty();
+        let places = places && self.services.is_empty();
         places && self.functions.is_empty() && self.bridges.is_empty() && self.loose.is_empty()
     }
 }
@@ -112,7 +113,7 @@ impl From<&Leaving> for Scope {
                 .taps
                 .iter()
                 .map(|tap| tap.bridge.clone())
-                .chain(leaving.bridges.iter().cloned())
+                .chain(leaving.bridges.iter().chain(&leaving.services).cloned())
                 .chain(leaving.vlans.keys().map(|place| place.bridge.clone()))
                 .collect(),
             fdb: leaving.fdb.clone(),
@@ -130,14 +131,15 @@ pub struct Removal {
     pub changes: Vec<Change>,
     /// What stays although the VM leaves, and why.
     pub notes: Vec<String>,
-    /// Taps of the VM itself that are still plugged in: its guest may still run.
+    /// Taps of the VM itself that are still plugged in, wherever that is: its guest may still run.
     pub lingering: BTreeSet<LinkName>,
 }
 
 /// The changes that take away `leaving` as far as nothing else needs it. `reserved` holds the bridges of other VMs.
 pub fn removal(leaving: &Leaving, observed: &Observed, reserved: &BTreeSet<LinkName>) -> Removal {
     let mut out = Removal::default();
-    let plugged = leaving.taps.iter().filter(|tap| observed.is_port_of(&tap.name, &tap.bridge));
+    let is_port = |tap: &&Place| observed.named(&tap.name).is_some_and(|link| link.bridge.is_some());
+    let plugged = leaving.taps.iter().filter(is_port);
     out.lingering.extend(plugged.map(|tap| tap.name.clone()));
     for entry in &leaving.fdb {
         if observed.fdb.contains(entry) {

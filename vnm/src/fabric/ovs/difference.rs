@@ -11,7 +11,7 @@ use super::company::{self, flow_changes, id, members, remove_port};
 use super::flows::{self, Member, Seat};
 use super::mark::{self, Memory};
 use super::observe::{Observed, PortSeen};
-use super::openflow::Flow;
+use super::openflow::{Flow, FlowChange};
 use super::ovsdb::Datum;
 use super::row::{self, Columns, OptionError};
 use crate::desired::switch::{Datapath, Switch, SwitchPort, Vlans};
@@ -154,15 +154,19 @@ pub fn difference(
         let strays = seen.iter().flat_map(|seen| &seen.strays).filter(is_stray);
         let there = of_nics.chain(strays).chain(seen.iter().flat_map(|seen| &seen.shared));
         let stock = seen.map(|seen| seen.stock.clone()).unwrap_or_default();
-        let changes = flow_changes(there, wanted, &stock);
+        let mut changes = flow_changes(there, wanted, &stock);
+        // To who is still to come, or has no rules that know connections, nothing is lent.
+        let due = |place: &&&Place<'_>| {
+            let is_new = !place.is_there && !place.was_guarded;
+            let has = seen.is_some_and(|seen| seen.lent.contains(&place.seat.nic));
+            has && (is_new || !place.is_stateful())
+        };
+        let due = here.iter().filter(due).map(|place| flows::lent(desired.vm, place.seat.nic));
+        changes.extend(due.map(|lent| FlowChange::RemoveAll(lent.into())));
         if !changes.is_empty() {
-            let known = |nic| {
-                let own = flows::cookie(desired.vm, nic);
-                seen.is_some_and(|seen| seen.of_vm.iter().any(|flow| flow.cookie == own))
-            };
-            let come = here.iter().filter(|place| !place.is_there && !known(place.seat.nic));
-            let forget =
-                come.filter_map(|place| place.guard.filter(|guard| guard.is_stateful()).and(place.zone));
+            // Whose connections begin to count: in its zone there are none but another's, which had the number before.
+            let begins = here.iter().filter(|place| place.is_stateful() && !place.was_guarded);
+            let forget = begins.filter_map(|place| place.zone);
             let (bridge, forget) = (bridge.to_owned(), forget.collect());
             let settle = here.iter().any(|place| place.is_there) || !stock.is_empty();
             bundles.push(Change::Flows { bridge, forget, changes, settle });
@@ -192,6 +196,8 @@ struct Place<'a> {
     taken: Option<String>,
     /// Whether its device is on the bridge.
     is_there: bool,
+    /// Whether its row says that it has a guard already: what it has under way is its own.
+    was_guarded: bool,
 }
 
 impl<'a> Place<'a> {
@@ -205,7 +211,13 @@ impl<'a> Place<'a> {
         let real = observed.on(bridge, tap).and_then(PortSeen::number);
         let port = real.or(wanted.filter(|_| taken.is_none()));
         let is_there = real.is_some();
-        Place { seat, guard, port, zone, taken: taken.filter(|_| !is_there), is_there }
+        let row = observed.on(bridge, tap).map(|seen| seen.port.map("external_ids"));
+        let was_guarded = row.is_some_and(|ids| ids.contains_key(mark::GUARDED));
+        Place { seat, guard, port, zone, taken: taken.filter(|_| !is_there), is_there, was_guarded }
+    }
+
+    fn is_stateful(&self) -> bool {
+        self.guard.is_some_and(Guard::is_stateful)
     }
 
     fn memory(&self) -> Option<Memory> {

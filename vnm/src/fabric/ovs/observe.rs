@@ -100,6 +100,8 @@ pub struct BridgeSeen {
 pub struct FlowsSeen {
     /// Ours, of the VM's NICs.
     pub of_vm: Vec<Flow>,
+    /// NICs of the VM to which some are lent.
+    pub lent: BTreeSet<u32>,
     /// Ours, about ports that have come to be the VM's: left by somebody else who had their numbers. They are looked for as
     /// long as a NIC has no flows of its own.
     pub strays: Vec<Flow>,
@@ -383,8 +385,9 @@ fn flows_of(
     let mut answer = || answers.next().unwrap_or_default();
     let mut seen = FlowsSeen { shared: answer(), ..FlowsSeen::default() };
     let mut late = Vec::new();
-    for (_, number, sought) in here {
-        let own = answer();
+    for (nic, number, sought) in here {
+        let (lent, own): (Vec<Flow>, Vec<Flow>) = answer().into_iter().partition(flows::is_lent);
+        seen.lent.extend((!lent.is_empty()).then_some(nic));
         match (number, sought.number) {
             (Some(number), _) => {
                 if answer().iter().any(|flow| STOCK_TABLES.contains(&flow.key.table)) {

@@ -218,10 +218,9 @@ impl Work<'_> {
         let stock: BTreeSet<u32> = seen.stock.difference(&kept).copied().collect();
         let wanted = flows::shared(&self.members(), hatch(self.observed, self.name));
         let mut changes = flow_changes(of_nics.chain(&seen.shared), wanted, &stock);
-        if !changes.is_empty() {
-            let lent = self.gone.keys().map(|nic| flows::lent(self.leaving.vm, *nic));
-            changes.extend(lent.map(|lent| FlowChange::RemoveAll(lent.into())));
-        }
+        let lent = self.gone.keys().filter(|nic| seen.lent.contains(nic));
+        let lent = lent.map(|nic| flows::lent(self.leaving.vm, *nic));
+        changes.extend(lent.map(|lent| FlowChange::RemoveAll(lent.into())));
         let had_flows =
             |nic: &&u32| seen.of_vm.iter().any(|flow| flow.cookie == cookie(self.leaving.vm, **nic));
         let numbers =

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use causeway_core::names::VmId;
 
 use super::passage::track;
-use super::{FROM_KNOWN, GOES, OUT, Seat, TO_KNOWN, about, kind};
+use super::{FROM_KNOWN, GOES, LENT, OUT, Seat, TO_KNOWN, about, kind};
 use crate::connections::{Connection, Transport};
 use crate::fabric::ovs::openflow::{
     Action, Cookie, Cookies, Field, Flow, FlowChange, FlowKey, Match, Told, ct, ethertype,
@@ -16,9 +16,6 @@ use crate::fabric::ovs::openflow::{
 /// The least time, in seconds. What was heard of within it goes on for as long as any connection. The most is what a flow can have,
 /// 18 hours.
 const AT_LEAST: u16 = 300;
-
-/// In the highest bits of the cookie: these flows are no part of what must be, and go by themselves.
-const LENT: u64 = 0x0ca2 << 48;
 
 /// The first flag of TCP: whoever sets it begins a connection.
 const SYN: u16 = 0x02;

@@ -50,8 +50,10 @@ pub use shared::{Hatch, Member, RESERVED, shared};
 const OURS: u64 = 0x0ca0 << 48;
 /// The same for what the guests of a bridge share.
 const SHARED: u64 = 0x0ca1 << 48;
-/// Of both.
-const OURS_MASK: u64 = 0xfffe << 48;
+/// The same for what is lent to a NIC: these flows are no part of what must be, and go by themselves.
+const LENT: u64 = 0x0ca2 << 48;
+/// Of all three.
+const OURS_MASK: u64 = 0xfffc << 48;
 
 const IN: u8 = 0;
 const ADMIT: u8 = 5;
@@ -113,7 +115,7 @@ pub fn cookie(vm: VmId, nic: u32) -> Cookie {
 pub fn owner(cookie: Cookie) -> Option<(VmId, u32)> {
     let nic = u32::try_from(cookie.0 & 0xffff).ok()?;
     let vm = u32::try_from(cookie.0 >> 16 & 0xffff_ffff).ok()?;
-    (cookie.0 & (0xffff << 48) == OURS).then_some((VmId(vm), nic))
+    [OURS, LENT].contains(&(cookie.0 & (0xffff << 48))).then_some((VmId(vm), nic))
 }
 
 /// All flows that we make.
@@ -121,9 +123,14 @@ pub fn ours() -> Cookies {
     Cookies { value: OURS, mask: OURS_MASK }
 }
 
-/// The flows of one NIC of a VM.
+/// The flows of one NIC of a VM, and those that are lent to it.
 pub fn of_nic(vm: VmId, nic: u32) -> Cookies {
-    Cookies { value: cookie(vm, nic).0, mask: u64::MAX }
+    Cookies { value: cookie(vm, nic).0, mask: !(OURS ^ LENT) }
+}
+
+/// Whether a flow is lent.
+pub fn is_lent(flow: &Flow) -> bool {
+    flow.cookie.0 & (0xffff << 48) == LENT
 }
 
 /// What the guests of a bridge share.
