@@ -38,17 +38,21 @@ const NO_DRIVER: &str = "dummy";
 /// The guest's network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Network {
+    Fw,
     Vxlan,
     OvSwitch,
+    OvSwitchVxlan,
     BareBridge,
     BareSwitch,
 }
 
-const NETWORKS: [(&str, Network); 4] = [
+const NETWORKS: [(&str, Network); 6] = [
     ("bare-bridge", Network::BareBridge),
+    ("fw", Network::Fw),
     ("vxlan", Network::Vxlan),
     ("bare-switch", Network::BareSwitch),
     ("ovswitch", Network::OvSwitch),
+    ("ovswitch_vxlan", Network::OvSwitchVxlan),
 ];
 
 #[test]
@@ -114,13 +118,15 @@ fn watched(lab: &Lab, network: Network, moves: u16) -> (Report, Vec<[Spoken; 2]>
 
 impl Network {
     fn is_ours(self) -> bool {
-        matches!(self, Network::Vxlan | Network::OvSwitch)
+        !matches!(self, Network::BareBridge | Network::BareSwitch)
     }
 
     fn guest(self, lab: &Lab, ports: &[u16]) -> Guest {
         let mut vm = match self {
+            Network::Fw => on_a_plain_bridge(lab, ports),
             Network::Vxlan | Network::BareBridge => on_a_bridge(lab, ports),
             Network::OvSwitch | Network::BareSwitch => on_a_switch(lab, ports),
+            Network::OvSwitchVxlan => on_a_switch_with_tunnels(lab, ports),
         };
         if !self.is_ours() {
             let nic = vm.nic.as_mut().unwrap();
@@ -137,7 +143,7 @@ impl Network {
     /// What the hosts have before the guest comes.
     fn prepare(self, lab: &Lab) {
         let bridge = match self {
-            Network::Vxlan | Network::OvSwitch => return,
+            Network::Fw | Network::Vxlan | Network::OvSwitch | Network::OvSwitchVxlan => return,
             Network::BareBridge => {
                 "ip link add \"$1\" mtu 1600 type bridge forward_delay 0 mcast_snooping 0
                 ip link set eth1 master \"$1\"
@@ -159,14 +165,36 @@ impl Network {
 
     fn observer(self, lab: &Lab) -> Observer<'_> {
         let observer = match self {
-            Network::Vxlan => Observer::in_vxlan(lab, guest::VNI),
+            Network::Vxlan | Network::OvSwitchVxlan => Observer::in_vxlan(lab, guest::VNI),
             Network::OvSwitch => Observer::in_vlan(lab, VLAN),
             // Seen from the same place as the driver beside which it stands.
-            Network::BareSwitch => Observer::in_vlan(lab, 0),
+            Network::BareSwitch | Network::Fw => Observer::in_vlan(lab, 0),
             Network::BareBridge => Observer::at_the_fabric(lab),
         };
         observer.unwrap()
     }
+}
+
+/// A guest of driver `fw`.
+fn on_a_plain_bridge(lab: &Lab, dials: &[u16]) -> Guest {
+    let mut vm = on_a_bridge(lab, dials);
+    let nic = vm.nic.as_mut().unwrap();
+    "fw".clone_into(&mut nic.vn_mad);
+    "plain0".clone_into(&mut nic.bridge);
+    "eth1".clone_into(&mut nic.phydev);
+    vm
+}
+
+/// A guest of driver `ovswitch_vxlan`, in the network that those of `vxlan` are in.
+fn on_a_switch_with_tunnels(lab: &Lab, dials: &[u16]) -> Guest {
+    let mut vm = on_a_switch(lab, dials);
+    let nic = vm.nic.as_mut().unwrap();
+    "ovswitch_vxlan".clone_into(&mut nic.vn_mad);
+    "tunnels0".clone_into(&mut nic.bridge);
+    nic.phydev = on_a_bridge(lab, dials).nic.unwrap().phydev;
+    nic.vni = 0;
+    nic.more.push(("OUTER_VLAN_ID".to_owned(), guest::VNI.to_string()));
+    vm
 }
 
 /// Three probes every 5 ms, and captures on both taps and at the observer.
