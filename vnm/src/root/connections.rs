@@ -6,7 +6,7 @@
 //!
 //! Whose connections are admitted is about to come, so its devices are watched from then on until `post` ([`watch`](super::watch)).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use causeway_core::names::{LinkName, VmId};
 
@@ -144,15 +144,19 @@ impl Action<'_, '_> {
         // The zone stays that bridge's.
         let _lock = Lock::take(&self.host.places.locks, LOCK, self.deadline)?;
         let Some(zone) = self.host.nft.zone(&port.bridge)? else { return Ok(()) };
-        let what = Tracked::Known(own, port.addresses.clone());
-        self.make_or_say(Tracking { bridge: port.bridge.clone(), zone, number, what })
+        let what = Tracked::Known(number, own, port.addresses.clone());
+        self.make_or_say(Tracking { bridge: port.bridge.clone(), zone, what })
     }
 
     /// Has the kernel forget what guests that have gone from their bridges had under way: who gets their numbers begins anew. It can
     /// fail nothing.
     pub(super) fn forget_connections(&mut self, gone: &[(LinkName, Number)]) {
+        let mut by_bridge: BTreeMap<&LinkName, Vec<Number>> = BTreeMap::new();
         for (bridge, number) in gone {
-            if let Err(error) = self.forget_connections_of(bridge, *number) {
+            by_bridge.entry(bridge).or_default().push(*number);
+        }
+        for (bridge, numbers) in by_bridge {
+            if let Err(error) = self.forget_connections_of(bridge, numbers) {
                 let failure = causeway_core::answer::Failure::from(error);
                 self.log
                     .notes
@@ -161,12 +165,13 @@ impl Action<'_, '_> {
         }
     }
 
-    fn forget_connections_of(&mut self, bridge: &LinkName, number: Number) -> Result<(), ActionError> {
+    fn forget_connections_of(&mut self, bridge: &LinkName, numbers: Vec<Number>) -> Result<(), ActionError> {
         let Some(zone) = self.host.nft.zone(bridge)? else { return Ok(()) };
-        let entries = self.host.nft.entries(zone, number)?;
+        let entries = self.host.nft.entries(zone, &numbers)?;
         if entries.is_empty() {
             return Ok(());
         }
-        self.make_or_say(Tracking { bridge: bridge.clone(), zone, number, what: Tracked::Forgotten(entries) })
+        let what = Tracked::Forgotten(numbers, entries);
+        self.make_or_say(Tracking { bridge: bridge.clone(), zone, what })
     }
 }

@@ -179,7 +179,7 @@ impl Kernel {
         what: &str,
     ) -> Result<Vec<Vec<u8>>, NetlinkError> {
         let flags = if dump { NLM_F_DUMP } else { NLM_F_ACK };
-        self.say(&Message { kind, family, flags, attributes }, what, &|_| true)
+        self.say(&Message { kind, family: Some(family), flags, attributes }, what, &|_| true)
     }
 
     /// Sends a message; the attributes of those objects in the answer that `wanted` takes.
@@ -228,7 +228,8 @@ impl Kernel {
 /// A message to the kernel.
 pub(super) struct Message<'a> {
     pub kind: u16,
-    pub family: Family,
+    /// None where it is about any.
+    pub family: Option<Family>,
     pub flags: u16,
     pub attributes: &'a [u8],
 }
@@ -242,7 +243,7 @@ impl Message<'_> {
         out.extend((NLM_F_REQUEST | self.flags).to_ne_bytes());
         out.extend(sequence.to_ne_bytes());
         out.extend(0_u32.to_ne_bytes());
-        out.extend([number(self.family), 0, 0, 0]);
+        out.extend([self.family.map_or(0, number), 0, 0, 0]);
         out.extend(self.attributes);
         out
     }

@@ -46,15 +46,13 @@ const ALIVE: std::ops::RangeInclusive<u8> = 2..=6;
 /// Sequence numbers are not checked: nobody knows how far the guest has come meanwhile.
 const BE_LIBERAL: u8 = 8;
 
-/// What a bridge's zone is to know of the connections that a NIC has let be.
+/// What a bridge's zone is to know of the connections that NICs have let be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tracking {
     /// The bridge.
     pub bridge: LinkName,
     /// Its zone.
     pub zone: u16,
-    /// The NIC's.
-    pub number: Number,
     /// What is done.
     pub what: Tracked,
 }
@@ -62,10 +60,10 @@ pub struct Tracking {
 /// What is done with connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Tracked {
-    /// These are known from now on, as let be by the NIC, which has these addresses, and may have others.
-    Known(Vec<Connection>, Vec<IpAddr>),
-    /// These are known no more as let be by the NIC; those that no other has let be are not known at all.
-    Forgotten(Vec<Entry>),
+    /// These are known from now on, as let be by the NIC of that number, which has these addresses, and may have others.
+    Known(Number, Vec<Connection>, Vec<IpAddr>),
+    /// These are known no more as let be by any of those NICs; those that no other has let be are not known at all.
+    Forgotten(Vec<Number>, Vec<Entry>),
 }
 
 /// An entry of the kernel's table, as it tells it.
@@ -78,10 +76,10 @@ pub struct Entry {
 impl fmt::Display for Tracking {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.what {
-            Tracked::Known(connections, _) => {
+            Tracked::Known(_, connections, _) => {
                 write!(f, "track {} connections on {}", connections.len(), self.bridge)
             }
-            Tracked::Forgotten(entries) => {
+            Tracked::Forgotten(_, entries) => {
                 write!(f, "forget {} connections on {}", entries.len(), self.bridge)
             }
         }
@@ -106,19 +104,19 @@ impl Nft {
     /// # Errors
     /// The kernel does not tell.
     pub fn connections(&mut self, zone: u16, number: Number) -> Result<Vec<Connection>, NetlinkError> {
-        let entries = self.entries(zone, number)?;
+        let entries = self.entries(zone, &[number])?;
         let read = entries
             .iter()
             .map(|entry| connection(&entry.attributes).ok_or_else(|| unreadable(TABLE_OF_CONNECTIONS)));
         Ok(read.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
     }
 
-    /// All that the NIC has let be, of whatever protocol.
+    /// All that any of these NICs has let be, of whatever protocol.
     ///
     /// # Errors
     /// The kernel does not tell.
-    pub fn entries(&mut self, zone: u16, number: Number) -> Result<Vec<Entry>, NetlinkError> {
-        self.kernel()?.entries(zone, number)
+    pub fn entries(&mut self, zone: u16, numbers: &[Number]) -> Result<Vec<Entry>, NetlinkError> {
+        self.kernel()?.entries(zone, numbers)
     }
 
     /// Makes a zone know connections, or forget them; one that is so already is left as it is.
@@ -127,19 +125,19 @@ impl Nft {
     /// The kernel refuses one; those before it are done.
     pub fn track(&mut self, tracking: &Tracking) -> Result<(), NetlinkError> {
         let kernel = self.kernel()?;
-        let Tracking { zone, number, .. } = *tracking;
+        let zone = tracking.zone;
         match &tracking.what {
-            Tracked::Known(connections, addresses) => connections.iter().try_for_each(|connection| {
+            Tracked::Known(number, connections, addresses) => connections.iter().try_for_each(|connection| {
                 let is_guests = |end: SocketAddr| addresses.contains(&end.ip());
                 let way = match (is_guests(connection.from), is_guests(connection.to)) {
                     (true, _) => Some(Way::Out),
                     (false, true) => Some(Way::In),
                     (false, false) => None,
                 };
-                kernel.track(zone, connection, number, way)
+                kernel.track(zone, connection, *number, way)
             }),
-            Tracked::Forgotten(entries) => {
-                entries.iter().try_for_each(|entry| kernel.forget(zone, entry, number))
+            Tracked::Forgotten(numbers, entries) => {
+                entries.iter().try_for_each(|entry| kernel.forget(zone, entry, numbers))
             }
         }
     }
@@ -149,18 +147,20 @@ impl Nft {
 const TABLE_OF_CONNECTIONS: &str = "the table of connections";
 
 impl Kernel {
-    /// The entries of a zone that the NIC of that number has let be.
-    fn entries(&mut self, zone: u16, number: Number) -> Result<Vec<Entry>, NetlinkError> {
+    /// The entries of a zone that any of these NICs has let be. The kernel walks through all of its table, so it is asked once, for
+    /// both families.
+    fn entries(&mut self, zone: u16, numbers: &[Number]) -> Result<Vec<Entry>, NetlinkError> {
         // An older kernel does not know that it could leave out those of other zones.
         let attributes = attribute(ZONE, &zone.to_be_bytes());
-        let wanted = |entry: &[u8]| zone_of_entry(entry) == zone && is_let_be(entry, number);
-        let mut out = Vec::new();
-        for family in [Family::Ip, Family::Ip6] {
-            let message = Message { kind: GET, family, flags: NLM_F_DUMP, attributes: &attributes };
-            let found = self.say(&message, TABLE_OF_CONNECTIONS, &wanted)?;
-            out.extend(found.into_iter().map(|attributes| Entry { family, attributes }));
-        }
-        Ok(out)
+        let is_let_be = |entry: &[u8]| numbers.iter().any(|number| is_let_be(entry, *number));
+        let wanted = |entry: &[u8]| zone_of_entry(entry) == zone && is_let_be(entry);
+        let message = Message { kind: GET, family: None, flags: NLM_F_DUMP, attributes: &attributes };
+        let found = self.say(&message, TABLE_OF_CONNECTIONS, &wanted)?;
+        let entry = |attributes: Vec<u8>| {
+            let family = family_of(one(&attributes, TUPLE_ORIGINAL)?)?;
+            Some(Entry { family, attributes })
+        };
+        Ok(found.into_iter().filter_map(entry).collect())
     }
 
     /// One that is known already, the guest may have gone on with, or the other end is here too: it is only marked, and its sequence
@@ -201,7 +201,7 @@ impl Kernel {
         known: &[u8],
         number: Number,
     ) -> Result<Option<(u32, u32)>, NetlinkError> {
-        let message = Message { kind: GET, family, flags: NLM_F_ACK, attributes: known };
+        let message = Message { kind: GET, family: Some(family), flags: NLM_F_ACK, attributes: known };
         let found = self.say(&message, TABLE_OF_CONNECTIONS, &|_| true)?;
         let mark = found.first().map_or(0, |entry| mark_of(entry));
         let ways = [Way::Out, Way::In].map(|way| way.approval(number));
@@ -210,14 +210,14 @@ impl Kernel {
     }
 
     /// What another NIC has let be as well stays that one's.
-    fn forget(&mut self, zone: u16, entry: &Entry, number: Number) -> Result<(), NetlinkError> {
+    fn forget(&mut self, zone: u16, entry: &Entry, numbers: &[Number]) -> Result<(), NetlinkError> {
         let Entry { family, attributes: entry } = entry;
         let original = one(entry, TUPLE_ORIGINAL).ok_or_else(|| unreadable(TABLE_OF_CONNECTIONS))?;
         // Without a tuple, all connections of the host would go.
         let mut attributes = nested(TUPLE_ORIGINAL, original);
         attributes.extend(attribute(ZONE, &zone.to_be_bytes()));
-        let own = [Way::Out, Way::In].map(|way| way.approval(number));
-        let own = own.into_iter().filter(|(mark, bits)| mark_of(entry) & bits == *mark);
+        let own = numbers.iter().flat_map(|number| [Way::Out, Way::In].map(|way| way.approval(*number)));
+        let own = own.filter(|(mark, bits)| mark_of(entry) & bits == *mark);
         let bits = own.fold(0, |all, (_, bits)| all | bits);
         if mark_of(entry) & !bits == 0 {
             return self.order(DELETE, 0, *family, &attributes, "forget a connection");
@@ -234,7 +234,7 @@ impl Kernel {
         attributes: &[u8],
         what: &str,
     ) -> Result<(), NetlinkError> {
-        let message = Message { kind, family, flags: NLM_F_ACK | flags, attributes };
+        let message = Message { kind, family: Some(family), flags: NLM_F_ACK | flags, attributes };
         let said = self.say(&message, "an order about a connection", &|_| false);
         said.map(|_| ()).map_err(|error| match error {
             NetlinkError::Refused { errno, note, .. } => {
@@ -318,6 +318,12 @@ fn connection(entry: &[u8]) -> Option<Option<Connection>> {
     let seconds =
         one(entry, TIMEOUT).and_then(|seconds| seconds.try_into().ok()).map_or(0, u32::from_be_bytes);
     Some(Connection::new(transport, from, to, seconds))
+}
+
+/// The family of a tuple's addresses.
+fn family_of(tuple: &[u8]) -> Option<Family> {
+    let addresses = one(tuple, 1)?;
+    one(addresses, 1).map(|_| Family::Ip).or_else(|| one(addresses, 3).map(|_| Family::Ip6))
 }
 
 fn transport_of(tuple: &[u8]) -> Option<Option<Transport>> {
