@@ -82,7 +82,7 @@ impl Hand {
                     timed(&mut took.bundle, || {
                         let end = Instant::now() + PATIENCE;
                         let mut connection = Openflow::connect(&self.places.switch.run, bridge, end)?;
-                        forget.iter().try_for_each(|zone| connection.forget(*zone))?;
+                        connection.forget(forget)?;
                         Ok(connection.change(changes)?)
                     })?;
                 }

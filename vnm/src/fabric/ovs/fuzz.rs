@@ -129,7 +129,7 @@ fn fuzz_bridge() {
             assert!(!made || bytes.contains(&BUNDLE_CONTROL));
         }
         if let Some((mut bridge, _end)) = open() {
-            let _ = bridge.forget(7);
+            let _ = bridge.forget(&[7, 8]);
         }
         if let Some((mut bridge, _end)) = open() {
             let _ = bridge.send_from(7, &[vec![0; 60]]);

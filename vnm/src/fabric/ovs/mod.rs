@@ -164,10 +164,10 @@ impl Ovs {
             Change::Database(transaction) => apply::transact(&mut self.database, &self.run, transaction),
             Change::Flows { bridge, forget, changes, settle } => {
                 let made = Openflow::connect(&self.run, bridge, self.deadline).and_then(|mut connection| {
-                    forget.iter().try_for_each(|zone| connection.forget(*zone))?;
+                    connection.forget(forget)?;
                     connection.change(changes)?;
                     // What still came for a guest that has gone was let begin once more until just now.
-                    forget.iter().try_for_each(|zone| connection.forget(*zone))?;
+                    connection.forget(forget)?;
                     Ok(connection)
                 });
                 let mut connection = made.map_err(|error| match error.is_of_tracking() {

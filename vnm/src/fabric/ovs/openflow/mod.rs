@@ -271,16 +271,23 @@ impl Openflow {
         }
     }
 
-    /// Forgets all connections of a zone; a datapath that can't has none.
+    /// Forgets all connections of zones, which are asked for at once as [flows](Openflow::flows_of_each) are; a datapath that can't
+    /// has none.
     ///
     /// # Errors
     /// [`OpenflowError`].
-    pub fn forget(&mut self, zone: u16) -> Result<(), OpenflowError> {
+    pub fn forget(&mut self, zones: &[u16]) -> Result<(), OpenflowError> {
         /// Of Nicira's messages.
         const FLUSH_ZONE: u32 = 29;
-        let body =
-            [&action::NICIRA.to_be_bytes()[..], &FLUSH_ZONE.to_be_bytes(), &[0; 6], &zone.to_be_bytes()];
-        let mut sent = self.message(VENDOR, &body.concat());
+        if zones.is_empty() {
+            return Ok(());
+        }
+        let mut sent = Vec::new();
+        for zone in zones {
+            let body =
+                [&action::NICIRA.to_be_bytes()[..], &FLUSH_ZONE.to_be_bytes(), &[0; 6], &zone.to_be_bytes()];
+            sent.extend(self.message(VENDOR, &body.concat()));
+        }
         sent.extend(self.message(BARRIER_REQUEST, &[]));
         self.send(&sent)?;
         loop {
