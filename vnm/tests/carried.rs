@@ -275,6 +275,28 @@ fn a_guest_that_goes_leaves_the_others_their_connections() {
     }
 }
 
+/// A guest that runs is prepared once more, in a network with another MTU; then it is off, and its network is another one.
+#[test]
+fn a_changed_network_costs_a_connection_only_with_its_bridge() {
+    enter();
+    let host = Host::here();
+    let comes = |number: u32, document: &str| {
+        host.done(Verb::Pre, document);
+        guest("br0", number, u8::try_from(number).unwrap())
+    };
+    let own = vm("fw", 1, GROUP, &rules());
+    let (b, a) = (comes(2, &vm("fw", 2, "", "")), comes(1, &own));
+    until("the ports are up", || a.tcp(&b, 9000));
+    let mut talk = Talk::new(&a, &b, (b.four, 9000).into());
+    host.done(Verb::Pre, &vm("fw", 1, &format!("{GROUP}<MTU>1400</MTU>"), &rules()));
+    talk.both_ways();
+    assert!(table().contains("10.0.0.1"));
+    ip("link set one-1-0 down");
+    ip("link set one-1-0 name away");
+    host.done(Verb::Pre, &own.replace(">br0<", ">br9<"));
+    assert!(!table().contains("10.0.0.1"), "{}", table());
+}
+
 /// Where nobody knows which end is the guest's, its connections take nothing from the other end, which may be here as well.
 #[test]
 fn who_gave_itself_an_address_takes_no_connection_from_another_guest() {

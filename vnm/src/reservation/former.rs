@@ -24,14 +24,6 @@ impl Former {
         self.nics.is_empty() && self.functions.is_empty()
     }
 
-    /// Guests on Linux bridges whose connections are known: the bridge, the number.
-    pub fn tracked(&self) -> Vec<(LinkName, Number)> {
-        let stateful =
-            self.nics.iter().map(|(_, reserved)| reserved).filter(|reserved| reserved.is_stateful());
-        let on_bridges = stateful.filter(|reserved| matches!(reserved.place, Place::Bridge(_)));
-        on_bridges.filter_map(|reserved| Some((reserved.port.bridge.clone(), reserved.number?))).collect()
-    }
-
     /// The bridges, and the physical functions of the virtual ones.
     pub fn bridges(&self) -> impl Iterator<Item = &LinkName> {
         let devices = self.functions.iter().map(|reserved| &reserved.function.device);
@@ -49,6 +41,16 @@ impl Reservation {
         let functions = before.former.functions.iter().chain(before.functions.values());
         let functions = functions.filter(|old| !self.has_function(&old.function)).cloned().collect();
         self.former = Former { nics, functions };
+    }
+
+    /// NICs that have left a Linux bridge for another one, and what is known of their connections there: the bridge, the number.
+    pub fn moved(&self) -> Vec<(LinkName, Number)> {
+        let moved = self.former.nics.iter().filter(|(nic, old)| {
+            let new = self.nics.get(nic);
+            new.is_some_and(|new| new.port.bridge != old.port.bridge)
+        });
+        let tracked = moved.filter(|(_, old)| old.is_stateful() && matches!(old.place, Place::Bridge(_)));
+        tracked.filter_map(|(_, old)| Some((old.port.bridge.clone(), old.number?))).collect()
     }
 
     /// The same, with that to be taken away and no more.

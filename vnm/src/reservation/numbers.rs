@@ -91,9 +91,7 @@ impl Reservations {
         taken.sort_unstable();
         Ok(taken)
     }
-}
 
-impl Reservations {
     /// The numbers of a VM's NICs, by `NIC_ID`, whatever its reservation says.
     ///
     /// # Errors

@@ -54,6 +54,7 @@ impl Action<'_, '_> {
         left.linux.spare_vlans(staying.filter_map(|(_, reserved)| reserved.tags.as_ref()));
         let former = reservation.former.bridges().cloned();
         let locks = self.lock_all(lock, &left.bridges().into_iter().chain(former).collect())?;
+        self.forget_connections(&reservation.moved());
         let lingers = self.leave_former(&reservation)?;
         // Another NIC of this VM may be in the same bridge.
         let stays = reservation.nics.iter().filter(|(nic, _)| !nics.contains(nic));
@@ -261,6 +262,7 @@ impl Action<'_, '_> {
         let keep = stays.map(|(_, reserved)| reserved.port.bridge.clone()).collect();
         let former = reservation.former.bridges().cloned();
         let _locks = self.lock_all(lock, &left.bridges().into_iter().chain(former).collect())?;
+        self.forget_connections(&reservation.moved());
         after.former = self.leave_former(&reservation)?;
         self.leave(vm, &left, keep)?;
         gone.iter().for_each(|nic| after.release(*nic));

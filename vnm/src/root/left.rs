@@ -123,6 +123,7 @@ impl Left {
     pub(super) fn spare<'p>(&mut self, ports: impl IntoIterator<Item = &'p Port>) {
         for port in ports {
             self.linux.taps.retain(|tap| tap.name != port.tap);
+            self.tracked.retain(|(tap, ..)| *tap != port.tap);
             self.switch.seats.retain(|_, seat| seat.tap != port.tap || seat.switch != port.bridge);
         }
     }

@@ -54,8 +54,8 @@ impl Action<'_, '_> {
     ) -> Result<(), ActionError> {
         self.log.begin(&Step::Reserve);
         self.host.reservations.replace(before, after)?;
-        // As long as the bridges that it leaves have zones.
-        self.forget_connections(&after.former.tracked());
+        // As long as the bridges that they leave have zones.
+        self.forget_connections(&after.moved());
         if let Err(error) = self.host.make(desired, terms, first, self.log) {
             return Err(self.take_back(before, after, desired, terms, error));
         }

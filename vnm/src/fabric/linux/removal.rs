@@ -82,8 +82,8 @@ impl Leaving {
     /// Whether there is nothing to take away.
     pub fn is_empty(&self) -> bool {
         let places = self.taps.is_empty() && self.tunnels.is_empty() && self.vlans.is_empty();
-        let places = places && self.services.is_empty();
-        places && self.functions.is_empty() && self.bridges.is_empty() && self.loose.is_empty()
+        let bridges = self.bridges.is_empty() && self.services.is_empty() && self.loose.is_empty();
+        places && bridges && self.functions.is_empty()
     }
 }
 
